@@ -1,0 +1,181 @@
+"""Every error a client can see: one class each, with its HTTP status, code and retry advice.
+
+    ImagegenError
+    ├── InvalidRequest (400)
+    │   ├── InvalidSize, InvalidImage, UnknownSampler, PromptTooLong
+    │   ├── UnsupportedOperation, MissingComponent, InvalidModelFile, ContentTypeUnsupported
+    ├── Unauthorized (401), Forbidden (403), NotFound (404), MethodNotAllowed (405)
+    │   └── ModelNotFound, ModelNotDownloaded, JobNotFound
+    ├── PayloadTooLarge (413)
+    ├── QueueFull (429)
+    ├── Cancelled (499)
+    ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InsufficientMemory (500)
+    └── ModelLoading, ShuttingDown (503)
+
+An error says what was wrong, where, and what to do. No message carries a local path or a secret.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ImagegenError(Exception):
+    """Base of all errors that are answered to a client."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+    should_retry: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    def body(self) -> dict[str, object]:
+        """The JSON body of the answer: OpenAI's error object plus the `detail` that FastAPI-like clients read."""
+        return {
+            "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code},
+            "detail": self.message,
+        }
+
+
+class InvalidRequest(ImagegenError):
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class InvalidSize(InvalidRequest):
+    code = "invalid_size"
+
+
+class InvalidImage(InvalidRequest):
+    """`message` stays the exact words that llama-box clients compare; `detail` says what is wrong."""
+
+    code = "invalid_image"
+
+    def __init__(self, reason: str, *, param: str | None = None) -> None:
+        super().__init__("Invalid image", param=param)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Invalid image: {self.reason}"
+
+    def body(self) -> dict[str, object]:
+        return {**super().body(), "detail": str(self)}
+
+
+class UnknownSampler(InvalidRequest):
+    code = "unknown_sampler"
+
+
+class PromptTooLong(InvalidRequest):
+    code = "prompt_too_long"
+
+
+class UnsupportedOperation(InvalidRequest):
+    code = "unsupported_operation"
+
+
+class MissingComponent(InvalidRequest):
+    code = "missing_component"
+
+
+class InvalidModelFile(InvalidRequest):
+    """A model file whose header cannot be read or is not a model this engine knows."""
+
+    code = "invalid_model_file"
+
+
+class Unauthorized(ImagegenError):
+    status = 401
+    code = "unauthorized"
+    type = "authentication_error"
+
+
+class Forbidden(ImagegenError):
+    status = 403
+    code = "forbidden"
+    type = "permission_error"
+
+
+class NotFound(ImagegenError):
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class ModelNotDownloaded(NotFound):
+    code = "model_not_downloaded"
+
+
+class JobNotFound(NotFound):
+    code = "job_not_found"
+
+
+class MethodNotAllowed(ImagegenError):
+    status = 405
+    code = "method_not_allowed"
+    type = "invalid_request_error"
+
+
+class PayloadTooLarge(ImagegenError):
+    status = 413
+    code = "payload_too_large"
+    type = "invalid_request_error"
+
+
+class ContentTypeUnsupported(InvalidRequest):
+    status = 415
+    code = "unsupported_media_type"
+
+
+class QueueFull(ImagegenError):
+    status = 429
+    code = "queue_full"
+    type = "rate_limit_error"
+    should_retry = True
+
+
+class Cancelled(ImagegenError):
+    """The job was cancelled; 499 is the status that proxies log for a client that left."""
+
+    status = 499
+    code = "cancelled"
+    type = "cancelled"
+
+
+class GenerationFailed(ImagegenError):
+    code = "generation_failed"
+
+
+class WorkerCrashed(ImagegenError):
+    code = "worker_crashed"
+
+
+class ModelLoadFailed(ImagegenError):
+    code = "model_load_failed"
+
+
+class InsufficientMemory(ImagegenError):
+    status = 507
+    code = "insufficient_memory"
+
+
+class ModelLoading(ImagegenError):
+    status = 503
+    code = "model_loading"
+    should_retry = True
+
+
+class ShuttingDown(ImagegenError):
+    status = 503
+    code = "shutting_down"
+    should_retry = True
