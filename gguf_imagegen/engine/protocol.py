@@ -1,0 +1,144 @@
+"""The seam between the server and whatever computes the pictures: what goes in, and the few methods.
+
+A `ModelSpec` says what to load, a `GenerateSpec` what to make; both are complete (no optional defaults
+are left to the engine) and already checked. What comes out is `gguf_imagegen.events`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from gguf_imagegen.events import EngineEvent
+
+Role = Literal[
+    "model", "diffusion", "clip_l", "clip_g", "clip_vision", "t5xxl", "llm", "llm_vision", "vae", "taesd",
+    "control_net", "upscaler",
+]  # fmt: skip
+PreviewMode = Literal["none", "proj", "tae", "vae"]
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """8-bit pixels in rows: `channels` is 3 (RGB) or 1 (mask: 255 = repaint)."""
+
+    width: int
+    height: int
+    channels: Literal[1, 3]
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The files of one model by role, and how to load them."""
+
+    name: str
+    files: Mapping[Role, Path]
+    threads: int
+    flash_attention: bool = False
+    offload_to_cpu: bool = False
+    vae_on_cpu: bool = False
+    text_encoders_on_cpu: bool = False
+    rng: Literal["cuda", "cpu"] = "cuda"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """`path` lies inside the LoRA folder; `scale` is the multiplier of its weights."""
+
+    path: Path
+    scale: float
+
+
+@dataclass(frozen=True)
+class Hires:
+    """A second pass at `width` x `height` (aligned) after a latent or pixel upscale."""
+
+    width: int
+    height: int
+    steps: int
+    denoising_strength: float
+    upscaler: str
+
+
+@dataclass(frozen=True)
+class SkipLayers:
+    """Skip-layer guidance: `layers` are skipped between the fractions `start` and `end` of the steps."""
+
+    layers: tuple[int, ...]
+    scale: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class GenerateSpec:
+    """One request, complete. Sizes are pixels, aligned to what the model family needs.
+
+    `eta` None means the sampler's own default. Image i uses seed `seed + i`. `preview_steps` names the
+    denoising steps after which a preview is wanted (empty: after every step, at most one each
+    `preview_interval` seconds).
+    """
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    sampler: str
+    schedule: str
+    cfg_scale: float
+    image_cfg_scale: float
+    guidance: float
+    seed: int
+    n: int
+    clip_skip: int
+    eta: float | None
+    flow_shift: float | None
+    strength: float
+    vae_tiling: bool
+    init_image: RawImage | None
+    mask: RawImage | None
+    ref_images: tuple[RawImage, ...]
+    control_image: RawImage | None
+    control_strength: float
+    loras: tuple[Lora, ...]
+    hires: Hires | None
+    skip_layers: SkipLayers | None
+    preview: PreviewMode
+    preview_steps: tuple[int, ...]
+    preview_interval: float
+
+    @property
+    def sampling_steps(self) -> int:
+        """Denoising steps that will really run: img2img skips the first ones (sd.cpp, IMG2IMG branch)."""
+        if self.init_image is None or self.strength >= 1.0:
+            return self.steps
+        return min(int(self.steps * self.strength), self.steps - 1) + 1
+
+
+class Engine(Protocol):
+    """One loaded model that runs one command at a time.
+
+    Both iterators end after their last event. They raise `WorkerCrashed` if the engine died, and
+    `ModelLoadFailed`, `GenerationFailed` or `InsufficientMemory` if it reported a failure.
+    """
+
+    def load(self, model: ModelSpec) -> AsyncIterator[EngineEvent]:
+        """Load the model: `Loading` events, then one `Loaded`."""
+        ...
+
+    def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
+        """Make `spec.n` images: phases, progress, previews, and each image as soon as it is done."""
+        ...
+
+    async def close(self) -> None:
+        """End the engine now, whatever it is doing, and return when it is gone. Idempotent."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """True between a successful start and the end of the engine."""
+        ...
