@@ -35,7 +35,7 @@ class ImagegenError(Exception):
         self.retry_after = retry_after
 
     def body(self) -> dict[str, object]:
-        """The JSON body of the answer: OpenAI's error object plus the `detail` that FastAPI-like clients read."""
+        """The answer: OpenAI's error object, plus the `detail` that FastAPI-like clients read."""
         return {
             "error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code},
             "detail": self.message,

@@ -1,0 +1,46 @@
+"""From an engine's pixels to the bytes of an answer: kept pixels restored, cropped, described, encoded."""
+
+from __future__ import annotations
+
+from gguf_imagegen import __version__, images, metadata
+from gguf_imagegen.events import ImageMade, Preview
+from gguf_imagegen.jobs.plan import Plan
+
+
+def finish_image(plan: Plan, made: ImageMade) -> bytes:
+    """The encoded image, exactly `plan.width` x `plan.height`. CPU-bound: call it in a thread."""
+    rgb = images.centre_crop(made.rgb, made.width, made.height, plan.width, plan.height)
+    if plan.original is not None and plan.mask is not None:
+        rgb = images.composite(rgb, plan.width, plan.height, plan.original, plan.mask)
+    return images.encode(
+        rgb,
+        plan.width,
+        plan.height,
+        format=plan.output_format,
+        compression=plan.output_compression,
+        parameters=describe(plan, made.seed),
+    )
+
+
+def finish_preview(plan: Plan, preview: Preview) -> bytes:
+    """A preview in the format that the client asked for."""
+    return images.encode_preview(preview.rgb, preview.width, preview.height, format=plan.output_format)
+
+
+def describe(plan: Plan, seed: int) -> str:
+    """The `parameters` text that AUTOMATIC1111 tools read; no paths."""
+    spec = plan.spec
+    return metadata.parameters_text(
+        prompt=spec.prompt,
+        negative_prompt=spec.negative_prompt,
+        steps=spec.steps,
+        sampler=spec.sampler,
+        schedule=spec.schedule,
+        cfg_scale=spec.cfg_scale,
+        seed=seed,
+        width=plan.width,
+        height=plan.height,
+        model=plan.entry.id,
+        version=f"gguf_imagegen {__version__}",
+        extra={"Denoising strength": f"{spec.strength:g}"} if spec.init_image else {},
+    )

@@ -1,0 +1,178 @@
+"""A job is an append-only list of events; its state, progress and result are read from it."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from gguf_imagegen.errors import Cancelled, ImagegenError
+from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress, Timings
+from gguf_imagegen.jobs.plan import Plan
+
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+
+
+@dataclass(frozen=True)
+class Queued:
+    """`position` is the place in the queue (1 = next); `eta` is the wait in seconds, if known."""
+
+    position: int
+    eta: float | None
+
+
+@dataclass(frozen=True)
+class Started:
+    """The job left the queue."""
+
+
+@dataclass(frozen=True)
+class PreviewReady:
+    """A small encoded picture of image `index` after `step` of `steps`."""
+
+    index: int
+    step: int
+    steps: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ImageReady:
+    """Image `index` is encoded and stored under `name`."""
+
+    index: int
+    seed: int
+    name: str
+    width: int
+    height: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The last event of every job; `error` None means success."""
+
+    error: ImagegenError | None
+
+
+JobEvent: TypeAlias = (
+    Queued
+    | Started
+    | Loading
+    | Loaded
+    | PhaseChanged
+    | Progress
+    | PreviewReady
+    | ImageReady
+    | Notice
+    | Ended
+)
+
+
+class Job:
+    """One plan on its way to pictures. Only the scheduler publishes; everybody may read and wait."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.id = f"job_{secrets.token_hex(12)}"
+        self.plan = plan
+        self.created = time.time()
+        self.events: list[JobEvent] = []
+        self.times: list[float] = []
+        self.cancel_requested = ""
+        """Why somebody wants it ended; empty while nobody does."""
+        self._changed = asyncio.Event()
+
+    def publish(self, event: JobEvent) -> None:
+        self.events.append(event)
+        self.times.append(time.time())
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def more_than(self, count: int, timeout: float | None = None) -> bool:
+        """Wait until there are more than `count` events; False if `timeout` seconds passed first."""
+        while len(self.events) <= count:
+            if self.ended:
+                return False
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout)
+            except TimeoutError:
+                return False
+            except asyncio.TimeoutError:  # noqa: UP041 - not yet TimeoutError in Python 3.10
+                return False
+        return True
+
+    async def wait(self) -> None:
+        """Wait for the end; bounded because every job ends (load and stall time-outs, drain)."""
+        while not self.ended:
+            await self._changed.wait()
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.events) and isinstance(self.events[-1], Ended)
+
+    @property
+    def error(self) -> ImagegenError | None:
+        last = self.events[-1] if self.events else None
+        return last.error if isinstance(last, Ended) else None
+
+    @property
+    def ended_at(self) -> float | None:
+        return self.times[-1] if self.ended else None
+
+    @property
+    def started_at(self) -> float | None:
+        for event, at in zip(self.events, self.times, strict=True):
+            if isinstance(event, Started):
+                return at
+        return None
+
+    @property
+    def status(self) -> Status:
+        if not self.ended:
+            return "queued" if self.started_at is None else "running"
+        if self.error is None:
+            return "succeeded"
+        return "cancelled" if isinstance(self.error, Cancelled) else "failed"
+
+    @property
+    def images(self) -> list[ImageReady]:
+        return [event for event in self.events if isinstance(event, ImageReady)]
+
+    @property
+    def warnings(self) -> list[str]:
+        return [*self.plan.warnings, *(e.message for e in self.events if isinstance(e, Notice))]
+
+    def latest(self) -> Iterator[JobEvent]:
+        """Events from the newest back."""
+        return reversed(self.events)
+
+    @property
+    def last_progress(self) -> Progress | None:
+        return next((event for event in self.latest() if isinstance(event, Progress)), None)
+
+    @property
+    def last_queued(self) -> Queued | None:
+        return next((event for event in self.latest() if isinstance(event, Queued)), None)
+
+    @property
+    def progress(self) -> float:
+        """Per cent of the whole job, 100 only when it succeeded."""
+        if self.status == "succeeded":
+            return 100.0
+        last = self.last_progress
+        done = len(self.images)
+        part = image_fraction(last, self.plan) if last and last.index >= done else 0.0
+        return min(99.0, 100 * (done + part) / self.plan.spec.n)
+
+
+def image_fraction(progress: Progress, plan: Plan) -> float:
+    """How much of one image's denoising is done, 0 to 1; with a second pass each pass is half."""
+    if progress.phase not in ("sampling", "hires") or not progress.steps:
+        return 1.0 if progress.phase == "decoding" else 0.0
+    part = min(1.0, progress.step / progress.steps)
+    if plan.spec.hires is None:
+        return part
+    return part / 2 if progress.phase == "sampling" else 0.5 + part / 2

@@ -1,0 +1,355 @@
+"""From a request and a catalog entry to the complete specification: the one place where defaults are filled in.
+
+Everything that would kill or corrupt the engine is refused or put right here (`docs/engine.md`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from gguf_imagegen import images
+from gguf_imagegen.catalog.catalog import Entry
+from gguf_imagegen.engine.protocol import GenerateSpec, Hires, Lora, PreviewMode, RawImage, SkipLayers
+from gguf_imagegen.errors import InvalidRequest, InvalidSize, PromptTooLong, UnsupportedOperation
+from gguf_imagegen.schema.request import MAX_SEED, ImageRequest
+from gguf_imagegen.settings import Settings
+
+Operation = Literal["generation", "edit"]
+OPENAI_QUALITIES = ("low", "medium", "high", "auto")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job to do: what the engine makes, and how its pixels become the answer.
+
+    `width` x `height` is the size delivered, the centre of the engine's aligned size. `original` and
+    `mask` (at the delivered size) restore the pixels that an edit must keep.
+    """
+
+    operation: Operation
+    entry: Entry
+    spec: GenerateSpec
+    width: int
+    height: int
+    output_format: Literal["png", "jpeg", "webp"]
+    output_compression: int | None
+    quality: str
+    keep_alive: float
+    original: RawImage | None = field(repr=False)
+    mask: RawImage | None = field(repr=False)
+    warnings: tuple[str, ...]
+
+
+def plan(
+    request: ImageRequest, entry: Entry, settings: Settings, operation: Operation, warnings: list[str]
+) -> Plan:
+    """Complete and check a request. CPU-bound when there are images: call it in a thread."""
+    notes = list(warnings)
+    prompt = _prompt(request.prompt, "prompt", settings, notes)
+    negative = _prompt(request.negative_prompt, "negative_prompt", settings, notes)
+    if operation == "generation" and not prompt.strip():
+        raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
+    if request.background == "transparent":
+        raise UnsupportedOperation(
+            f"background: {entry.id} cannot make transparent images; use 'opaque' or 'auto'", param="background"
+        )
+    n = request.n or 1
+    if n > settings.max_images:
+        raise InvalidRequest(f"n: at most {settings.max_images} images in one request", param="n")
+
+    inputs = [images.decode(data, max_pixels=settings.max_input_pixels, param="image") for data in request.image]
+    width, height = _size(request, entry, settings, inputs)
+    aligned = _align(width, entry.traits.multiple), _align(height, entry.traits.multiple)
+    edit = _edit_inputs(request, entry, settings, operation, inputs, (width, height), aligned)
+    steps = _steps(request, entry, settings)
+    sampler = request.sampler or entry.defaults.sampler
+    schedule = request.schedule or entry.defaults.schedule
+    _check_schedule(schedule, steps, entry)
+    cfg_scale, guidance = _guidance(request, entry)
+    spec = GenerateSpec(
+        prompt=prompt,
+        negative_prompt=negative,
+        width=aligned[0],
+        height=aligned[1],
+        steps=steps,
+        sampler=sampler,
+        schedule=schedule,
+        cfg_scale=cfg_scale,
+        image_cfg_scale=cfg_scale if request.image_cfg_scale is None else request.image_cfg_scale,
+        guidance=guidance,
+        seed=secrets.randbelow(MAX_SEED - n) if request.seed is None else request.seed,
+        n=n,
+        clip_skip=entry.defaults.clip_skip if request.clip_skip is None else request.clip_skip,
+        eta=request.eta,
+        flow_shift=entry.defaults.flow_shift if request.flow_shift is None else request.flow_shift,
+        strength=entry.defaults.strength if request.strength is None else request.strength,
+        vae_tiling=request.vae_tiling,
+        init_image=edit.init,
+        mask=edit.init_mask,
+        ref_images=edit.references,
+        control_image=_control(request, entry, settings, (width, height), aligned),
+        control_strength=request.control_strength,
+        loras=_loras(request, settings),
+        hires=_hires(request, entry, settings, aligned, steps),
+        skip_layers=_skip_layers(request),
+        preview=_preview_mode(request, entry),
+        preview_steps=(),
+        preview_interval=settings.preview_interval,
+    )
+    if spec.hires is not None:
+        width, height = spec.hires.width, spec.hires.height
+    return Plan(
+        operation=operation,
+        entry=entry,
+        spec=_with_preview_steps(spec, request),
+        width=width,
+        height=height,
+        output_format=request.output_format or "png",
+        output_compression=request.output_compression,
+        quality=request.quality if request.quality in OPENAI_QUALITIES else "auto",
+        keep_alive=settings.keep_alive if request.keep_alive is None else request.keep_alive,
+        original=edit.original if spec.hires is None else None,
+        mask=edit.mask if spec.hires is None else None,
+        warnings=tuple(notes),
+    )
+
+
+# -- text ---------------------------------------------------------------------------------------------
+
+_WEIGHT = re.compile(r":([+-]?[.\d]+)\)")
+_PLAIN_WEIGHT = re.compile(r"(?:\d{1,2}(?:\.\d{0,6})?|\.\d{1,6})")
+_LORA_TAG = re.compile(r"<lora:[^<>]*>")
+
+
+def _prompt(text: str, param: str, settings: Settings, notes: list[str]) -> str:
+    size = len(text.encode("utf-8"))
+    if len(text) > settings.max_prompt_chars or size > 2 * settings.max_prompt_chars:
+        raise PromptTooLong(
+            f"{param}: {len(text)} characters ({size} bytes) are too long; this server takes"
+            f" {settings.max_prompt_chars} characters, {2 * settings.max_prompt_chars} bytes",
+            param=param,
+        )
+    if "\0" in text:
+        raise InvalidRequest(f"{param}: contains a NUL character; remove it", param=param)
+    if _LORA_TAG.search(text):
+        notes.append(f"{param}: <lora:…> tags were removed; name LoRAs in the field 'lora'")
+        text = _LORA_TAG.sub("", text)
+    return neutralise_emphasis(text)
+
+
+def neutralise_emphasis(text: str) -> str:
+    """Break `(x:WEIGHT)` where WEIGHT is no plain number from 0 to 10: sd.cpp's parser aborts on some.
+
+    The parser takes `:([+-]?[.\\d]+)\\)` as a weight (`parse_prompt_attention` in sd.cpp's util.cpp); a
+    space after the colon makes it plain text.
+    """
+
+    def mend(match: re.Match[str]) -> str:
+        plain = _PLAIN_WEIGHT.fullmatch(match[1]) and float(match[1]) <= 10
+        return match[0] if plain else f": {match[1]})"
+
+    return _WEIGHT.sub(mend, text)
+
+
+# -- size ---------------------------------------------------------------------------------------------
+
+
+def _size(
+    request: ImageRequest, entry: Entry, settings: Settings, inputs: list[Image.Image]
+) -> tuple[int, int]:
+    max_pixels = min(entry.limits.max_pixels, settings.max_pixels)
+    max_side = min(entry.limits.max_side, entry.traits.max_side)
+    if request.size:
+        width, height = request.size
+    elif request.width or request.height:
+        width = request.width or request.height or 0
+        height = request.height or request.width or 0
+    elif inputs:
+        budget = entry.defaults.size[0] * entry.defaults.size[1]
+        return images.edit_size(inputs[0].size, budget, entry.traits.multiple, max_side)
+    else:
+        width, height = entry.defaults.size
+    if min(width, height) < 64:
+        raise InvalidSize(f"size: {width}x{height} is too small; the least side is 64", param="size")
+    if max(width, height) > max_side or width * height > max_pixels:
+        raise InvalidSize(
+            f"size: {width}x{height} is too large for {entry.id}; at most {max_side} a side and"
+            f" {max_pixels} pixels in all",
+            param="size",
+        )
+    if max(width, height) > 8 * min(width, height):
+        raise InvalidSize(f"size: {width}x{height} is too narrow; at most 8:1", param="size")
+    return width, height
+
+
+def _align(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+# -- inputs -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Edit:
+    init: RawImage | None = None
+    init_mask: RawImage | None = None
+    references: tuple[RawImage, ...] = ()
+    original: RawImage | None = None
+    mask: RawImage | None = None
+
+
+def _edit_inputs(
+    request: ImageRequest,
+    entry: Entry,
+    settings: Settings,
+    operation: Operation,
+    inputs: list[Image.Image],
+    size: tuple[int, int],
+    aligned: tuple[int, int],
+) -> _Edit:
+    """Inputs at the aligned size; originals at the delivered size, to be put back over the kept pixels."""
+    if not inputs:
+        if operation == "edit":
+            raise InvalidRequest("image: an edit needs at least one image", param="image")
+        if request.mask:
+            raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
+        return _Edit()
+    if entry.traits.edit_mode == "reference":
+        pictures = [images.to_raw(images.fit(images.flatten(picture), *aligned)) for picture in inputs]
+        return _Edit(references=tuple(pictures))
+    if len(inputs) > 1:
+        raise UnsupportedOperation(
+            f"image: {entry.id} edits one image at a time, {len(inputs)} were sent", param="image"
+        )
+    picture = inputs[0]
+    masking = (
+        images.decode(request.mask, max_pixels=settings.max_input_pixels, param="mask") if request.mask else None
+    )
+    mask = images.mask_from(masking, picture, size)
+    original = images.to_raw(images.fit(images.flatten(picture), *size))
+    return _Edit(
+        init=images.pad(original, *aligned),
+        init_mask=images.pad(mask, *aligned) if mask else None,
+        original=original if mask else None,
+        mask=mask,
+    )
+
+
+def _control(
+    request: ImageRequest, entry: Entry, settings: Settings, size: tuple[int, int], aligned: tuple[int, int]
+) -> RawImage | None:
+    if request.control is None:
+        return None
+    if "control_net" not in entry.files:
+        raise UnsupportedOperation(f"control: {entry.id} is served without a ControlNet", param="control")
+    picture = images.decode(request.control, max_pixels=settings.max_input_pixels, param="control")
+    return images.pad(images.to_raw(images.fit(images.flatten(picture), *size)), *aligned)
+
+
+def _loras(request: ImageRequest, settings: Settings) -> tuple[Lora, ...]:
+    return tuple(Lora(_lora_path(lora.name, settings.lora_dir), lora.scale) for lora in request.lora)
+
+
+def _lora_path(name: str, folder: Path | None) -> Path:
+    """The file of this bare name inside the LoRA folder; nothing outside it can be named."""
+    if folder is not None and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+        for suffix in ("", ".safetensors", ".gguf"):
+            path = folder / f"{name}{suffix}"
+            if path.suffix in (".safetensors", ".gguf") and path.is_file():
+                return path
+    have = sorted(p.stem for p in folder.iterdir() if p.suffix in (".safetensors", ".gguf")) if folder else []
+    raise InvalidRequest(f"lora: no LoRA {name!r}; known: {', '.join(have) or 'none'}", param="lora")
+
+
+# -- sampling -----------------------------------------------------------------------------------------
+
+
+def _steps(request: ImageRequest, entry: Entry, settings: Settings) -> int:
+    quality = {"standard": "medium", "hd": "high"}.get(request.quality or "", request.quality)
+    presets: dict[str, int] = {str(key): steps for key, steps in entry.quality.items()}
+    steps = request.steps or presets.get(quality or "", entry.defaults.steps)
+    limit = min(entry.limits.max_steps, settings.max_steps)
+    if steps > limit:
+        raise InvalidRequest(f"steps: {steps} are too many; {entry.id} takes at most {limit}", param="steps")
+    return steps
+
+
+def _check_schedule(schedule: str, steps: int, entry: Entry) -> None:
+    if schedule == "ays" and not entry.traits.ays:
+        raise UnsupportedOperation(
+            f"schedule: 'ays' is defined for SD 1.x and SDXL only, {entry.id} is {entry.family}", param="schedule"
+        )
+    if steps < 2 and schedule in ("gits", "karras", "exponential"):
+        raise InvalidRequest(f"steps: schedule {schedule!r} needs at least 2 steps", param="steps")
+
+
+def _guidance(request: ImageRequest, entry: Entry) -> tuple[float, float]:
+    """cfg_scale and distilled guidance; `guidance_scale` means whichever the family has."""
+    cfg_scale, guidance = request.cfg_scale, request.guidance
+    if request.guidance_scale is not None:
+        if entry.traits.distilled_guidance:
+            guidance = request.guidance_scale if guidance is None else guidance
+        else:
+            cfg_scale = request.guidance_scale if cfg_scale is None else cfg_scale
+    return (
+        entry.defaults.cfg_scale if cfg_scale is None else cfg_scale,
+        entry.defaults.guidance if guidance is None else guidance,
+    )
+
+
+def _hires(
+    request: ImageRequest, entry: Entry, settings: Settings, aligned: tuple[int, int], steps: int
+) -> Hires | None:
+    if request.hires is None:
+        return None
+    width, height = (_align(round(side * request.hires.scale), entry.traits.multiple) for side in aligned)
+    if (
+        width * height > min(entry.limits.max_pixels, settings.max_pixels)
+        or max(width, height) > entry.limits.max_side
+    ):
+        raise InvalidSize(f"hires: {width}x{height} is too large for {entry.id}", param="hires")
+    return Hires(
+        width=width,
+        height=height,
+        steps=request.hires.steps or steps,
+        denoising_strength=request.hires.denoising_strength,
+        upscaler=request.hires.upscaler,
+    )
+
+
+def _skip_layers(request: ImageRequest) -> SkipLayers | None:
+    if not request.slg_scale:
+        return None
+    return SkipLayers(request.slg_skip_layers, request.slg_scale, request.slg_start, request.slg_end)
+
+
+# -- previews -----------------------------------------------------------------------------------------
+
+
+def _preview_mode(request: ImageRequest, entry: Entry) -> PreviewMode:
+    wanted = request.stream_options.preview if request.stream_options else False
+    if isinstance(wanted, str):
+        return wanted
+    if not (wanted or request.partial_images):
+        return "none"
+    if "taesd" in entry.files:
+        return "tae"
+    return "proj" if entry.traits.latent_preview else "vae"
+
+
+def _with_preview_steps(spec: GenerateSpec, request: ImageRequest) -> GenerateSpec:
+    """OpenAI's partial images are spread evenly over the steps, and never the last one."""
+    count = request.partial_images or 0
+    if not count or (request.stream_options and request.stream_options.preview):
+        return spec
+    total = spec.sampling_steps
+    marks = {math.ceil(total * (i + 1) / (count + 1)) for i in range(count)}
+    wanted = tuple(sorted(mark for mark in marks if 0 < mark < total))
+    return replace(spec, preview_steps=wanted) if wanted else replace(spec, preview="none")

@@ -1,0 +1,258 @@
+"""The queue: one job at a time on the resident model, loaded on demand and unloaded when idle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from typing import Protocol
+
+from gguf_imagegen.catalog.catalog import Entry
+from gguf_imagegen.errors import (
+    Cancelled,
+    ImagegenError,
+    JobNotFound,
+    QueueFull,
+    ShuttingDown,
+    WorkerCrashed,
+)
+from gguf_imagegen.events import (
+    Done,
+    EngineEvent,
+    Failed,
+    ImageMade,
+    Loaded,
+    Loading,
+    Notice,
+    PhaseChanged,
+    Preview,
+    Progress,
+)
+from gguf_imagegen.jobs.finish import finish_image, finish_preview
+from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
+from gguf_imagegen.jobs.pace import Pace
+from gguf_imagegen.jobs.plan import Plan
+from gguf_imagegen.jobs.resident import Resident
+from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Sees every event of every job after it was published."""
+
+    def __call__(self, job: Job, event: JobEvent) -> None: ...
+
+
+class Scheduler:
+    """Owns all jobs; `run()` is the only place that makes the engine work."""
+
+    def __init__(
+        self, settings: Settings, resident: Resident, results: ResultStore, observer: Observer
+    ) -> None:
+        self.resident = resident
+        self.results = results
+        self.pace = Pace()
+        self.jobs: dict[str, Job] = {}
+        self.running: Job | None = None
+        self.draining = False
+        self._settings = settings
+        self._observer = observer
+        self._waiting: deque[Job] = deque()
+        self._wanted: Entry | None = None
+        self._unload_wanted = False
+        self._wake = asyncio.Event()
+        self._keep_alive = settings.keep_alive
+
+    # -- what callers do ------------------------------------------------------------------------------
+
+    def submit(self, plan: Plan) -> Job:
+        """Queue a job; QueueFull says when to come back."""
+        self.check_room()
+        job = Job(plan)
+        self.jobs[job.id] = job
+        self._waiting.append(job)
+        self._publish_positions(job)
+        self._wake.set()
+        return job
+
+    def check_room(self) -> None:
+        """Raise what `submit` would raise, before work is put into a request."""
+        if self.draining:
+            raise ShuttingDown("the server is shutting down; try again in a moment", retry_after=5)
+        if len(self._waiting) >= self._settings.max_queue:
+            wait = self.eta(self.running) if self.running else None
+            raise QueueFull(
+                f"{len(self._waiting)} jobs are waiting already, the queue is full; try again later",
+                retry_after=max(1, math.ceil(wait or 5)),
+            )
+
+    def get(self, job_id: str) -> Job:
+        try:
+            return self.jobs[job_id]
+        except KeyError:
+            raise JobNotFound(f"there is no job {job_id[:60]!r}, or it has expired") from None
+
+    async def cancel(self, job: Job, reason: str = "the job was cancelled") -> None:
+        """End a queued job at once, a running one by ending its engine. Harmless on a finished one."""
+        if job.ended:
+            return
+        if job in self._waiting:
+            self._waiting.remove(job)
+            self._publish(job, Ended(Cancelled(reason)))
+            self._publish_positions()
+            return
+        job.cancel_requested = reason
+        if job is self.running:
+            await self.resident.kill()
+        await job.wait()
+
+    def want(self, entry: Entry) -> None:
+        """Have this model loaded as soon as no job waits."""
+        self.resident.forget_failure(entry)
+        self._wanted = entry
+        self._wake.set()
+
+    def unload(self) -> None:
+        """Have the model unloaded as soon as no job waits."""
+        self._unload_wanted = True
+        self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def eta(self, job: Job) -> float | None:
+        """Seconds until this job ends, from measured speed; None while nothing was measured."""
+        if job is self.running:
+            return self.pace.job_seconds(job.plan, job.last_progress, len(job.images))
+        if job.ended:
+            return 0.0
+        ahead = [self.running] if self.running else []
+        ahead += list(self._waiting)[: self._waiting.index(job)]
+        total = self.pace.job_seconds(job.plan)
+        for other in ahead:
+            seconds = self.pace.job_seconds(other.plan, other.last_progress, len(other.images))
+            if total is None or seconds is None:
+                return None
+            total += seconds
+        return total
+
+    async def drain(self, grace: float) -> None:
+        """Take no more work; let jobs finish for `grace` seconds, then cancel what is left."""
+        self.draining = True
+        left = [job for job in self.jobs.values() if not job.ended]
+        if left:
+            log.info("finishing %d job(s), at most %.0f s", len(left), grace)
+            await asyncio.wait([asyncio.ensure_future(job.wait()) for job in left], timeout=grace)
+        for job in reversed(left):
+            await self.cancel(job, "the server is shutting down")
+
+    def sweep(self) -> None:
+        """Forget jobs and images that are past their time."""
+        now = time.time()
+        for job in list(self.jobs.values()):
+            if job.ended and now - job.times[-1] > self._settings.job_ttl:
+                del self.jobs[job.id]
+        self.results.sweep()
+
+    # -- the loop -------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until cancelled: next job, else load or unload on wish, else unload after the idle time."""
+        try:
+            while True:
+                if self._waiting:
+                    await self._run_job(self._waiting.popleft())
+                elif self._wanted is not None:
+                    entry, self._wanted = self._wanted, None
+                    await self._preload(entry)
+                elif self._unload_wanted or not await self._work_arrives():
+                    self._unload_wanted = False
+                    await self.resident.close("idle")
+        finally:
+            await self.resident.close("shutdown")
+
+    async def _work_arrives(self) -> bool:
+        """True when there may be work, False when the idle time has run out with a model loaded."""
+        self._wake.clear()
+        idle = self._keep_alive if self.resident.present and self._keep_alive >= 0 else None
+        try:
+            await asyncio.wait_for(self._wake.wait(), idle)
+        except asyncio.TimeoutError:  # noqa: UP041 - not yet TimeoutError in Python 3.10
+            return False
+        return True
+
+    async def _preload(self, entry: Entry) -> None:
+        try:
+            await self.resident.engine_for(entry, lambda event: None)
+        except ImagegenError as exc:
+            log.error("model %s could not be loaded: %s", entry.id, exc)
+            await self.resident.close("failed")
+
+    async def _run_job(self, job: Job) -> None:
+        self.running = job
+        self._keep_alive = job.plan.keep_alive
+        self._publish(job, Started())
+        self._publish_positions()
+        error = await self._try_job(job)
+        if job.cancel_requested:
+            error = Cancelled(job.cancel_requested)
+        elif isinstance(error, WorkerCrashed):
+            self.resident.crashed()
+            log.error("job %s: %s", job.id, error)
+        elif error is None:
+            self.resident.succeeded()
+        if isinstance(error, Cancelled | WorkerCrashed):
+            await self.resident.close("cancelled" if job.cancel_requested else "crashed")
+        self.running = None
+        self._publish(job, Ended(error))
+
+    async def _try_job(self, job: Job) -> ImagegenError | None:
+        """Load if need be, generate, publish; returns what went wrong."""
+        try:
+            engine = await self.resident.engine_for(job.plan.entry, lambda event: self._publish(job, event))
+            if not job.cancel_requested:
+                async for event in engine.generate(job.plan.spec):
+                    await self._take(job, event)
+        except ImagegenError as exc:
+            return exc
+        except Exception:  # the loop must outlive any defect of ours; the log has the trace
+            log.exception("internal error in job %s", job.id)
+            return WorkerCrashed("internal error; the server's log has the details")
+        return None
+
+    async def _take(self, job: Job, event: EngineEvent) -> None:
+        match event:
+            case Preview():
+                data = await asyncio.to_thread(finish_preview, job.plan, event)
+                self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
+            case ImageMade():
+                await self._keep_image(job, event)
+            case PhaseChanged() | Progress() | Notice() | Loading():
+                self._publish(job, event)
+            case Loaded() | Failed() | Done():
+                pass
+
+    async def _keep_image(self, job: Job, made: ImageMade) -> None:
+        plan = job.plan
+        data = await asyncio.to_thread(finish_image, plan, made)
+        name, on_disk = await asyncio.to_thread(self.results.put, data, plan.output_format)
+        if not on_disk:
+            self._publish(job, Notice("the image could not be written to the result folder; download it now"))
+        self.pace.learn(plan, made.timings)
+        self._publish(job, ImageReady(made.index, made.seed, name, plan.width, plan.height, made.timings))
+
+    # -- telling --------------------------------------------------------------------------------------
+
+    def _publish(self, job: Job, event: JobEvent) -> None:
+        job.publish(event)
+        self._observer(job, event)
+
+    def _publish_positions(self, only: Job | None = None) -> None:
+        for position, job in enumerate(self._waiting, start=1):
+            if only is None or job is only:
+                self._publish(job, Queued(position, self.eta(job)))

@@ -1,0 +1,276 @@
+"""One image request, whatever dialect it came in: canonical fields, their aliases, types and ranges.
+
+Field names and aliases are those of OpenAI's images API, llama-box, OpenVINO Model Server, vLLM-Omni,
+Xinference and AUTOMATIC1111, see `docs/http-api.md`. Model-dependent checks are in `gguf_imagegen.jobs.plan`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from gguf_imagegen.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
+from gguf_imagegen.images import decode_data_url
+
+SAMPLERS = (
+    "euler_a", "euler", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm",
+    "ddim_trailing", "tcd", "res_multistep", "res_2s", "er_sde",
+)  # fmt: skip
+SCHEDULES = (
+    "default", "discrete", "karras", "exponential", "ays", "gits", "sgm_uniform", "simple", "smoothstep",
+    "kl_optimal", "lcm", "bong_tangent",
+)  # fmt: skip
+MAX_SEED = 2**53 - 1
+"""Largest seed that survives JSON in every client."""
+
+
+def _known(names: tuple[str, ...], kind: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        name = value.strip().lower()
+        if name in names:
+            return name
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {kind} {value[:60]!r}{hint} Valid: {', '.join(names)}")
+
+    return BeforeValidator(check)
+
+
+def _size(value: object) -> object:
+    if value is None or value == "auto":
+        return None
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*×]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("must be 'auto' or WIDTHxHEIGHT such as 512x512")
+    return int(match[1]), int(match[2])
+
+
+def _image(value: object) -> object:
+    """An upload: bytes of a form part, a data URL, bare base64, or OpenAI's `{"image_url": …}` object."""
+    if isinstance(value, Mapping):
+        value = value.get("image_url", value.get("b64_json"))
+        if isinstance(value, Mapping):
+            value = value.get("url")
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return decode_data_url(value, "image")
+    raise ValueError("must be a file, a data URL or base64")
+
+
+def _images(value: object) -> object:
+    if value is None:
+        return ()
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _loras(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value or "[]")
+        except ValueError:
+            raise ValueError('must be JSON such as [{"name": "x", "scale": 0.8}]') from None
+    return [value] if isinstance(value, Mapping) else value
+
+
+def _random_seed(value: object) -> object:
+    return None if value in (None, "", "null", -1, "-1") else value
+
+
+def _option(*names: str, **kwargs: Any) -> Any:
+    """A field with further names; the first one is canonical."""
+    return Field(validation_alias=AliasChoices(*names), **kwargs)
+
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Upload = Annotated[bytes, BeforeValidator(_image), Field(repr=False)]
+Sampler = Annotated[str, _known(SAMPLERS, "sampler")]
+Schedule = Annotated[str, _known(SCHEDULES, "schedule")]
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class StreamOptions(_Lenient):
+    """llama-box's `stream_options`, plus `dialect`."""
+
+    dialect: Literal["llama-box", "openai", "both"] | None = None
+    include_usage: bool = False
+    preview: bool | Literal["proj", "tae", "vae"] = False
+    chunk_results: bool = _option("chunk_results", "chunk_result", "chunk", default=False)
+    chunk_size: int = Field(4096, ge=64, le=1 << 20)
+
+
+class LoraRequest(_Lenient):
+    name: str = _option("name", "id", max_length=200)
+    scale: Finite = _option("scale", "weight", "multiplier", default=1.0, ge=-10, le=10)
+
+
+class HiresRequest(_Lenient):
+    scale: Finite = Field(2.0, gt=1, le=4)
+    steps: int | None = Field(None, ge=1, le=1000)
+    denoising_strength: Finite = Field(0.7, gt=0, le=1)
+    upscaler: Literal["latent", "latent_nearest", "latent_bicubic", "lanczos", "nearest"] = "latent"
+
+
+class ImageRequest(_Lenient):
+    """A generation or an edit as the client asked for it; None means "not said"."""
+
+    prompt: str = ""
+    negative_prompt: str = _option("negative_prompt", "negative_sampler", default="")
+    model: str | None = None
+    n: int | None = _option("n", "batch_count", "num_images_per_prompt", default=None, ge=1)
+    size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
+    width: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1)
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
+    background: Literal["auto", "opaque", "transparent"] | None = None
+    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_compression: int | None = Field(None, ge=0, le=100)
+    response_format: Literal["b64_json", "url"] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    partial_images: int | None = Field(None, ge=0, le=3)
+    on_disconnect: Literal["cancel", "continue"] = "cancel"
+    keep_alive: Finite | None = Field(None, ge=-1)
+
+    sampler: Sampler | None = _option(
+        "sampler", "sample_method", "sampler_name", "sampling_method", "sampler_index", default=None
+    )
+    schedule: Schedule | None = _option("schedule", "schedule_method", "scheduler", default=None)
+    steps: int | None = _option(
+        "steps", "sample_steps", "sampling_steps", "num_inference_steps", "step", default=None, ge=1
+    )
+    cfg_scale: Finite | None = _option(
+        "cfg_scale", "true_cfg_scale", "txt_cfg", default=None, ge=0, le=100
+    )
+    guidance: Finite | None = _option(
+        "guidance", "distilled_guidance", "distilled_cfg_scale", default=None, ge=0, le=100
+    )
+    guidance_scale: Finite | None = Field(None, ge=0, le=100)
+    image_cfg_scale: Finite | None = _option("image_cfg_scale", "img_cfg", default=None, ge=0, le=100)
+    strength: Finite | None = _option("strength", "denoising_strength", default=None, ge=0, le=1)
+    seed: Annotated[int | None, BeforeValidator(_random_seed)] = _option(
+        "seed", "rng_seed", default=None, ge=0, le=MAX_SEED
+    )
+    clip_skip: int | None = Field(None, ge=-1, le=12)
+    eta: Finite | None = Field(None, ge=0, le=1)
+    flow_shift: Finite | None = Field(None, gt=0, le=100)
+    slg_scale: Finite | None = Field(None, ge=0, le=100)
+    slg_start: Finite = Field(0.01, ge=0, le=1)
+    slg_end: Finite = Field(0.2, ge=0, le=1)
+    slg_skip_layers: tuple[Annotated[int, Field(ge=0, le=200)], ...] = (7, 8, 9)
+    vae_tiling: bool = False
+    hires: HiresRequest | None = None
+    lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()
+
+    image: Annotated[tuple[Upload, ...], BeforeValidator(_images), Field(max_length=16)] = _option(
+        "image", "images", "init_images", default=()
+    )
+    mask: Upload | None = None
+    control: Upload | None = _option("control", "control_image", default=None)
+    control_strength: Finite = Field(0.9, ge=0, le=2)
+
+
+ACCEPTED_WITHOUT_EFFECT = {
+    "style", "moderation", "user", "input_fidelity", "prompt_2", "prompt_3", "negative_prompt_2",
+    "negative_prompt_3", "max_sequence_length",
+}  # fmt: skip
+"""Real fields of a supported dialect that this engine cannot honour: a warning says so."""
+SILENT = {"user", "moderation"}
+"""Of these, the ones that ask for nothing a picture could show."""
+
+_KNOWN_KEYS = {
+    name
+    for key, field in ImageRequest.model_fields.items()
+    for name in (
+        key,
+        *(field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else ()),
+    )
+}
+
+
+def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
+    """The validated request and warnings on keys that have no effect; raises InvalidRequest kinds."""
+    try:
+        request = ImageRequest.model_validate(dict(data))
+    except ValidationError as exc:
+        raise _translate(exc) from exc
+    warnings = []
+    for key in sorted(set(data) - _KNOWN_KEYS):
+        if key not in ACCEPTED_WITHOUT_EFFECT:
+            warnings.append(f"unknown field {key[:80]!r} was ignored")
+        elif key not in SILENT and data[key] not in (None, "", "auto"):
+            warnings.append(f"field {key!r} is accepted but has no effect on this engine")
+    return request, warnings
+
+
+def _translate(exc: ValidationError) -> InvalidRequest:
+    fault = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = str(fault["loc"][0]) if fault["loc"] else None
+    where = ".".join(map(str, fault["loc"]))
+    message = f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    match param:
+        case "size":
+            return InvalidSize(message, param=param)
+        case "sampler" | "schedule" | "sample_method" | "sampler_name" | "scheduler":
+            return UnknownSampler(message, param=param)
+        case "image" | "images" | "mask" | "init_images":
+            return InvalidImage(message, param=param)
+        case _:
+            return InvalidRequest(message, param=param)
+
+
+def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
+    """The request data of multipart parts: `image[]` and `image[0]` become a list, `stream_options_x`
+    and `stream_options[x]` an object, `lora[0][id]` a list of objects. Values stay text: the model parses them.
+    """
+    data: dict[str, Any] = {}
+    for name, value in parts:
+        match = re.fullmatch(r"(image|images|init_images)(?:\[\d*\])?", name)
+        if match:
+            data.setdefault("image", []).append(value)
+        elif match := re.fullmatch(r"stream_options(?:_(\w+)|\[(\w+)\])", name):
+            options = data.setdefault("stream_options", {})
+            if isinstance(options, dict):
+                options[match[1] or match[2]] = value
+        elif match := re.fullmatch(r"lora\[(\d*)\]\[(\w+)\]", name):
+            _append_lora(data.setdefault("lora", []), match[1], match[2], value)
+        elif name in ("stream_options", "hires") and isinstance(value, str):
+            data[name] = _json_object(name, value)
+        elif name == "slg_skip_layers" and isinstance(value, str):
+            data[name] = [part for part in re.split(r"[,\s\[\]]+", value) if part]
+        elif value != "" or name in ("prompt", "negative_prompt"):
+            data[name] = value
+    return data
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{name}: must be a JSON object", param=name)
+    return value
+
+
+def _append_lora(loras: object, index: str, key: str, value: str | bytes) -> None:
+    """`lora[][id]` starts a new LoRA whenever its key is there already; `lora[1][id]` counts."""
+    if not isinstance(loras, list):
+        return
+    wanted = int(index[:3]) if index else max(len(loras) - 1, 0)
+    if not index and loras and key in loras[-1]:
+        wanted = len(loras)
+    if wanted >= len(loras):
+        loras.append({})
+        wanted = len(loras) - 1
+    loras[wanted][key] = value

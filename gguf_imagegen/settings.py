@@ -1,0 +1,98 @@
+"""All settings, read once from flags and `GGUF_IMAGEGEN_…` environment variables into one frozen object."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""Comma-separated words in the environment, a tuple in code."""
+
+
+def default_models_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "gguf-imagegen" / "models"
+
+
+class Settings(BaseSettings):
+    """Times are seconds, sizes as named. Field `x_y` is flag `--x-y` and variable `GGUF_IMAGEGEN_X_Y`."""
+
+    model_config = SettingsConfigDict(env_prefix="GGUF_IMAGEGEN_", frozen=True, extra="ignore")
+
+    # what is served
+    model: str | None = Field(None, description="catalog id or FILE.gguf to serve by default")
+    component: Words = Field((), description="ROLE=FILE of a component of that file, e.g. vae=ae.safetensors")
+    models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
+    catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
+    lora_dir: Path | None = Field(None, description="folder of LoRA files that requests may name")
+
+    # where
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 picks a free one")
+    public_url: str | None = Field(None, description="base of the URLs in answers, if behind a proxy")
+    api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="key(s) clients must send")
+    insecure: bool = Field(False, description="allow listening beyond loopback without a key")
+    cors_origins: Words = Field((), description="origins allowed to call from a browser, * for any")
+    allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
+
+    # the engine
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads, 0 = all usable cores")
+    flash_attention: bool = Field(False, description="flash attention in the diffusion model")
+    offload_to_cpu: bool = Field(False, description="keep weights in RAM, move to the GPU when used")
+    vae_on_cpu: bool = Field(False, description="decode on the CPU")
+    text_encoders_on_cpu: bool = Field(False, description="encode prompts on the CPU")
+    rng: Literal["cuda", "cpu"] = Field("cuda", description="noise like AUTOMATIC1111 (cuda) or ComfyUI (cpu)")
+    load_timeout: float = Field(600, gt=0, description="give up on a model that shows no progress for so long")
+
+    # limits
+    max_queue: int = Field(16, ge=1, description="jobs that may wait")
+    max_body_mb: float = Field(64, gt=0, description="largest request body, MiB")
+    max_input_pixels: int = Field(50_000_000, ge=64 * 64, description="largest image taken as input")
+    max_pixels: int = Field(4_194_304, ge=64 * 64, description="largest image to make (width x height)")
+    max_images: int = Field(10, ge=1, le=100, description="largest n")
+    max_steps: int = Field(150, ge=1, le=1000, description="largest number of steps")
+    max_prompt_chars: int = Field(8000, ge=1, le=16000, description="longest prompt")
+
+    # time
+    job_ttl: float = Field(3600, gt=0, description="how long finished jobs and their images can be read")
+    keep_alive: float = Field(300, description="unload the model after so long without work, -1 = never")
+    grace: float = Field(20, ge=0, description="time that running and queued jobs get at SIGTERM")
+    heartbeat: float = Field(5, gt=0, le=10, description="pause after which a stream sends a comment")
+    preview_interval: float = Field(0.1, ge=0, description="least time between two previews of every step")
+
+    # files and logs
+    output_dir: Path | None = Field(None, description="folder to keep finished images in")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
+
+    @field_validator("component", "cors_origins", "allowed_hosts", "api_key", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _not_open_to_the_world(self) -> Settings:
+        if not (self.api_key or self.insecure or is_loopback(self.host)):
+            raise ValueError(
+                f"refusing to listen on {self.host} without a key: set --api-key (or GGUF_IMAGEGEN_API_KEY),"
+                " or say --insecure if everybody who can reach this address may use the server"
+            )
+        return self
+
+    @property
+    def max_body_bytes(self) -> int:
+        return int(self.max_body_mb * 1024 * 1024)
+
+
+def is_loopback(host: str) -> bool:
+    """True for names and addresses that only this machine can reach."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
