@@ -239,3 +239,14 @@ def _binary_mask(image: Image.Image, size: Size) -> RawImage:
 
 def _pixels(data: bytes, width: int, height: int, channels: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(data, np.uint8).reshape(height, width, channels)
+
+
+def pad(image: RawImage, width: int, height: int) -> RawImage:
+    """The image in the middle of `width` x `height`, its border pixels repeated; undone by `centre_crop`."""
+    if (image.width, image.height) == (width, height):
+        return image
+    pixels = _pixels(image.data, image.width, image.height, image.channels)
+    left, top = (width - image.width) // 2, (height - image.height) // 2
+    around = ((top, height - image.height - top), (left, width - image.width - left), (0, 0))
+    padded = np.pad(pixels.reshape(image.height, image.width, image.channels), around, mode="edge")
+    return RawImage(width, height, image.channels, padded.tobytes())

@@ -99,8 +99,9 @@ class Catalog:
             name: name for name in self._entries
         }
 
-    def __iter__(self) -> Iterable[Entry]:  # type: ignore[override]
-        return iter(self._entries.values())
+    @property
+    def entries(self) -> list[Entry]:
+        return list(self._entries.values())
 
     def get(self, name: str) -> Entry:
         """The entry with this id or alias; ModelNotFound lists the known ones."""
@@ -121,6 +122,14 @@ class Catalog:
 
     def checked_files(self, entry: Entry) -> dict[Role, Path]:
         """The model's files, each header read and the set found complete: safe to hand to the engine."""
+        self.require_on_disk(entry)
+        paths = self.paths(entry)
+        headers = {role: inspect_file(path) for role, path in paths.items()}
+        check_complete(entry.family, headers)
+        return paths
+
+    def require_on_disk(self, entry: Entry) -> None:
+        """Raise ModelNotDownloaded, with where to get it, if a file is missing."""
         paths = self.paths(entry)
         missing = [path.name for path in paths.values() if not path.is_file()]
         if missing:
@@ -129,9 +138,6 @@ class Catalog:
                 + (f"; get it from: {entry.source}" if entry.source else ""),
                 param="model",
             )
-        headers = {role: inspect_file(path) for role, path in paths.items()}
-        check_complete(entry.family, headers)
-        return paths
 
 
 def load_catalog(models_dir: Path, extra: Path | None = None) -> Catalog:

@@ -44,6 +44,8 @@ class Plan:
     keep_alive: float
     original: RawImage | None = field(repr=False)
     mask: RawImage | None = field(repr=False)
+    partial_steps: tuple[int, ...]
+    """Steps after which OpenAI's partial images are due."""
     warnings: tuple[str, ...]
 
 
@@ -54,7 +56,7 @@ def plan(
     notes = list(warnings)
     prompt = _prompt(request.prompt, "prompt", settings, notes)
     negative = _prompt(request.negative_prompt, "negative_prompt", settings, notes)
-    if operation == "generation" and not prompt.strip():
+    if not prompt.strip():
         raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
     if request.background == "transparent":
         raise UnsupportedOperation(
@@ -105,10 +107,13 @@ def plan(
     )
     if spec.hires is not None:
         width, height = spec.hires.width, spec.hires.height
+    partial_steps = _partial_steps(spec, request.partial_images or 0)
+    if partial_steps and not (request.stream_options and request.stream_options.preview):
+        spec = replace(spec, preview_steps=partial_steps)
     return Plan(
         operation=operation,
         entry=entry,
-        spec=_with_preview_steps(spec, request),
+        spec=spec,
         width=width,
         height=height,
         output_format=request.output_format or "png",
@@ -117,6 +122,7 @@ def plan(
         keep_alive=settings.keep_alive if request.keep_alive is None else request.keep_alive,
         original=edit.original if spec.hires is None else None,
         mask=edit.mask if spec.hires is None else None,
+        partial_steps=partial_steps,
         warnings=tuple(notes),
     )
 
@@ -344,12 +350,8 @@ def _preview_mode(request: ImageRequest, entry: Entry) -> PreviewMode:
     return "proj" if entry.traits.latent_preview else "vae"
 
 
-def _with_preview_steps(spec: GenerateSpec, request: ImageRequest) -> GenerateSpec:
-    """OpenAI's partial images are spread evenly over the steps, and never the last one."""
-    count = request.partial_images or 0
-    if not count or (request.stream_options and request.stream_options.preview):
-        return spec
+def _partial_steps(spec: GenerateSpec, count: int) -> tuple[int, ...]:
+    """`count` steps spread evenly over the sampling, never the last one."""
     total = spec.sampling_steps
     marks = {math.ceil(total * (i + 1) / (count + 1)) for i in range(count)}
-    wanted = tuple(sorted(mark for mark in marks if 0 < mark < total))
-    return replace(spec, preview_steps=wanted) if wanted else replace(spec, preview="none")
+    return tuple(sorted(mark for mark in marks if 0 < mark < total))

@@ -1,0 +1,95 @@
+"""The application: the one route table, and the life of what the handlers share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+
+from gguf_imagegen.api import jobs, middleware, models, openai, system
+from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, METRICS, SCHEDULER, SETTINGS
+from gguf_imagegen.api.metrics import Metrics
+from gguf_imagegen.api.stream import TASKS
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.engine.cores import usable_cores
+from gguf_imagegen.engine.process import EngineProcess
+from gguf_imagegen.engine.protocol import Engine
+from gguf_imagegen.jobs.resident import Resident
+from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.settings import Settings
+
+SWEEP = 30.0
+"""Seconds between two looks for what has expired."""
+
+ROUTES = [
+    web.post("/v1/images/generations", openai.generations),
+    web.post("/v1/images/edits", openai.edits),
+    web.get("/v1/images/files/{name}", openai.files),
+    web.get("/v1/models", models.list_models),
+    web.get("/v1/models/{id}", models.get_model),
+    web.post("/v1/models/{id}/load", models.load_model),
+    web.post("/v1/models/{id}/unload", models.unload_model),
+    web.get("/v1/jobs", jobs.list_jobs),
+    web.get("/v1/jobs/{id}", jobs.get_job),
+    web.get("/v1/jobs/{id}/events", jobs.job_events),
+    web.delete("/v1/jobs/{id}", jobs.cancel_job),
+    web.get("/health", system.health),
+    web.get("/livez", system.livez),
+    web.get("/metrics", system.metrics),
+]
+
+
+def make_app(
+    settings: Settings,
+    catalog: Catalog,
+    default_model: str | None,
+    make_engine: Callable[[], Engine] | None = None,
+) -> web.Application:
+    """The whole server; `make_engine` gives an engine that is not started yet."""
+    app = web.Application(
+        middlewares=[middleware.errors_to_answers, middleware.guard],
+        client_max_size=settings.max_body_bytes,
+    )
+    metrics = Metrics()
+    resident = Resident(
+        catalog,
+        settings,
+        make_engine or (lambda: EngineProcess(stall_timeout=settings.load_timeout)),
+        settings.threads or usable_cores(),
+    )
+    resident.ended = metrics.worker_ended
+    results = ResultStore(settings.output_dir, settings.job_ttl)
+    scheduler = Scheduler(settings, resident, results, metrics.job_event)
+    metrics.watch(scheduler)
+    app[SETTINGS] = settings
+    app[CATALOG] = catalog
+    app[DEFAULT_MODEL] = default_model or ""
+    app[METRICS] = metrics
+    app[SCHEDULER] = scheduler
+    app[TASKS] = set()
+    app.on_response_prepare.append(middleware.add_headers)
+    app.cleanup_ctx.append(_scheduler_runs)
+    app.add_routes(ROUTES)
+    return app
+
+
+async def _scheduler_runs(app: web.Application) -> AsyncIterator[None]:
+    scheduler = app[SCHEDULER]
+    if app[DEFAULT_MODEL] and app[CATALOG].on_disk(app[CATALOG].get(app[DEFAULT_MODEL])):
+        scheduler.want(app[CATALOG].get(app[DEFAULT_MODEL]))
+    tasks = [asyncio.create_task(scheduler.run()), asyncio.create_task(_sweep(scheduler))]
+    yield
+    if not scheduler.draining:
+        await scheduler.drain(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    scheduler.results.close()
+
+
+async def _sweep(scheduler: Scheduler) -> None:
+    while True:
+        await asyncio.sleep(SWEEP)
+        scheduler.sweep()

@@ -1,0 +1,54 @@
+"""Jobs of every dialect: list, state, events with replay, cancel."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.api.shapes import job_object
+from gguf_imagegen.api.sse import BothEncoder
+from gguf_imagegen.api.stream import stream_job
+from gguf_imagegen.api.urls import file_url
+from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.schema.request import StreamOptions
+
+
+async def list_jobs(request: web.Request) -> web.Response:
+    """GET /v1/jobs: newest first."""
+    jobs = reversed(request.app[SCHEDULER].jobs.values())
+    return web.json_response({"object": "list", "data": [_view(request, job) for job in jobs]})
+
+
+async def get_job(request: web.Request) -> web.Response:
+    """GET /v1/jobs/{id}: state and result."""
+    return web.json_response(_view(request, _job(request)))
+
+
+async def job_events(request: web.Request) -> web.StreamResponse:
+    """GET /v1/jobs/{id}/events: the whole history and what follows, from after `Last-Event-ID`."""
+    job = _job(request)
+    scheduler = request.app[SCHEDULER]
+    last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or "-1"
+    if not last.removeprefix("-").isdecimal() or len(last) > 9:
+        raise InvalidRequest("Last-Event-ID: must be the id of an event of this job")
+    encoder = BothEncoder(job, StreamOptions(), scheduler.results.get, scheduler.eta, ids=True)
+    return await stream_job(request, job, encoder, start=max(0, int(last) + 1), cancel_on_leave=False)
+
+
+async def cancel_job(request: web.Request) -> web.Response:
+    """DELETE /v1/jobs/{id}: cancel, queued or running; a finished job stays as it is."""
+    job = _job(request)
+    await request.app[SCHEDULER].cancel(job)
+    return web.json_response(_view(request, job))
+
+
+def _job(request: web.Request) -> Job:
+    return request.app[SCHEDULER].get(request.match_info["id"])
+
+
+def _view(request: web.Request, job: Job) -> dict[str, Any]:
+    return job_object(job, request.app[SCHEDULER].eta(job), partial(file_url, request))

@@ -1,0 +1,16 @@
+"""What the handlers share, each under its typed key."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gguf_imagegen.api.metrics import Metrics
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.settings import Settings
+
+SETTINGS = web.AppKey("settings", Settings)
+CATALOG = web.AppKey("catalog", Catalog)
+SCHEDULER = web.AppKey("scheduler", Scheduler)
+METRICS = web.AppKey("metrics", Metrics)
+DEFAULT_MODEL = web.AppKey("default_model", str)

@@ -1,0 +1,148 @@
+"""What stands before every handler: request ids, CORS, who may call, and errors as answers."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import re
+import secrets
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from gguf_imagegen.api.keys import SETTINGS
+from gguf_imagegen.errors import (
+    Forbidden,
+    ImagegenError,
+    InvalidRequest,
+    MethodNotAllowed,
+    NotFound,
+    PayloadTooLarge,
+    Unauthorized,
+)
+from gguf_imagegen.settings import Settings
+
+log = logging.getLogger(__name__)
+REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
+OPEN_PATHS = re.compile(r"/|/livez|/health|/v1/images/files/[^/]+")
+"""Readable without a key: liveness, health, and images under unguessable names."""
+
+
+def request_id(request: web.Request) -> str:
+    given = request.headers.get("X-Request-ID", "")
+    return given if REQUEST_ID.fullmatch(given) else f"req_{secrets.token_hex(8)}"
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal `on_response_prepare`: headers that streams need as well as plain answers."""
+    response.headers.setdefault("X-Request-ID", request_id(request))
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.setdefault("Cache-Control", "no-store")
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin and _cors_allows(request.app[SETTINGS], origin):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Vary"] = "Origin"
+        response.headers["Access-Control-Expose-Headers"] = "X-Request-ID, X-Job-Id, Retry-After, Location"
+
+
+@web.middleware
+async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The one place where errors become HTTP answers."""
+    try:
+        return await handler(request)
+    except ImagegenError as exc:
+        return error_answer(exc)
+    except web.HTTPNotFound:
+        return error_answer(NotFound(f"there is no {request.method} {request.path[:200]}"))
+    except web.HTTPMethodNotAllowed as exc:
+        error = MethodNotAllowed(f"{request.path[:200]} takes {', '.join(sorted(exc.allowed_methods))}")
+        return error_answer(error, {"Allow": ", ".join(sorted(exc.allowed_methods))})
+    except web.HTTPRequestEntityTooLarge:
+        return error_answer(PayloadTooLarge("the body is too large"))
+    except web.HTTPException as exc:
+        if exc.status < 400:
+            raise
+        return error_answer(InvalidRequest(exc.reason))
+    except ConnectionError:
+        raise
+    except Exception:  # the edge of the server: the log has the trace, the client gets no internals
+        log.exception("internal error in %s %s", request.method, request.path)
+        return error_answer(ImagegenError("internal error; the server's log has the details"))
+
+
+def error_answer(error: ImagegenError, headers: dict[str, str] | None = None) -> web.Response:
+    extra = {"x-should-retry": "true" if error.should_retry else "false", **(headers or {})}
+    if error.retry_after is not None:
+        extra["Retry-After"] = str(error.retry_after)
+    if isinstance(error, Unauthorized):
+        extra["WWW-Authenticate"] = 'Bearer realm="gguf_imagegen"'
+    return web.json_response(error.body(), status=error.status, headers=extra)
+
+
+@web.middleware
+async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Cross-origin preflights, then keys where keys are set, else the checks that loopback needs."""
+    settings = request.app[SETTINGS]
+    if request.method == hdrs.METH_OPTIONS:
+        return _preflight(request, settings)
+    if settings.api_key:
+        if not OPEN_PATHS.fullmatch(request.path):
+            _check_key(request, settings)
+    else:
+        _check_host(request, settings)
+        _check_origin(request, settings)
+    return await handler(request)
+
+
+def _preflight(request: web.Request, settings: Settings) -> web.Response:
+    headers = {}
+    if _cors_allows(settings, request.headers.get(hdrs.ORIGIN, "")):
+        headers = {
+            "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
+            "Access-Control-Allow-Headers": request.headers.get(
+                "Access-Control-Request-Headers", "Authorization, Content-Type"
+            ),
+            "Access-Control-Max-Age": "600",
+        }
+    return web.Response(status=204, headers=headers)
+
+
+def _cors_allows(settings: Settings, origin: str) -> bool:
+    return bool(origin) and ("*" in settings.cors_origins or origin in settings.cors_origins)
+
+
+def _check_key(request: web.Request, settings: Settings) -> None:
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    candidate = given.strip().encode() if scheme.lower() == "bearer" else b""
+    # every key is compared, so that the time taken tells nothing
+    matches = [hmac.compare_digest(candidate, key.get_secret_value().encode()) for key in settings.api_key]
+    if not any(matches):
+        what = "wrong key" if candidate else "no key"
+        raise Unauthorized(f"{what}: send 'Authorization: Bearer KEY' with a key of this server")
+
+
+def _check_host(request: web.Request, settings: Settings) -> None:
+    """Refuse names that are not ours: a page that rebinds its name to 127.0.0.1 still sends its own name."""
+    host = (urlsplit(f"//{request.host}").hostname or "").lower()
+    public = urlsplit(settings.public_url or "").hostname
+    if host in ("localhost", settings.host, public, *settings.allowed_hosts) or _is_address(host):
+        return
+    raise Forbidden(f"host {host[:100]!r} is not served here; allow it with --allowed-hosts or set a key")
+
+
+def _check_origin(request: web.Request, settings: Settings) -> None:
+    """Refuse other sites' pages: without a key, a browser on this machine could be made to call us."""
+    origin = request.headers.get(hdrs.ORIGIN)
+    if not origin or _cors_allows(settings, origin) or urlsplit(origin).netloc == request.host:
+        return
+    raise Forbidden(f"origin {origin[:100]!r} is not allowed; allow it with --cors-origins")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,83 @@
+"""OpenAI's image routes, with llama-box's fields and streams."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
+from gguf_imagegen.api.shapes import answer
+from gguf_imagegen.api.sse import BothEncoder, Encoder, LlamaBoxEncoder, OpenAIEncoder
+from gguf_imagegen.api.stream import stream_job, wait_for_job
+from gguf_imagegen.api.urls import file_url
+from gguf_imagegen.catalog.catalog import Entry
+from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.plan import Operation, plan
+from gguf_imagegen.schema.request import ImageRequest, StreamOptions, parse_request
+
+
+async def generations(request: web.Request) -> web.StreamResponse:
+    """POST /v1/images/generations: text to image."""
+    return await _make_images(request, "generation")
+
+
+async def edits(request: web.Request) -> web.StreamResponse:
+    """POST /v1/images/edits: an image, perhaps a mask, and a prompt."""
+    return await _make_images(request, "edit")
+
+
+async def files(request: web.Request) -> web.Response:
+    """GET /v1/images/files/{name}: an image of a `url` answer."""
+    name = request.match_info["name"]
+    data = await asyncio.to_thread(request.app[SCHEDULER].results.get, name)
+    return web.Response(body=data, content_type=f"image/{name.rsplit('.', 1)[1]}")
+
+
+async def _make_images(request: web.Request, operation: Operation) -> web.StreamResponse:
+    app = request.app
+    app[SCHEDULER].check_room()
+    wanted, warnings = parse_request(await read_body(request))
+    entry = pick_model(app, wanted.model)
+    app[CATALOG].require_on_disk(entry)
+    todo = await asyncio.to_thread(plan, wanted, entry, app[SETTINGS], operation, warnings)
+    job = app[SCHEDULER].submit(todo)
+    cancel = wanted.on_disconnect == "cancel"
+    if wanted.stream:
+        return await stream_job(request, job, _encoder(request, job, wanted), cancel_on_leave=cancel)
+    await wait_for_job(request, job, cancel_on_leave=cancel)
+    body = await asyncio.to_thread(_answer, request, job, wanted)
+    return web.json_response(body, headers={"X-Job-Id": job.id})
+
+
+def pick_model(app: web.Application, name: str | None) -> Entry:
+    """The named model, or the default one."""
+    wanted = name or app[DEFAULT_MODEL]
+    if not wanted:
+        raise InvalidRequest("model: is required, this server has no default model", param="model")
+    return app[CATALOG].get(wanted)
+
+
+def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, Any]:
+    return answer(
+        job, wanted.response_format, request.app[SCHEDULER].results.get, partial(file_url, request)
+    )
+
+
+def _encoder(request: web.Request, job: Job, wanted: ImageRequest) -> Encoder:
+    options = wanted.stream_options or StreamOptions()
+    scheduler = request.app[SCHEDULER]
+    kinds = {"llama-box": LlamaBoxEncoder, "openai": OpenAIEncoder, "both": BothEncoder}
+    return kinds[_dialect(request, wanted)](job, options, scheduler.results.get, scheduler.eta)
+
+
+def _dialect(request: web.Request, wanted: ImageRequest) -> str:
+    """As asked; else OpenAI for `partial_images` or an official SDK; else llama-box (plain curl)."""
+    if wanted.stream_options and wanted.stream_options.dialect:
+        return wanted.stream_options.dialect
+    official = "x-stainless-lang" in request.headers and wanted.stream_options is None
+    return "openai" if official or wanted.partial_images is not None else "llama-box"

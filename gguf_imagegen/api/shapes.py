@@ -1,0 +1,127 @@
+"""Answers as JSON: OpenAI's images object with what this server measured, and the job object."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from gguf_imagegen.events import Timings
+from gguf_imagegen.jobs.job import ImageReady, Job
+
+
+def image_item(job: Job, image: ImageReady) -> dict[str, Any]:
+    """One image without its pixels."""
+    spec = job.plan.spec
+    return {
+        "revised_prompt": None,
+        "index": image.index,
+        "seed": image.seed,
+        "sampler": spec.sampler,
+        "schedule": spec.schedule,
+        "steps": spec.steps,
+        "cfg_scale": spec.cfg_scale,
+        "width": image.width,
+        "height": image.height,
+        "finish_reason": "stop",
+    }
+
+
+def answer(
+    job: Job,
+    response_format: Literal["b64_json", "url"] | None,
+    read: Callable[[str], bytes],
+    url: Callable[[str], str],
+) -> dict[str, Any]:
+    """The waiting answer; without a `response_format` both forms of the image are given."""
+    data = []
+    for image in job.images:
+        item: dict[str, Any] = {}
+        if response_format != "url":
+            item["b64_json"] = base64.b64encode(read(image.name)).decode("ascii")
+        if response_format != "b64_json":
+            item["url"] = url(image.name)
+        data.append({**item, **image_item(job, image)})
+    fields = openai_fields(job)
+    return {
+        "created": fields.pop("created_at"),
+        "model": job.plan.entry.id,
+        **fields,
+        "id": job.id,
+        "data": data,
+        "usage": job_usage(job),
+        "warnings": job.warnings,
+    }
+
+
+def openai_fields(job: Job) -> dict[str, Any]:
+    plan = job.plan
+    return {
+        "created_at": int(job.created),
+        "size": f"{plan.width}x{plan.height}",
+        "quality": plan.quality,
+        "background": "opaque",
+        "output_format": plan.output_format,
+    }
+
+
+def job_usage(job: Job | None) -> dict[str, Any]:
+    """OpenAI's token counts, all zero because nothing is billed, and llama-box's measured times."""
+    tokens = {
+        "input_tokens": 0,
+        "output_tokens": 0,
+        "total_tokens": 0,
+        "input_tokens_details": {"text_tokens": 0, "image_tokens": 0},
+    }
+    return {**tokens, **(usage_of([image.timings for image in job.images]) if job else {})}
+
+
+def usage_of(timings: Sequence[Timings]) -> dict[str, float]:
+    """llama-box's figures: conditioning ms, ms per denoising step, steps per second."""
+    steps = sum(t.steps for t in timings)
+    sampling = sum(t.sampling_ms for t in timings)
+    return {
+        "time_to_process_ms": round(sum(t.conditioning_ms for t in timings), 3),
+        "time_per_generation_ms": round(sampling / steps, 3) if steps else 0.0,
+        "generation_per_second": round(1000 * steps / sampling, 3) if sampling else 0.0,
+    }
+
+
+def job_object(job: Job, eta: float | None, url: Callable[[str], str]) -> dict[str, Any]:
+    """State, progress and result of a job; images by URL."""
+    spec = job.plan.spec
+    progress, queued = job.last_progress, job.last_queued
+    return {
+        "id": job.id,
+        "object": "job",
+        "operation": job.plan.operation,
+        "status": job.status,
+        "model": job.plan.entry.id,
+        "created": int(job.created),
+        "started": job.started_at,
+        "ended": job.times[-1] if job.ended else None,
+        "position": queued.position if queued and job.status == "queued" else None,
+        "eta": eta,
+        "progress": round(job.progress, 2),
+        "step": progress.step if progress else 0,
+        "steps": progress.steps if progress else spec.sampling_steps,
+        "phase": progress.phase if progress and not job.ended else None,
+        "n": spec.n,
+        "parameters": {
+            "prompt": spec.prompt,
+            "negative_prompt": spec.negative_prompt,
+            "seed": spec.seed,
+            "steps": spec.steps,
+            "sampler": spec.sampler,
+            "schedule": spec.schedule,
+            "cfg_scale": spec.cfg_scale,
+            "guidance": spec.guidance,
+            "width": job.plan.width,
+            "height": job.plan.height,
+        },
+        "data": [{"url": url(image.name), **image_item(job, image)} for image in job.images],
+        "usage": job_usage(job),
+        "warnings": job.warnings,
+        "error": job.error.body()["error"] if job.error else None,
+        "events": f"/v1/jobs/{job.id}/events",
+    }

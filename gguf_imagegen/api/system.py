@@ -1,0 +1,49 @@
+"""Health, liveness and metrics."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gguf_imagegen import __version__
+from gguf_imagegen.api.keys import DEFAULT_MODEL, METRICS, SCHEDULER
+
+
+async def livez(request: web.Request) -> web.Response:
+    """GET /livez: the process answers."""
+    return web.json_response({"status": "alive"})
+
+
+async def health(request: web.Request) -> web.Response:
+    """GET /health: 200 when a request would be worked on, 503 while not."""
+    scheduler = request.app[SCHEDULER]
+    resident = scheduler.resident
+    status = "ok"
+    if scheduler.draining:
+        status = "shutting_down"
+    elif resident.loading is not None and scheduler.running is None:
+        status = "loading"
+    elif resident.error is not None:
+        status = "error"
+    body = {
+        "status": status,
+        "ready": status == "ok",
+        "model": resident.entry.id if resident.entry else request.app[DEFAULT_MODEL] or None,
+        "loaded": resident.entry is not None,
+        "loading": {"done": resident.loading.done, "total": resident.loading.total}
+        if resident.loading
+        else None,
+        "backend": resident.backend,
+        "error": resident.error.body()["error"] if resident.error else None,
+        "queue": scheduler.waiting,
+        "running": scheduler.running.id if scheduler.running else None,
+        "version": __version__,
+    }
+    return web.json_response(body, status=200 if status == "ok" else 503)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """GET /metrics: Prometheus text."""
+    return web.Response(
+        body=request.app[METRICS].text(),
+        headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
+    )

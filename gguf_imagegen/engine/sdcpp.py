@@ -1,0 +1,422 @@
+"""stable-diffusion.cpp through the low-level layer of its Python binding: the only module that knows it.
+
+Import it in the worker process only: native code may end its process at any time. The binding's high-level
+class is not used (dangling callbacks, unnoticed NULLs, wrong defaults); parameters start from the library's
+own `*_init` functions, so that whatever is not set here has the value the C code means it to have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import stable_diffusion_cpp.stable_diffusion_cpp as low
+
+from gguf_imagegen.engine.protocol import (
+    GenerateSpec,
+    Hires,
+    Lora,
+    ModelSpec,
+    PreviewMode,
+    RawImage,
+    Role,
+    SkipLayers,
+)
+
+# Each tuple is in the order of the C enum; `self_test` compares names with the library's.
+SAMPLERS: Final = (
+    "euler", "euler_a", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm",
+    "ddim_trailing", "tcd", "res_multistep", "res_2s", "er_sde",
+)  # fmt: skip
+SCHEDULES: Final = (
+    "discrete", "karras", "exponential", "ays", "gits", "sgm_uniform", "simple", "smoothstep", "kl_optimal",
+    "lcm", "bong_tangent",
+)  # fmt: skip
+HIRES_UPSCALERS: Final = (
+    "none", "latent", "latent_nearest", "latent_nearest_exact", "latent_antialiased", "latent_bicubic",
+    "latent_bicubic_antialiased", "lanczos", "nearest", "model",
+)  # fmt: skip
+PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
+RNGS: Final = ("std_default", "cuda", "cpu")
+PATH_FIELDS: Final[Mapping[Role, str]] = {
+    "model": "model_path",
+    "diffusion": "diffusion_model_path",
+    "clip_l": "clip_l_path",
+    "clip_g": "clip_g_path",
+    "clip_vision": "clip_vision_path",
+    "t5xxl": "t5xxl_path",
+    "llm": "llm_path",
+    "llm_vision": "llm_vision_path",
+    "vae": "vae_path",
+    "taesd": "taesd_path",
+    "control_net": "control_net_path",
+}
+DEVICE_KINDS: Final = ("cpu", "gpu", "igpu", "accelerator")
+LOG_WARN: Final = 2
+LOG_ERROR: Final = 3
+
+AbortCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+_KEPT: Final[list[object]] = []  # the library keeps its callbacks for ever, so the closures must live as long
+
+
+class NullResult(Exception):
+    """The library returned NULL; why, only its log tells."""
+
+
+class Handler(Protocol):
+    """Called in the middle of native code, from any thread: must neither block nor raise."""
+
+    def on_log(self, level: int, text: str) -> None: ...
+
+    def on_progress(self, step: int, steps: int, seconds: float) -> None: ...
+
+    def on_preview(self, step: int, width: int, height: int, rgb: bytes) -> None: ...
+
+    def on_abort(self, text: str) -> None:
+        """The last words of a failed assertion; the process ends when this returns."""
+
+
+class SdCpp:
+    """The library with its one context. One per process; one call at a time."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._context: Any = None
+        self._model: ModelSpec | None = None
+        self._preview_mode = 0
+        self._on_preview = _preview_closure(handler)
+        _install(handler)
+
+    def load(self, model: ModelSpec) -> None:
+        """Load `model` in place of what was loaded before.
+
+        Raises:
+            NullResult: it cannot be loaded.
+        """
+        self.unload()
+        context = low.new_sd_ctx(ctypes.byref(context_params(model)))
+        if not context:  # a NULL pointer object, not None
+            raise NullResult
+        self._context, self._model = context, model
+
+    def unload(self) -> None:
+        if self._context is not None:
+            low.free_sd_ctx(self._context)
+            self._context = self._model = None
+
+    def generate_one(self, spec: GenerateSpec, index: int) -> tuple[int, int, bytes]:
+        """Width, height and RGB of image `index`, whose seed is `spec.seed + index`.
+
+        Raises:
+            NullResult: nothing was made.
+        """
+        assert self._context is not None
+        assert self._model is not None
+        upscaler = self._model.files.get("upscaler")
+        params, _kept = generation_params(spec, index, upscaler=str(upscaler) if upscaler else None)
+        if spec.schedule == "default":
+            method = params.sample_params.sample_method
+            params.sample_params.scheduler = low.sd_get_default_scheduler(self._context, method)
+        self.choose_preview(spec.preview)
+        images = low.generate_image(self._context, ctypes.byref(params))
+        if not images:
+            raise NullResult
+        try:
+            return _take(images[0])
+        finally:
+            _free(images)
+
+    def choose_preview(self, mode: PreviewMode) -> None:
+        """Previews of the next sampling; the library reads the mode once, at its start."""
+        self._preview_mode = PREVIEWS.index(mode)
+        self.arm_preview(mode != "none")
+
+    def arm_preview(self, armed: bool) -> None:
+        """Whether the next step decodes a preview: unlike the mode, the library asks this at every step."""
+        callback = self._on_preview if self._preview_mode else None
+        low.sd_set_preview_callback(callback, self._preview_mode, 1, armed, False, None)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A backend device of ggml; `kind` is one of `DEVICE_KINDS`."""
+
+    name: str
+    description: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class Build:
+    """How the native library was built, and what it can compute on; `backend` is what it will choose."""
+
+    version: str
+    commit: str
+    system_info: str
+    devices: tuple[Device, ...]
+    backend: str
+
+
+def describe() -> Build:
+    """For the doctor: a GPU build that did not find its toolkit is silently a CPU build."""
+    devices = tuple(_devices())
+    return Build(
+        version=low.sd_version().decode(),
+        commit=low.sd_commit().decode(),
+        system_info=low.sd_get_system_info().decode().strip(),
+        devices=devices,
+        backend=_default_backend(devices),
+    )
+
+
+def self_test() -> list[str]:
+    """What does not fit between the binding's structs and the library; empty when all is well.
+
+    Each `*_init` zeroes its whole C struct: in a buffer of 0xAA the end of the struct can be seen.
+    """
+    return [
+        *_layout(low.sd_ctx_params_t, low._lib.sd_ctx_params_init, {
+            "vae_decode_only": True, "free_params_immediately": True, "wtype": 41, "rng_type": 1,
+            "sampler_rng_type": 3, "prediction": 6, "chroma_use_dit_mask": True, "chroma_t5_mask_pad": 1,
+        }),
+        *_layout(low.sd_img_gen_params_t, low._lib.sd_img_gen_params_init, {
+            "clip_skip": -1, "width": 512, "height": 512, "sample_params.sample_steps": 20,
+            "sample_params.guidance.txt_cfg": 7.0, "sample_params.guidance.img_cfg": math.inf,
+            "sample_params.guidance.distilled_guidance": 3.5, "sample_params.eta": math.inf,
+            "sample_params.flow_shift": math.inf, "strength": 0.75, "seed": -1, "batch_count": 1,
+            "pm_params.style_strength": 20.0, "vae_tiling_params.target_overlap": 0.5,
+            "cache.max_cached_steps": -1, "hires.upscaler": 1, "hires.scale": 2.0,
+            "hires.upscale_tile_size": 128,
+        }),
+        *_names(SAMPLERS, low._lib.sd_sample_method_name),
+        *_names(SCHEDULES, low._lib.sd_scheduler_name),
+        *_names(HIRES_UPSCALERS, low._lib.sd_hires_upscaler_name),
+        *_names(PREVIEWS, low._lib.sd_preview_name),
+        *_names(RNGS, low._lib.sd_rng_type_name),
+    ]  # fmt: skip
+
+
+def context_params(model: ModelSpec) -> Any:
+    """The `sd_ctx_params_t` of a model that stays loaded and can encode images."""
+    params = low.sd_ctx_params_t()
+    low._lib.sd_ctx_params_init(ctypes.byref(params))
+    for role, name in PATH_FIELDS.items():
+        if path := model.files.get(role):
+            setattr(params, name, str(path).encode())
+    params.n_threads = model.threads
+    params.vae_decode_only = False
+    params.free_params_immediately = False
+    params.rng_type = params.sampler_rng_type = RNGS.index(model.rng)
+    params.offload_params_to_cpu = model.offload_to_cpu
+    params.keep_vae_on_cpu = model.vae_on_cpu
+    params.keep_clip_on_cpu = model.text_encoders_on_cpu
+    params.flash_attn = params.diffusion_flash_attn = model.flash_attention
+    params.tae_preview_only = "vae" in model.files  # without a VAE the tiny one decodes the image itself
+    return params
+
+
+def generation_params(spec: GenerateSpec, index: int, *, upscaler: str | None) -> tuple[Any, list[object]]:
+    """The `sd_img_gen_params_t` of one image, and what must stay alive as long as it is used."""
+    params = low.sd_img_gen_params_t()
+    low._lib.sd_img_gen_params_init(ctypes.byref(params))
+    kept: list[object] = []
+    params.prompt = spec.prompt.encode()
+    params.negative_prompt = spec.negative_prompt.encode()
+    params.width, params.height = spec.width, spec.height
+    params.seed = spec.seed + index
+    params.batch_count = 1
+    params.clip_skip = spec.clip_skip
+    params.strength = spec.strength
+    params.control_strength = spec.control_strength
+    params.vae_tiling_params.enabled = spec.vae_tiling
+    params.auto_resize_ref_image = True
+    _set_sampling(params.sample_params, spec)
+    _set_skip_layers(params.sample_params.guidance.slg, spec.skip_layers, kept)
+    _set_image(params.init_image, spec.init_image, kept)
+    _set_image(params.mask_image, spec.mask, kept)
+    _set_image(params.control_image, spec.control_image, kept)
+    _set_references(params, spec.ref_images, kept)
+    _set_loras(params, spec.loras, kept)
+    _set_hires(params.hires, spec.hires, upscaler)
+    return params, kept
+
+
+def _set_sampling(sampling: Any, spec: GenerateSpec) -> None:
+    sampling.sample_method = SAMPLERS.index(spec.sampler)
+    if spec.schedule != "default":
+        sampling.scheduler = SCHEDULES.index(spec.schedule)
+    sampling.sample_steps = spec.steps
+    sampling.eta = math.inf if spec.eta is None else spec.eta
+    if spec.flow_shift is not None:
+        sampling.flow_shift = spec.flow_shift
+    sampling.guidance.txt_cfg = spec.cfg_scale
+    sampling.guidance.img_cfg = spec.image_cfg_scale
+    sampling.guidance.distilled_guidance = spec.guidance
+
+
+def _set_skip_layers(target: Any, skip: SkipLayers | None, kept: list[object]) -> None:
+    if skip is None:
+        return
+    layers = (ctypes.c_int * len(skip.layers))(*skip.layers)
+    kept.append(layers)
+    target.layers, target.layer_count = layers, len(skip.layers)
+    target.layer_start, target.layer_end, target.scale = skip.start, skip.end, skip.scale
+
+
+def _set_image(target: Any, image: RawImage | None, kept: list[object]) -> None:
+    if image is None:
+        return
+    size = image.width * image.height * image.channels
+    if len(image.data) != size:
+        raise ValueError(f"an image of {image.width}x{image.height}x{image.channels} has {len(image.data)} bytes")
+    pixels = (ctypes.c_uint8 * size).from_buffer_copy(image.data)
+    kept.append(pixels)
+    target.width, target.height, target.channel = image.width, image.height, image.channels
+    target.data = ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint8))
+
+
+def _set_references(params: Any, images: tuple[RawImage, ...], kept: list[object]) -> None:
+    if not images:
+        return
+    references = (low.sd_image_t * len(images))()
+    for reference, image in zip(references, images, strict=True):
+        _set_image(reference, image, kept)
+    kept.append(references)
+    params.ref_images, params.ref_images_count = references, len(images)
+
+
+def _set_loras(params: Any, loras: tuple[Lora, ...], kept: list[object]) -> None:
+    if not loras:
+        return
+    array = (low.sd_lora_t * len(loras))(
+        *(low.sd_lora_t(is_high_noise=False, multiplier=lora.scale, path=str(lora.path).encode()) for lora in loras)
+    )
+    kept.append(array)
+    params.loras, params.lora_count = array, len(loras)
+
+
+def _set_hires(target: Any, hires: Hires | None, upscaler: str | None) -> None:
+    if hires is None:
+        return
+    target.enabled = True
+    target.upscaler = HIRES_UPSCALERS.index(_snake(hires.upscaler))
+    target.model_path = upscaler.encode() if upscaler else None
+    target.target_width, target.target_height = hires.width, hires.height
+    target.steps = hires.steps
+    target.denoising_strength = hires.denoising_strength
+
+
+def _snake(name: str) -> str:
+    """ "Latent (nearest-exact)" is latent_nearest_exact."""
+    return re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
+
+
+def _take(image: Any) -> tuple[int, int, bytes]:
+    """A copy of the pixels of an `sd_image_t`, which is freed."""
+    try:
+        return _copy(image)
+    finally:
+        _free(image.data)
+
+
+def _copy(image: Any) -> tuple[int, int, bytes]:
+    if not image.data or image.channel != 3:
+        raise NullResult
+    return image.width, image.height, ctypes.string_at(image.data, image.width * image.height * 3)
+
+
+def _free(pointer: Any) -> None:
+    """Free what the library has allocated with malloc."""
+    free = ctypes.CDLL(None).free
+    free.argtypes, free.restype = [ctypes.c_void_p], None
+    free(pointer)
+
+
+def _install(handler: Handler) -> None:
+    """Point the library's process-wide callbacks at `handler`."""
+
+    def on_log(level: int, text: bytes | None, _data: object) -> None:
+        handler.on_log(level, (text or b"").decode(errors="replace").rstrip())
+
+    def on_progress(step: int, steps: int, seconds: float, _data: object) -> None:
+        handler.on_progress(step, steps, seconds)
+
+    def on_abort(text: bytes | None) -> None:
+        handler.on_abort((text or b"").decode(errors="replace").rstrip())
+
+    log, progress, abort = low.sd_log_callback(on_log), low.sd_progress_callback(on_progress), AbortCallback(on_abort)
+    _KEPT.extend((log, progress, abort))
+    low.sd_set_log_callback(log, None)
+    low.sd_set_progress_callback(progress, None)
+    if hasattr(low._lib, "ggml_set_abort_callback"):
+        low._lib.ggml_set_abort_callback(abort)
+
+
+def _preview_closure(handler: Handler) -> object:
+    def on_preview(step: int, count: int, frames: Any, _noisy: bool, _data: object) -> None:
+        if count > 0:
+            handler.on_preview(step, *_copy(frames[0]))
+
+    closure = low.sd_preview_callback(on_preview)
+    _KEPT.append(closure)
+    return closure
+
+
+def _devices() -> Iterable[Device]:
+    lib = low._lib
+    if not hasattr(lib, "ggml_backend_dev_count"):
+        return
+    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+    lib.ggml_backend_dev_get.argtypes, lib.ggml_backend_dev_get.restype = [ctypes.c_size_t], ctypes.c_void_p
+    for function in (lib.ggml_backend_dev_name, lib.ggml_backend_dev_description):
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_char_p
+    lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+    for number in range(lib.ggml_backend_dev_count()):
+        device = lib.ggml_backend_dev_get(number)
+        yield Device(
+            name=lib.ggml_backend_dev_name(device).decode(),
+            description=lib.ggml_backend_dev_description(device).decode(),
+            kind=DEVICE_KINDS[lib.ggml_backend_dev_type(device)],
+        )
+
+
+def _default_backend(devices: tuple[Device, ...]) -> str:
+    """As util.cpp chooses: the first GPU, else the first integrated one, else the CPU."""
+    for kind in ("gpu", "igpu", "cpu"):
+        for device in devices:
+            if device.kind == kind:
+                return device.name
+    return "CPU"
+
+
+def _layout(kind: Any, init: Any, defaults: Mapping[str, object]) -> Iterable[str]:
+    size = ctypes.sizeof(kind)
+    margin = 256
+    buffer = (ctypes.c_uint8 * (size + margin))(*([0xAA] * (size + margin)))
+    init(ctypes.byref(buffer))
+    written = len(bytes(buffer).rstrip(b"\xaa"))
+    if not size - ctypes.alignment(kind) < written <= size:
+        yield f"{kind.__name__} has {size} bytes here, about {written} in the library"
+    params = kind.from_buffer(buffer)
+    for path, expected in defaults.items():
+        value: Any = params
+        for name in path.split("."):
+            value = getattr(value, name)
+        if value != expected:
+            yield f"{kind.__name__}.{path} is {value} instead of {expected}"
+
+
+def _names(names: Iterable[str], name_of: Any) -> Iterable[str]:
+    name_of.argtypes, name_of.restype = [ctypes.c_int], ctypes.c_char_p
+    for number, name in enumerate(names):
+        actual = name_of(number).decode()
+        if _plain(actual) != _plain(name):
+            yield f"{name} is called {actual} by the library"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
