@@ -46,8 +46,12 @@ class Settings(BaseSettings):
     offload_to_cpu: bool = Field(False, description="keep weights in RAM, move to the GPU when used")
     vae_on_cpu: bool = Field(False, description="decode on the CPU")
     text_encoders_on_cpu: bool = Field(False, description="encode prompts on the CPU")
-    rng: Literal["cuda", "cpu"] = Field("cuda", description="noise like AUTOMATIC1111 (cuda) or ComfyUI (cpu)")
-    load_timeout: float = Field(600, gt=0, description="give up on a model that shows no progress for so long")
+    rng: Literal["cuda", "cpu"] = Field(
+        "cuda", description="noise like AUTOMATIC1111 (cuda) or ComfyUI (cpu)"
+    )
+    load_timeout: float = Field(
+        600, gt=0, description="give up on a model that shows no progress for so long"
+    )
 
     # limits
     max_queue: int = Field(16, ge=1, description="jobs that may wait")

@@ -27,7 +27,7 @@ async def read_body(request: web.Request) -> dict[str, Any]:
         if request.content_type == "multipart/form-data":
             return from_form(await asyncio.wait_for(_read_parts(request, limit), READ_TIMEOUT))
         body = await asyncio.wait_for(request.read(), READ_TIMEOUT)
-    except asyncio.TimeoutError:  # noqa: UP041 - not yet TimeoutError in Python 3.10
+    except asyncio.TimeoutError:
         raise InvalidRequest(f"the body did not arrive within {READ_TIMEOUT:.0f} s") from None
     except web.HTTPRequestEntityTooLarge:
         raise _too_large(limit) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -63,15 +64,17 @@ def pick_model(app: web.Application, name: str | None) -> Entry:
 
 
 def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, Any]:
-    return answer(
-        job, wanted.response_format, request.app[SCHEDULER].results.get, partial(file_url, request)
-    )
+    return answer(job, wanted.response_format, request.app[SCHEDULER].results.get, partial(file_url, request))
 
 
 def _encoder(request: web.Request, job: Job, wanted: ImageRequest) -> Encoder:
     options = wanted.stream_options or StreamOptions()
     scheduler = request.app[SCHEDULER]
-    kinds = {"llama-box": LlamaBoxEncoder, "openai": OpenAIEncoder, "both": BothEncoder}
+    kinds: dict[str, Callable[..., Encoder]] = {
+        "llama-box": LlamaBoxEncoder,
+        "openai": OpenAIEncoder,
+        "both": BothEncoder,
+    }
     return kinds[_dialect(request, wanted)](job, options, scheduler.results.get, scheduler.eta)
 
 

@@ -149,9 +149,7 @@ class BothEncoder:
     so a client that comes back continues with `Last-Event-ID`.
     """
 
-    def __init__(
-        self, job: Job, options: StreamOptions, read: Read, eta: Eta, *, ids: bool = False
-    ) -> None:
+    def __init__(self, job: Job, options: StreamOptions, read: Read, eta: Eta, *, ids: bool = False) -> None:
         self._job = job
         self._read = read
         self._eta = eta

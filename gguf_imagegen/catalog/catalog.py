@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, cast
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from gguf_imagegen.catalog.inspect import Header, check_complete, component_of, family_of, inspect_file
+from gguf_imagegen.catalog.header import Header
+from gguf_imagegen.catalog.inspect import check_complete, component_of, family_of, inspect_file
 from gguf_imagegen.catalog.traits import Traits, traits_of
 from gguf_imagegen.engine.protocol import Role
 from gguf_imagegen.errors import InvalidModelFile, MissingComponent, ModelNotDownloaded, ModelNotFound
@@ -110,8 +111,13 @@ class Catalog:
             raise ModelNotFound(f"there is no model {name[:100]!r}; known models: {known}", param="model")
         return self._entries[self._names[name]]
 
-    def with_entry(self, entry: Entry) -> Catalog:
-        return Catalog([*self._entries.values(), entry], self.models_dir)
+    def with_file(self, entry: Entry) -> tuple[Catalog, Entry]:
+        """This catalog with a bare file in it; a file that it knows by name keeps its defaults and limits."""
+        main = next(iter(entry.files.values())).name
+        for known in self._entries.values():
+            if known.family == entry.family and main in {path.name for path in known.files.values()}:
+                entry = known.model_copy(update={"files": entry.files})
+        return Catalog([*self._entries.values(), entry], self.models_dir), entry
 
     def paths(self, entry: Entry) -> dict[Role, Path]:
         """Path of each file by role; relative names lie in the models folder."""
@@ -134,7 +140,7 @@ class Catalog:
         missing = [path.name for path in paths.values() if not path.is_file()]
         if missing:
             raise ModelNotDownloaded(
-                f"model {entry.id!r} is not on this machine: {', '.join(missing)} missing from the models folder"
+                f"model {entry.id!r} is not on this machine; not in the models folder: {', '.join(missing)}"
                 + (f"; get it from: {entry.source}" if entry.source else ""),
                 param="model",
             )

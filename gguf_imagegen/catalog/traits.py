@@ -29,7 +29,9 @@ class Traits:
 
 
 _SD = Traits(64, ays=True, defaults={"steps": 20, "sampler": "euler_a", "cfg_scale": 7.0})
-_SDXL = Traits(64, ays=True, defaults={"size": "1024x1024", "steps": 25, "sampler": "euler_a", "cfg_scale": 7.0})
+_SDXL = Traits(
+    64, ays=True, defaults={"size": "1024x1024", "steps": 25, "sampler": "euler_a", "cfg_scale": 7.0}
+)
 _FLOW = {"size": "1024x1024", "sampler": "euler", "cfg_scale": 1.0}
 _FLUX = Traits(16, distilled_guidance=True, defaults={**_FLOW, "steps": 20})
 

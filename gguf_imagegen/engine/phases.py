@@ -16,6 +16,8 @@ from gguf_imagegen.events import Loading, Phase, PhaseChanged, Progress, Timings
 
 PhaseEvent = Loading | PhaseChanged | Progress
 
+LOG_WARN: Final = 2  # sd_log_level_t
+LOG_ERROR: Final = 3
 STEP_PHASES: Final[frozenset[Phase]] = frozenset({"sampling", "hires"})
 LOADING: Final = "loading tensors from "
 VERSION: Final = "Version: "

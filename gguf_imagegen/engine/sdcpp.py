@@ -56,19 +56,13 @@ PATH_FIELDS: Final[Mapping[Role, str]] = {
     "control_net": "control_net_path",
 }
 DEVICE_KINDS: Final = ("cpu", "gpu", "igpu", "accelerator")
-LOG_WARN: Final = 2
-LOG_ERROR: Final = 3
 
 AbortCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 _KEPT: Final[list[object]] = []  # the library keeps its callbacks for ever, so the closures must live as long
 
 
-class NullResult(Exception):
-    """The library returned NULL; why, only its log tells."""
-
-
 class Handler(Protocol):
-    """Called in the middle of native code, from any thread: must neither block nor raise."""
+    """Called in the middle of native code, from any thread: must not block; what it raises is lost."""
 
     def on_log(self, level: int, text: str) -> None: ...
 
@@ -91,31 +85,24 @@ class SdCpp:
         self._on_preview = _preview_closure(handler)
         _install(handler)
 
-    def load(self, model: ModelSpec) -> None:
-        """Load `model` in place of what was loaded before.
-
-        Raises:
-            NullResult: it cannot be loaded.
-        """
+    def load(self, model: ModelSpec) -> bool:
+        """Load `model` in place of what was loaded before; False if that fails, for which see the log."""
         self.unload()
         context = low.new_sd_ctx(ctypes.byref(context_params(model)))
         if not context:  # a NULL pointer object, not None
-            raise NullResult
+            return False
         self._context, self._model = context, model
+        return True
 
     def unload(self) -> None:
         if self._context is not None:
             low.free_sd_ctx(self._context)
             self._context = self._model = None
 
-    def generate_one(self, spec: GenerateSpec, index: int) -> tuple[int, int, bytes]:
-        """Width, height and RGB of image `index`, whose seed is `spec.seed + index`.
-
-        Raises:
-            NullResult: nothing was made.
-        """
-        assert self._context is not None
-        assert self._model is not None
+    def generate_one(self, spec: GenerateSpec, index: int) -> tuple[int, int, bytes] | None:
+        """Width, height and RGB of image `index`, whose seed is `spec.seed + index`; None if that fails."""
+        if self._context is None or self._model is None:
+            raise RuntimeError("no model is loaded")
         upscaler = self._model.files.get("upscaler")
         params, _kept = generation_params(spec, index, upscaler=str(upscaler) if upscaler else None)
         if spec.schedule == "default":
@@ -124,11 +111,17 @@ class SdCpp:
         self.choose_preview(spec.preview)
         images = low.generate_image(self._context, ctypes.byref(params))
         if not images:
-            raise NullResult
+            return None
         try:
-            return _take(images[0])
+            return _copy(images[0])
         finally:
+            _free(images[0].data)
             _free(images)
+
+    @property
+    def backend(self) -> str:
+        """The device that the library computes on."""
+        return _default_backend(tuple(_devices()))
 
     def choose_preview(self, mode: PreviewMode) -> None:
         """Previews of the next sampling; the library reads the mode once, at its start."""
@@ -272,7 +265,9 @@ def _set_image(target: Any, image: RawImage | None, kept: list[object]) -> None:
         return
     size = image.width * image.height * image.channels
     if len(image.data) != size:
-        raise ValueError(f"an image of {image.width}x{image.height}x{image.channels} has {len(image.data)} bytes")
+        raise ValueError(
+            f"an image of {image.width}x{image.height}x{image.channels} has {len(image.data)} bytes"
+        )
     pixels = (ctypes.c_uint8 * size).from_buffer_copy(image.data)
     kept.append(pixels)
     target.width, target.height, target.channel = image.width, image.height, image.channels
@@ -293,7 +288,10 @@ def _set_loras(params: Any, loras: tuple[Lora, ...], kept: list[object]) -> None
     if not loras:
         return
     array = (low.sd_lora_t * len(loras))(
-        *(low.sd_lora_t(is_high_noise=False, multiplier=lora.scale, path=str(lora.path).encode()) for lora in loras)
+        *(
+            low.sd_lora_t(is_high_noise=False, multiplier=lora.scale, path=str(lora.path).encode())
+            for lora in loras
+        )
     )
     kept.append(array)
     params.loras, params.lora_count = array, len(loras)
@@ -315,17 +313,10 @@ def _snake(name: str) -> str:
     return re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
 
 
-def _take(image: Any) -> tuple[int, int, bytes]:
-    """A copy of the pixels of an `sd_image_t`, which is freed."""
-    try:
-        return _copy(image)
-    finally:
-        _free(image.data)
-
-
-def _copy(image: Any) -> tuple[int, int, bytes]:
+def _copy(image: Any) -> tuple[int, int, bytes] | None:
+    """Width, height and a copy of the pixels of an `sd_image_t`."""
     if not image.data or image.channel != 3:
-        raise NullResult
+        return None
     return image.width, image.height, ctypes.string_at(image.data, image.width * image.height * 3)
 
 
@@ -348,7 +339,11 @@ def _install(handler: Handler) -> None:
     def on_abort(text: bytes | None) -> None:
         handler.on_abort((text or b"").decode(errors="replace").rstrip())
 
-    log, progress, abort = low.sd_log_callback(on_log), low.sd_progress_callback(on_progress), AbortCallback(on_abort)
+    log, progress, abort = (
+        low.sd_log_callback(on_log),
+        low.sd_progress_callback(on_progress),
+        AbortCallback(on_abort),
+    )
     _KEPT.extend((log, progress, abort))
     low.sd_set_log_callback(log, None)
     low.sd_set_progress_callback(progress, None)
@@ -358,8 +353,8 @@ def _install(handler: Handler) -> None:
 
 def _preview_closure(handler: Handler) -> object:
     def on_preview(step: int, count: int, frames: Any, _noisy: bool, _data: object) -> None:
-        if count > 0:
-            handler.on_preview(step, *_copy(frames[0]))
+        if count > 0 and (image := _copy(frames[0])):
+            handler.on_preview(step, *image)
 
     closure = low.sd_preview_callback(on_preview)
     _KEPT.append(closure)

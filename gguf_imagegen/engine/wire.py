@@ -27,6 +27,11 @@ PREFIX: Final = struct.Struct(">II")
 MAX_HEADER: Final = 4 << 20
 MAX_BLOB: Final = 1 << 30
 
+# How lines of the worker's stderr begin that say why something failed.
+CRASH: Final = "CRASH: "
+ERROR: Final = "ERROR: "
+WARN: Final = "WARN: "
+
 
 @dataclass(frozen=True)
 class Load:
@@ -152,6 +157,6 @@ def _typed(hint: object, value: object, blob: bytes) -> object:
 
 def _slice(place: object, blob: bytes) -> bytes:
     match place:
-        case [int(offset), int(length)] if 0 <= offset and 0 <= length and offset + length <= len(blob):
+        case [int(offset), int(length)] if 0 <= offset <= offset + length <= len(blob):
             return blob[offset : offset + length]
     raise FrameError(f"bytes at {place} of a blob of {len(blob)}")

@@ -1,4 +1,4 @@
-"""The worker process: `python -m gguf_imagegen.engine.worker`. It may die at any time, and takes nothing along.
+"""The worker process: `python -m gguf_imagegen.engine.worker`. It may die at any time.
 
 Commands come on stdin and events leave on what was stdout (frames of `gguf_imagegen.engine.wire`); whatever
 native code prints goes to stderr. Three threads: the main one computes, one reads, one writes. It dies with
@@ -19,18 +19,14 @@ from queue import SimpleQueue
 from typing import BinaryIO, Final
 
 from gguf_imagegen.engine import wire
-from gguf_imagegen.engine.phases import PhaseMachine, bare_names, is_out_of_memory
+from gguf_imagegen.engine.phases import LOG_ERROR, LOG_WARN, PhaseMachine, bare_names, is_out_of_memory
 from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec
 from gguf_imagegen.events import Done, EngineEvent, Failed, ImageMade, Loaded, Notice, Preview
 
-CRASH: Final = "CRASH: "
-ERROR: Final = "ERROR: "
-WARN: Final = "WARN: "
+NICENESS: Final = 5  # the HTTP process must answer while all cores compute
+PR_SET_PDEATHSIG: Final = 1
 DECODE_FAILED: Final = "decode_first_stage failed"
 PREVIEW_FAILED: Final = "preview decode failed"
-PR_SET_PDEATHSIG: Final = 1
-
-Send = Callable[[EngineEvent], None]
 
 
 def main() -> None:
@@ -45,21 +41,25 @@ def main() -> None:
         worker.run(commands.get())
 
 
-class Worker:
-    """Runs commands one after the other and hears what the engine says meanwhile."""
+class NullResult(Exception):
+    """The library returned nothing; why, only its log tells."""
 
-    def __init__(self, send: Send) -> None:
-        from gguf_imagegen.engine.sdcpp import NullResult, SdCpp
+
+class Worker:
+    """Runs commands one after the other, and is the `sdcpp.Handler` that hears what goes on meanwhile."""
+
+    def __init__(self, send: Callable[[EngineEvent], None]) -> None:
+        # Only now, with stdout out of the way: a native library may print while it is loaded.
+        from gguf_imagegen.engine.sdcpp import SdCpp
 
         self._send = send
         self._phases = PhaseMachine()
         self._previews = PreviewPlan()
         self._errors: list[str] = []
-        self._null_result = NullResult
         self._sdcpp = SdCpp(self)
 
     def run(self, command: wire.Command) -> None:
-        """Everything that goes wrong here becomes a `Failed`: the loop must go on."""
+        """Whatever goes wrong becomes a `Failed`, and the next command finds the worker ready."""
         self._errors.clear()
         try:
             match command:
@@ -67,60 +67,60 @@ class Worker:
                     self._load(model)
                 case wire.Generate(spec):
                     self._generate(spec)
+        except NullResult:
+            self._send(self._failure(command))
         except Exception as exc:
-            if not isinstance(exc, self._null_result):
-                self._note(f"{type(exc).__name__}: {exc}")
-            self._send(self._failure(loading=isinstance(command, wire.Load)))
+            self._note(f"{type(exc).__name__}: {exc}")
+            self._send(self._failure(command))
 
     def _load(self, model: ModelSpec) -> None:
-        from gguf_imagegen.engine.sdcpp import describe
-
         self._phases = PhaseMachine()
         began = time.monotonic()
-        self._sdcpp.load(model)
-        self._send(Loaded(time.monotonic() - began, self._phases.family, describe().backend))
+        if not self._sdcpp.load(model):
+            raise NullResult
+        self._send(Loaded(time.monotonic() - began, self._phases.family, self._sdcpp.backend))
 
     def _generate(self, spec: GenerateSpec) -> None:
         for index in range(spec.n):
             try:
                 self._make(spec, index)
-            except self._null_result:
+            except NullResult:
                 if spec.vae_tiling or not any(DECODE_FAILED in error for error in self._errors):
                     raise
-                self._send(Notice("Decoding the image failed, most likely for lack of memory: retrying in tiles."))
                 self._errors.clear()
+                self._send(
+                    Notice("Decoding the image failed, probably for lack of memory; trying again in tiles.")
+                )
                 spec = replace(spec, vae_tiling=True)
                 self._make(spec, index)
         self._send(Done())
 
     def _make(self, spec: GenerateSpec, index: int) -> None:
-        encodes = spec.init_image is not None or bool(spec.ref_images)
-        self._phases = PhaseMachine(index, encodes=encodes)
+        self._phases = PhaseMachine(index, encodes=bool(spec.init_image or spec.ref_images))
         self._previews = PreviewPlan(spec)
-        width, height, rgb = self._sdcpp.generate_one(spec, index)
+        image = self._sdcpp.generate_one(spec, index)
+        if image is None:
+            raise NullResult
+        width, height, rgb = image
         self._send(ImageMade(index, spec.seed + index, width, height, self._phases.timings(), rgb))
 
-    def _failure(self, *, loading: bool) -> Failed:
+    def _failure(self, command: wire.Command) -> Failed:
         message = _explain(self._errors)
-        if is_out_of_memory(" ".join(self._errors)):
+        if any(map(is_out_of_memory, self._errors)):
             return Failed("insufficient_memory", message)
-        return Failed("model_load_failed" if loading else "generation_failed", message)
+        return Failed("model_load_failed" if isinstance(command, wire.Load) else "generation_failed", message)
 
     def _note(self, error: str) -> None:
         error = bare_names(error)
         if PREVIEW_FAILED not in error:
             self._errors.append(error)
-        _print_line(ERROR + error)
-
-    # What follows is called in the middle of native code, where an exception would be lost: see `_quietly`.
+        _print_line(wire.ERROR + error)
 
     def on_log(self, level: int, text: str) -> None:
-        from gguf_imagegen.engine.sdcpp import LOG_ERROR, LOG_WARN
-
         if level >= LOG_ERROR:
             self._note(text)
         elif level == LOG_WARN:
-            _print_line(WARN + bare_names(text))
+            _print_line(wire.WARN + bare_names(text))
         for event in self._phases.log(text):
             self._send(event)
 
@@ -131,10 +131,91 @@ class Worker:
             self._sdcpp.arm_preview(self._previews.wants(step + 1))
 
     def on_preview(self, step: int, width: int, height: int, rgb: bytes) -> None:
-        # Two-stage samplers call their first half -step: nothing is done yet, no preview.
         index, steps = self._phases.index, self._phases.steps
-        if index is not None and self._previews.take(step):
+        if step == -steps:  # two-stage samplers call a first half -step; the last step has only this half
+            step = steps
+        if index is not None and step > 0:
+            self._previews.taken()
             self._send(Preview(index, step, steps, width, height, rgb))
 
     def on_abort(self, text: str) -> None:
-        _print_line(CRASH + bare_names(text))
+        _print_line(wire.CRASH + bare_names(text))
+
+
+class PreviewPlan:
+    """After which steps a preview is wanted: what is not wanted is not even decoded."""
+
+    def __init__(self, spec: GenerateSpec | None = None) -> None:
+        self.on = spec is not None and spec.preview != "none"
+        self._steps = spec.preview_steps if spec else ()
+        self._interval = spec.preview_interval if spec else 0.0
+        self._last = float("-inf")
+
+    def wants(self, step: int) -> bool:
+        if self._steps:
+            return step in self._steps
+        return time.monotonic() - self._last >= self._interval
+
+    def taken(self) -> None:
+        self._last = time.monotonic()
+
+
+def _explain(errors: list[str]) -> str:
+    """The last error says what failed, the first one mostly why."""
+    if not errors:
+        return "the engine gave no reason"
+    first, last = _without_source(errors[0]), _without_source(errors[-1])
+    return last if first == last else f"{last} ({first})"
+
+
+def _without_source(line: str) -> str:
+    """The engine's "file.cpp:12   - text" without the place in its source."""
+    _, separator, text = line.partition(" - ")
+    return text if separator else line
+
+
+def _private_stdout() -> int:
+    """A descriptor of the message pipe that nobody prints to; stdout becomes stderr."""
+    messages = os.dup(1)
+    os.dup2(2, 1)
+    return messages
+
+
+def _become_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends us
+    os.nice(NICENESS)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _read_commands(stdin: BinaryIO, commands: SimpleQueue[wire.Command]) -> None:
+    """Until the end of stdin, which ends the process at once, in the middle of whatever it computes."""
+    try:
+        while prefix := stdin.read(wire.PREFIX.size):
+            header_length, blob_length = wire.decode_prefix(prefix)
+            commands.put(wire.decode_command(stdin.read(header_length), stdin.read(blob_length)))
+    except Exception as exc:
+        _print_line(f"{wire.CRASH}unreadable command: {exc}")
+        os._exit(2)
+    os._exit(0)
+
+
+def _write_events(messages: int, events: SimpleQueue[EngineEvent]) -> None:
+    """For ever; without a reader the process has no purpose."""
+    try:
+        while True:
+            frame = memoryview(wire.encode(events.get()))
+            while frame:
+                frame = frame[os.write(messages, frame) :]
+    except Exception as exc:
+        _print_line(f"{wire.CRASH}unwritable event: {exc}")
+        os._exit(3)
+
+
+def _print_line(text: str) -> None:
+    """To stderr, past Python's buffers: the process may be about to abort."""
+    os.write(2, text.replace("\n", " ").encode(errors="replace") + b"\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -59,16 +59,7 @@ class Ended:
 
 
 JobEvent: TypeAlias = (
-    Queued
-    | Started
-    | Loading
-    | Loaded
-    | PhaseChanged
-    | Progress
-    | PreviewReady
-    | ImageReady
-    | Notice
-    | Ended
+    Queued | Started | Loading | Loaded | PhaseChanged | Progress | PreviewReady | ImageReady | Notice | Ended
 )
 
 
@@ -100,7 +91,7 @@ class Job:
                 await asyncio.wait_for(self._changed.wait(), timeout)
             except TimeoutError:
                 return False
-            except asyncio.TimeoutError:  # noqa: UP041 - not yet TimeoutError in Python 3.10
+            except asyncio.TimeoutError:
                 return False
         return True
 

@@ -1,4 +1,4 @@
-"""From a request and a catalog entry to the complete specification: the one place where defaults are filled in.
+"""From a request and a catalog entry to the complete specification: the one place that fills in defaults.
 
 Everything that would kill or corrupt the engine is refused or put right here (`docs/engine.md`).
 """
@@ -60,13 +60,16 @@ def plan(
         raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
     if request.background == "transparent":
         raise UnsupportedOperation(
-            f"background: {entry.id} cannot make transparent images; use 'opaque' or 'auto'", param="background"
+            f"background: {entry.id} cannot make transparent images; use 'opaque' or 'auto'",
+            param="background",
         )
     n = request.n or 1
     if n > settings.max_images:
         raise InvalidRequest(f"n: at most {settings.max_images} images in one request", param="n")
 
-    inputs = [images.decode(data, max_pixels=settings.max_input_pixels, param="image") for data in request.image]
+    inputs = [
+        images.decode(data, max_pixels=settings.max_input_pixels, param="image") for data in request.image
+    ]
     width, height = _size(request, entry, settings, inputs)
     aligned = _align(width, entry.traits.multiple), _align(height, entry.traits.multiple)
     edit = _edit_inputs(request, entry, settings, operation, inputs, (width, height), aligned)
@@ -236,7 +239,9 @@ def _edit_inputs(
         )
     picture = inputs[0]
     masking = (
-        images.decode(request.mask, max_pixels=settings.max_input_pixels, param="mask") if request.mask else None
+        images.decode(request.mask, max_pixels=settings.max_input_pixels, param="mask")
+        if request.mask
+        else None
     )
     mask = images.mask_from(masking, picture, size)
     original = images.to_raw(images.fit(images.flatten(picture), *size))
@@ -290,7 +295,8 @@ def _steps(request: ImageRequest, entry: Entry, settings: Settings) -> int:
 def _check_schedule(schedule: str, steps: int, entry: Entry) -> None:
     if schedule == "ays" and not entry.traits.ays:
         raise UnsupportedOperation(
-            f"schedule: 'ays' is defined for SD 1.x and SDXL only, {entry.id} is {entry.family}", param="schedule"
+            f"schedule: 'ays' is defined for SD 1.x and SDXL only, {entry.id} is {entry.family}",
+            param="schedule",
         )
     if steps < 2 and schedule in ("gits", "karras", "exponential"):
         raise InvalidRequest(f"steps: schedule {schedule!r} needs at least 2 steps", param="steps")

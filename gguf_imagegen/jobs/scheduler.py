@@ -182,7 +182,7 @@ class Scheduler:
         idle = self._keep_alive if self.resident.present and self._keep_alive >= 0 else None
         try:
             await asyncio.wait_for(self._wake.wait(), idle)
-        except asyncio.TimeoutError:  # noqa: UP041 - not yet TimeoutError in Python 3.10
+        except asyncio.TimeoutError:
             return False
         return True
 

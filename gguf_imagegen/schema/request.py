@@ -149,9 +149,7 @@ class ImageRequest(_Lenient):
     steps: int | None = _option(
         "steps", "sample_steps", "sampling_steps", "num_inference_steps", "step", default=None, ge=1
     )
-    cfg_scale: Finite | None = _option(
-        "cfg_scale", "true_cfg_scale", "txt_cfg", default=None, ge=0, le=100
-    )
+    cfg_scale: Finite | None = _option("cfg_scale", "true_cfg_scale", "txt_cfg", default=None, ge=0, le=100)
     guidance: Finite | None = _option(
         "guidance", "distilled_guidance", "distilled_cfg_scale", default=None, ge=0, le=100
     )
@@ -231,7 +229,7 @@ def _translate(exc: ValidationError) -> InvalidRequest:
 
 def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
     """The request data of multipart parts: `image[]` and `image[0]` become a list, `stream_options_x`
-    and `stream_options[x]` an object, `lora[0][id]` a list of objects. Values stay text: the model parses them.
+    and `stream_options[x]` an object, `lora[0][id]` a list of objects. Values stay text.
     """
     data: dict[str, Any] = {}
     for name, value in parts:

@@ -1,0 +1,143 @@
+"""The command line: serve, generate, models, doctor, make-test-model."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gguf_imagegen import __version__
+from gguf_imagegen.catalog.catalog import CatalogError, load_catalog
+from gguf_imagegen.errors import ImagegenError
+from gguf_imagegen.flags import with_settings
+from gguf_imagegen.settings import Settings
+
+MODEL_FLAGS = ("model", "component", "models_dir", "catalog")
+ENGINE_FLAGS = (
+    "lora_dir", "threads", "flash_attention", "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng",
+    "load_timeout",
+)  # fmt: skip
+
+app = typer.Typer(
+    name="gguf-imagegen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    """Images from GGUF diffusion models, on this machine, every step visible."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command("serve")
+@with_settings()
+def serve(settings: Settings) -> int:
+    """Serve the HTTP API."""
+    from gguf_imagegen.server import run_server
+
+    return run_server(settings)
+
+
+@app.command("generate")
+@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS)
+def generate(
+    settings: Settings,
+    prompt: Annotated[str, typer.Argument(help="what the picture shows")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="file to write")] = Path("out.png"),
+    negative_prompt: Annotated[str, typer.Option(help="what it must not show")] = "",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT or auto")] = "auto",
+    steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed; random if none is given")] = None,
+    n: Annotated[int, typer.Option("-n", "--n", help="number of images")] = 1,
+    sampler: Annotated[str | None, typer.Option(help="sampler, e.g. euler_a")] = None,
+    schedule: Annotated[str | None, typer.Option(help="schedule, e.g. karras")] = None,
+    cfg_scale: Annotated[float | None, typer.Option(help="classifier-free guidance")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="image to start from", exists=True, dir_okay=False)
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="white = repaint", exists=True, dir_okay=False)] = None,
+    strength: Annotated[float | None, typer.Option(help="how much of the image is changed, 0 to 1")] = None,
+) -> int:
+    """Make a picture and write it to a file, without a server."""
+    from gguf_imagegen import oneshot
+
+    output_format = {"jpg": "jpeg"}.get(output.suffix[1:].lower(), output.suffix[1:].lower() or "png")
+    fields: dict[str, object] = {
+        "prompt": prompt, "negative_prompt": negative_prompt, "size": size, "steps": steps, "seed": seed,
+        "n": n, "sampler": sampler, "schedule": schedule, "cfg_scale": cfg_scale, "strength": strength,
+        "output_format": output_format,
+        "image": [image.read_bytes()] if image else [],
+        "mask": mask.read_bytes() if mask else None,
+    }  # fmt: skip
+    given = {name: value for name, value in fields.items() if value is not None}
+    bar = oneshot.progress_bar()
+    with bar:
+        paths = asyncio.run(oneshot.generate(settings, given, output, bar))
+    for path in paths:
+        print(path)
+    return 0
+
+
+@app.command("models")
+@with_settings("models_dir", "catalog")
+def models(settings: Settings) -> int:
+    """List the models of the catalog."""
+    catalog = load_catalog(settings.models_dir.expanduser(), settings.catalog)
+    table = Table("id", "family", "on disk", "size", "steps", "licence", "description")
+    for entry in catalog.entries:
+        size = "x".join(map(str, entry.defaults.size))
+        here = "yes" if catalog.on_disk(entry) else "no"
+        table.add_row(
+            entry.id, entry.family, here, size, str(entry.defaults.steps), entry.licence, entry.description
+        )
+    Console().print(table)
+    return 0
+
+
+@app.command("doctor")
+@with_settings("models_dir", "catalog", "threads")
+def doctor(settings: Settings) -> int:
+    """Say what this machine has and lacks; exit code 1 if pictures cannot be made."""
+    from gguf_imagegen.doctor import examine
+
+    findings = examine(settings)
+    for finding in findings:
+        mark = {True: "ok", False: "FAULT", None: "-"}[finding.ok]
+        print(f"{mark:5} {finding.name:14} {finding.words}")
+    return int(any(finding.ok is False for finding in findings))
+
+
+@app.command("make-test-model")
+def make_test_model(
+    folder: Annotated[Path, typer.Argument(help="where the two files go")],
+    size: Annotated[str, typer.Option(help="small (quick) or medium (25 MB, as in the bench)")] = "small",
+) -> None:
+    """Write a tiny model with random weights: it makes noise, for trying the API."""
+    from gguf_imagegen.testmodel import write_test_model
+
+    if size not in ("small", "medium"):
+        raise typer.BadParameter("--size is small or medium")
+    folder.mkdir(parents=True, exist_ok=True)
+    medium = {"hidden": 256, "single_blocks": 5}
+    for path in write_test_model(folder, **(medium if size == "medium" else {})).values():
+        print(path)
+
+
+def main() -> None:
+    """Entry point: errors become one line and an exit code, never a traceback."""
+    logging.captureWarnings(True)
+    try:
+        app()
+    except (ImagegenError, CatalogError) as exc:
+        print(f"gguf-imagegen: {exc}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,84 @@
+"""Command-line options made from `Settings`: each field is a flag and an environment variable, said once."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from gguf_imagegen.settings import Settings
+
+Command = Callable[..., int]
+
+
+def with_settings(*names: str) -> Callable[[Command], Callable[..., None]]:
+    """Give a command `settings` made of these fields' flags (all when none is named), and an exit code."""
+    fields = {name: Settings.model_fields[name] for name in names or Settings.model_fields}
+
+    def decorate(command: Command) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            given = {name: values.pop(name) for name in fields}
+            settings = settings_from({name: value for name, value in given.items() if value is not None})
+            raise typer.Exit(command(settings=settings, **values))
+
+        own = [
+            p
+            for name, p in inspect.signature(command, eval_str=True).parameters.items()
+            if name != "settings"
+        ]
+        options = [_parameter(name, field) for name, field in fields.items()]
+        run.__signature__ = inspect.Signature([*own, *options])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+        del run.__wrapped__
+        return run
+
+    return decorate
+
+
+def settings_from(given: dict[str, Any]) -> Settings:
+    """Settings of flags over environment; a wrong value ends the program with words."""
+    try:
+        return Settings(**given)
+    except ValidationError as exc:
+        fault = exc.errors(include_url=False, include_input=False)[0]
+        field = str(fault["loc"][0]) if fault["loc"] else ""
+        flag = f"--{field.replace('_', '-')} (or {env_name(field)}): " if field else ""
+        raise typer.BadParameter(flag + fault["msg"].removeprefix("Value error, ")) from exc
+
+
+def env_name(field: str) -> str:
+    return f"GGUF_IMAGEGEN_{field.upper()}"
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    default = "" if field.default in (PydanticUndefined, None, ()) else f" [default: {field.default}]"
+    flag = f"--{name.replace('_', '-')}"
+    option = typer.Option(
+        f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag,
+        help=f"{field.description}{default} [env: {env_name(name)}]",
+        show_default=False,
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[_flag_type(field.annotation) | None, option],
+    )
+
+
+def _flag_type(annotation: Any) -> type:
+    """What the shell gives; tuples are comma-separated text, choices are checked by Settings."""
+    if get_origin(annotation) is UnionType:
+        annotation = next(arg for arg in get_args(annotation) if arg is not type(None))
+    if get_origin(annotation) in (Literal, tuple):
+        return str
+    return annotation if annotation in (int, float, bool, Path) else str

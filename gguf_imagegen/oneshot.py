@@ -1,0 +1,86 @@
+"""One picture from the command line: the same plan, queue and engine as the server, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gguf_imagegen import events
+from gguf_imagegen.engine.cores import usable_cores
+from gguf_imagegen.engine.process import EngineProcess
+from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.jobs.job import ImageReady, Job
+from gguf_imagegen.jobs.plan import plan
+from gguf_imagegen.jobs.resident import Resident
+from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.server import choose_models
+from gguf_imagegen.settings import Settings
+
+
+async def generate(settings: Settings, fields: dict[str, object], output: Path, bar: Progress) -> list[Path]:
+    """Make the images that `fields` ask for and write them; paths of the files written."""
+    catalog, default = choose_models(settings)
+    if default is None:
+        raise InvalidRequest("model: name one with --model; `gguf-imagegen models` lists them")
+    request, warnings = parse_request(fields)
+    entry = catalog.get(default)
+    todo = plan(request, entry, settings, "edit" if request.image else "generation", warnings)
+    resident = Resident(
+        catalog,
+        settings,
+        lambda: EngineProcess(stall_timeout=settings.load_timeout),
+        settings.threads or usable_cores(),
+    )
+    results = ResultStore(None, settings.job_ttl)
+    scheduler = Scheduler(settings, resident, results, lambda job, event: None)
+    runner = asyncio.create_task(scheduler.run())
+    try:
+        job = scheduler.submit(todo)
+        await _follow(job, bar)
+        if job.error is not None:
+            raise job.error
+        return _write(job, results.get, output)
+    finally:
+        runner.cancel()
+        await asyncio.gather(runner, return_exceptions=True)
+        results.close()
+
+
+async def _follow(job: Job, bar: Progress) -> None:
+    task = bar.add_task("loading", total=None)
+    seen = 0
+    while await job.more_than(seen):
+        event = job.events[seen]
+        seen += 1
+        match event:
+            case events.Loading(done=done, total=total):
+                bar.update(task, description="loading", completed=done, total=total or None)
+            case events.PhaseChanged(index=index, phase=phase):
+                number = f" {index + 1}/{job.plan.spec.n}" if job.plan.spec.n > 1 else ""
+                bar.update(task, description=phase + number)
+            case events.Progress(phase="sampling" | "hires", step=step, steps=steps):
+                bar.update(task, completed=step, total=steps)
+            case ImageReady(seed=seed):
+                bar.console.print(f"seed {seed}", highlight=False)
+
+
+def _write(job: Job, read: Callable[[str], bytes], output: Path) -> list[Path]:
+    """`out.png`, or `out-0.png`, `out-1.png`, … when there are several."""
+    paths = []
+    for image in job.images:
+        path = output if len(job.images) == 1 else output.with_stem(f"{output.stem}-{image.index}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(read(image.name))
+        paths.append(path)
+    return paths
+
+
+def progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )

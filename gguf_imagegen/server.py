@@ -1,0 +1,128 @@
+"""Running the server: the socket, the banner, progress while the model loads, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from aiohttp import web
+from rich.console import Console
+
+from gguf_imagegen.api.app import make_app
+from gguf_imagegen.api.keys import DEFAULT_MODEL, SCHEDULER
+from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
+from gguf_imagegen.engine.protocol import Role
+from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.settings import Settings, is_loopback
+
+log = logging.getLogger(__name__)
+ROLES: tuple[Role, ...] = (
+    "model", "diffusion", "clip_l", "clip_g", "clip_vision", "t5xxl", "llm", "llm_vision", "vae", "taesd",
+    "control_net", "upscaler",
+)  # fmt: skip
+LAST_FRAMES = 5.0
+"""Seconds that open answers get to write their last bytes."""
+
+
+def choose_models(settings: Settings) -> tuple[Catalog, str | None]:
+    """The catalog and the id of the default model: the one asked for, else the only one on disk."""
+    catalog = load_catalog(settings.models_dir.expanduser(), settings.catalog)
+    if settings.model is None:
+        here = [entry.id for entry in catalog.entries if catalog.on_disk(entry)]
+        return catalog, here[0] if len(here) == 1 else None
+    path = Path(settings.model).expanduser()
+    if path.suffix in MODEL_SUFFIXES:
+        catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
+        return catalog, entry.id
+    entry = catalog.get(settings.model)
+    catalog.checked_files(entry)
+    return catalog, entry.id
+
+
+def _components(words: tuple[str, ...]) -> dict[Role, Path]:
+    given: dict[Role, Path] = {}
+    for word in words:
+        name, _, file = word.partition("=")
+        role = next((role for role in ROLES if role == name), None)
+        if role is None or not file:
+            raise InvalidRequest(f"component: {word!r} is not ROLE=FILE with a role of {', '.join(ROLES)}")
+        given[role] = Path(file).expanduser()
+    return given
+
+
+async def serve(settings: Settings, console: Console) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    catalog, default = choose_models(settings)
+    app = make_app(settings, catalog, default)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=LAST_FRAMES, keepalive_timeout=75
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port)
+        try:
+            await site.start()
+        except OSError as exc:
+            console.print(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}", style="red")
+            return 1
+        stop = _stop_on_signals()
+        _banner(console, settings, runner, default)
+        loading = asyncio.create_task(_tell_loading(app, console))
+        await stop.wait()
+        loading.cancel()
+        await app[SCHEDULER].drain(settings.grace)
+    finally:
+        await runner.cleanup()
+    return 0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    return stop
+
+
+def _banner(console: Console, settings: Settings, runner: web.AppRunner, default: str | None) -> None:
+    port = runner.addresses[0][1]
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base = settings.public_url or f"http://{host}:{port}"
+    console.print(
+        f"gguf-imagegen serves [bold]{default or 'no default model'}[/] at {base}/v1", highlight=False
+    )
+    if settings.api_key:
+        console.print("  a key is needed")
+    elif not is_loopback(settings.host):
+        console.print("  without a key, open to everybody who can reach this address", style="yellow")
+
+
+async def _tell_loading(app: web.Application, console: Console) -> None:
+    """A status line while the default model loads; one line when it is ready or has failed."""
+    resident, default = app[SCHEDULER].resident, app[DEFAULT_MODEL]
+    if not default:
+        return
+    with console.status(f"loading {default}") as status:
+        while resident.entry is None and resident.error is None:
+            if resident.loading is not None and resident.loading.total:
+                what = resident.loading
+                status.update(f"loading {what.what}: {what.done}/{what.total} tensors")
+            await asyncio.sleep(0.05)
+    if resident.error is not None:
+        console.print(f"  {default} could not be loaded: {resident.error}", style="red", highlight=False)
+    else:
+        console.print(f"  ready on {resident.backend}", highlight=False)
+
+
+def run_server(settings: Settings) -> int:
+    console = Console(stderr=True)
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
+    )
+    if sys.platform == "win32":
+        return asyncio.run(serve(settings, console))
+    import uvloop
+
+    return int(uvloop.run(serve(settings, console)))

@@ -1,0 +1,173 @@
+"""What all tests share: a tiny real model, a real server process on it, and servers made to measure."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+from aiohttp import web
+
+from gguf_imagegen.api.app import make_app
+from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.engine.protocol import Engine
+from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.server import choose_models
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.testmodel import write_test_model
+
+DEADLINE = 60.0
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with the tiny random model in it."""
+    folder = tmp_path_factory.mktemp("models")
+    write_test_model(folder)
+    return folder
+
+
+class ServerProcess:
+    """`gguf-imagegen serve` as a user runs it, on a free port."""
+
+    def __init__(self, model_dir: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+        command = [
+            sys.executable, "-m", "gguf_imagegen", "serve", "--port", "0", "--model", "tiny-random",
+            "--models-dir", str(model_dir), *flags,
+        ]  # fmt: skip
+        self.process = subprocess.Popen(
+            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200", **(env or {})}
+        )
+        self.lines: list[str] = []
+        self.url = self._read_url()
+        os.set_blocking(self._stderr, False)
+
+    @property
+    def _stderr(self) -> int:
+        assert self.process.stderr is not None
+        return self.process.stderr.fileno()
+
+    def _read_url(self) -> str:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if match := re.search(r"(http://\S+)/v1", line):
+                return match[1]
+        raise AssertionError(f"the server did not start: {self.lines}")
+
+    def log(self) -> str:
+        """Everything written to stderr so far."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._stderr, 1 << 16):
+                self.lines.append(data.decode())
+        return "".join(self.lines)
+
+    def worker(self) -> psutil.Process | None:
+        """The engine's process, if there is one."""
+        children = psutil.Process(self.process.pid).children()
+        return next((c for c in children if "gguf_imagegen.engine.worker" in " ".join(c.cmdline())), None)
+
+    def wait_until_ready(self) -> None:
+        import json
+        import urllib.error
+        import urllib.request
+
+        deadline = time.monotonic() + DEADLINE
+        while time.monotonic() < deadline:
+            with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+                    if json.load(answer)["loaded"]:
+                        return
+            time.sleep(0.02)
+        raise AssertionError(f"not ready: {self.log()}")
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(DEADLINE)
+        finally:
+            self.process.kill()
+            assert self.process.stderr is not None
+            self.process.stderr.close()
+
+
+@pytest.fixture(scope="session")
+def server(model_dir: Path) -> Iterator[ServerProcess]:
+    """One server process for all tests that leave it as they found it."""
+    process = ServerProcess(model_dir, "--grace", "1")
+    process.wait_until_ready()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def serve(model_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Start server processes of one's own: `serve("--max-queue", "2")`."""
+    started: list[ServerProcess] = []
+
+    def start(*flags: str, env: dict[str, str] | None = None) -> ServerProcess:
+        process = ServerProcess(model_dir, *flags, env=env)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.process.poll() is None:
+            process.stop()
+
+
+class App:
+    """A server inside the test's own process, for a look behind the HTTP."""
+
+    def __init__(self, url: str, app: web.Application, session: aiohttp.ClientSession) -> None:
+        self.url = url
+        self.app = app
+        self.session = session
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self.app[SCHEDULER]
+
+    async def post(self, path: str, **body: Any) -> tuple[int, Any]:
+        async with self.session.post(self.url + path, json=body) as answer:
+            return answer.status, await answer.json()
+
+    async def get(self, path: str, **headers: str) -> tuple[int, Any]:
+        async with self.session.get(self.url + path, headers=headers) as answer:
+            return answer.status, await answer.json()
+
+
+RunningApp = Callable[..., AbstractAsyncContextManager[App]]
+
+
+@pytest.fixture
+def running(model_dir: Path) -> RunningApp:
+    """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave."""
+
+    @contextlib.asynccontextmanager
+    async def run(*, engine: Callable[[], Engine] | None = None, **settings: Any) -> AsyncIterator[App]:
+        values = {"models_dir": model_dir, "model": "tiny-random", **settings}
+        chosen = Settings(**values)
+        catalog, default = choose_models(chosen)
+        app = make_app(chosen, catalog, default, engine)
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            async with aiohttp.ClientSession() as session:
+                yield App(f"http://127.0.0.1:{runner.addresses[0][1]}", app, session)
+        finally:
+            await runner.cleanup()
+
+    return run
