@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -79,14 +82,11 @@ class ServerProcess:
         return next((c for c in children if "gguf_imagegen.engine.worker" in " ".join(c.cmdline())), None)
 
     def wait_until_ready(self) -> None:
-        import json
-        import urllib.error
-        import urllib.request
-
         deadline = time.monotonic() + DEADLINE
         while time.monotonic() < deadline:
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
-                with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+                answer = urllib.request.urlopen(f"{self.url}/health", timeout=5)
+                with answer:
                     if json.load(answer)["loaded"]:
                         return
             time.sleep(0.02)

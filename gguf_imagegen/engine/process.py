@@ -148,6 +148,8 @@ class EngineProcess:
                 if life == before:
                     raise await self._crashed(f"no sign of life for {self._stall_timeout:g} s") from None
                 continue
+            if event is None and self._closing is not None:
+                raise WorkerCrashed("The engine was closed.")
             if event is None:
                 raise await self._crashed(None)
             return event
@@ -182,8 +184,15 @@ class EngineProcess:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._end_events()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(_drain(process), EXIT_TIMEOUT)
+
+    def _end_events(self) -> None:
+        """Whoever still waits for an event must not wait for ever."""
+        while not self._events.empty():
+            self._events.get_nowait()
+        self._events.put_nowait(None)
 
     async def _read_events(self, process: Process) -> None:
         """Frames from the worker into the queue, then None; a full queue holds up the worker's writer."""

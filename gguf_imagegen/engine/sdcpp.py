@@ -239,9 +239,9 @@ def generation_params(spec: GenerateSpec, index: int, *, upscaler: str | None) -
 
 
 def _set_sampling(sampling: Any, spec: GenerateSpec) -> None:
-    sampling.sample_method = SAMPLERS.index(spec.sampler)
+    sampling.sample_method = _number(SAMPLERS, spec.sampler, "sampler")
     if spec.schedule != "default":
-        sampling.scheduler = SCHEDULES.index(spec.schedule)
+        sampling.scheduler = _number(SCHEDULES, spec.schedule, "schedule")
     sampling.sample_steps = spec.steps
     sampling.eta = math.inf if spec.eta is None else spec.eta
     if spec.flow_shift is not None:
@@ -301,11 +301,17 @@ def _set_hires(target: Any, hires: Hires | None, upscaler: str | None) -> None:
     if hires is None:
         return
     target.enabled = True
-    target.upscaler = HIRES_UPSCALERS.index(_snake(hires.upscaler))
+    target.upscaler = _number(HIRES_UPSCALERS, _snake(hires.upscaler), "hires upscaler")
     target.model_path = upscaler.encode() if upscaler else None
     target.target_width, target.target_height = hires.width, hires.height
     target.steps = hires.steps
     target.denoising_strength = hires.denoising_strength
+
+
+def _number(names: tuple[str, ...], name: str, what: str) -> int:
+    if name not in names:
+        raise ValueError(f"there is no {what} {name!r}")
+    return names.index(name)
 
 
 def _snake(name: str) -> str:

@@ -210,7 +210,7 @@ async def test_tiles_are_progress_of_decoding(engine: EngineProcess) -> None:
 
 
 async def test_a_refused_request_leaves_the_engine_alive(engine: EngineProcess) -> None:
-    with pytest.raises(GenerationFailed, match="unknown-sampler"):
+    with pytest.raises(GenerationFailed, match="no sampler 'unknown-sampler'"):
         await all_of(engine.generate(replace(SPEC, sampler="unknown-sampler")))
     assert engine.alive
     assert await images(engine, SPEC)
