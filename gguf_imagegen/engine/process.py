@@ -102,6 +102,8 @@ class EngineProcess:
             asyncio.create_task(self._read_events(self._process)),
             asyncio.create_task(self._read_log(self._process)),
         ]
+        if self._closing is not None:  # closed while it was being started
+            await self._close()
 
     async def _run(self, command: wire.Command) -> AsyncIterator[EngineEvent]:
         """The events of one command; `Done` ends it and is not passed on."""

@@ -27,6 +27,7 @@ NICENESS: Final = 5  # the HTTP process must answer while all cores compute
 PR_SET_PDEATHSIG: Final = 1
 DECODE_FAILED: Final = "decode_first_stage failed"
 PREVIEW_FAILED: Final = "preview decode failed"
+LEFT_OUT: Final = ("load lora tensors from", "disabling hires", "No latent to RGB projection")
 
 
 def main() -> None:
@@ -56,11 +57,13 @@ class Worker:
         self._phases = PhaseMachine()
         self._previews = PreviewPlan()
         self._errors: list[str] = []
+        self._notices: list[Notice] = []
         self._sdcpp = SdCpp(self)
 
     def run(self, command: wire.Command) -> None:
         """Whatever goes wrong becomes a `Failed`, and the next command finds the worker ready."""
         self._errors.clear()
+        self._notices.clear()
         try:
             match command:
                 case wire.Load(model):
@@ -116,11 +119,19 @@ class Worker:
             self._errors.append(error)
         _print_line(wire.ERROR + error)
 
+    def _warn(self, warning: str) -> None:
+        """The engine goes on without what it could not do; the user is told once."""
+        _print_line(wire.WARN + warning)
+        notice = Notice(f"The engine says: {warning}.")
+        if notice not in self._notices and any(words in warning for words in LEFT_OUT):
+            self._notices.append(notice)
+            self._send(notice)
+
     def on_log(self, level: int, text: str) -> None:
         if level >= LOG_ERROR:
             self._note(text)
         elif level == LOG_WARN:
-            _print_line(wire.WARN + bare_names(text))
+            self._warn(_without_source(bare_names(text)))
         for event in self._phases.log(text):
             self._send(event)
 

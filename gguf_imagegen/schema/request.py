@@ -90,7 +90,7 @@ def _option(*names: str, **kwargs: Any) -> Any:
 
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Upload = Annotated[bytes, BeforeValidator(_image), Field(repr=False)]
+Upload = Annotated[bytes, BeforeValidator(_image)]
 Sampler = Annotated[str, _known(SAMPLERS, "sampler")]
 Schedule = Annotated[str, _known(SCHEDULES, "schedule")]
 
