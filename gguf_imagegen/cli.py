@@ -25,7 +25,11 @@ ENGINE_FLAGS = (
 )  # fmt: skip
 
 app = typer.Typer(
-    name="gguf-imagegen", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+    name="gguf-imagegen",
+    context_settings={"auto_envvar_prefix": "GGUF_IMAGEGEN"},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
 )
 
 
@@ -138,6 +142,6 @@ def main() -> None:
     logging.captureWarnings(True)
     try:
         app()
-    except (ImagegenError, CatalogError) as exc:
+    except (ImagegenError, CatalogError, OSError) as exc:
         print(f"gguf-imagegen: {exc}", file=sys.stderr)
         sys.exit(1)

@@ -10,7 +10,7 @@
     ├── QueueFull (429)
     ├── Cancelled (499)
     ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InsufficientMemory (500)
-    └── ModelLoading, ShuttingDown (503)
+    └── ShuttingDown (503)
 
 An error says what was wrong, where, and what to do. No message carries a local path or a secret.
 """
@@ -167,12 +167,6 @@ class ModelLoadFailed(ImagegenError):
 class InsufficientMemory(ImagegenError):
     status = 507
     code = "insufficient_memory"
-
-
-class ModelLoading(ImagegenError):
-    status = 503
-    code = "model_loading"
-    should_retry = True
 
 
 class ShuttingDown(ImagegenError):

@@ -13,6 +13,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
+from rich.markup import escape
 
 from gguf_imagegen.settings import Settings
 
@@ -64,7 +65,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag,
-        help=f"{field.description}{default} [env: {env_name(name)}]",
+        help=escape(f"{field.description}{default} [env: {env_name(name)}]"),
         show_default=False,
     )
     return inspect.Parameter(

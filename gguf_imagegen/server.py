@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import uvloop
 from aiohttp import web
 from rich.console import Console
 
@@ -121,8 +122,4 @@ def run_server(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    if sys.platform == "win32":
-        return asyncio.run(serve(settings, console))
-    import uvloop
-
-    return int(uvloop.run(serve(settings, console)))
+    return uvloop.run(serve(settings, console))

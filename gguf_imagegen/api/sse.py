@@ -78,7 +78,9 @@ class LlamaBoxEncoder:
         match event:
             case Queued():
                 return comment(queue_words(event))
-            case PreviewReady() if self._options.preview and not self._options.chunk_results:
+            case PreviewReady(data=data) if (
+                data and self._options.preview and not self._options.chunk_results
+            ):
                 return self._chunk({**self._progress.item(event.index), "b64_json": b64(event.data)})
             case ImageReady():
                 return self._image(event)
@@ -128,7 +130,7 @@ class OpenAIEncoder:
                 return comment(f"loading {event.done}/{event.total}")
             case PhaseChanged():
                 return comment(f"phase {event.phase}")
-            case PreviewReady() if event.step in self._job.plan.partial_steps:
+            case PreviewReady(data=data) if data and event.step in self._job.plan.partial_steps:
                 body = partial(self._job, event, self._partials.next(event.index))
                 return frame(body, event=body["type"])
             case ImageReady():
@@ -161,7 +163,7 @@ class BothEncoder:
         id = index if self._ids else None
         prefix = openai_prefix(self._job)
         match event:
-            case PreviewReady():
+            case PreviewReady(data=data) if data:
                 body = partial(self._job, event, self._partials.next(event.index))
                 item = {**self._progress.item(event.index), "b64_json": body["b64_json"]}
             case ImageReady():

@@ -34,6 +34,8 @@ def family_of(header: Header) -> str | None:
     def has(part: str) -> bool:
         return any(part in name for name in names)
 
+    if has(f"{DIFFUSION}nerf_final_layer_conv."):
+        return "chroma-radiance"
     if has(f"{DIFFUSION}joint_blocks."):
         return "sd3"
     if has(f"{DIFFUSION}transformer_blocks.0.img_mod.1.weight"):
@@ -66,10 +68,13 @@ def _flux_kind(header: Header, names: Mapping[str, str]) -> str:
     if any("distilled_guidance_layer" in name for name in names):
         return "chroma"
     first = names.get(f"{DIFFUSION}img_in.weight")
-    return "flux-fill" if first and header.tensors[first].shape[-1] == 384 else "flux"
+    channels = header.tensors[first].shape[-1] if first else 64
+    return {384: "flux-fill", 128: "flux-controls", 196: "flex-2"}.get(channels, "flux")
 
 
 def _unet_kind(header: Header, names: Mapping[str, str]) -> str:
+    if any(f"{DIFFUSION}input_blocks.8.0.time_mixer.mix_factor" in name for name in names):
+        return "svd"
     first = next(
         (names[n] for n in (f"{DIFFUSION}input_blocks.0.0.weight", "unet.conv_in.weight") if n in names), None
     )

@@ -34,17 +34,18 @@ _SDXL = Traits(
 )
 _FLOW = {"size": "1024x1024", "sampler": "euler", "cfg_scale": 1.0}
 _FLUX = Traits(16, distilled_guidance=True, defaults={**_FLOW, "steps": 20})
+_WHOLE = {"strength": 1.0}  # inpainting models repaint the mask from pure noise
 
 _FAMILIES: Mapping[str, Traits] = {
     "sd1": _SD,
-    "sd1-inpaint": Traits(64, "inpaint", ays=True, defaults=_SD.defaults),
+    "sd1-inpaint": Traits(64, "inpaint", ays=True, defaults={**_SD.defaults, **_WHOLE}),
     "sd2": Traits(64, defaults=_SD.defaults),
-    "sd2-inpaint": Traits(64, "inpaint", defaults=_SD.defaults),
+    "sd2-inpaint": Traits(64, "inpaint", defaults={**_SD.defaults, **_WHOLE}),
     "sdxl": _SDXL,
-    "sdxl-inpaint": Traits(64, "inpaint", ays=True, defaults=_SDXL.defaults),
+    "sdxl-inpaint": Traits(64, "inpaint", ays=True, defaults={**_SDXL.defaults, **_WHOLE}),
     "sd3": Traits(16, max_side=3072, defaults={**_FLOW, "steps": 28, "cfg_scale": 4.5}),
     "flux": _FLUX,
-    "flux-fill": Traits(16, "inpaint", distilled_guidance=True, defaults=_FLUX.defaults),
+    "flux-fill": Traits(16, "inpaint", distilled_guidance=True, defaults={**_FLUX.defaults, **_WHOLE}),
     "flux2": Traits(16, "reference", distilled_guidance=True, defaults={**_FLOW, "steps": 4}),
     "chroma": Traits(16, defaults={**_FLOW, "steps": 26, "cfg_scale": 4.0}),
     "ovis-image": Traits(16, defaults={**_FLOW, "steps": 20, "cfg_scale": 5.0}),

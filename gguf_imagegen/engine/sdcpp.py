@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import stable_diffusion_cpp.stable_diffusion_cpp as low
 
+from gguf_imagegen.engine.abi import layout_faults, name_faults
 from gguf_imagegen.engine.protocol import (
     GenerateSpec,
     Hires,
@@ -167,16 +168,13 @@ def describe() -> Build:
 
 
 def self_test() -> list[str]:
-    """What does not fit between the binding's structs and the library; empty when all is well.
-
-    Each `*_init` zeroes its whole C struct: in a buffer of 0xAA the end of the struct can be seen.
-    """
+    """What does not fit between the binding's structs and the library; empty when all is well."""
     return [
-        *_layout(low.sd_ctx_params_t, low._lib.sd_ctx_params_init, {
+        *layout_faults(low.sd_ctx_params_t, low._lib.sd_ctx_params_init, {
             "vae_decode_only": True, "free_params_immediately": True, "wtype": 41, "rng_type": 1,
             "sampler_rng_type": 3, "prediction": 6, "chroma_use_dit_mask": True, "chroma_t5_mask_pad": 1,
         }),
-        *_layout(low.sd_img_gen_params_t, low._lib.sd_img_gen_params_init, {
+        *layout_faults(low.sd_img_gen_params_t, low._lib.sd_img_gen_params_init, {
             "clip_skip": -1, "width": 512, "height": 512, "sample_params.sample_steps": 20,
             "sample_params.guidance.txt_cfg": 7.0, "sample_params.guidance.img_cfg": math.inf,
             "sample_params.guidance.distilled_guidance": 3.5, "sample_params.eta": math.inf,
@@ -185,11 +183,11 @@ def self_test() -> list[str]:
             "cache.max_cached_steps": -1, "hires.upscaler": 1, "hires.scale": 2.0,
             "hires.upscale_tile_size": 128,
         }),
-        *_names(SAMPLERS, low._lib.sd_sample_method_name),
-        *_names(SCHEDULES, low._lib.sd_scheduler_name),
-        *_names(HIRES_UPSCALERS, low._lib.sd_hires_upscaler_name),
-        *_names(PREVIEWS, low._lib.sd_preview_name),
-        *_names(RNGS, low._lib.sd_rng_type_name),
+        *name_faults(SAMPLERS, low._lib.sd_sample_method_name),
+        *name_faults(SCHEDULES, low._lib.sd_scheduler_name),
+        *name_faults(HIRES_UPSCALERS, low._lib.sd_hires_upscaler_name),
+        *name_faults(PREVIEWS, low._lib.sd_preview_name),
+        *name_faults(RNGS, low._lib.sd_rng_type_name),
     ]  # fmt: skip
 
 
@@ -392,32 +390,3 @@ def _default_backend(devices: tuple[Device, ...]) -> str:
             if device.kind == kind:
                 return device.name
     return "CPU"
-
-
-def _layout(kind: Any, init: Any, defaults: Mapping[str, object]) -> Iterable[str]:
-    size = ctypes.sizeof(kind)
-    margin = 256
-    buffer = (ctypes.c_uint8 * (size + margin))(*([0xAA] * (size + margin)))
-    init(ctypes.byref(buffer))
-    written = len(bytes(buffer).rstrip(b"\xaa"))
-    if not size - ctypes.alignment(kind) < written <= size:
-        yield f"{kind.__name__} has {size} bytes here, about {written} in the library"
-    params = kind.from_buffer(buffer)
-    for path, expected in defaults.items():
-        value: Any = params
-        for name in path.split("."):
-            value = getattr(value, name)
-        if value != expected:
-            yield f"{kind.__name__}.{path} is {value} instead of {expected}"
-
-
-def _names(names: Iterable[str], name_of: Any) -> Iterable[str]:
-    name_of.argtypes, name_of.restype = [ctypes.c_int], ctypes.c_char_p
-    for number, name in enumerate(names):
-        actual = name_of(number).decode()
-        if _plain(actual) != _plain(name):
-            yield f"{name} is called {actual} by the library"
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())

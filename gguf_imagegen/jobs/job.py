@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from gguf_imagegen.errors import Cancelled, ImagegenError
@@ -31,7 +31,7 @@ class Started:
 
 @dataclass(frozen=True)
 class PreviewReady:
-    """A small encoded picture of image `index` after `step` of `steps`."""
+    """A small encoded picture of image `index` after `step` of `steps`; empty once it was dropped."""
 
     index: int
     step: int
@@ -81,6 +81,10 @@ class Job:
         self.times.append(time.time())
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def drop_previews(self) -> None:
+        """Free the pictures of an ended job's previews; the events stay, so that replay keeps its numbers."""
+        self.events = [replace(e, data=b"") if isinstance(e, PreviewReady) else e for e in self.events]
 
     async def more_than(self, count: int, timeout: float | None = None) -> bool:
         """Wait until there are more than `count` events; False if `timeout` seconds passed first."""

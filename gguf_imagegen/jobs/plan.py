@@ -22,6 +22,7 @@ from gguf_imagegen.schema.request import MAX_SEED, ImageRequest
 from gguf_imagegen.settings import Settings
 
 Operation = Literal["generation", "edit"]
+LEAST_SIDE = 64
 OPENAI_QUALITIES = ("low", "medium", "high", "auto")
 
 
@@ -102,7 +103,7 @@ def plan(
         control_image=_control(request, entry, settings, (width, height), aligned),
         control_strength=request.control_strength,
         loras=_loras(request, settings),
-        hires=_hires(request, entry, settings, aligned, steps),
+        hires=_hires(request, entry, settings, aligned, steps, schedule),
         skip_layers=_skip_layers(request),
         preview=_preview_mode(request, entry),
         preview_steps=(),
@@ -149,6 +150,7 @@ def _prompt(text: str, param: str, settings: Settings, notes: list[str]) -> str:
         raise InvalidRequest(f"{param}: contains a NUL character; remove it", param=param)
     if _LORA_TAG.search(text):
         notes.append(f"{param}: <lora:…> tags were removed; name LoRAs in the field 'lora'")
+    while _LORA_TAG.search(text):  # what is left of a nested tag may be a tag again
         text = _LORA_TAG.sub("", text)
     return neutralise_emphasis(text)
 
@@ -173,20 +175,22 @@ def neutralise_emphasis(text: str) -> str:
 def _size(
     request: ImageRequest, entry: Entry, settings: Settings, inputs: list[Image.Image]
 ) -> tuple[int, int]:
-    max_pixels = min(entry.limits.max_pixels, settings.max_pixels)
-    max_side = min(entry.limits.max_side, entry.traits.max_side)
+    max_side, max_pixels = _largest(entry, settings)
     if request.size:
         width, height = request.size
     elif request.width or request.height:
         width = request.width or request.height or 0
         height = request.height or request.width or 0
     elif inputs:
-        budget = entry.defaults.size[0] * entry.defaults.size[1]
-        return images.edit_size(inputs[0].size, budget, entry.traits.multiple, max_side)
+        budget = min(entry.defaults.size[0] * entry.defaults.size[1], max_pixels)
+        width, height = images.edit_size(inputs[0].size, budget, entry.traits.multiple, max_side)
+        return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
     else:
         width, height = entry.defaults.size
-    if min(width, height) < 64:
-        raise InvalidSize(f"size: {width}x{height} is too small; the least side is 64", param="size")
+    if min(width, height) < LEAST_SIDE:
+        raise InvalidSize(
+            f"size: {width}x{height} is too small; the least side is {LEAST_SIDE}", param="size"
+        )
     if max(width, height) > max_side or width * height > max_pixels:
         raise InvalidSize(
             f"size: {width}x{height} is too large for {entry.id}; at most {max_side} a side and"
@@ -196,6 +200,14 @@ def _size(
     if max(width, height) > 8 * min(width, height):
         raise InvalidSize(f"size: {width}x{height} is too narrow; at most 8:1", param="size")
     return width, height
+
+
+def _largest(entry: Entry, settings: Settings) -> tuple[int, int]:
+    """The longest side and the most pixels of an image, by family, model and server."""
+    return (
+        min(entry.limits.max_side, entry.traits.max_side),
+        min(entry.limits.max_pixels, settings.max_pixels),
+    )
 
 
 def _align(length: int, multiple: int) -> int:
@@ -231,6 +243,10 @@ def _edit_inputs(
             raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
         return _Edit()
     if entry.traits.edit_mode == "reference":
+        if request.mask:
+            raise UnsupportedOperation(
+                f"mask: {entry.id} edits whole images by reference and takes no mask", param="mask"
+            )
         pictures = [images.to_raw(images.fit(images.flatten(picture), *aligned)) for picture in inputs]
         return _Edit(references=tuple(pictures))
     if len(inputs) > 1:
@@ -275,7 +291,8 @@ def _lora_path(name: str, folder: Path | None) -> Path:
             path = folder / f"{name}{suffix}"
             if path.suffix in (".safetensors", ".gguf") and path.is_file():
                 return path
-    have = sorted(p.stem for p in folder.iterdir() if p.suffix in (".safetensors", ".gguf")) if folder else []
+    here = folder.iterdir() if folder is not None and folder.is_dir() else ()
+    have = sorted(path.stem for path in here if path.suffix in (".safetensors", ".gguf"))
     raise InvalidRequest(f"lora: no LoRA {name!r}; known: {', '.join(have) or 'none'}", param="lora")
 
 
@@ -285,21 +302,28 @@ def _lora_path(name: str, folder: Path | None) -> Path:
 def _steps(request: ImageRequest, entry: Entry, settings: Settings) -> int:
     quality = {"standard": "medium", "hd": "high"}.get(request.quality or "", request.quality)
     presets: dict[str, int] = {str(key): steps for key, steps in entry.quality.items()}
-    steps = request.steps or presets.get(quality or "", entry.defaults.steps)
+    return _checked_steps(
+        request.steps or presets.get(quality or "", entry.defaults.steps), entry, settings, "steps"
+    )
+
+
+def _checked_steps(steps: int, entry: Entry, settings: Settings, param: str) -> int:
     limit = min(entry.limits.max_steps, settings.max_steps)
     if steps > limit:
-        raise InvalidRequest(f"steps: {steps} are too many; {entry.id} takes at most {limit}", param="steps")
+        raise InvalidRequest(
+            f"{param}: {steps} steps are too many; {entry.id} takes at most {limit}", param=param
+        )
     return steps
 
 
-def _check_schedule(schedule: str, steps: int, entry: Entry) -> None:
+def _check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps") -> None:
     if schedule == "ays" and not entry.traits.ays:
         raise UnsupportedOperation(
             f"schedule: 'ays' is defined for SD 1.x and SDXL only, {entry.id} is {entry.family}",
             param="schedule",
         )
     if steps < 2 and schedule in ("gits", "karras", "exponential"):
-        raise InvalidRequest(f"steps: schedule {schedule!r} needs at least 2 steps", param="steps")
+        raise InvalidRequest(f"{param}: schedule {schedule!r} needs at least 2 steps", param=param)
 
 
 def _guidance(request: ImageRequest, entry: Entry) -> tuple[float, float]:
@@ -317,20 +341,26 @@ def _guidance(request: ImageRequest, entry: Entry) -> tuple[float, float]:
 
 
 def _hires(
-    request: ImageRequest, entry: Entry, settings: Settings, aligned: tuple[int, int], steps: int
+    request: ImageRequest,
+    entry: Entry,
+    settings: Settings,
+    aligned: tuple[int, int],
+    steps: int,
+    schedule: str,
 ) -> Hires | None:
+    """The second pass; sd.cpp takes the last `steps` of a schedule of `steps / denoising_strength`."""
     if request.hires is None:
         return None
+    steps = _checked_steps(request.hires.steps or steps, entry, settings, "hires")
+    _check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
+    max_side, max_pixels = _largest(entry, settings)
     width, height = (_align(round(side * request.hires.scale), entry.traits.multiple) for side in aligned)
-    if (
-        width * height > min(entry.limits.max_pixels, settings.max_pixels)
-        or max(width, height) > entry.limits.max_side
-    ):
+    if max(width, height) > max_side or width * height > max_pixels:
         raise InvalidSize(f"hires: {width}x{height} is too large for {entry.id}", param="hires")
     return Hires(
         width=width,
         height=height,
-        steps=request.hires.steps or steps,
+        steps=steps,
         denoising_strength=request.hires.denoising_strength,
         upscaler=request.hires.upscaler,
     )

@@ -40,6 +40,11 @@ from gguf_imagegen.settings import Settings
 
 log = logging.getLogger(__name__)
 
+PREVIEW_TTL = 60.0
+"""Seconds after a job's end for which its previews can be replayed."""
+MAX_ENDED = 1000
+"""Ended jobs that can be looked at; beyond, the oldest are forgotten before their time."""
+
 
 class Observer(Protocol):
     """Sees every event of every job after it was published."""
@@ -154,9 +159,13 @@ class Scheduler:
     def sweep(self) -> None:
         """Forget jobs and images that are past their time."""
         now = time.time()
-        for job in list(self.jobs.values()):
-            if job.ended and now - job.times[-1] > self._settings.job_ttl:
+        ended = [job for job in self.jobs.values() if job.ended]
+        for newer, job in enumerate(reversed(ended)):
+            age = now - job.times[-1]
+            if age > self._settings.job_ttl or newer >= MAX_ENDED:
                 del self.jobs[job.id]
+            elif age > PREVIEW_TTL:
+                job.drop_previews()
         self.results.sweep()
 
     # -- the loop -------------------------------------------------------------------------------------

@@ -12,7 +12,16 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 
 from gguf_imagegen.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 from gguf_imagegen.images import decode_data_url
@@ -52,7 +61,7 @@ def _size(value: object) -> object:
     return int(match[1]), int(match[2])
 
 
-def _image(value: object) -> object:
+def _image(value: object, info: ValidationInfo) -> object:
     """An upload: bytes of a form part, a data URL, bare base64, or OpenAI's `{"image_url": …}` object."""
     if isinstance(value, Mapping):
         value = value.get("image_url", value.get("b64_json"))
@@ -61,7 +70,7 @@ def _image(value: object) -> object:
     if isinstance(value, bytes):
         return value
     if isinstance(value, str):
-        return decode_data_url(value, "image")
+        return decode_data_url(value, info.field_name or "image")
     raise ValueError("must be a file, a data URL or base64")
 
 
@@ -75,9 +84,16 @@ def _loras(value: object) -> object:
     if isinstance(value, str):
         try:
             value = json.loads(value or "[]")
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError('must be JSON such as [{"name": "x", "scale": 0.8}]') from None
     return [value] if isinstance(value, Mapping) else value
+
+
+def _unicode(text: str) -> str:
+    """JSON can say half of a surrogate pair, which no UTF-8 can hold."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("contains a lone surrogate, which is no Unicode text")
+    return text
 
 
 def _random_seed(value: object) -> object:
@@ -89,6 +105,7 @@ def _option(*names: str, **kwargs: Any) -> Any:
     return Field(validation_alias=AliasChoices(*names), **kwargs)
 
 
+Text = Annotated[str, AfterValidator(_unicode)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Upload = Annotated[bytes, BeforeValidator(_image)]
 Sampler = Annotated[str, _known(SAMPLERS, "sampler")]
@@ -124,8 +141,8 @@ class HiresRequest(_Lenient):
 class ImageRequest(_Lenient):
     """A generation or an edit as the client asked for it; None means "not said"."""
 
-    prompt: str = ""
-    negative_prompt: str = _option("negative_prompt", "negative_sampler", default="")
+    prompt: Text = ""
+    negative_prompt: Text = _option("negative_prompt", "negative_sampler", default="")
     model: str | None = None
     n: int | None = _option("n", "batch_count", "num_images_per_prompt", default=None, ge=1)
     size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
@@ -186,14 +203,16 @@ ACCEPTED_WITHOUT_EFFECT = {
 SILENT = {"user", "moderation"}
 """Of these, the ones that ask for nothing a picture could show."""
 
-_KNOWN_KEYS = {
-    name
+_FIELD_OF = {
+    name: key
     for key, field in ImageRequest.model_fields.items()
     for name in (
         key,
         *(field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else ()),
     )
+    if isinstance(name, str)
 }
+"""The canonical field by every name that a request may use."""
 
 
 def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
@@ -203,7 +222,7 @@ def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
     except ValidationError as exc:
         raise _translate(exc) from exc
     warnings = []
-    for key in sorted(set(data) - _KNOWN_KEYS):
+    for key in sorted(set(data) - set(_FIELD_OF)):
         if key not in ACCEPTED_WITHOUT_EFFECT:
             warnings.append(f"unknown field {key[:80]!r} was ignored")
         elif key not in SILENT and data[key] not in (None, "", "auto"):
@@ -216,12 +235,12 @@ def _translate(exc: ValidationError) -> InvalidRequest:
     param = str(fault["loc"][0]) if fault["loc"] else None
     where = ".".join(map(str, fault["loc"]))
     message = f"{where}: {fault['msg'].removeprefix('Value error, ')}"
-    match param:
+    match _FIELD_OF.get(param or ""):
         case "size":
             return InvalidSize(message, param=param)
-        case "sampler" | "schedule" | "sample_method" | "sampler_name" | "scheduler":
+        case "sampler" | "schedule":
             return UnknownSampler(message, param=param)
-        case "image" | "images" | "mask" | "init_images":
+        case "image" | "mask" | "control":
             return InvalidImage(message, param=param)
         case _:
             return InvalidRequest(message, param=param)
@@ -232,6 +251,7 @@ def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
     and `stream_options[x]` an object, `lora[0][id]` a list of objects. Values stay text.
     """
     data: dict[str, Any] = {}
+    latest_lora: dict[str, dict[str, Any]] = {}
     for name, value in parts:
         match = re.fullmatch(r"(image|images|init_images)(?:\[\d*\])?", name)
         if match:
@@ -241,7 +261,9 @@ def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
             if isinstance(options, dict):
                 options[match[1] or match[2]] = value
         elif match := re.fullmatch(r"lora\[(\d*)\]\[(\w+)\]", name):
-            _append_lora(data.setdefault("lora", []), match[1], match[2], value)
+            loras = data.setdefault("lora", [])
+            if isinstance(loras, list):
+                _add_to_lora(loras, latest_lora, match[1], match[2], value)
         elif name in ("stream_options", "hires") and isinstance(value, str):
             data[name] = _json_object(name, value)
         elif name == "slg_skip_layers" and isinstance(value, str):
@@ -254,21 +276,18 @@ def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
 def _json_object(name: str, text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise InvalidRequest(f"{name}: must be a JSON object", param=name)
     return value
 
 
-def _append_lora(loras: object, index: str, key: str, value: str | bytes) -> None:
-    """`lora[][id]` starts a new LoRA whenever its key is there already; `lora[1][id]` counts."""
-    if not isinstance(loras, list):
-        return
-    wanted = int(index[:3]) if index else max(len(loras) - 1, 0)
-    if not index and loras and key in loras[-1]:
-        wanted = len(loras)
-    if wanted >= len(loras):
-        loras.append({})
-        wanted = len(loras) - 1
-    loras[wanted][key] = value
+def _add_to_lora(
+    loras: list[Any], latest: dict[str, dict[str, Any]], index: str, key: str, value: str | bytes
+) -> None:
+    """Parts of one index make one LoRA; `lora[][id]` starts a new one whenever its key is there already."""
+    if index not in latest or (not index and key in latest[index]):
+        latest[index] = {}
+        loras.append(latest[index])
+    latest[index][key] = value
