@@ -126,13 +126,13 @@ class Catalog:
     def on_disk(self, entry: Entry) -> bool:
         return all(path.is_file() for path in self.paths(entry).values())
 
-    def checked_files(self, entry: Entry) -> dict[Role, Path]:
-        """The model's files, each header read and the set found complete: safe to hand to the engine."""
+    def checked_files(self, entry: Entry) -> dict[Role, Header]:
+        """The headers of the model's files, the set found complete: safe to hand to the engine."""
         self.require_on_disk(entry)
         paths = self.paths(entry)
         headers = {role: inspect_file(path) for role, path in paths.items()}
         check_complete(entry.family, headers)
-        return paths
+        return headers
 
     def require_on_disk(self, entry: Entry) -> None:
         """Raise ModelNotDownloaded, with where to get it, if a file is missing."""

@@ -127,6 +127,11 @@ def component_of(header: Header) -> str:
     return "unknown"
 
 
+def holds_vae(header: Header) -> bool:
+    """A whole model's file with a full-size VAE in it."""
+    return any(name.startswith(("first_stage_model.", "vae.")) for name in header.tensors)
+
+
 # What must be there, by family: a role that satisfies it, or the beginning of a tensor's name in any file.
 _IMAGE_DECODER = ("an image decoder (VAE)", ("vae", "taesd"), ("first_stage_model.", "vae.", "tae."))
 _CLIP = ("a CLIP text encoder", ("clip_l",), _CLIP_IN_UNET_FILES)

@@ -32,11 +32,15 @@ class RawImage:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The files of one model by role, and how to load them."""
+    """The files of one model by role, and how to load them.
+
+    With `built_in_vae` the model file holds a VAE itself; a TAESD then makes previews only.
+    """
 
     name: str
     files: Mapping[Role, Path]
     threads: int
+    built_in_vae: bool = False
     flash_attention: bool = False
     offload_to_cpu: bool = False
     vae_on_cpu: bool = False

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gguf_imagegen.catalog.catalog import Catalog, Entry
+from gguf_imagegen.catalog.inspect import holds_vae
 from gguf_imagegen.engine.protocol import Engine, ModelSpec
 from gguf_imagegen.errors import ImagegenError, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.events import Loaded, Loading
@@ -67,12 +68,13 @@ class Resident:
     async def _load(self, entry: Entry, on_event: Callable[[Loading | Loaded], None]) -> None:
         self.loading = Loading(entry.id, 0, 0)
         try:
-            files = await asyncio.to_thread(self._catalog.checked_files, entry)
+            headers = await asyncio.to_thread(self._catalog.checked_files, entry)
             self._engine = self._make_engine()
             spec = ModelSpec(
                 name=entry.id,
-                files=files,
+                files=self._catalog.paths(entry),
                 threads=self._threads,
+                built_in_vae=any(holds_vae(header) for header in headers.values()),
                 flash_attention=self._settings.flash_attention,
                 offload_to_cpu=self._settings.offload_to_cpu,
                 vae_on_cpu=self._settings.vae_on_cpu,
