@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 import aiohttp
 import numpy as np
 import psutil
-from conftest import DEADLINE, ServerProcess
+from tests.conftest import DEADLINE, ServerProcess
 from PIL import Image
 
 T = TypeVar("T")
 POLL = 0.01
 GENERATIONS = "/v1/images/generations"
 EDITS = "/v1/images/edits"
+SMALL = {"prompt": "a cat", "steps": 1, "size": "64x64"}
 TIMEOUT = aiohttp.ClientTimeout(total=DEADLINE)
 
 
@@ -168,7 +169,7 @@ class Client:
             return Answer(answer.status, dict(answer.headers), await answer.json())
 
     async def make(self, path: str = GENERATIONS, **fields: Any) -> Answer:
-        return await self.send("POST", path, json={"prompt": "a cat", "steps": 1, **fields})
+        return await self.send("POST", path, json={**SMALL, **fields})
 
     async def raw(self, body: bytes, path: str = GENERATIONS) -> Answer:
         """A body that no JSON encoder of ours would write."""
@@ -178,7 +179,7 @@ class Client:
         return await self.send("GET", path)
 
     async def stream(self, path: str = GENERATIONS, **fields: Any) -> Stream:
-        body = {"prompt": "a cat", "steps": 1, "stream": True, **fields}
+        body = {**SMALL, "stream": True, **fields}
         answer = await self.session.post(self.url + path, json=body)
         assert answer.status == 200, await answer.text()
         return Stream(answer)
@@ -218,17 +219,23 @@ class Client:
     async def still_serves(self) -> None:
         """A normal request gets its picture, and a normal stream its [DONE]."""
         answer = await self.make(steps=2)
-        assert answer.picture().size == (128, 128)
+        assert answer.picture().size == (64, 64)
         async with await self.stream(steps=2) as stream:
             assert (await stream.end()).data == "[DONE]"
 
 
 @contextlib.asynccontextmanager
-async def client_of(server: ServerProcess) -> AsyncIterator[Client]:
-    """A client; afterwards the same server must still serve normal requests."""
+async def client_of_mortal(server: ServerProcess) -> AsyncIterator[Client]:
+    """A client of a server that is about to end."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(timeout=TIMEOUT, connector=connector, read_bufsize=1 << 24) as session:
-        client = Client(server.url, session)
+        yield Client(server.url, session)
+
+
+@contextlib.asynccontextmanager
+async def client_of(server: ServerProcess) -> AsyncIterator[Client]:
+    """A client; afterwards the same server must still serve normal requests."""
+    async with client_of_mortal(server) as client:
         yield client
         await client.still_serves()
         assert server.process.poll() is None
@@ -258,9 +265,9 @@ async def gone(process: psutil.Process) -> None:
     await eventually("the process has ended", look)
 
 
-async def freeze(server: ServerProcess) -> psutil.Process:
+async def freeze(server: ServerProcess, but: int | None = None) -> psutil.Process:
     """Stop the worker where it is, so that the server stays in this phase."""
-    worker = await worker_of(server)
+    worker = await worker_of(server, but)
     worker.send_signal(signal.SIGSTOP)
     return worker
 

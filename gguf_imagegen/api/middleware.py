@@ -7,7 +7,7 @@ import ipaddress
 import logging
 import re
 import secrets
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -125,7 +125,7 @@ def _check_key(request: web.Request, settings: Settings) -> None:
 
 def _check_host(request: web.Request, settings: Settings) -> None:
     """Refuse names that are not ours: a page that rebinds its name to 127.0.0.1 still sends its own name."""
-    host = (urlsplit(f"//{request.host}").hostname or "").lower()
+    host = (_split(f"//{request.host}").hostname or "").lower()
     public = urlsplit(settings.public_url or "").hostname
     if host in ("localhost", settings.host, public, *settings.allowed_hosts) or _is_address(host):
         return
@@ -135,9 +135,17 @@ def _check_host(request: web.Request, settings: Settings) -> None:
 def _check_origin(request: web.Request, settings: Settings) -> None:
     """Refuse other sites' pages: without a key, a browser on this machine could be made to call us."""
     origin = request.headers.get(hdrs.ORIGIN)
-    if not origin or _cors_allows(settings, origin) or urlsplit(origin).netloc == request.host:
+    if not origin or _cors_allows(settings, origin) or _split(origin).netloc == request.host:
         return
     raise Forbidden(f"origin {origin[:100]!r} is not allowed; allow it with --cors-origins")
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL, all of them empty if it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
 
 
 def _is_address(host: str) -> bool:

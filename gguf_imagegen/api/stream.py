@@ -8,7 +8,8 @@ import logging
 from aiohttp import web
 
 from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
-from gguf_imagegen.api.sse import HEADERS, HEARTBEAT, Encoder
+from gguf_imagegen.api.sse import HEADERS, HEARTBEAT, Encoder, error_frame
+from gguf_imagegen.errors import ImagegenError
 from gguf_imagegen.jobs.job import Job
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,10 @@ async def stream_job(
     response = web.StreamResponse(headers={**HEADERS, "X-Job-Id": job.id})
     try:
         await response.prepare(request)
-        await _send_events(response, job, encoder, start, request.app[SETTINGS].heartbeat)
+        try:
+            await _send_events(response, job, encoder, start, request.app[SETTINGS].heartbeat)
+        except ImagegenError as exc:  # an image is gone, and the 200 is sent already
+            await _write(response, error_frame(exc))
         await response.write_eof()
     except (ConnectionError, asyncio.CancelledError, asyncio.TimeoutError):
         if cancel_on_leave:

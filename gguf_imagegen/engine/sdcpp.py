@@ -206,9 +206,7 @@ def context_params(model: ModelSpec) -> Any:
     params.keep_vae_on_cpu = model.vae_on_cpu
     params.keep_clip_on_cpu = model.text_encoders_on_cpu
     params.flash_attn = params.diffusion_flash_attn = model.flash_attention
-    params.tae_preview_only = (
-        model.built_in_vae or "vae" in model.files
-    )  # else it decodes
+    params.tae_preview_only = model.built_in_vae or "vae" in model.files
     return params
 
 

@@ -136,6 +136,8 @@ def plan(
 _WEIGHT = re.compile(r":([+-]?[.\d]+)\)")
 _PLAIN_WEIGHT = re.compile(r"(?:\d{1,2}(?:\.\d{0,6})?|\.\d{1,6})")
 _LORA_TAG = re.compile(r"<lora:[^<>]*>")
+MAX_NESTING = 16
+"""Weights multiply with each level, and an infinite one makes the whole picture NaN."""
 
 
 def _prompt(text: str, param: str, settings: Settings, notes: list[str]) -> str:
@@ -152,7 +154,23 @@ def _prompt(text: str, param: str, settings: Settings, notes: list[str]) -> str:
         notes.append(f"{param}: <lora:…> tags were removed; name LoRAs in the field 'lora'")
     while _LORA_TAG.search(text):  # what is left of a nested tag may be a tag again
         text = _LORA_TAG.sub("", text)
+    if _nesting(text) > MAX_NESTING:
+        raise InvalidRequest(f"{param}: brackets nest more than {MAX_NESTING} levels deep", param=param)
     return neutralise_emphasis(text)
+
+
+def _nesting(text: str) -> int:
+    """How deep emphasis nests, `(` and `[` counted apart as sd.cpp's parser does; unclosed ones count."""
+    deepest = 0
+    for opening, closing in ("()", "[]"):
+        depth = 0
+        for mark in re.findall(r"\\.|[()\[\]]", text):
+            if mark == opening:
+                depth += 1
+                deepest = max(deepest, depth)
+            elif mark == closing:
+                depth = max(0, depth - 1)
+    return deepest
 
 
 def neutralise_emphasis(text: str) -> str:
@@ -299,12 +317,17 @@ def _lora_path(name: str, folder: Path | None) -> Path:
 # -- sampling -----------------------------------------------------------------------------------------
 
 
+_NEXT_QUALITY = {"standard": "medium", "hd": "high", "max": "xhigh", "xhigh": "high"}
+"""What a quality means for a model that has no preset of this name."""
+
+
 def _steps(request: ImageRequest, entry: Entry, settings: Settings) -> int:
-    quality = {"standard": "medium", "hd": "high"}.get(request.quality or "", request.quality)
     presets: dict[str, int] = {str(key): steps for key, steps in entry.quality.items()}
-    return _checked_steps(
-        request.steps or presets.get(quality or "", entry.defaults.steps), entry, settings, "steps"
-    )
+    quality = request.quality or ""
+    while quality not in presets and quality in _NEXT_QUALITY:
+        quality = _NEXT_QUALITY[quality]
+    steps = request.steps or presets.get(quality, entry.defaults.steps)
+    return _checked_steps(steps, entry, settings, "steps")
 
 
 def _checked_steps(steps: int, entry: Entry, settings: Settings, param: str) -> int:

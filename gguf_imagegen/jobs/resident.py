@@ -125,7 +125,9 @@ class Resident:
             await self._engine.close()
 
     async def close(self, why: str) -> None:
-        """End the engine; returns when it is gone."""
+        """End the engine; returns when it is gone. A load that was cancelled has not failed."""
+        if why == "cancelled":
+            self.error = None
         engine, self._engine, self.entry = self._engine, None, None
         if engine is not None:
             await engine.close()

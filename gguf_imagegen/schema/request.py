@@ -188,7 +188,7 @@ class ImageRequest(_Lenient):
     lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()
 
     image: Annotated[tuple[Upload, ...], BeforeValidator(_images), Field(max_length=16)] = _option(
-        "image", "images", "init_images", default=()
+        "image", "image[]", "images", "init_images", default=()
     )
     mask: Upload | None = None
     control: Upload | None = _option("control", "control_image", default=None)
@@ -216,16 +216,20 @@ _FIELD_OF = {
 
 
 def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
-    """The validated request and warnings on keys that have no effect; raises InvalidRequest kinds."""
+    """The validated request and warnings on keys that have no effect; raises InvalidRequest kinds.
+
+    A null is a field not said: many clients send one for every field they know.
+    """
+    data = {key: value for key, value in data.items() if value is not None}
     try:
-        request = ImageRequest.model_validate(dict(data))
+        request = ImageRequest.model_validate(data)
     except ValidationError as exc:
         raise _translate(exc) from exc
     warnings = []
     for key in sorted(set(data) - set(_FIELD_OF)):
         if key not in ACCEPTED_WITHOUT_EFFECT:
             warnings.append(f"unknown field {key[:80]!r} was ignored")
-        elif key not in SILENT and data[key] not in (None, "", "auto"):
+        elif key not in SILENT and data[key] not in ("", "auto"):
             warnings.append(f"field {key!r} is accepted but has no effect on this engine")
     return request, warnings
 

@@ -1,0 +1,233 @@
+"""The command line as a user runs it: real processes, real files, exit codes and words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gguf_imagegen import __version__
+from gguf_imagegen.images import read_parameters
+from tests.broken_files import BROKEN
+
+
+def cli(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gguf_imagegen", *map(str, arguments)]
+    return subprocess.run(
+        command, env={**os.environ, "COLUMNS": "200", **env}, capture_output=True, text=True, timeout=120
+    )
+
+
+def generate(model_dir: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return cli("generate", "--models-dir", model_dir, "--model", "test", *arguments)
+
+
+def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def fails_in_one_line(run: subprocess.CompletedProcess[str], words: str) -> None:
+    assert run.returncode == 1, run.stderr
+    assert run.stdout == ""
+    (line,) = [line for line in run.stderr.splitlines() if line.strip()]
+    assert line.startswith("gguf-imagegen: ")
+    assert words in line
+
+
+@pytest.mark.parametrize(("suffix", "format"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP")])
+def test_generate(suffix: str, format: str, model_dir: Path, tmp_path: Path) -> None:
+    """The file has the format of its name and the size asked for; its text has prompt, steps and seed."""
+    out = tmp_path / "new folder" / f"fox.{suffix}"
+    run = generate(model_dir, "a fox", "--steps", "2", "--seed", "7", "--size", "96x64", "-o", out)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[-1] == str(out)
+    with Image.open(out) as image:
+        assert (image.format, image.size) == (format, (96, 64))
+    parameters = read_parameters(out.read_bytes()) or ""
+    assert parameters.startswith("a fox")
+    assert "Steps: 2" in parameters
+    assert "Seed: 7" in parameters
+
+
+def test_a_seed_repeats_and_n_counts_on(model_dir: Path, tmp_path: Path) -> None:
+    """Several images get numbered names; image k of seed s is the image of seed s + k, to the byte."""
+    several, single = tmp_path / "fox.png", tmp_path / "one.png"
+    run = generate(
+        model_dir, "a fox", "--steps", "1", "--seed", "7", "--n", "2", "--size", "64x64", "-o", several
+    )
+    assert run.returncode == 0, run.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fox-0.png", "fox-1.png"]
+    assert generate(
+        model_dir, "a fox", "--steps", "1", "--seed", "8", "--size", "64x64", "-o", single
+    ).returncode == 0  # fmt: skip
+    assert single.read_bytes() == (tmp_path / "fox-1.png").read_bytes()
+    assert (pixels(tmp_path / "fox-0.png") != pixels(single)).any()
+
+
+def test_an_edit_repaints_the_mask_only(model_dir: Path, tmp_path: Path) -> None:
+    """What is black in the mask stays as it was, to the byte; what is white changes."""
+    image, mask, out = (tmp_path / name for name in ("image.png", "mask.png", "out.png"))
+    Image.new("RGB", (128, 64), (200, 30, 30)).save(image)
+    half = Image.new("L", (128, 64), 0)
+    half.paste(255, (64, 0, 128, 64))
+    half.save(mask)
+    run = generate(
+        model_dir, "a fox", "--image", image, "--mask", mask, "--strength", "1", "--steps", "2", "--seed", "1",
+        "--size", "128x64", "-o", out,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    made = pixels(out)
+    assert made.shape == (64, 128, 3)
+    assert (made[:, :64] == (200, 30, 30)).all()
+    assert (made[:, 64:] != (200, 30, 30)).any(axis=-1).mean() > 0.5
+
+
+def test_image_to_image_stays_near(model_dir: Path, tmp_path: Path) -> None:
+    """Little strength keeps the image's colour, and its aspect when no size is given."""
+    image, out = tmp_path / "image.png", tmp_path / "out.png"
+    Image.new("RGB", (200, 100), (200, 30, 30)).save(image)
+    run = generate(
+        model_dir, "x", "--image", image, "--strength", "0.1", "--steps", "2", "--seed", "1", "-o", out
+    )
+    assert run.returncode == 0, run.stderr
+    made = pixels(out)
+    assert made.shape[1] == pytest.approx(2 * made.shape[0], rel=0.2)
+    assert made.mean(axis=(0, 1)) == pytest.approx((200, 30, 30), abs=40)
+
+
+@pytest.mark.parametrize("fault", ["truncated data", "text file", "huge kv count"])
+def test_a_bad_model_file_ends_in_one_line(fault: str, model_dir: Path, tmp_path: Path) -> None:
+    """Exit code 1, the bare file name, no traceback, and no picture."""
+    bad, out = tmp_path / "bad.gguf", tmp_path / "out.png"
+    bad.write_bytes(BROKEN[fault]((model_dir / "tiny-random.gguf").read_bytes()))
+    run = cli("generate", "--model", bad, "a fox", "-o", out)
+    fails_in_one_line(run, "bad.gguf: ")
+    assert str(tmp_path) not in run.stderr
+    assert not out.exists()
+
+
+def test_a_missing_component_ends_in_one_line(model_dir: Path, tmp_path: Path) -> None:
+    """Without its decoder beside it the model names the flag; with the flag it runs."""
+    model, out = tmp_path / "alone.gguf", tmp_path / "out.png"
+    shutil.copy(model_dir / "tiny-random.gguf", model)
+    fails_in_one_line(cli("generate", "--model", model, "a fox", "-o", out), "--component vae=FILE")
+    component = f"taesd={model_dir / 'tiny-random-tae.gguf'}"
+    run = cli(
+        "generate", "--model", model, "--component", component, "a fox", "--size", "64x64", "--steps", "1",
+        "-o", out,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert out.is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["a fox", "-o", "out.gif"], "output_format: "),
+        (["a fox", "--steps", "9999"], "steps: "),
+        (["a fox", "--sampler", "eulr_a"], "did you mean 'euler_a'?"),
+        (["a fox", "--size", "9x9"], "too small"),
+        ([" "], "prompt: is required"),
+    ],
+)
+def test_wrong_requests_end_in_one_line(arguments: list[str], words: str, model_dir: Path) -> None:
+    """The command line says what the server would say."""
+    fails_in_one_line(generate(model_dir, *arguments), words)
+
+
+def test_other_failures_end_in_one_line(model_dir: Path, tmp_path: Path) -> None:
+    """An unknown model, none at all, an unreadable catalog: what to do is said."""
+    fails_in_one_line(cli("generate", "--model", "nope", "x"), "known models: ")
+    fails_in_one_line(cli("generate", "--models-dir", tmp_path, "x"), "name one with --model")
+    fails_in_one_line(cli("generate", "--models-dir", tmp_path, "--model", "test", "x"), "make-test-model")
+    fails_in_one_line(cli("models", "--catalog", tmp_path / "no.yaml"), "no.yaml: cannot be read")
+    fails_in_one_line(cli("serve", "--models-dir", tmp_path, "--model", "test"), "make-test-model")
+    fails_in_one_line(
+        cli("serve", "--component", "x", "--model", model_dir / "tiny-random.gguf"), "ROLE=FILE"
+    )
+
+
+def test_an_output_that_cannot_be_written_ends_in_words(model_dir: Path, tmp_path: Path) -> None:
+    """A file where a folder should be: exit code 1 and no traceback."""
+    (tmp_path / "file").write_bytes(b"")
+    run = generate(model_dir, "x", "--steps", "1", "--size", "64x64", "-o", tmp_path / "file" / "out.png")
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert run.stderr.splitlines()[-1].startswith("gguf-imagegen: ")
+
+
+def test_models(model_dir: Path, tmp_path: Path) -> None:
+    """The table says which models are there; the environment names the folder as well as the flag."""
+    run = cli("models", GGUF_IMAGEGEN_MODELS_DIR=str(model_dir))
+    assert run.returncode == 0
+    (row,) = [line for line in run.stdout.splitlines() if "tiny-random" in line]
+    assert "yes" in row
+    assert "ovis-image" in row
+    (row,) = [
+        line for line in cli("models", "--models-dir", tmp_path).stdout.splitlines() if "tiny-random" in line
+    ]
+    assert "yes" not in row
+
+
+def test_doctor(model_dir: Path) -> None:
+    """All is well here: exit code 0, and the backend that really computes is named."""
+    run = cli("doctor", "--models-dir", model_dir)
+    assert run.returncode == 0, run.stdout
+    found = {line[6:].split()[0]: line for line in run.stdout.splitlines()}
+    assert found["backend"].startswith("ok")
+    assert "devices: " in found["backend"]
+    assert metadata.version("stable-diffusion-cpp-python") in found["engine"]
+    assert "tiny-random" in found["models"]
+    assert "FAULT" not in run.stdout
+
+
+def test_doctor_finds_a_fault(tmp_path: Path) -> None:
+    """A catalog that does not load is a fault: exit code 1."""
+    (tmp_path / "c.yaml").write_text("version: 3")
+    run = cli("doctor", "--catalog", tmp_path / "c.yaml")
+    assert run.returncode == 1
+    assert "FAULT models" in run.stdout
+
+
+def test_make_test_model(tmp_path: Path, model_dir: Path) -> None:
+    """Writes the two files, prints their names, and they are those of the tests."""
+    run = cli("make-test-model", tmp_path / "new")
+    assert run.returncode == 0, run.stderr
+    names = ("tiny-random.gguf", "tiny-random-tae.gguf")
+    assert run.stdout.splitlines() == [str(tmp_path / "new" / name) for name in names]
+    for name in names:
+        assert (tmp_path / "new" / name).read_bytes() == (model_dir / name).read_bytes()
+    assert cli("make-test-model", tmp_path, "--size", "huge").returncode == 2
+
+
+def test_version_and_help() -> None:
+    """--version prints the version alone; no command at all is a helping hand."""
+    run = cli("--version")
+    assert (run.returncode, run.stdout) == (0, f"{__version__}\n")
+    assert __version__ == metadata.version("gguf-imagegen")
+    run = cli("--help")
+    assert run.returncode == 0
+    for command in ("serve", "generate", "models", "doctor", "make-test-model"):
+        assert command in run.stdout
+
+
+def test_serve_on_a_used_port(model_dir: Path) -> None:
+    """The port belongs to somebody else: exit code 1, the address and the reason, no traceback."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        run = cli("serve", "--models-dir", model_dir, "--model", "test", "--port", str(port))
+    assert run.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}: " in run.stderr
+    assert "in use" in run.stderr
+    assert "Traceback" not in run.stderr
