@@ -253,6 +253,15 @@ async def worker_of(server: ServerProcess, but: int | None = None) -> psutil.Pro
     return await eventually("there is a worker", look)
 
 
+async def reaped(process: psutil.Process) -> None:
+    """Wait until this process has ended and its parent knows."""
+
+    async def look() -> bool:
+        return not process.is_running()
+
+    await eventually("the process is reaped", look)
+
+
 async def gone(process: psutil.Process) -> None:
     """Wait until this process has ended."""
 

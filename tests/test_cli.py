@@ -49,7 +49,8 @@ def test_generate(suffix: str, format: str, model_dir: Path, tmp_path: Path) -> 
     out = tmp_path / "new folder" / f"fox.{suffix}"
     run = generate(model_dir, "a fox", "--steps", "2", "--seed", "7", "--size", "96x64", "-o", out)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[-1] == str(out)
+    assert run.stdout == f"{out}\n"
+    assert "seed 7" in run.stderr
     with Image.open(out) as image:
         assert (image.format, image.size) == (format, (96, 64))
     parameters = read_parameters(out.read_bytes()) or ""
@@ -81,8 +82,8 @@ def test_an_edit_repaints_the_mask_only(model_dir: Path, tmp_path: Path) -> None
     half.paste(255, (64, 0, 128, 64))
     half.save(mask)
     run = generate(
-        model_dir, "a fox", "--image", image, "--mask", mask, "--strength", "1", "--steps", "2", "--seed", "1",
-        "--size", "128x64", "-o", out,
+        model_dir, "a fox", "--image", image, "--mask", mask, "--strength", "1", "--steps", "2",
+        "--seed", "1", "--size", "128x64", "-o", out,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     made = pixels(out)

@@ -85,7 +85,7 @@ def test_beyond_loopback_needs_a_key(host: str) -> None:
     """An address that others reach is refused with the ways out; a key or --insecure opens it."""
     with pytest.raises(ValidationError, match=r"without a key: set --api-key .*--insecure"):
         Settings(host=host)
-    assert Settings(host=host, api_key="k").host == host  # type: ignore[arg-type]
+    assert Settings(host=host, api_key="k").host == host
     assert Settings(host=host, insecure=True).host == host
 
 
@@ -100,12 +100,12 @@ def test_an_empty_key_is_no_key() -> None:
     """`--api-key ""` or a comma does not pass for protection."""
     for key in ("", " , "):
         with pytest.raises(ValidationError, match="without a key"):
-            Settings(host="0.0.0.0", api_key=key)  # type: ignore[arg-type]
+            Settings(host="0.0.0.0", api_key=key)
 
 
 def test_secrets_are_not_shown() -> None:
     """Neither repr, nor str, nor a dump has the key."""
-    settings = Settings(api_key=SECRET)  # type: ignore[arg-type]
+    settings = Settings(api_key=SECRET)
     assert settings.api_key[0].get_secret_value() == SECRET
     for shown in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
         assert SECRET not in shown

@@ -25,6 +25,7 @@ async def client(server: ServerProcess) -> AsyncIterator[Client]:
 
 
 def colours(image: Image.Image) -> int:
+    """The tiny model makes a colour for each 8x8 block, 64 in all; pixels that are NaN are one."""
     return len(np.unique(np.asarray(image).reshape(-1, 3), axis=0))
 
 
@@ -51,7 +52,7 @@ PROMPTS = {
 async def test_prompts_that_the_engine_must_survive(client: Client, kind: str) -> None:
     """Each gets a real picture, as prompt and as negative prompt."""
     answer = await client.make(prompt=PROMPTS[kind], negative_prompt=PROMPTS[kind], cfg_scale=2)
-    assert colours(answer.picture()) > 100
+    assert colours(answer.picture()) > 30
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ async def test_brackets_nested_without_measure(client: Client, field: str, promp
 async def test_brackets_as_people_nest_them(client: Client) -> None:
     """Sixteen levels of the strongest weight still make a picture, and escaped brackets do not count."""
     deep = "(" * 16 + "x" + ":10)" * 16
-    assert colours((await client.make(prompt=deep)).picture()) > 100
+    assert colours((await client.make(prompt=deep)).picture()) > 30
     assert (await client.make(prompt="\\(" * 500 + "x")).status == 200
 
 
@@ -169,7 +170,7 @@ async def test_values_out_of_range(client: Client, fields: dict[str, Any]) -> No
 @pytest.mark.parametrize("schedule", ["gits", "karras", "exponential"])
 async def test_schedules_with_the_least_steps_they_can_do(client: Client, schedule: str) -> None:
     """Two steps, the least that is allowed, make a picture and no grey area."""
-    assert colours((await client.make(schedule=schedule, steps=2)).picture()) > 100
+    assert colours((await client.make(schedule=schedule, steps=2)).picture()) > 30
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from PIL import Image
 from gguf_imagegen import images
 from gguf_imagegen.catalog.catalog import Entry
 from gguf_imagegen.engine.protocol import GenerateSpec, Hires, Lora, PreviewMode, RawImage, SkipLayers
-from gguf_imagegen.errors import InvalidRequest, InvalidSize, PromptTooLong, UnsupportedOperation
+from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.jobs.prompt import checked_prompt
 from gguf_imagegen.schema.request import MAX_SEED, ImageRequest
 from gguf_imagegen.settings import Settings
 
@@ -55,8 +56,8 @@ def plan(
 ) -> Plan:
     """Complete and check a request. CPU-bound when there are images: call it in a thread."""
     notes = list(warnings)
-    prompt = _prompt(request.prompt, "prompt", settings, notes)
-    negative = _prompt(request.negative_prompt, "negative_prompt", settings, notes)
+    prompt = checked_prompt(request.prompt, "prompt", settings, notes)
+    negative = checked_prompt(request.negative_prompt, "negative_prompt", settings, notes)
     if not prompt.strip():
         raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
     if request.background == "transparent":
@@ -129,62 +130,6 @@ def plan(
         partial_steps=partial_steps,
         warnings=tuple(notes),
     )
-
-
-# -- text ---------------------------------------------------------------------------------------------
-
-_WEIGHT = re.compile(r":([+-]?[.\d]+)\)")
-_PLAIN_WEIGHT = re.compile(r"(?:\d{1,2}(?:\.\d{0,6})?|\.\d{1,6})")
-_LORA_TAG = re.compile(r"<lora:[^<>]*>")
-MAX_NESTING = 16
-"""Weights multiply with each level, and an infinite one makes the whole picture NaN."""
-
-
-def _prompt(text: str, param: str, settings: Settings, notes: list[str]) -> str:
-    size = len(text.encode("utf-8"))
-    if len(text) > settings.max_prompt_chars or size > 2 * settings.max_prompt_chars:
-        raise PromptTooLong(
-            f"{param}: {len(text)} characters ({size} bytes) are too long; this server takes"
-            f" {settings.max_prompt_chars} characters, {2 * settings.max_prompt_chars} bytes",
-            param=param,
-        )
-    if "\0" in text:
-        raise InvalidRequest(f"{param}: contains a NUL character; remove it", param=param)
-    if _LORA_TAG.search(text):
-        notes.append(f"{param}: <lora:…> tags were removed; name LoRAs in the field 'lora'")
-    while _LORA_TAG.search(text):  # what is left of a nested tag may be a tag again
-        text = _LORA_TAG.sub("", text)
-    if _nesting(text) > MAX_NESTING:
-        raise InvalidRequest(f"{param}: brackets nest more than {MAX_NESTING} levels deep", param=param)
-    return neutralise_emphasis(text)
-
-
-def _nesting(text: str) -> int:
-    """How deep emphasis nests, `(` and `[` counted apart as sd.cpp's parser does; unclosed ones count."""
-    deepest = 0
-    for opening, closing in ("()", "[]"):
-        depth = 0
-        for mark in re.findall(r"\\.|[()\[\]]", text):
-            if mark == opening:
-                depth += 1
-                deepest = max(deepest, depth)
-            elif mark == closing:
-                depth = max(0, depth - 1)
-    return deepest
-
-
-def neutralise_emphasis(text: str) -> str:
-    """Break `(x:WEIGHT)` where WEIGHT is no plain number from 0 to 10: sd.cpp's parser aborts on some.
-
-    The parser takes `:([+-]?[.\\d]+)\\)` as a weight (`parse_prompt_attention` in sd.cpp's util.cpp); a
-    space after the colon makes it plain text.
-    """
-
-    def mend(match: re.Match[str]) -> str:
-        plain = _PLAIN_WEIGHT.fullmatch(match[1]) and float(match[1]) <= 10
-        return match[0] if plain else f": {match[1]})"
-
-    return _WEIGHT.sub(mend, text)
 
 
 # -- size ---------------------------------------------------------------------------------------------
@@ -323,7 +268,7 @@ _NEXT_QUALITY = {"standard": "medium", "hd": "high", "max": "xhigh", "xhigh": "h
 
 def _steps(request: ImageRequest, entry: Entry, settings: Settings) -> int:
     presets: dict[str, int] = {str(key): steps for key, steps in entry.quality.items()}
-    quality = request.quality or ""
+    quality: str = request.quality or ""
     while quality not in presets and quality in _NEXT_QUALITY:
         quality = _NEXT_QUALITY[quality]
     steps = request.steps or presets.get(quality, entry.defaults.steps)

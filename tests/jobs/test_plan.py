@@ -22,7 +22,8 @@ from gguf_imagegen.errors import (
     PromptTooLong,
     UnsupportedOperation,
 )
-from gguf_imagegen.jobs.plan import Operation, Plan, neutralise_emphasis, plan
+from gguf_imagegen.jobs.plan import Operation, Plan, plan
+from gguf_imagegen.jobs.prompt import MAX_NESTING, neutralise_emphasis
 from gguf_imagegen.schema.request import MAX_SEED, SCHEDULES, parse_request
 from gguf_imagegen.settings import Settings
 
@@ -108,11 +109,11 @@ def test_a_seed_is_chosen_and_is_safe_in_json() -> None:
 @pytest.mark.parametrize(
     ("fields", "steps"),
     [({}, 20), ({"quality": "low"}, 4), ({"quality": "standard"}, 15), ({"quality": "hd"}, 30),
-     ({"quality": "high"}, 30), ({"quality": "auto"}, 20), ({"quality": "max"}, 20),
+     ({"quality": "high"}, 30), ({"quality": "auto"}, 20), ({"quality": "max"}, 30),
      ({"quality": "low", "steps": 11}, 11), ({"quality": "hd", "step": 1}, 1)],
 )  # fmt: skip
 def test_quality_chooses_steps_only_where_none_are_named(fields: dict[str, Any], steps: int) -> None:
-    """Presets are the catalog's; a preset that it lacks is its default; named steps always win."""
+    """Presets are the catalog's; one that it lacks is the next lower; named steps always win."""
     model = entry(defaults={"steps": 20}, quality={"low": 4, "medium": 15, "high": 30})
     assert planned(model, **fields).spec.steps == steps
 
@@ -152,6 +153,8 @@ SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max
         (PromptTooLong, "prompt", {"prompt": "x" * 8001}),
         (PromptTooLong, "prompt", {"prompt": "\U0001f98a" * 4001}),
         (PromptTooLong, "negative_prompt", {"negative_prompt": "x" * 30_000}),
+        (InvalidRequest, "prompt", {"prompt": "(" * (MAX_NESTING + 1)}),
+        (InvalidRequest, "negative_prompt", {"negative_prompt": "[x" * (MAX_NESTING + 1)}),
         (UnsupportedOperation, "background", {"background": "transparent"}),
         (InvalidRequest, "n", {"n": 11}),
         (InvalidRequest, "steps", {"steps": 51}),
@@ -395,6 +398,12 @@ def test_no_poisonous_weight_remains(text: str) -> None:
     """Of what sd.cpp takes for a weight, all that remains is a number in [0, 10]."""
     for weight in SD_CPP_WEIGHT.findall(neutralise_emphasis(text)):
         assert 0 <= float(weight) <= 10
+
+
+@pytest.mark.parametrize("prompt", ["(" * 16 + "x" + ")" * 16, "(x) [y] " * 100, r"\(" * 50, ")" * 50])
+def test_brackets_may_nest_a_little(prompt: str) -> None:
+    """Sixteen levels, many brackets side by side, escaped ones and closing ones are all fine."""
+    assert planned(prompt=prompt).spec.prompt == prompt
 
 
 @given(st.text(alphabet="(:x.0123456789)", max_size=40))

@@ -30,7 +30,7 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "image_cfg_scale": (1.5, 1.5, ("img_cfg",)),
     "strength": (0.4, 0.4, ("denoising_strength",)),
     "seed": (42, 42, ("rng_seed",)),
-    "image": (PIXEL_64, (PIXEL,), ("images", "init_images")),
+    "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images")),
     "control": (PIXEL_64, PIXEL, ("control_image",)),
 }  # fmt: skip
 
@@ -134,7 +134,6 @@ WRONG: list[tuple[type[InvalidRequest], dict[str, Any]]] = [
     (InvalidRequest, {"quality": "best"}),
     (InvalidRequest, {"background": "blue"}),
     (InvalidRequest, {"on_disconnect": "explode"}),
-    (InvalidRequest, {"prompt": None}),
     (InvalidRequest, {"prompt": 5}),
     (InvalidRequest, {"prompt": "half \ud800 pair"}),
     (InvalidRequest, {"negative_prompt": "\udfff"}),
@@ -200,6 +199,14 @@ def test_a_wild_name_gets_the_list_only() -> None:
     message = str(refused(scheduler="zzzz"))
     assert "did you mean" not in message
     assert all(schedule in message for schedule in SCHEDULES)
+
+
+def test_null_is_not_said() -> None:
+    """Clients that send null for all they know ask for nothing, and are warned of nothing."""
+    names = [*ImageRequest.model_fields, *(n for v in ALIASES.values() for n in v[2]), "style", "theirs"]
+    request, warnings = parse_request(dict.fromkeys(names))
+    assert request == ImageRequest()
+    assert warnings == []
 
 
 def test_unknown_keys_warn() -> None:

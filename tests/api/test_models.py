@@ -1,0 +1,121 @@
+"""The models' list, what it tells, and loading and unloading."""
+
+from __future__ import annotations
+
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.api.client import GENERATIONS, SMALL, eventually
+from tests.conftest import App, RunningApp, ServerProcess
+from tests.engines import NeverLoads, QuickEngine
+
+
+async def state(app: App) -> str:
+    _, model = await app.get("/v1/models/tiny-random")
+    return str(model["meta"]["state"])
+
+
+async def wait_for_state(app: App, wanted: str) -> None:
+    async def look() -> bool:
+        return await state(app) == wanted
+
+    await eventually(f"the model is {wanted}", look)
+
+
+def test_official_client_lists_and_retrieves(server: ServerProcess) -> None:
+    """The SDK reads the list and a single model; both give the same object."""
+    with OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client:
+        models = {model.id: model for model in client.models.list()}
+        assert models["tiny-random"] == client.models.retrieve("tiny-random")
+        assert models["tiny-random"].object == "model"
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.models.retrieve("no-such-model")
+    assert caught.value.code == "model_not_found"
+    assert len(models) > 1
+
+
+async def test_meta_tells_all_that_a_client_must_know(running: RunningApp) -> None:
+    """Capabilities, limits, defaults, names of samplers and schedules: every one of them is accepted."""
+    async with running(engine=QuickEngine, max_images=3) as app:
+        _, body = await app.get("/v1/models")
+        assert body["object"] == "list"
+        meta = next(model for model in body["data"] if model["id"] == "tiny-random")["meta"]
+        assert meta["default"] is True
+        assert meta["capabilities"] == ["text-to-image", "image-to-image", "inpainting"]
+        assert meta["aliases"] == ["test"]
+        assert meta["defaults"].items() >= {"size": "128x128", "steps": 20, "sampler": "euler"}.items()
+        assert meta["limits"].items() >= {"max_side": 512, "max_n": 3, "size_multiple": 16}.items()
+        assert meta["previews"] == ["proj", "tae", "vae"]
+        for field in ("samplers", "schedules"):
+            assert meta[field]
+            for name in meta[field]:
+                status, answer = await app.post(GENERATIONS, **SMALL, **{field[:-1]: name})
+                assert status == 200, answer
+                assert answer["data"][0][field[:-1]] == name
+
+
+async def test_every_listed_model_is_described(running: RunningApp) -> None:
+    """No entry of the catalog lacks what a client reads, on disk or not; only one is the default."""
+    async with running(engine=QuickEngine) as app:
+        _, body = await app.get("/v1/models")
+        await wait_for_state(app, "loaded")
+    keys = {"state", "family", "capabilities", "limits", "defaults", "samplers", "schedules", "previews"}
+    assert all(model["meta"].keys() >= keys for model in body["data"])
+    assert [model["id"] for model in body["data"] if model["meta"]["default"]] == ["tiny-random"]
+    assert {m["meta"]["state"] for m in body["data"] if m["id"] != "tiny-random"} == {"absent"}
+
+
+async def test_aliases_mean_their_model(running: RunningApp) -> None:
+    """A model can be looked at and asked for by its alias; answers name it by its id."""
+    async with running(engine=QuickEngine) as app:
+        _, model = await app.get("/v1/models/test")
+        assert model["id"] == "tiny-random"
+        _, body = await app.post(GENERATIONS, model="test", **SMALL)
+        assert body["model"] == "tiny-random"
+
+
+async def test_server_without_a_default_needs_a_model(running: RunningApp) -> None:
+    """If several could be meant and none is the default, the request must say which."""
+    async with running(engine=QuickEngine) as app:
+        app.app.freeze()
+    async with running(engine=QuickEngine, model="tiny-random") as app:
+        status, body = await app.post(GENERATIONS, model="sd-turbo", **SMALL)
+    assert (status, body["error"]["code"]) == (404, "model_not_downloaded")
+
+
+async def test_unload_and_load(running: RunningApp) -> None:
+    """Unloading frees the model, loading brings it back without a request, and both may be repeated."""
+    async with running(engine=QuickEngine) as app:
+        await wait_for_state(app, "loaded")
+        for _ in range(2):
+            assert (await app.post("/v1/models/tiny-random/unload"))[0] == 202
+            await wait_for_state(app, "ready")
+        assert (await app.get("/health"))[1]["loaded"] is False
+        for _ in range(2):
+            assert (await app.post("/v1/models/test/load"))[0] == 202
+            await wait_for_state(app, "loaded")
+
+
+async def test_loading_is_a_state(running: RunningApp) -> None:
+    """While a model loads, its state says so."""
+    async with running(engine=NeverLoads) as app:
+        await wait_for_state(app, "loading")
+
+
+@pytest.mark.parametrize("action", ["load", "unload"])
+async def test_unknown_models_cannot_be_managed(running: RunningApp, action: str) -> None:
+    """Both actions on a name that is none are a 404."""
+    async with running(engine=QuickEngine) as app:
+        status, body = await app.post(f"/v1/models/nothing/{action}")
+    assert (status, body["error"]["code"]) == (404, "model_not_found")
+
+
+async def test_model_without_its_files_cannot_be_loaded(running: RunningApp) -> None:
+    """The answer says where its files come from, and names no local folder."""
+    async with running(engine=QuickEngine) as app:
+        status, body = await app.post("/v1/models/sd-turbo/load")
+        folder = str(app.scheduler.resident._catalog.models_dir)
+    assert (status, body["error"]["code"]) == (404, "model_not_downloaded")
+    assert "sd_turbo-f16-q8_0.gguf" in body["error"]["message"]
+    assert folder not in body["error"]["message"]
