@@ -19,13 +19,16 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from gguf_imagegen.errors import InvalidModelFile
 
-MAX_TENSORS = 100_000
+# Each bounds the time of reading to well under a second; the largest real files have a third of it.
+MAX_TENSORS = 20_000
 MAX_KEYS = 10_000
 MAX_STRING = 1 << 20
 MAX_ARRAY = 2_000_000
+MAX_LISTED_STRINGS = 1_000_000  # in all arrays together
 MAX_NAME = 128
 MAX_DIMS = 4
-MAX_JSON = 100 << 20
+NEWEST_TYPE = 40  # NVFP4: the last that the engine's ggml knows, it aborts on later ones
+MAX_JSON = 8 << 20
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -106,6 +109,7 @@ class _Gguf:
         self._file = file
         self._name = name
         self._size = size
+        self._strings_left = MAX_LISTED_STRINGS
 
     def read(self) -> dict[str, TensorInfo]:
         self._take(4)
@@ -135,7 +139,7 @@ class _Gguf:
         shape = tuple(self._number("Q") for _ in range(dims))[::-1]
         kind = self._number("I")
         offset = self._number("Q")
-        if kind not in GGML_QUANT_SIZES:
+        if kind not in GGML_QUANT_SIZES or kind > NEWEST_TYPE:
             raise self._bad(f"tensor {name!r} has the unknown type {kind}")
         elements = math.prod(shape)
         if not 0 < elements < 1 << 48:
@@ -171,11 +175,21 @@ class _Gguf:
         if item in _SCALARS:
             self._skip(struct.calcsize(_SCALARS[item]) * count)
         elif item == _STRING:
-            for _ in range(count):
-                self._skip(self._number("Q"))
+            self._skip_strings(count)
         else:
             raise self._bad(f"an array has items of the unknown type {item}")
         return None
+
+    def _skip_strings(self, count: int) -> None:
+        self._strings_left -= count
+        if self._strings_left < 0:
+            raise self._bad("its arrays claim too many texts")
+        read, unpack = self._file.read, struct.Struct("<Q").unpack
+        for _ in range(count):  # called hundreds of thousands of times: nothing but two reads
+            prefix = read(8)
+            length = unpack(prefix)[0] if len(prefix) == 8 else -1
+            if not 0 <= length <= MAX_STRING or len(read(length)) != length:
+                raise self._bad("a text in a list is too long, or the file is cut short")
 
     def _number(self, code: str) -> int:
         size = struct.calcsize(code)

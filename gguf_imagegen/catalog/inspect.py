@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gguf_imagegen.catalog.header import Header, read_header
 from gguf_imagegen.engine.protocol import Role
-from gguf_imagegen.errors import MissingComponent
+from gguf_imagegen.errors import InvalidModelFile, MissingComponent
 
 DIFFUSION = "model.diffusion_model."
 _CLIP_IN_UNET_FILES = ("cond_stage_model.", "conditioner.embedders.", "te.")
@@ -67,9 +67,14 @@ def _full_names(header: Header) -> dict[str, str]:
 def _flux_kind(header: Header, names: Mapping[str, str]) -> str:
     if any("distilled_guidance_layer" in name for name in names):
         return "chroma"
-    first = names.get(f"{DIFFUSION}img_in.weight")
-    channels = header.tensors[first].shape[-1] if first else 64
-    return {384: "flux-fill", 128: "flux-controls", 196: "flex-2"}.get(channels, "flux")
+    channels = _width(header, names, f"{DIFFUSION}img_in.weight")
+    return {384: "flux-fill", 128: "flux-controls", 196: "flex-2"}.get(channels or 64, "flux")
+
+
+def _width(header: Header, names: Mapping[str, str], name: str) -> int | None:
+    """Inputs of a matrix, the elements of a vector; None if it is not there or has no axes."""
+    tensor = header.tensors.get(names.get(name, ""))
+    return tensor.shape[-1] if tensor and tensor.shape else None
 
 
 def _unet_kind(header: Header, names: Mapping[str, str]) -> str:
@@ -84,15 +89,8 @@ def _unet_kind(header: Header, names: Mapping[str, str]) -> str:
         part in name for name in names for part in ("conditioner.embedders.1", "cond_stage_model.1", "te.1")
     ):
         return f"sdxl{suffix}"
-    context = next(
-        (
-            header.tensors[real].shape[-1]
-            for name, real in names.items()
-            if name.endswith("attn2.to_k.weight")
-        ),
-        768,
-    )
-    return {768: "sd1", 1024: "sd2", 2048: "sdxl"}.get(context, "sd1") + suffix
+    context = next((_width(header, names, name) for name in names if name.endswith("attn2.to_k.weight")), 768)
+    return {1024: "sd2", 1280: "sdxl-refiner", 2048: "sdxl"}.get(context or 768, "sd1") + suffix
 
 
 def component_of(header: Header) -> str:
@@ -135,6 +133,11 @@ def holds_vae(header: Header) -> bool:
 # What must be there, by family: a role that satisfies it, or the beginning of a tensor's name in any file.
 _IMAGE_DECODER = ("an image decoder (VAE)", ("vae", "taesd"), ("first_stage_model.", "vae.", "tae."))
 _CLIP = ("a CLIP text encoder", ("clip_l",), _CLIP_IN_UNET_FILES)
+_CLIP_G_XL = (
+    "the CLIP-G text encoder",
+    ("clip_g",),
+    ("cond_stage_model.1.", "conditioner.embedders.1.", "te.1."),
+)
 _LLM = ("the language model that reads prompts (llm)", ("llm",), ("text_encoders.llm.",))
 _T5 = ("the T5-XXL text encoder", ("t5xxl",), ("text_encoders.t5xxl.",))
 _CLIP_L = ("the CLIP-L text encoder", ("clip_l",), ("text_encoders.clip_l.",))
@@ -143,7 +146,7 @@ _CLIP_G = ("the CLIP-G text encoder", ("clip_g",), ("text_encoders.clip_g.",))
 _NEEDS: Mapping[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]] = {
     "sd1": (_CLIP, _IMAGE_DECODER),
     "sd2": (_CLIP, _IMAGE_DECODER),
-    "sdxl": (_CLIP, _IMAGE_DECODER),
+    "sdxl": (_CLIP, _CLIP_G_XL, _IMAGE_DECODER),
     "sd3": (_CLIP_L, _CLIP_G, _IMAGE_DECODER),
     "flux": (_CLIP_L, _T5, _IMAGE_DECODER),
     "flux-fill": (_CLIP_L, _T5, _IMAGE_DECODER),
@@ -164,8 +167,34 @@ def check_complete(family: str, files: Mapping[Role, Header]) -> None:
             raise MissingComponent(
                 f"this {family} model lacks {words}; give it with --component {roles[0]}=FILE", param="model"
             )
-    for header in files.values():
+    for role, header in files.items():
+        if role in ("model", "diffusion"):
+            _check_family(header, family)
+        _check_types(header)
         _check_blocks(header)
+
+
+def _check_family(header: Header, family: str) -> None:
+    found = family_of(header)
+    if found is not None and found != family:
+        raise InvalidModelFile(
+            f"{header.name}: this is a {found} model, not {family}; correct the family or name another file",
+            param="model",
+        )
+
+
+_NO_WEIGHTS = {"Q8_1", "Q8_K", "I8", "I16", "I32", "I64"}
+
+
+def _check_types(header: Header) -> None:
+    """ggml cannot multiply by a matrix of these types, and ends the process when asked to."""
+    refused = _NO_WEIGHTS | ({"F64"} if header.format == "gguf" else set())
+    for tensor in header.tensors.values():
+        if tensor.type in refused and sum(side > 1 for side in tensor.shape) > 1:
+            raise InvalidModelFile(
+                f"{header.name}: tensor {tensor.name!r} has type {tensor.type}, which holds no weights;"
+                " get the file again"
+            )
 
 
 _BLOCK = re.compile(
@@ -180,12 +209,34 @@ def _check_blocks(header: Header) -> None:
         if name.startswith(("tae.", "decoder.layers", "encoder.layers")):
             continue
         if match := _BLOCK.fullmatch(name):
+            if len(match[2]) > 4:
+                raise InvalidModelFile(f"{header.name}: a block has the impossible number {match[2][:9]}")
             stacks.setdefault(match[1], {}).setdefault(int(match[2]), set()).add(match[3])
     for stack, blocks in stacks.items():
         gap = next((number for number in range(max(blocks) + 1) if number not in blocks), None)
         if gap is not None:
             raise MissingComponent(f"{header.name}: block {stack}{gap} is missing, the file is damaged")
+    _check_heads(header)
     _check_ovis(header)
+
+
+_ROTARY = 128  # sum of the rotary axes of every Flux-like family
+_KEY_NORMS = ("double_blocks.0.txt_attn.norm.key_norm.scale", "single_blocks.0.norm.key_norm.scale")
+
+
+def _check_heads(header: Header) -> None:
+    """sd.cpp divides the hidden size by that of a key norm (`FluxRunner`): a wrong one ends the engine."""
+    names = _full_names(header)
+    if not any(name.startswith(f"{DIFFUSION}double_blocks.") for name in names):
+        return
+    heads = {_width(header, names, DIFFUSION + norm) for norm in _KEY_NORMS} - {None}
+    hidden = header.tensors.get(names.get(f"{DIFFUSION}txt_in.weight", ""))
+    if not heads:
+        raise MissingComponent(f"{header.name}: no attention norm is there, the file is damaged")
+    if heads != {_ROTARY} or (hidden and hidden.shape and hidden.shape[0] % _ROTARY):
+        raise InvalidModelFile(
+            f"{header.name}: its attention heads do not have size {_ROTARY}; get the file again"
+        )
 
 
 _OVIS_BLOCKS = {
@@ -194,20 +245,22 @@ _OVIS_BLOCKS = {
         for side in ("img", "txt")
         for part in ("mod.lin", "attn.qkv", "attn.proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
         for kind in ("weight", "bias")
-    ],
+    ]
+    + [f"{side}_attn.norm.{part}_norm.scale" for side in ("img", "txt") for part in ("query", "key")],
     "single_blocks": [
         f"{part}.{kind}" for part in ("linear1", "linear2", "modulation.lin") for kind in ("weight", "bias")
-    ],
+    ]
+    + ["norm.query_norm.scale", "norm.key_norm.scale"],
 }
-_OVIS_REST = [
-    "img_in.weight",
-    "time_in.in_layer.weight",
-    "time_in.out_layer.weight",
-    "txt_norm.scale",
-    "txt_in.weight",
-    "final_layer.linear.weight",
-    "final_layer.adaLN_modulation.1.weight",
-]
+_OVIS_REST = ["txt_norm.scale"] + [
+    f"{part}.{kind}"
+    for part in (
+        "img_in", "time_in.in_layer", "time_in.out_layer", "txt_in", "final_layer.linear",
+        "final_layer.adaLN_modulation.1",
+    )
+    for kind in ("weight", "bias")
+]  # fmt: skip
+_OVIS_LLM = ("text_encoders.llm.model.embed_tokens.weight", "text_encoders.llm.model.norm.weight")
 
 
 def _check_ovis(header: Header) -> None:
@@ -216,6 +269,8 @@ def _check_ovis(header: Header) -> None:
         return
     names = _full_names(header)
     wanted = [DIFFUSION + name for name in _OVIS_REST]
+    if any(name.startswith("text_encoders.llm.") for name in names):
+        wanted += _OVIS_LLM
     for stack, parts in _OVIS_BLOCKS.items():
         numbers = {
             m[1] for name in names if (m := re.match(rf"{re.escape(DIFFUSION)}{stack}\.(\d+)\.", name))
@@ -226,3 +281,8 @@ def _check_ovis(header: Header) -> None:
             raise MissingComponent(
                 f"{header.name}: tensor {name.removeprefix(DIFFUSION)!r} is missing, the file is damaged"
             )
+    width, context = (_width(header, names, n) for n in (_OVIS_LLM[0], f"{DIFFUSION}txt_in.weight"))
+    if width is not None and width != context:
+        raise InvalidModelFile(
+            f"{header.name}: its text encoder gives {width} numbers, its transformer wants {context}"
+        )

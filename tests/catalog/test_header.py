@@ -228,7 +228,7 @@ def test_components(component: str, name: str) -> None:
 
 NEEDS: dict[str, tuple[Role, ...]] = {
     "sd1": ("clip_l", "vae"),
-    "sdxl-inpaint": ("clip_l", "vae"),
+    "sdxl-inpaint": ("clip_l", "clip_g", "vae"),
     "sd3": ("clip_l", "clip_g", "vae"),
     "flux": ("clip_l", "t5xxl", "vae"),
     "flux2": ("llm", "vae"),
