@@ -96,7 +96,7 @@ def generate(
 @with_settings("models_dir", "catalog")
 def models(settings: Settings) -> int:
     """List the models of the catalog."""
-    catalog = load_catalog(settings.models_dir.expanduser(), settings.catalog)
+    catalog = load_catalog(settings.models_dir, settings.catalog)
     table = Table("id", "family", "on disk", "size", "steps", "licence", "description")
     for entry in catalog.entries:
         size = "x".join(map(str, entry.defaults.size))

@@ -93,7 +93,7 @@ def _memory() -> Finding:
 
 def _models(settings: Settings) -> Finding:
     try:
-        catalog = load_catalog(settings.models_dir.expanduser(), settings.catalog)
+        catalog = load_catalog(settings.models_dir, settings.catalog)
     except CatalogError as exc:
         return Finding("models", False, str(exc))
     here = [entry.id for entry in catalog.entries if catalog.on_disk(entry)]

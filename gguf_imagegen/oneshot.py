@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gguf_imagegen import events
+from gguf_imagegen.catalog.choose import choose_models
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess
 from gguf_imagegen.errors import InvalidRequest
@@ -19,7 +20,6 @@ from gguf_imagegen.jobs.resident import Resident
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.schema.request import parse_request
-from gguf_imagegen.server import choose_models
 from gguf_imagegen.settings import Settings
 
 

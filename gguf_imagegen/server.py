@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import sys
-from pathlib import Path
 
 import uvloop
 from aiohttp import web
@@ -14,44 +13,12 @@ from rich.console import Console
 
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.api.keys import DEFAULT_MODEL, SCHEDULER
-from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
-from gguf_imagegen.engine.protocol import Role
-from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.catalog.choose import choose_models
 from gguf_imagegen.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
-ROLES: tuple[Role, ...] = (
-    "model", "diffusion", "clip_l", "clip_g", "clip_vision", "t5xxl", "llm", "llm_vision", "vae", "taesd",
-    "control_net", "upscaler",
-)  # fmt: skip
 LAST_FRAMES = 5.0
 """Seconds that open answers get to write their last bytes."""
-
-
-def choose_models(settings: Settings) -> tuple[Catalog, str | None]:
-    """The catalog and the id of the default model: the one asked for, else the only one on disk."""
-    catalog = load_catalog(settings.models_dir.expanduser(), settings.catalog)
-    if settings.model is None:
-        here = [entry.id for entry in catalog.entries if catalog.on_disk(entry)]
-        return catalog, here[0] if len(here) == 1 else None
-    path = Path(settings.model).expanduser()
-    if path.suffix in MODEL_SUFFIXES:
-        catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
-        return catalog, entry.id
-    entry = catalog.get(settings.model)
-    catalog.checked_files(entry)
-    return catalog, entry.id
-
-
-def _components(words: tuple[str, ...]) -> dict[Role, Path]:
-    given: dict[Role, Path] = {}
-    for word in words:
-        name, _, file = word.partition("=")
-        role = next((role for role in ROLES if role == name), None)
-        if role is None or not file:
-            raise InvalidRequest(f"component: {word!r} is not ROLE=FILE with a role of {', '.join(ROLES)}")
-        given[role] = Path(file).expanduser()
-    return given
 
 
 async def serve(settings: Settings, console: Console) -> int:

@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value
 
+    @field_validator("models_dir", "catalog", "lora_dir", "output_dir")
+    @classmethod
+    def _at_home(cls, value: Path | None) -> Path | None:
+        return value.expanduser() if value else None
+
     @model_validator(mode="after")
     def _not_open_to_the_world(self) -> Settings:
         if not (self.api_key or self.insecure or is_loopback(self.host)):

@@ -24,9 +24,9 @@ from aiohttp import web
 
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.catalog.choose import choose_models
 from gguf_imagegen.engine.protocol import Engine
 from gguf_imagegen.jobs.scheduler import Scheduler
-from gguf_imagegen.server import choose_models
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.testmodel import write_test_model
 

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 import aiohttp
 import numpy as np
 import psutil
-from tests.conftest import DEADLINE, ServerProcess
 from PIL import Image
+
+from tests.conftest import DEADLINE, ServerProcess
 
 T = TypeVar("T")
 POLL = 0.01

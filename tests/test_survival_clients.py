@@ -19,10 +19,8 @@ import pytest
 from gguf_imagegen.api import stream as streams
 from tests.conftest import DEADLINE, RunningApp, ServerProcess
 from tests.survival import (
-    EDITS,
     GENERATIONS,
     SMALL,
-    Answer,
     Client,
     b64,
     client_of,
@@ -174,7 +172,9 @@ async def test_a_big_frame_that_is_not_taken(
         client = Client(app.url, app.session)
         big = Noise()
         monkeypatch.setattr(app.scheduler.results, "get", big.get)
-        dawdler = Dawdler(app.url, GENERATIONS, {"n": 3, "steps": 20, "stream_options": {"dialect": "openai"}})
+        dawdler = Dawdler(
+            app.url, GENERATIONS, {"n": 3, "steps": 20, "stream_options": {"dialect": "openai"}}
+        )
         job = await dawdler.job()
         await asyncio.wait_for(big.asked.wait(), DEADLINE)
         if end == "leaves":

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.conftest import ServerProcess
 from PIL import Image
+
+from tests.conftest import ServerProcess
 from tests.survival import EDITS, Client, Stream, b64, client_of, encoded, half_mask, noise, png, worker_of
 
 

@@ -10,6 +10,11 @@ from typing import Any
 
 import psutil
 import pytest
+
+from gguf_imagegen.engine.process import EngineProcess
+from gguf_imagegen.engine.protocol import Engine
+from gguf_imagegen.jobs import resident
+from gguf_imagegen.testmodel import write_test_model
 from tests.conftest import RunningApp, ServerProcess
 from tests.survival import (
     DEADLINE,
@@ -24,11 +29,6 @@ from tests.survival import (
     reaped,
     worker_of,
 )
-
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.engine.protocol import Engine
-from gguf_imagegen.jobs import resident
-from gguf_imagegen.testmodel import write_test_model
 
 LONG: dict[str, Any] = {"steps": 150, "size": "128x128"}
 Serve = Callable[..., ServerProcess]

@@ -16,6 +16,7 @@ from PIL import Image
 
 from gguf_imagegen import images
 from gguf_imagegen.catalog.catalog import Entry
+from gguf_imagegen.catalog.inspect import component_of, inspect_file
 from gguf_imagegen.engine.protocol import GenerateSpec, Hires, Lora, PreviewMode, RawImage, SkipLayers
 from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
 from gguf_imagegen.jobs.prompt import checked_prompt
@@ -253,6 +254,8 @@ def _lora_path(name: str, folder: Path | None) -> Path:
         for suffix in ("", ".safetensors", ".gguf"):
             path = folder / f"{name}{suffix}"
             if path.suffix in (".safetensors", ".gguf") and path.is_file():
+                if component_of(inspect_file(path)) != "lora":
+                    raise InvalidRequest(f"lora: {name!r} is not a LoRA file", param="lora")
                 return path
     here = folder.iterdir() if folder is not None and folder.is_dir() else ()
     have = sorted(path.stem for path in here if path.suffix in (".safetensors", ".gguf"))

@@ -306,7 +306,9 @@ def files_of(folder: Path) -> list[Path]:
     return list(folder.iterdir())
 
 
-@pytest.mark.parametrize("name", ["nothing.png", "..%2F..%2Fetc%2Fpasswd", "20260101-000000-" + "a" * 24 + ".png"])
+@pytest.mark.parametrize(
+    "name", ["nothing.png", "..%2F..%2Fetc%2Fpasswd", "20260101-000000-" + "a" * 24 + ".png"]
+)
 async def test_unknown_image_names_are_not_found(running: RunningApp, name: str) -> None:
     """Only names that were given out lead to a file."""
     async with running(engine=QuickEngine) as app:

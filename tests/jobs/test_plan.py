@@ -17,6 +17,7 @@ from gguf_imagegen.catalog.catalog import Defaults, Entry, load_catalog
 from gguf_imagegen.catalog.traits import traits_of
 from gguf_imagegen.errors import (
     InvalidImage,
+    InvalidModelFile,
     InvalidRequest,
     InvalidSize,
     PromptTooLong,
@@ -435,14 +436,19 @@ def test_warnings_of_the_request_are_kept() -> None:
     assert planned(odd=1).warnings == ("unknown field 'odd' was ignored",)
 
 
+_LORA_HEADER = b'{"x.lora_down.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+LORA = len(_LORA_HEADER).to_bytes(8, "little") + _LORA_HEADER + bytes(4)
+"""The least safetensors file that is a LoRA."""
+
+
 def test_loras_come_from_the_folder_only(tmp_path: Path) -> None:
     """A bare name finds its file; a path, a parent, another suffix or a missing folder finds nothing."""
     folder = tmp_path / "loras"
     folder.mkdir()
-    for name in ("loras/ink.safetensors", "loras/old.gguf", "loras/notes.txt", "outside.safetensors"):
-        (tmp_path / name).write_bytes(b"x")
+    for name in ("loras/ink.safetensors", "loras/old.safetensors", "loras/notes.txt", "outside.safetensors"):
+        (tmp_path / name).write_bytes(LORA)
     settings = {"lora_dir": folder}
-    for name, file in (("ink", "ink.safetensors"), ("old.gguf", "old.gguf")):
+    for name, file in (("ink", "ink.safetensors"), ("old.safetensors", "old.safetensors")):
         (lora,) = planned(settings=settings, lora=[{"name": name, "scale": -0.5}]).spec.loras
         assert (lora.path, lora.scale) == (folder / file, -0.5)
     outside = [
@@ -458,6 +464,16 @@ def test_loras_come_from_the_folder_only(tmp_path: Path) -> None:
             planned(settings=settings, lora=[{"name": name}])
     with pytest.raises(InvalidRequest, match="known: none"):
         planned(settings={"lora_dir": tmp_path / "absent"}, lora=[{"name": "ink"}])
+
+
+def test_broken_loras_never_reach_the_engine(tmp_path: Path) -> None:
+    """A file that is cut short, or is no LoRA, is refused by its header."""
+    (tmp_path / "short.safetensors").write_bytes(LORA[:-1])
+    (tmp_path / "other.safetensors").write_bytes(LORA.replace(b"lora_down", b"something"))
+    with pytest.raises(InvalidModelFile, match="cut short"):
+        planned(settings={"lora_dir": tmp_path}, lora=[{"name": "short"}])
+    with pytest.raises(InvalidRequest, match="not a LoRA"):
+        planned(settings={"lora_dir": tmp_path}, lora=[{"name": "other"}])
 
 
 # -- previews -----------------------------------------------------------------------------------------
