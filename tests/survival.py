@@ -1,4 +1,4 @@
-"""What the survival tests share: a client that sees every byte of a stream, and ways to hold or kill a worker."""
+"""What the survival tests share: a client that sees every byte of a stream, and ways to hold a worker."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ async def test_a_disk_that_is_full_for_a_while(serve: Serve, tmp_path: Path) -> 
         await assert_delivered(client, warned=False)
         whole = {path.name for path in tmp_path.iterdir()}
         limits = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (1000, limits[1]))
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, limits[1]))
         await assert_delivered(client, warned=True)
         assert {path.name for path in tmp_path.iterdir()} == whole
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)

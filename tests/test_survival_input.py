@@ -13,15 +13,38 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ServerProcess
-from tests.survival import EDITS, Client, Stream, b64, client_of, encoded, half_mask, noise, png, worker_of
+from tests.survival import (
+    EDITS,
+    Client,
+    Stream,
+    b64,
+    client_of,
+    client_of_mortal,
+    encoded,
+    half_mask,
+    noise,
+    png,
+    worker_of,
+)
 
 
 @pytest.fixture
 async def client(server: ServerProcess) -> AsyncIterator[Client]:
-    """A client of the shared server, whose worker must outlive the test and serve afterwards."""
+    """A client of the shared server, whose worker must outlive the test."""
     worker = await worker_of(server)
-    async with client_of(server) as client:
+    async with client_of_mortal(server) as client:
         yield client
+        assert (await client.get("/health")).body["status"] == "ok"
+    assert (await worker_of(server)).pid == worker.pid
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def served_after_all(server: ServerProcess) -> AsyncIterator[None]:
+    """After everything below the server still makes pictures, with the worker it began with."""
+    async with client_of(server) as client:
+        await client.still_serves()
+        worker = await worker_of(server)
+        yield
     assert (await worker_of(server)).pid == worker.pid
 
 
@@ -44,7 +67,7 @@ PROMPTS = {
     "backslashes": "\\" * 2000,
     "longest in ASCII": "a" * 8000,
     "longest in emoji": "\U0001f600" * 4000,
-    "control characters": "\x01\x1b[31m\x7f\u0080\ufeff\u202e" * 200,
+    "control characters": "\x01\x1b31m\x7f\u0080\ufeff\u202e" * 200,
     "combining marks": "a" + "\u0301" * 1000,
 }
 

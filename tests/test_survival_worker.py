@@ -15,9 +15,8 @@ from gguf_imagegen.engine.process import EngineProcess
 from gguf_imagegen.engine.protocol import Engine
 from gguf_imagegen.jobs import resident
 from gguf_imagegen.testmodel import write_test_model
-from tests.conftest import RunningApp, ServerProcess
+from tests.conftest import DEADLINE, RunningApp, ServerProcess
 from tests.survival import (
-    DEADLINE,
     Answer,
     Client,
     Stream,

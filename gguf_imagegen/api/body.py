@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gguf_imagegen.api.keys import SETTINGS
 from gguf_imagegen.errors import ContentTypeUnsupported, InvalidRequest, PayloadTooLarge
@@ -63,7 +64,7 @@ async def _read_parts(request: web.Request, limit: int) -> list[tuple[str, str |
             data = await _read_part(part, left, limit)
             left -= len(data)
             parts.append((part.name, data if _is_file(part) else _text(part.name, data)))
-    except (ValueError, AssertionError, UnicodeDecodeError) as exc:
+    except (ValueError, AssertionError, HttpProcessingError) as exc:
         raise InvalidRequest("the multipart body is malformed") from exc
     return parts
 

@@ -34,10 +34,13 @@ async def stream_job(
         except ImagegenError as exc:  # an image is gone, and the 200 is sent already
             await _write(response, error_frame(exc))
         await response.write_eof()
-    except (ConnectionError, asyncio.CancelledError, asyncio.TimeoutError):
+    except (ConnectionError, asyncio.CancelledError, asyncio.TimeoutError) as exc:
         if cancel_on_leave:
             cancel_later(request.app, job)
-        raise
+        if isinstance(exc, asyncio.CancelledError):
+            raise
+        if request.transport is not None:  # else an error answer would end up inside the stream
+            request.transport.abort()
     return response
 
 

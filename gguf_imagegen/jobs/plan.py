@@ -203,11 +203,11 @@ def _edit_inputs(
     if not inputs:
         if operation == "edit":
             raise InvalidRequest("image: an edit needs at least one image", param="image")
-        if request.mask:
+        if request.mask is not None:
             raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
         return _Edit()
     if entry.traits.edit_mode == "reference":
-        if request.mask:
+        if request.mask is not None:
             raise UnsupportedOperation(
                 f"mask: {entry.id} edits whole images by reference and takes no mask", param="mask"
             )
@@ -220,7 +220,7 @@ def _edit_inputs(
     picture = inputs[0]
     masking = (
         images.decode(request.mask, max_pixels=settings.max_input_pixels, param="mask")
-        if request.mask
+        if request.mask is not None
         else None
     )
     mask = images.mask_from(masking, picture, size)

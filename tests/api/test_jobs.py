@@ -89,7 +89,7 @@ async def test_events_are_replayed_from_any_point(
     server: ServerProcess, session: aiohttp.ClientSession
 ) -> None:
     """`Last-Event-ID: k` gives exactly what came after k, however often and from wherever it is asked."""
-    fields = {"n": 2, "stream_options": {"preview": True}}
+    fields: dict[str, Any] = {"n": 2, "stream_options": {"preview": True}}
     streamed = await post_stream(session, server.url + GENERATIONS, **fields)
     url = f"{server.url}/v1/jobs/{streamed.headers['X-Job-Id']}/events"
     whole = (await get_stream(session, url)).events
@@ -230,13 +230,25 @@ async def test_after_a_cancel_the_next_job_works(
 
 async def test_cancelling_during_the_load_harms_nobody(running: RunningApp) -> None:
     """A job cancelled while its model loads ends; the server counts as healthy, not as failed."""
-    async with running(engine=NeverLoads, model=None) as app:
+    engines = iter([QuickEngine, NeverLoads, QuickEngine])
+    async with running(engine=lambda: next(engines)()) as app:
+        assert (await app.post(GENERATIONS, **SMALL, keep_alive=0))[0] == 200
+
+        async def unloaded() -> bool:
+            return not app.scheduler.resident.present
+
+        await eventually("the first engine is gone", unloaded)
         task, job = await start_job(app)
-        assert (await app.get("/health"))[1]["loading"] is not None or job["status"] == "running"
+
+        async def loading() -> bool:
+            return app.scheduler.resident.present
+
+        await eventually("it loads", loading)
         assert (await cancel(app, job["id"]))["status"] == "cancelled"
         assert (await task)[0] == 499
         status, health = await app.get("/health")
         assert (status, health["status"], health["error"]) == (200, "ok", None)
+        assert (await app.post(GENERATIONS, **SMALL))[0] == 200
 
 
 # -- clients that leave -------------------------------------------------------------------------------
@@ -327,18 +339,19 @@ async def test_idle_model_is_unloaded_and_comes_back(running: RunningApp, where:
 
     settings = {"keep_alive": 0.0} if where == "settings" else {}
     fields = {"keep_alive": 0} if where == "request" else {}
-    async with running(engine=engine, model=None, **settings) as app:
+    async with running(engine=engine, **settings) as app:
 
         async def unloaded() -> bool:
             return not (await app.get("/health"))[1]["loaded"]
 
-        for count in (1, 2):
-            status, _ = await app.post(GENERATIONS, model="tiny-random", **SMALL, **fields)
-            assert status == 200
+        counts = []
+        for _ in range(3):
+            assert (await app.post(GENERATIONS, **SMALL, **fields))[0] == 200
             await eventually("the model is unloaded", unloaded)
-            assert len(loads) == count
+            counts.append(len(loads))
             assert not loads[-1].alive
             assert (await app.get("/health"))[0] == 200
+    assert counts == [counts[0], counts[0] + 1, counts[0] + 2]
 
 
 async def test_model_stays_while_keep_alive_lasts(running: RunningApp) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import openai
 import pytest
 from openai import OpenAI
@@ -75,13 +77,12 @@ async def test_aliases_mean_their_model(running: RunningApp) -> None:
         assert body["model"] == "tiny-random"
 
 
-async def test_server_without_a_default_needs_a_model(running: RunningApp) -> None:
-    """If several could be meant and none is the default, the request must say which."""
-    async with running(engine=QuickEngine) as app:
-        app.app.freeze()
-    async with running(engine=QuickEngine, model="tiny-random") as app:
-        status, body = await app.post(GENERATIONS, model="sd-turbo", **SMALL)
-    assert (status, body["error"]["code"]) == (404, "model_not_downloaded")
+async def test_server_without_a_default_needs_a_model(running: RunningApp, tmp_path: Path) -> None:
+    """If no model is the default, the request must say which, and health has none to name."""
+    async with running(engine=QuickEngine, model=None, models_dir=tmp_path) as app:
+        status, body = await app.post(GENERATIONS, **SMALL)
+        assert (await app.get("/health"))[1]["model"] is None
+    assert (status, body["error"]["code"], body["error"]["param"]) == (400, "invalid_request", "model")
 
 
 async def test_unload_and_load(running: RunningApp) -> None:
@@ -111,11 +112,10 @@ async def test_unknown_models_cannot_be_managed(running: RunningApp, action: str
     assert (status, body["error"]["code"]) == (404, "model_not_found")
 
 
-async def test_model_without_its_files_cannot_be_loaded(running: RunningApp) -> None:
+async def test_model_without_its_files_cannot_be_loaded(running: RunningApp, model_dir: Path) -> None:
     """The answer says where its files come from, and names no local folder."""
     async with running(engine=QuickEngine) as app:
         status, body = await app.post("/v1/models/sd-turbo/load")
-        folder = str(app.scheduler.resident._catalog.models_dir)
     assert (status, body["error"]["code"]) == (404, "model_not_downloaded")
     assert "sd_turbo-f16-q8_0.gguf" in body["error"]["message"]
-    assert folder not in body["error"]["message"]
+    assert str(model_dir) not in body["error"]["message"]

@@ -22,8 +22,8 @@ from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, noise, picture
 from tests.conftest import RunningApp, ServerProcess
 from tests.engines import QuickEngine
 
-LEFT = (slice(None), slice(0, 64))
-RIGHT = (slice(None), slice(64, 128))
+LEFT = (slice(None), slice(0, 32))
+RIGHT = (slice(None), slice(32, 64))
 
 
 @pytest.fixture
@@ -189,15 +189,15 @@ def test_png_carries_its_parameters_and_no_path(client: OpenAI, model_dir: Path)
 
 def alpha_mask() -> Image.Image:
     """OpenAI's convention: transparent = repaint."""
-    mask = Image.new("RGBA", (128, 128), (0, 0, 0, 255))
-    mask.paste((0, 0, 0, 0), (0, 0, 64, 128))
+    mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 32, 64))
     return mask
 
 
 def white_mask() -> Image.Image:
     """AUTOMATIC1111's convention: white = repaint."""
-    mask = Image.new("L", (128, 128), 0)
-    mask.paste(255, (0, 0, 64, 128))
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
     return mask
 
 
@@ -212,9 +212,12 @@ def test_edit_changes_what_the_mask_says_and_nothing_else(
 ) -> None:
     """In every mask convention kept pixels are the input's own bytes and masked ones are new."""
     answer = client.images.edit(
-        image=png(noise()), mask=png(mask()), prompt="a cat", extra_body={"steps": 4, "seed": 1}
+        image=png(noise(64, 64)),
+        mask=png(mask()),
+        prompt="a cat",
+        extra_body={"size": "64x64", "steps": 2, "seed": 1},
     )
-    before, after = np.asarray(noise()), np.asarray(picture(only(answer).b64_json))
+    before, after = np.asarray(noise(64, 64)), np.asarray(picture(only(answer).b64_json))
     assert after.shape == before.shape
     assert np.array_equal(after[RIGHT], before[RIGHT])
     assert np.mean(np.any(after[LEFT] != before[LEFT], axis=-1)) > 0.9
@@ -222,11 +225,13 @@ def test_edit_changes_what_the_mask_says_and_nothing_else(
 
 def test_transparent_input_is_its_own_mask(client: OpenAI) -> None:
     """Without a mask the input's transparent pixels are repainted and the opaque ones kept."""
-    before = noise().convert("RGBA")
+    before = noise(64, 64).convert("RGBA")
     before.putalpha(alpha_mask().getchannel("A"))
-    answer = client.images.edit(image=png(before), prompt="a cat", extra_body={"steps": 2, "seed": 1})
+    answer = client.images.edit(
+        image=png(before), prompt="a cat", extra_body={"size": "64x64", "steps": 2, "seed": 1}
+    )
     after = np.asarray(picture(only(answer).b64_json))
-    assert np.array_equal(after[RIGHT], np.asarray(noise())[RIGHT])
+    assert np.array_equal(after[RIGHT], np.asarray(noise(64, 64))[RIGHT])
     assert np.mean(np.any(after[LEFT] != 255, axis=-1)) > 0.9
 
 
@@ -234,17 +239,17 @@ async def test_one_edit_in_every_wrapping(
     server: ServerProcess, session: aiohttp.ClientSession, client: OpenAI
 ) -> None:
     """The SDK's form, raw forms with `image[]` or `image[0]`, and JSON all make the same file."""
-    image = png(noise())
-    sdk = client.images.edit(image=image, prompt="a cat", extra_body={"steps": 2, "seed": 3})
+    image = png(noise(64, 64))
+    sdk = client.images.edit(image=image, prompt="a cat", extra_body={"size": "64x64", "steps": 1, "seed": 3})
 
     def form(name: str) -> aiohttp.FormData:
         made = aiohttp.FormData()
         made.add_field(name, image, filename="C:\\pictures\\a.png", content_type="application/octet-stream")
-        for key, value in {"prompt": "a cat", "steps": "2", "seed": "3"}.items():
+        for key, value in {"prompt": "a cat", "size": "64x64", "steps": "1", "seed": "3"}.items():
             made.add_field(key, value)
         return made
 
-    fields = {"prompt": "a cat", "steps": 2, "seed": 3}
+    fields = {"prompt": "a cat", "size": "64x64", "steps": 1, "seed": 3}
     bare = data_url(image).partition(",")[2]
     bodies: list[dict[str, Any]] = [
         {"data": form("image[]")},
@@ -276,7 +281,7 @@ def test_edit_follows_the_input_in_its_aspect(client: OpenAI) -> None:
 @pytest.mark.parametrize("field", ["image", "mask"])
 def test_image_urls_are_never_fetched(client: OpenAI, image: str, field: str) -> None:
     """An image given by an address is refused: the server fetches nothing."""
-    fields = {"image": data_url(png(noise())), field: image}
+    fields = {"image": data_url(png(noise(64, 64))), field: image}
     with pytest.raises(openai.BadRequestError, match=r"fetches no URLs|Invalid image"):
         client.post(EDITS.removeprefix("/v1"), body={"prompt": "a cat", **fields}, cast_to=ImagesResponse)
 
@@ -306,11 +311,11 @@ def test_streamed_generation_has_partials_then_the_image(client: OpenAI) -> None
 def test_streamed_edit_has_partials_then_the_image(client: OpenAI) -> None:
     """An edit streams in the same way under its own event names."""
     with client.images.edit(
-        image=png(noise()),
+        image=png(noise(64, 64)),
         prompt="a cat",
         stream=True,
         partial_images=2,
-        extra_body={"steps": 6, "seed": 8},
+        extra_body={"size": "64x64", "steps": 4, "seed": 8},
     ) as stream:
         events = list(stream)
     assert [event.type for event in events] == [
@@ -319,7 +324,7 @@ def test_streamed_edit_has_partials_then_the_image(client: OpenAI) -> None:
         "image_edit.completed",
     ]
     assert [e.partial_image_index for e in events if e.type == "image_edit.partial_image"] == [0, 1]
-    assert picture(events[2].b64_json).size == (128, 128)
+    assert picture(events[2].b64_json).size == (64, 64)
 
 
 def test_streamed_batch_completes_each_image(client: OpenAI) -> None:
@@ -398,7 +403,7 @@ def test_models_that_cannot_be_had_are_not_found(client: OpenAI, model: str, cod
 def test_damaged_image_is_a_plain_error_even_for_a_stream(client: OpenAI) -> None:
     """What is wrong before the first byte is an ordinary 400 with the words llama-box clients compare."""
     with pytest.raises(openai.BadRequestError) as caught:
-        client.images.edit(image=png(noise())[:500], prompt="a cat", stream=True)
+        client.images.edit(image=png(noise(64, 64))[:500], prompt="a cat", stream=True)
     error = caught.value.response.json()["error"]
     assert (error["message"], error["type"]) == ("Invalid image", "invalid_request_error")
     assert caught.value.code == "invalid_image"
