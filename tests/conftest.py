@@ -47,7 +47,7 @@ class ServerProcess:
     def __init__(self, model_dir: Path, *flags: str, env: dict[str, str] | None = None) -> None:
         command = [
             sys.executable, "-m", "gguf_imagegen", "serve", "--port", "0", "--model", "tiny-random",
-            "--models-dir", str(model_dir), *flags,
+            "--models-dir", str(model_dir), "--threads", "1", *flags,
         ]  # fmt: skip
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200", **(env or {})}
@@ -157,7 +157,7 @@ def running(model_dir: Path) -> RunningApp:
 
     @contextlib.asynccontextmanager
     async def run(*, engine: Callable[[], Engine] | None = None, **settings: Any) -> AsyncIterator[App]:
-        values = {"models_dir": model_dir, "model": "tiny-random", **settings}
+        values = {"models_dir": model_dir, "model": "tiny-random", "threads": 1, **settings}
         chosen = Settings(**values)
         catalog, default = choose_models(chosen)
         app = make_app(chosen, catalog, default, engine)

@@ -22,12 +22,8 @@ from tests.survival import (
     GENERATIONS,
     SMALL,
     Client,
-    b64,
     client_of,
-    encoded,
     eventually,
-    half_mask,
-    noise,
 )
 
 Serve = Callable[..., ServerProcess]
@@ -36,7 +32,7 @@ Serve = Callable[..., ServerProcess]
 @pytest.fixture(scope="module")
 def own(model_dir: Path) -> Iterator[ServerProcess]:
     """A server for clients without manners."""
-    process = ServerProcess(model_dir, "--grace", "1")
+    process = ServerProcess(model_dir, "--grace", "1", "--threads", "1")
     process.wait_until_ready()
     yield process
     assert process.stop() == 0
@@ -74,17 +70,6 @@ class Dawdler:
 
     def leave(self) -> None:
         self.socket.close()
-
-
-def big_edit(n: int) -> dict[str, Any]:
-    """Masked edits that keep half of a picture of noise: frames of about half a megabyte."""
-    size = (512, 512)
-    image, mask = encoded(noise(*size), "PNG"), encoded(half_mask(*size), "PNG")
-    return {"image": b64(image), "mask": b64(mask), "size": "512x512", "strength": 0.1, "steps": 1, "n": n}
-
-
-def big_preview() -> dict[str, Any]:
-    return {"size": "256x256", "steps": 2, "stream_options": {"preview": True}}
 
 
 async def test_one_byte_at_a_time(own: ServerProcess) -> None:
@@ -148,8 +133,8 @@ async def test_a_hundred_that_leave_at_once(own: ServerProcess) -> None:
 # -- a client that takes nothing ----------------------------------------------------------------------
 
 
-class Noise:
-    """Gives every image as two megabytes, whatever was stored."""
+class BigResults:
+    """Gives every image as six megabytes, more than all buffers on the way hold together."""
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
@@ -168,9 +153,9 @@ async def test_a_big_frame_that_is_not_taken(
     What it got of the stream is a beginning of it, without another answer mixed in.
     """
     monkeypatch.setattr(streams, "WRITE_TIMEOUT", 0.5 if end == "stays" else DEADLINE)
-    async with running() as app:
+    async with running(threads=1) as app:
         client = Client(app.url, app.session)
-        big = Noise()
+        big = BigResults()
         monkeypatch.setattr(app.scheduler.results, "get", big.get)
         dawdler = Dawdler(
             app.url, GENERATIONS, {"n": 3, "steps": 20, "stream_options": {"dialect": "openai"}}
@@ -211,7 +196,7 @@ async def assert_delivered(client: Client, *, warned: bool) -> None:
 async def test_a_result_folder_that_cannot_be(serve: Serve, tmp_path: Path) -> None:
     """With a file where the result folder should be, images are delivered from memory, with a warning."""
     (tmp_path / "file").write_text("in the way")
-    server = serve("--output-dir", str(tmp_path / "file" / "results"))
+    server = serve("--threads", "1", "--output-dir", str(tmp_path / "file" / "results"))
     server.wait_until_ready()
     async with client_of(server) as client:
         await assert_delivered(client, warned=True)
@@ -220,7 +205,7 @@ async def test_a_result_folder_that_cannot_be(serve: Serve, tmp_path: Path) -> N
 
 async def test_a_disk_that_is_full_for_a_while(serve: Serve, tmp_path: Path) -> None:
     """While no file can grow, images are delivered from memory; afterwards they are on disk again."""
-    server = serve("--output-dir", str(tmp_path))
+    server = serve("--threads", "1", "--output-dir", str(tmp_path))
     server.wait_until_ready()
     pid = server.process.pid
     async with client_of(server) as client:
