@@ -379,6 +379,7 @@ async def test_sigterm_ends_every_stream_whole(serve: Serve) -> None:
             assert error["code"] == "cancelled"
             assert "shutting down" in error["message"]
         assert (await waiting).code == "cancelled"
+        assert await asyncio.to_thread(server.process.wait, DEADLINE) == 0
         assert await asyncio.to_thread(server.stop) == 0
         await gone(worker)
 
@@ -401,6 +402,7 @@ async def test_sigterm_lets_jobs_finish_in_the_time_of_grace(serve: Serve) -> No
             assert int(late.headers["Retry-After"]) > 0
             assert (await running.end()).data == "[DONE]"
             assert (await queued.end()).data == "[DONE]"
+        assert await asyncio.to_thread(server.process.wait, DEADLINE) == 0
         assert await asyncio.to_thread(server.stop) == 0
 
 

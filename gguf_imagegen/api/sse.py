@@ -183,7 +183,8 @@ class BothEncoder:
             case Notice():
                 return self._own("job.notice", {"message": event.message}, id)
             case _:
-                item = self._progress.take(event) or self._progress.item(0)
+                image = event.index if isinstance(event, PreviewReady) else 0  # a dropped preview
+                item = self._progress.take(event) or self._progress.item(image)
                 body = {"type": f"{prefix}.progress", "eta": self._eta(self._job)}
         return frame({**chunk(self._job, item, None), **body}, event=body["type"], id=id)
 
