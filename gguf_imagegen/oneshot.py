@@ -30,7 +30,7 @@ async def generate(settings: Settings, fields: dict[str, object], output: Path, 
         raise InvalidRequest("model: name one with --model; `gguf-imagegen models` lists them")
     request, warnings = parse_request(fields)
     entry = catalog.get(default)
-    todo = plan(request, entry, settings, "edit" if request.image else "generation", warnings)
+    job_plan = plan(request, entry, settings, "edit" if request.image else "generation", warnings)
     resident = Resident(
         catalog,
         settings,
@@ -41,7 +41,7 @@ async def generate(settings: Settings, fields: dict[str, object], output: Path, 
     scheduler = Scheduler(settings, resident, results, lambda job, event: None)
     runner = asyncio.create_task(scheduler.run())
     try:
-        job = scheduler.submit(todo)
+        job = scheduler.submit(job_plan)
         await _follow(job, bar)
         if job.error is not None:
             raise job.error

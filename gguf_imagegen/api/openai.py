@@ -45,8 +45,8 @@ async def _make_images(request: web.Request, operation: Operation) -> web.Stream
     wanted, warnings = parse_request(await read_body(request))
     entry = pick_model(app, wanted.model)
     app[CATALOG].require_on_disk(entry)
-    todo = await asyncio.to_thread(plan, wanted, entry, app[SETTINGS], operation, warnings)
-    job = app[SCHEDULER].submit(todo)
+    job_plan = await asyncio.to_thread(plan, wanted, entry, app[SETTINGS], operation, warnings)
+    job = app[SCHEDULER].submit(job_plan)
     cancel = wanted.on_disconnect == "cancel"
     if wanted.stream:
         return await stream_job(request, job, _encoder(request, job, wanted), cancel_on_leave=cancel)
