@@ -99,7 +99,7 @@ def job_object(job: Job, eta: float | None, url: Callable[[str], str]) -> dict[s
         "model": job.plan.entry.id,
         "created": int(job.created),
         "started": job.started_at,
-        "ended": job.times[-1] if job.ended else None,
+        "ended": job.ended_at,
         "position": queued.position if queued and job.status == "queued" else None,
         "eta": eta,
         "progress": round(job.progress, 2),

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gguf_imagegen.api.shapes import image_item, job_usage, openai_fields, usage_of
+from gguf_imagegen.api.shapes import job_usage, openai_fields, usage_of
 from gguf_imagegen.errors import ImagegenError
 from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress
 from gguf_imagegen.jobs.job import (
@@ -286,14 +286,13 @@ def partial(job: Job, event: PreviewReady, number: int) -> dict[str, Any]:
 
 
 def completed(job: Job, event: ImageReady, data: str) -> dict[str, Any]:
-    item = image_item(job, event)
     return {
         "type": f"{openai_prefix(job)}.completed",
         "b64_json": data,
         **openai_fields(job),
         "usage": job_usage(None),
         "index": event.index,
-        "seed": item["seed"],
+        "seed": event.seed,
     }
 
 
