@@ -1,4 +1,4 @@
-"""The command line: serve, generate, models, doctor, make-test-model."""
+"""The command line: serve, generate, models, pull, rm, verify, doctor, make-test-model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from gguf_imagegen import __version__
-from gguf_imagegen.catalog.catalog import CatalogError, load_catalog
+from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.catalog.parse import CatalogError
 from gguf_imagegen.errors import ImagegenError
 from gguf_imagegen.flags import with_settings
 from gguf_imagegen.settings import Settings
@@ -106,6 +107,46 @@ def models(settings: Settings) -> int:
         )
     Console().print(table)
     return 0
+
+
+@app.command("pull")
+@with_settings("models_dir", "catalog")
+def pull(
+    settings: Settings, model: Annotated[str, typer.Argument(help="ID or ID:QUANT, see `models`")]
+) -> int:
+    """Fetch the files of a model; what was interrupted goes on from there."""
+    from gguf_imagegen import pulling
+
+    return pulling.pull(settings, model)
+
+
+@app.command("rm")
+@with_settings("models_dir", "catalog")
+def remove(
+    settings: Settings, model: Annotated[str, typer.Argument(help="ID (every quantisation) or ID:QUANT")]
+) -> int:
+    """Delete the files of a model that no other model on this machine uses."""
+    from gguf_imagegen import pulling
+    from gguf_imagegen.catalog.store import size_words
+
+    removal = pulling.remove(settings, model)
+    for file in removal.removed:
+        print(f"removed {file}")
+    for file in removal.kept:
+        print(f"kept {file}: another model uses it")
+    print(f"{size_words(removal.freed)} freed")
+    return 0
+
+
+@app.command("verify")
+@with_settings("models_dir", "catalog")
+def verify(
+    settings: Settings, model: Annotated[str, typer.Argument(help="ID (every quantisation) or ID:QUANT")]
+) -> int:
+    """Hash the files of a model; a wrong one is set aside, and the exit code is 1."""
+    from gguf_imagegen import pulling
+
+    return pulling.verify(settings, model)
 
 
 @app.command("doctor")

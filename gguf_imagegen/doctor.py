@@ -13,7 +13,8 @@ from importlib import metadata
 import psutil
 
 from gguf_imagegen import __version__
-from gguf_imagegen.catalog.catalog import CatalogError, load_catalog
+from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.catalog.parse import CatalogError
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.settings import Settings
 

@@ -5,12 +5,18 @@
     │   ├── InvalidSize, InvalidImage, UnknownSampler, PromptTooLong
     │   ├── UnsupportedOperation, MissingComponent, InvalidModelFile, ContentTypeUnsupported
     ├── Unauthorized (401), Forbidden (403), NotFound (404), MethodNotAllowed (405)
-    │   └── ModelNotFound, ModelNotDownloaded, JobNotFound
+    │   └── ModelNotFound, ModelNotDownloaded, JobNotFound, PullNotFound
+    ├── ModelBusy (409)
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
     ├── Cancelled (499)
     ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InsufficientMemory (500)
-    └── ShuttingDown (503)
+    ├── ShuttingDown (503)
+    └── PullFailed (502): a model's files could not be fetched
+        ├── HubTokenMissing, HubTokenInvalid, LicenceNotAccepted (403)
+        ├── HubRepositoryNotFound, HubRevisionNotFound, HubFileNotFound (404)
+        ├── HubOffline, HubUnreachable, HubFailed, HubFileChanged, CorruptFile
+        └── HubTimeout (504), DiskFull (507)
 
 An error says what was wrong, where, and what to do. No message carries a local path or a secret.
 """
@@ -120,9 +126,21 @@ class JobNotFound(NotFound):
     code = "job_not_found"
 
 
+class PullNotFound(NotFound):
+    code = "pull_not_found"
+
+
 class MethodNotAllowed(ImagegenError):
     status = 405
     code = "method_not_allowed"
+    type = "invalid_request_error"
+
+
+class ModelBusy(ImagegenError):
+    """The model's files are in use: loaded, or being pulled."""
+
+    status = 409
+    code = "model_busy"
     type = "invalid_request_error"
 
 
@@ -173,3 +191,81 @@ class ShuttingDown(ImagegenError):
     status = 503
     code = "shutting_down"
     should_retry = True
+
+
+class PullFailed(ImagegenError):
+    """A model's files could not be fetched; what has arrived stays, and the next pull goes on from there."""
+
+    status = 502
+    code = "pull_failed"
+
+
+class HubTokenMissing(PullFailed):
+    """The repository is gated and no token was sent; not 401, which would mean this server's own key."""
+
+    status = 403
+    code = "hub_token_missing"
+
+
+class HubTokenInvalid(PullFailed):
+    status = 403
+    code = "hub_token_invalid"
+
+
+class LicenceNotAccepted(PullFailed):
+    status = 403
+    code = "licence_not_accepted"
+
+
+class HubRepositoryNotFound(PullFailed):
+    status = 404
+    code = "hub_repository_not_found"
+
+
+class HubRevisionNotFound(PullFailed):
+    status = 404
+    code = "hub_revision_not_found"
+
+
+class HubFileNotFound(PullFailed):
+    status = 404
+    code = "hub_file_not_found"
+
+
+class HubOffline(PullFailed):
+    """Somebody said that this machine is offline (HF_HUB_OFFLINE)."""
+
+    code = "hub_offline"
+
+
+class HubUnreachable(PullFailed):
+    code = "hub_unreachable"
+    should_retry = True
+
+
+class HubTimeout(PullFailed):
+    status = 504
+    code = "hub_timeout"
+    should_retry = True
+
+
+class HubFailed(PullFailed):
+    """The hub answered with a fault of its own, or broke the answer off."""
+
+    code = "hub_failed"
+    should_retry = True
+
+
+class HubFileChanged(PullFailed):
+    """The hub has another file under this name than the catalog describes."""
+
+    code = "hub_file_changed"
+
+
+class CorruptFile(PullFailed):
+    code = "corrupt_file"
+
+
+class DiskFull(PullFailed):
+    status = 507
+    code = "disk_full"

@@ -13,7 +13,6 @@ from gguf_imagegen import events
 from gguf_imagegen.catalog.choose import choose_models
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.errors import InvalidRequest
 from gguf_imagegen.jobs.job import ImageReady, Job
 from gguf_imagegen.jobs.plan import plan
 from gguf_imagegen.jobs.resident import Resident
@@ -26,8 +25,6 @@ from gguf_imagegen.settings import Settings
 async def generate(settings: Settings, fields: dict[str, object], output: Path, bar: Progress) -> list[Path]:
     """Make the images that `fields` ask for and write them; paths of the files written."""
     catalog, default = choose_models(settings)
-    if default is None:
-        raise InvalidRequest("model: name one with --model; `gguf-imagegen models` lists them")
     request, warnings = parse_request(fields)
     entry = catalog.get(default)
     job_plan = plan(request, entry, settings, "edit" if request.image else "generation", warnings)

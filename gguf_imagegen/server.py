@@ -14,6 +14,7 @@ from rich.console import Console
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.api.keys import DEFAULT_MODEL, SCHEDULER
 from gguf_imagegen.catalog.choose import choose_models
+from gguf_imagegen.pulling import pull_missing
 from gguf_imagegen.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
@@ -54,13 +55,11 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def _banner(console: Console, settings: Settings, runner: web.AppRunner, default: str | None) -> None:
+def _banner(console: Console, settings: Settings, runner: web.AppRunner, default: str) -> None:
     port = runner.addresses[0][1]
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = settings.public_url or f"http://{host}:{port}"
-    console.print(
-        f"gguf-imagegen serves [bold]{default or 'no default model'}[/] at {base}/v1", highlight=False
-    )
+    console.print(f"gguf-imagegen serves [bold]{default}[/] at {base}/v1", highlight=False)
     if settings.api_key:
         console.print("  a key is needed")
     elif not is_loopback(settings.host):
@@ -70,10 +69,8 @@ def _banner(console: Console, settings: Settings, runner: web.AppRunner, default
 async def _tell_loading(app: web.Application, console: Console) -> None:
     """A status line while the default model loads; one line when it is ready or has failed."""
     resident, default = app[SCHEDULER].resident, app[DEFAULT_MODEL]
-    if not default:
-        return
     with console.status(f"loading {default}") as status:
-        while resident.entry is None and resident.error is None:
+        while not resident.entries and resident.error is None:
             if resident.loading is not None and resident.loading.total:
                 what = resident.loading
                 status.update(f"loading {what.what}: {what.done}/{what.total} tensors")
@@ -89,4 +86,4 @@ def run_server(settings: Settings) -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
     )
-    return uvloop.run(serve(settings, console))
+    return pull_missing(settings) or uvloop.run(serve(settings, console))

@@ -25,7 +25,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GGUF_IMAGEGEN_", frozen=True, extra="ignore")
 
     # what is served
-    model: str | None = Field(None, description="catalog id or FILE.gguf to serve by default")
+    model: str = Field("embedded", description="catalog id or FILE.gguf to serve by default")
     component: Words = Field((), description="ROLE=FILE of a component of that file, e.g. vae=ae.safetensors")
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
@@ -61,6 +61,15 @@ class Settings(BaseSettings):
     max_images: int = Field(10, ge=1, le=100, description="largest n")
     max_steps: int = Field(150, ge=1, le=1000, description="largest number of steps")
     max_prompt_chars: int = Field(8000, ge=1, le=16000, description="longest prompt")
+
+    # models in memory
+    max_loaded: int = Field(1, ge=1, le=16, description="models that may be in memory at once")
+    memory_budget_mb: float = Field(
+        0, ge=0, description="files of all loaded models together, MB; 0 = no limit"
+    )
+    swap_after: float = Field(
+        10, ge=0, description="how long a job waits while others use the model that is loaded"
+    )
 
     # time
     job_ttl: float = Field(3600, gt=0, description="how long finished jobs and their images can be read")

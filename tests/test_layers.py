@@ -21,7 +21,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("images", "metadata"),
     ("schema", "catalog"),
     ("engine",),
-    ("jobs",),
+    ("jobs", "pulling"),
     ("api",),
     ("server",),
     ("oneshot", "doctor", "flags", "testmodel", "train"),

@@ -44,7 +44,7 @@ ROUTES = [
 def make_app(
     settings: Settings,
     catalog: Catalog,
-    default_model: str | None,
+    default_model: str,
     make_engine: Callable[[], Engine] | None = None,
 ) -> web.Application:
     """The whole server; `make_engine` gives an engine that is not started yet."""
@@ -65,7 +65,7 @@ def make_app(
     metrics.watch(scheduler)
     app[SETTINGS] = settings
     app[CATALOG] = catalog
-    app[DEFAULT_MODEL] = default_model or ""
+    app[DEFAULT_MODEL] = default_model
     app[METRICS] = metrics
     app[SCHEDULER] = scheduler
     app[TASKS] = set()
@@ -77,8 +77,7 @@ def make_app(
 
 async def _scheduler_runs(app: web.Application) -> AsyncIterator[None]:
     scheduler = app[SCHEDULER]
-    if app[DEFAULT_MODEL] and app[CATALOG].on_disk(app[CATALOG].get(app[DEFAULT_MODEL])):
-        scheduler.want(app[CATALOG].get(app[DEFAULT_MODEL]))
+    scheduler.want(app[CATALOG].get(app[DEFAULT_MODEL]))
     tasks = [asyncio.create_task(scheduler.run()), asyncio.create_task(_sweep(scheduler))]
     yield
     if not scheduler.draining:

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
-from gguf_imagegen.catalog.catalog import Entry
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
 
 
@@ -33,8 +33,8 @@ async def load_model(request: web.Request) -> web.Response:
 async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""
     entry = request.app[CATALOG].get(request.match_info["id"])
-    if request.app[SCHEDULER].resident.entry == entry:
-        request.app[SCHEDULER].unload()
+    if request.app[SCHEDULER].resident.holds(entry):
+        request.app[SCHEDULER].unload(entry)
     return web.json_response(_view(request.app, entry), status=202)
 
 
@@ -75,7 +75,7 @@ def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
 
 def _state(app: web.Application, entry: Entry) -> str:
     resident = app[SCHEDULER].resident
-    if resident.entry == entry:
+    if resident.holds(entry):
         return "loaded"
     if resident.loading is not None and resident.loading.what == entry.id:
         return "loading"

@@ -15,8 +15,7 @@ from gguf_imagegen.api.shapes import answer
 from gguf_imagegen.api.sse import BothEncoder, Encoder, LlamaBoxEncoder, OpenAIEncoder
 from gguf_imagegen.api.stream import stream_job, wait_for_job
 from gguf_imagegen.api.urls import file_url
-from gguf_imagegen.catalog.catalog import Entry
-from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.plan import Operation, plan
 from gguf_imagegen.schema.request import ImageRequest, StreamOptions, parse_request
@@ -57,10 +56,7 @@ async def _make_images(request: web.Request, operation: Operation) -> web.Stream
 
 def pick_model(app: web.Application, name: str | None) -> Entry:
     """The named model, or the default one."""
-    wanted = name or app[DEFAULT_MODEL]
-    if not wanted:
-        raise InvalidRequest("model: is required, this server has no default model", param="model")
-    return app[CATALOG].get(wanted)
+    return app[CATALOG].get(name or app[DEFAULT_MODEL])
 
 
 def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, Any]:

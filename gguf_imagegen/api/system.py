@@ -17,6 +17,7 @@ async def health(request: web.Request) -> web.Response:
     """GET /health: 200 when a request would be worked on, 503 while not."""
     scheduler = request.app[SCHEDULER]
     resident = scheduler.resident
+    loaded = resident.entries
     status = "ok"
     if scheduler.draining:
         status = "shutting_down"
@@ -27,8 +28,9 @@ async def health(request: web.Request) -> web.Response:
     body = {
         "status": status,
         "ready": status == "ok",
-        "model": resident.entry.id if resident.entry else request.app[DEFAULT_MODEL] or None,
-        "loaded": resident.entry is not None,
+        "model": loaded[0].id if loaded else request.app[DEFAULT_MODEL],
+        "loaded": bool(loaded),
+        "models": [entry.name for entry in loaded],
         "loading": {"done": resident.loading.done, "total": resident.loading.total}
         if resident.loading
         else None,

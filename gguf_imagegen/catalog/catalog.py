@@ -6,125 +6,91 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import cast
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-
+from gguf_imagegen.catalog.entry import Defaults, Entry
 from gguf_imagegen.catalog.header import Header
 from gguf_imagegen.catalog.inspect import check_complete, component_of, family_of, inspect_file
-from gguf_imagegen.catalog.traits import Traits, traits_of
+from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
+from gguf_imagegen.catalog.traits import traits_of
 from gguf_imagegen.engine.protocol import Role
-from gguf_imagegen.errors import InvalidModelFile, MissingComponent, ModelNotDownloaded, ModelNotFound
+from gguf_imagegen.errors import (
+    InvalidModelFile,
+    MissingComponent,
+    ModelNotDownloaded,
+    ModelNotFound,
+    UnsupportedOperation,
+)
 
-Capability = Literal["text-to-image", "image-to-image", "inpainting", "reference-edit"]
 MODEL_SUFFIXES = {".gguf", ".safetensors"}
-
-
-def _size(value: object) -> object:
-    match = re.fullmatch(r"(\d+)[x*](\d+)", value) if isinstance(value, str) else None
-    return (int(match[1]), int(match[2])) if match else value
-
-
-Size = Annotated[tuple[int, int], BeforeValidator(_size)]
-
-
-class CatalogError(Exception):
-    """A catalog file is wrong; the message names the file, the entry and the field."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Defaults(_Strict):
-    """Used where a request is silent; `size` is (width, height) in pixels."""
-
-    size: Size = (512, 512)
-    steps: int = Field(20, ge=1)
-    sampler: str = "euler"
-    schedule: str = "default"
-    cfg_scale: float = Field(7.0, ge=0)
-    guidance: float = Field(3.5, ge=0)
-    strength: float = Field(0.75, ge=0, le=1)
-    clip_skip: int = -1
-    flow_shift: float | None = None
-
-
-class Limits(_Strict):
-    """Bounds of the model; the server's own bounds hold besides."""
-
-    max_side: int = Field(2048, ge=64)
-    max_pixels: int = Field(4_194_304, ge=4096)
-    max_steps: int = Field(150, ge=1)
-
-
-class Entry(_Strict):
-    """One model. `files` are names inside the models folder, or absolute paths for a bare file."""
-
-    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    aliases: tuple[str, ...] = ()
-    description: str = ""
-    family: str
-    files: Mapping[Role, Path]
-    source: str = ""
-    licence: str = "unknown"
-    defaults: Defaults = Defaults()
-    limits: Limits = Limits()
-    capabilities: tuple[Capability, ...] = ("text-to-image", "image-to-image", "inpainting")
-    quality: Mapping[Literal["low", "medium", "high", "xhigh", "max"], int] = {}
-
-    @model_validator(mode="after")
-    def _family_is_known(self) -> Entry:
-        if traits_of(self.family) is None:
-            raise ValueError(f"family: {self.family!r} is not one this server can run")
-        return self
-
-    @property
-    def traits(self) -> Traits:
-        return cast(Traits, traits_of(self.family))
-
-
-class _File(_Strict):
-    version: Literal[1]
-    models: dict[str, dict[str, Any]]
+PACKAGED = Path(__file__).parents[1] / "embedded"
 
 
 class Catalog:
-    """The entries by id and alias, and where their files lie."""
+    """The entries by id, alias and quantisation, and where their files lie."""
 
     def __init__(self, entries: Iterable[Entry], models_dir: Path) -> None:
         self.models_dir = models_dir
-        self._entries = {entry.id: entry for entry in entries}
-        self._names = {alias: e.id for e in self._entries.values() for alias in e.aliases} | {
-            name: name for name in self._entries
+        self._entries: dict[str, dict[str, Entry]] = {}
+        self._names: dict[str, str] = {}
+        for entry in entries:
+            self._entries.setdefault(entry.id, {})[entry.quant] = entry
+        self._names = {
+            name: key for key, quants in self._entries.items() for e in quants.values() for name in e.aliases
         }
+        self._names |= {key: key for key in self._entries}
 
     @property
     def entries(self) -> list[Entry]:
-        return list(self._entries.values())
+        """One of each model: the quantisation that is on disk, else the first of the catalog."""
+        return [self._preferred(quants) for quants in self._entries.values()]
 
     def get(self, name: str) -> Entry:
-        """The entry with this id or alias; ModelNotFound lists the known ones."""
+        """The entry named ID, ALIAS or ID:QUANT; ModelNotFound lists the known ones."""
+        name, _, quant = name.partition(":")
         if name not in self._names:
             known = ", ".join(sorted(self._entries)) or "none"
             raise ModelNotFound(f"there is no model {name[:100]!r}; known models: {known}", param="model")
-        return self._entries[self._names[name]]
+        quants = self._entries[self._names[name]]
+        if not quant:
+            return self._preferred(quants)
+        if quant not in quants:
+            there = ", ".join(filter(None, quants)) or "none"
+            raise ModelNotFound(
+                f"model {name!r} has no quantisation {quant[:50]!r}; there are: {there}", param="model"
+            )
+        return quants[quant]
+
+    def quants(self, name: str) -> list[Entry]:
+        """All quantisations of a model, in the catalog's order."""
+        return list(self._entries[self.get(name).id].values())
+
+    def _preferred(self, quants: Mapping[str, Entry]) -> Entry:
+        every = list(quants.values())
+        return next((entry for entry in every if self.on_disk(entry)), every[0])
 
     def with_file(self, entry: Entry) -> tuple[Catalog, Entry]:
         """This catalog with a bare file in it; a file that it knows by name keeps its defaults and limits."""
         main = next(iter(entry.files.values())).name
-        for known in self._entries.values():
+        every = [known for quants in self._entries.values() for known in quants.values()]
+        for known in every:
             if known.family == entry.family and main in {path.name for path in known.files.values()}:
-                entry = known.model_copy(update={"files": entry.files})
-        return Catalog([*self._entries.values(), entry], self.models_dir), entry
+                entry = known.model_copy(update={"files": entry.files, "sources": {}, "packaged": False})
+                every = [other for other in every if other.id != known.id]
+                break
+        return Catalog([*every, entry], self.models_dir), entry
 
     def paths(self, entry: Entry) -> dict[Role, Path]:
-        """Path of each file by role; relative names lie in the models folder."""
-        return {role: self.models_dir / path for role, path in entry.files.items()}
+        """Path of each file by role; relative names lie in the models folder, or in the package."""
+        folder = PACKAGED if entry.packaged else self.models_dir
+        return {role: folder / path for role, path in entry.files.items()}
 
     def on_disk(self, entry: Entry) -> bool:
-        return all(path.is_file() for path in self.paths(entry).values())
+        return bool(entry.files) and all(path.is_file() for path in self.paths(entry).values())
+
+    def size_on_disk(self, entry: Entry) -> int:
+        """Bytes of the model's files that are there."""
+        return sum(path.stat().st_size for path in self.paths(entry).values() if path.is_file())
 
     def checked_files(self, entry: Entry) -> dict[Role, Header]:
         """The headers of the model's files, the set found complete: safe to hand to the engine."""
@@ -135,27 +101,34 @@ class Catalog:
         return headers
 
     def require_on_disk(self, entry: Entry) -> None:
-        """Raise ModelNotDownloaded, with where to get it, if a file is missing."""
+        """Raise ModelNotDownloaded, with how to get it, if a file is missing."""
+        if entry.unsupported:
+            raise UnsupportedOperation(
+                f"model {entry.id!r} cannot be run: {entry.unsupported}", param="model"
+            )
         paths = self.paths(entry)
         missing = [path.name for path in paths.values() if not path.is_file()]
         if missing:
             raise ModelNotDownloaded(
                 f"model {entry.id!r} is not on this machine; not in the models folder: {', '.join(missing)}"
-                + (f"; get it from: {entry.source}" if entry.source else ""),
+                + (f"; get it with: gguf-imagegen pull {entry.name}" if entry.sources else "")
+                + (f"; get it from: {entry.source}" if entry.source and not entry.sources else ""),
                 param="model",
             )
 
 
 def load_catalog(models_dir: Path, extra: Path | None = None) -> Catalog:
     """The built-in catalog; entries of the file `extra` add to it or replace those of the same id."""
-    entries = {e.id: e for e in parse_catalog(builtin_text(), "model_catalog.yaml")}
+    entries, components = parse_catalog(builtin_text(), "model_catalog.yaml")
     if extra is not None:
         try:
             text = extra.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             raise CatalogError(f"{extra.name}: cannot be read: {type(exc).__name__}") from exc
-        entries |= {e.id: e for e in parse_catalog(text, extra.name)}
-    return Catalog(entries.values(), models_dir)
+        added, _ = parse_catalog(text, extra.name, components)
+        replaced = {entry.id for entry in added}
+        entries = [entry for entry in entries if entry.id not in replaced] + added
+    return Catalog(entries, models_dir)
 
 
 def builtin_text() -> str:
@@ -164,32 +137,6 @@ def builtin_text() -> str:
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
     return (Path(__file__).parents[2] / "model_catalog.yaml").read_text(encoding="utf-8")
-
-
-def parse_catalog(text: str, name: str) -> list[Entry]:
-    """Entries of a catalog text; CatalogError says "file: entry: field: what is wrong"."""
-    try:
-        file = _File.model_validate(yaml.safe_load(text))
-    except yaml.YAMLError as exc:
-        raise CatalogError(f"{name}: not valid YAML: {exc}") from exc
-    except ValidationError as exc:
-        raise CatalogError(f"{name}: {_first_fault(exc)}") from exc
-    entries = []
-    for key, value in file.models.items():
-        try:
-            entries.append(Entry.model_validate({"id": key, **value}))
-        except ValidationError as exc:
-            raise CatalogError(f"{name}: {key}: {_first_fault(exc)}") from exc
-    names = [n for e in entries for n in (e.id, *e.aliases)]
-    double = sorted({n for n in names if names.count(n) > 1})
-    if double:
-        raise CatalogError(f"{name}: {double[0]}: aliases: this name is used twice")
-    return entries
-
-
-def _first_fault(exc: ValidationError) -> str:
-    fault = exc.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, fault['loc'])) or 'entry'}: {fault['msg']}"
 
 
 def entry_of_file(path: Path, components: Mapping[Role, Path] | None = None) -> Entry:

@@ -15,12 +15,9 @@ ROLES: tuple[Role, ...] = (
 )  # fmt: skip
 
 
-def choose_models(settings: Settings) -> tuple[Catalog, str | None]:
-    """The catalog and the id of the default model: the one asked for, else the only one on disk."""
+def choose_models(settings: Settings) -> tuple[Catalog, str]:
+    """The catalog and the id of the default model, found complete and readable."""
     catalog = load_catalog(settings.models_dir, settings.catalog)
-    if settings.model is None:
-        here = [entry.id for entry in catalog.entries if catalog.on_disk(entry)]
-        return catalog, here[0] if len(here) == 1 else None
     path = Path(settings.model).expanduser()
     if path.suffix in MODEL_SUFFIXES:
         catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))

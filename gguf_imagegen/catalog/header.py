@@ -50,13 +50,23 @@ class TensorInfo:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """Where the parts of a GGUF file begin: the records of its tensors, and (aligned) their data."""
+
+    records: int
+    data: int
+    alignment: int
+
+
+@dataclass(frozen=True)
 class Header:
-    """What a model file says of itself. `name` is the bare file name."""
+    """What a model file says of itself. `name` is the bare file name; only GGUF has a `layout`."""
 
     name: str
     format: Literal["gguf", "safetensors"]
     tensors: dict[str, TensorInfo]
     size: int
+    layout: Layout | None = None
 
     @property
     def parameters(self) -> int:
@@ -79,23 +89,28 @@ class Header:
 def read_header(path: Path) -> Header:
     """Read and check a header; InvalidModelFile says what is wrong with the file."""
     try:
-        size = path.stat().st_size
         with path.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            if magic == b"GGUF":
-                tensors, kind = _Gguf(file, path.name, size).read(), "gguf"
-            elif path.suffix == ".safetensors":
-                tensors, kind = _safetensors(file, path.name, size), "safetensors"
-            elif size == 0:
-                raise _bad(path.name, "the file is empty")
-            else:
-                raise _bad(path.name, "it is not a GGUF file (it does not begin with 'GGUF')")
+            return parse_header(file, path.name, path.stat().st_size)
     except OSError as exc:
         raise _bad(path.name, f"it cannot be read ({exc.strerror})") from exc
-    if not tensors:
-        raise _bad(path.name, "it holds no tensors")
-    return Header(path.name, "gguf" if kind == "gguf" else "safetensors", tensors, size)
+
+
+def parse_header(file: BinaryIO, name: str, size: int) -> Header:
+    """The header of an open file of `size` bytes, of which nothing behind the header is read."""
+    magic = file.read(4)
+    file.seek(0)
+    if magic == b"GGUF":
+        gguf = _Gguf(file, name, size)
+        header = Header(name, "gguf", gguf.read(), size, gguf.layout)
+    elif name.endswith(".safetensors"):
+        header = Header(name, "safetensors", _safetensors(file, name, size), size)
+    elif size == 0:
+        raise _bad(name, "the file is empty")
+    else:
+        raise _bad(name, "it is not a GGUF file (it does not begin with 'GGUF')")
+    if not header.tensors:
+        raise _bad(name, "it holds no tensors")
+    return header
 
 
 def _bad(name: str, reason: str) -> InvalidModelFile:
@@ -110,6 +125,7 @@ class _Gguf:
         self._name = name
         self._size = size
         self._strings_left = MAX_LISTED_STRINGS
+        self.layout: Layout | None = None
 
     def read(self) -> dict[str, TensorInfo]:
         self._take(4)
@@ -127,8 +143,10 @@ class _Gguf:
                 alignment = value if isinstance(value, int) else 0
         if alignment not in {1 << shift for shift in range(3, 21)}:
             raise self._bad("its alignment is no power of two")
+        records = self._file.tell()
         raw = [self._tensor() for _ in range(tensor_count)]
         start = -(-self._file.tell() // alignment) * alignment
+        self.layout = Layout(records, start, alignment)
         return self._placed(raw, start, alignment)
 
     def _tensor(self) -> TensorInfo:

@@ -143,7 +143,8 @@ _T5 = ("the T5-XXL text encoder", ("t5xxl",), ("text_encoders.t5xxl.",))
 _CLIP_L = ("the CLIP-L text encoder", ("clip_l",), ("text_encoders.clip_l.",))
 _CLIP_G = ("the CLIP-G text encoder", ("clip_g",), ("text_encoders.clip_g.",))
 
-_NEEDS: Mapping[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]] = {
+_Need = tuple[str, tuple[str, ...], tuple[str, ...]]
+_NEEDS: Mapping[str, tuple[_Need, ...]] = {
     "sd1": (_CLIP, _IMAGE_DECODER),
     "sd2": (_CLIP, _IMAGE_DECODER),
     "sdxl": (_CLIP, _CLIP_G_XL, _IMAGE_DECODER),
@@ -158,15 +159,31 @@ _NEEDS: Mapping[str, tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...]] =
 }
 
 
+def _needs(family: str) -> tuple[_Need, ...]:
+    return _NEEDS.get(family.removesuffix("-inpaint"), (_IMAGE_DECODER,))
+
+
+def parts_needed(family: str) -> list[tuple[str, tuple[str, ...]]]:
+    """What a family needs besides the diffusion part: in words, and the roles of which one satisfies it."""
+    return [(words, roles) for words, roles, _ in _needs(family)]
+
+
+def missing_parts(family: str, files: Mapping[Role, Header]) -> list[tuple[str, str]]:
+    """What a set of files lacks: in words, and the role of a file that would give it."""
+    return [
+        (words, roles[0])
+        for words, roles, prefixes in _needs(family)
+        if not any(role in files for role in roles)
+        and not any(name.startswith(prefixes) for header in files.values() for name in header.tensors)
+    ]
+
+
 def check_complete(family: str, files: Mapping[Role, Header]) -> None:
     """Raise MissingComponent, naming what is missing and the flag that gives it, if the set is not whole."""
-    base = family.removesuffix("-inpaint")
-    for words, roles, prefixes in _NEEDS.get(base, (_IMAGE_DECODER,)):
-        inside = any(name.startswith(prefixes) for header in files.values() for name in header.tensors)
-        if not inside and not any(role in files for role in roles):
-            raise MissingComponent(
-                f"this {family} model lacks {words}; give it with --component {roles[0]}=FILE", param="model"
-            )
+    for words, role in missing_parts(family, files):
+        raise MissingComponent(
+            f"this {family} model lacks {words}; give it with --component {role}=FILE", param="model"
+        )
     for role, header in files.items():
         if role in ("model", "diffusion"):
             _check_family(header, family)

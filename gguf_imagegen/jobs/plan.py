@@ -15,7 +15,7 @@ from typing import Literal
 from PIL import Image
 
 from gguf_imagegen import images
-from gguf_imagegen.catalog.catalog import Entry
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.inspect import component_of, inspect_file
 from gguf_imagegen.engine.protocol import GenerateSpec, Hires, Lora, PreviewMode, RawImage, SkipLayers
 from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation

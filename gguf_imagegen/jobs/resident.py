@@ -1,4 +1,4 @@
-"""The model that is in memory: loading it, remembering what failed, closing it."""
+"""The models that are in memory: loading them, making room, remembering what failed, closing them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from gguf_imagegen.catalog.catalog import Catalog, Entry
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.inspect import holds_vae
 from gguf_imagegen.engine.protocol import Engine, ModelSpec
 from gguf_imagegen.errors import ImagegenError, ModelLoadFailed, WorkerCrashed
@@ -26,50 +28,90 @@ RETRY_FAILED_LOAD = 15.0
 """Seconds for which a model that failed to load is not tried again."""
 
 
+@dataclass(eq=False)
+class Slot:
+    """One engine with its model; `used` is when it was last asked for, on the monotonic clock."""
+
+    entry: Entry
+    engine: Engine
+    backend: str = ""
+    keep_alive: float = -1
+    used: float = 0.0
+
+    @property
+    def expires(self) -> float:
+        return self.used + self.keep_alive if self.keep_alive >= 0 else math.inf
+
+
 class Resident:
-    """At most one engine with at most one model. Not re-entrant: the scheduler's loop alone loads."""
+    """At most `max_loaded` models, each in an engine of its own; the least recently used makes room.
+
+    Not re-entrant: the scheduler's loop alone loads and closes, so no model leaves under a job.
+    """
 
     def __init__(
         self, catalog: Catalog, settings: Settings, make_engine: Callable[[], Engine], threads: int
     ) -> None:
-        self.entry: Entry | None = None
         self.loading: Loading | None = None
         self.error: ImagegenError | None = None
-        self.backend: str | None = None
         self.ended: Callable[[str], None] = lambda why: None
         self._catalog = catalog
         self._settings = settings
         self._make_engine = make_engine
         self._threads = threads
-        self._engine: Engine | None = None
+        self._slots: list[Slot] = []  # the most recently used is the last
+        self._starting: Engine | None = None
+        self._current: Engine | None = None  # what the last caller of `engine_for` got
         self._failed: dict[str, tuple[float, ImagegenError]] = {}
         self._crashes: deque[float] = deque(maxlen=CRASHES)
 
     @property
+    def entries(self) -> list[Entry]:
+        """The loaded models, the most recently used first."""
+        return [slot.entry for slot in reversed(self._slots)]
+
+    @property
+    def backend(self) -> str | None:
+        return self._slots[-1].backend if self._slots else None
+
+    @property
     def present(self) -> bool:
-        return self._engine is not None
+        return bool(self._slots or self._starting)
 
-    async def engine_for(self, entry: Entry, on_event: Callable[[Loading | Loaded], None]) -> Engine:
-        """The engine with this model loaded; starts and loads if need be."""
-        if self._engine is not None and self._engine.alive and self.entry == entry:
-            return self._engine
-        self._refuse_hopeless(entry)
-        await self.close("switched")
-        try:
-            await self._load(entry, on_event)
-        except ImagegenError as exc:
-            self.error = exc
-            if isinstance(exc, ModelLoadFailed):
-                self._failed[entry.id] = (time.monotonic(), exc)
-            raise
-        assert self._engine is not None
-        return self._engine
+    def holds(self, entry: Entry) -> bool:
+        return any(slot.entry == entry for slot in self._slots)
 
-    async def _load(self, entry: Entry, on_event: Callable[[Loading | Loaded], None]) -> None:
+    @property
+    def next_expiry(self) -> float | None:
+        """Seconds until a model has been idle for its time, None if none ever will be."""
+        soonest = min((slot.expires for slot in self._slots), default=math.inf)
+        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
+
+    async def engine_for(
+        self, entry: Entry, on_event: Callable[[Loading | Loaded], None], keep_alive: float | None = None
+    ) -> Engine:
+        """The engine with this model loaded; starts and loads if need be, and makes room before."""
+        self._current = None
+        slot = next((slot for slot in self._slots if slot.entry == entry), None)
+        if slot is not None and not slot.engine.alive:
+            await self.close("crashed", entry)
+            slot = None
+        if slot is None:
+            self._refuse_hopeless(entry)
+            slot = await self._load(entry, on_event)
+        self._slots = [other for other in self._slots if other is not slot] + [slot]
+        self._current, slot.used = slot.engine, time.monotonic()
+        slot.keep_alive = self._settings.keep_alive if keep_alive is None else keep_alive
+        return slot.engine
+
+    async def _load(self, entry: Entry, on_event: Callable[[Loading | Loaded], None]) -> Slot:
         self.loading = Loading(entry.id, 0, 0)
         try:
             headers = await asyncio.to_thread(self._catalog.checked_files, entry)
-            self._engine = self._make_engine()
+            await self._make_room(entry)
+            await self._end_starting("failed")
+            self._starting = self._make_engine()
+            slot = Slot(entry, self._starting)
             spec = ModelSpec(
                 name=entry.id,
                 files=self._catalog.paths(entry),
@@ -81,24 +123,41 @@ class Resident:
                 text_encoders_on_cpu=self._settings.text_encoders_on_cpu,
                 rng=self._settings.rng,
             )
-            async for event in self._engine.load(spec):
+            async for event in slot.engine.load(spec):
                 match event:
                     case Loading():
                         self.loading = event
                         on_event(event)
                     case Loaded(seconds=seconds, backend=backend):
-                        self.backend = backend
+                        slot.backend = backend
                         on_event(event)
                         log.info("model %s loaded in %.1f s on %s", entry.id, seconds, backend)
+        except ImagegenError as exc:
+            self.error = exc
+            if isinstance(exc, ModelLoadFailed):
+                self._failed[entry.name] = (time.monotonic(), exc)
+            raise
         finally:
             self.loading = None
-        self.entry, self.error = entry, None
+        self._slots.append(slot)
+        self._starting, self.error = None, None
+        return slot
+
+    async def _make_room(self, entry: Entry) -> None:
+        """Close the least recently used models until the new one is within the bounds."""
+        sizes = {slot.entry.name: self._catalog.size_on_disk(slot.entry) for slot in self._slots}
+        need, budget = self._catalog.size_on_disk(entry), self._settings.memory_budget_mb * 1e6
+        while self._slots and (
+            len(self._slots) >= self._settings.max_loaded
+            or (budget and need + sum(sizes[slot.entry.name] for slot in self._slots) > budget)
+        ):
+            await self.close("switched", self._slots[0].entry)
 
     def _refuse_hopeless(self, entry: Entry) -> None:
         now = time.monotonic()
-        failed = self._failed.pop(entry.id, None)
+        failed = self._failed.pop(entry.name, None)
         if failed is not None and now - failed[0] < RETRY_FAILED_LOAD:
-            self._failed[entry.id] = failed
+            self._failed[entry.name] = failed
             raise failed[1]
         if len(self._crashes) == CRASHES and now - self._crashes[0] < CRASH_WINDOW:
             wait = BREAK - (now - self._crashes[-1])
@@ -111,7 +170,7 @@ class Resident:
 
     def forget_failure(self, entry: Entry) -> None:
         """Somebody asked for this model by hand: try again at once."""
-        self._failed.pop(entry.id, None)
+        self._failed.pop(entry.name, None)
 
     def succeeded(self) -> None:
         self._crashes.clear()
@@ -123,14 +182,32 @@ class Resident:
 
     async def kill(self) -> None:
         """End the engine under a running command; whoever awaits the command sees it end."""
-        if self._engine is not None:
-            await self._engine.close()
+        engine = self._starting or self._current
+        if engine is not None:
+            await engine.close()
 
-    async def close(self, why: str) -> None:
-        """End the engine; returns when it is gone. A load that was cancelled has not failed."""
+    async def expire(self) -> None:
+        """Close the models whose idle time is over."""
+        now = time.monotonic()
+        for slot in [slot for slot in self._slots if slot.expires <= now]:
+            await self.close("idle", slot.entry)
+
+    async def close(self, why: str, entry: Entry | None = None) -> None:
+        """End the engine of this model, or all of them, and one that was starting; returns when they are gone.
+
+        A load that was cancelled has not failed.
+        """
         if why == "cancelled":
             self.error = None
-        engine, self._engine, self.entry = self._engine, None, None
+        ending = [slot for slot in self._slots if entry is None or slot.entry == entry]
+        self._slots = [slot for slot in self._slots if slot not in ending]
+        for slot in ending:
+            await slot.engine.close()
+            self.ended(why)
+        await self._end_starting(why)
+
+    async def _end_starting(self, why: str) -> None:
+        engine, self._starting = self._starting, None
         if engine is not None:
             await engine.close()
             self.ended(why)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 from collections import deque
 from typing import Protocol
 
-from gguf_imagegen.catalog.catalog import Entry
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.errors import (
     Cancelled,
     ImagegenError,
     JobNotFound,
+    ModelLoadFailed,
     QueueFull,
     ShuttingDown,
     WorkerCrashed,
@@ -68,9 +70,8 @@ class Scheduler:
         self._observer = observer
         self._waiting: deque[Job] = deque()
         self._wanted: Entry | None = None
-        self._unload_wanted = False
+        self._unwanted: list[Entry] = []
         self._wake = asyncio.Event()
-        self._keep_alive = settings.keep_alive
 
     # -- what callers do ------------------------------------------------------------------------------
 
@@ -121,9 +122,9 @@ class Scheduler:
         self._wanted = entry
         self._wake.set()
 
-    def unload(self) -> None:
-        """Have the model unloaded as soon as no job waits."""
-        self._unload_wanted = True
+    def unload(self, entry: Entry) -> None:
+        """Have this model unloaded as soon as no job waits."""
+        self._unwanted.append(entry)
         self._wake.set()
 
     @property
@@ -175,39 +176,45 @@ class Scheduler:
         try:
             while True:
                 if self._waiting:
-                    await self._run_job(self._waiting.popleft())
+                    await self._run_job(self._take_next())
                 elif self._wanted is not None:
                     entry, self._wanted = self._wanted, None
                     await self._preload(entry)
-                elif self._unload_wanted or not await self._work_arrives():
-                    self._unload_wanted = False
-                    await self.resident.close("idle")
+                elif self._unwanted:
+                    await self.resident.close("idle", self._unwanted.pop())
+                else:
+                    await self._work_arrives()
+                    await self.resident.expire()
         finally:
             await self.resident.close("shutdown")
 
-    async def _work_arrives(self) -> bool:
-        """True when there may be work, False when the idle time has run out with a model loaded."""
+    def _take_next(self) -> Job:
+        """The oldest job; while it has not waited `swap_after`, one whose model is loaded goes before it."""
+        oldest = self._waiting[0]
+        patient = time.time() - oldest.times[0] < self._settings.swap_after
+        ready = (job for job in self._waiting if self.resident.holds(job.plan.entry))
+        job = next(ready, oldest) if patient else oldest
+        self._waiting.remove(job)
+        return job
+
+    async def _work_arrives(self) -> None:
+        """Wait for work, at most until a model has been idle for its time."""
         self._wake.clear()
-        idle = self._keep_alive if self.resident.present and self._keep_alive >= 0 else None
-        try:
-            await asyncio.wait_for(self._wake.wait(), idle)
-        except asyncio.TimeoutError:
-            return False
-        return True
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), self.resident.next_expiry)
 
     async def _preload(self, entry: Entry) -> None:
         try:
             await self.resident.engine_for(entry, lambda event: None)
         except ImagegenError as exc:
             log.error("model %s could not be loaded: %s", entry.id, exc)
-            await self.resident.close("failed")
+            await self.resident.close("failed", entry)
         except Exception:  # as in `_try_job`
             log.exception("internal error while loading %s", entry.id)
-            await self.resident.close("failed")
+            await self.resident.close("failed", entry)
 
     async def _run_job(self, job: Job) -> None:
         self.running = job
-        self._keep_alive = job.plan.keep_alive
         self._publish(job, Started())
         self._publish_positions()
         error = await self._try_job(job)
@@ -219,14 +226,18 @@ class Scheduler:
         elif error is None:
             self.resident.succeeded()
         if isinstance(error, Cancelled | WorkerCrashed):
-            await self.resident.close("cancelled" if job.cancel_requested else "crashed")
+            await self.resident.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
+        elif isinstance(error, ModelLoadFailed):
+            await self.resident.close("failed", job.plan.entry)
         self.running = None
         self._publish(job, Ended(error))
 
     async def _try_job(self, job: Job) -> ImagegenError | None:
         """Load if need be, generate, publish; returns what went wrong."""
         try:
-            engine = await self.resident.engine_for(job.plan.entry, lambda event: self._publish(job, event))
+            engine = await self.resident.engine_for(
+                job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
+            )
             if not job.cancel_requested:
                 async for event in engine.generate(job.plan.spec):
                     await self._take(job, event)

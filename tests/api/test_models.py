@@ -65,7 +65,8 @@ async def test_every_listed_model_is_described(running: RunningApp) -> None:
     keys = {"state", "family", "capabilities", "limits", "defaults", "samplers", "schedules", "previews"}
     assert all(model["meta"].keys() >= keys for model in body["data"])
     assert [model["id"] for model in body["data"] if model["meta"]["default"]] == ["tiny-random"]
-    assert {m["meta"]["state"] for m in body["data"] if m["id"] != "tiny-random"} == {"absent"}
+    packaged = {"tiny-random", "glyph-128"}
+    assert {m["meta"]["state"] for m in body["data"] if m["id"] not in packaged} == {"absent"}
 
 
 async def test_aliases_mean_their_model(running: RunningApp) -> None:
@@ -77,12 +78,12 @@ async def test_aliases_mean_their_model(running: RunningApp) -> None:
         assert body["model"] == "tiny-random"
 
 
-async def test_server_without_a_default_needs_a_model(running: RunningApp, tmp_path: Path) -> None:
-    """If no model is the default, the request must say which, and health has none to name."""
-    async with running(engine=QuickEngine, model=None, models_dir=tmp_path) as app:
-        status, body = await app.post(GENERATIONS, **SMALL)
-        assert (await app.get("/health"))[1]["model"] is None
-    assert (status, body["error"]["code"], body["error"]["param"]) == (400, "invalid_request", "model")
+async def test_the_embedded_model_is_the_default(running: RunningApp, tmp_path: Path) -> None:
+    """With nothing in the models folder, and nothing said, there is a model all the same."""
+    async with running(engine=QuickEngine, model="embedded", models_dir=tmp_path) as app:
+        assert (await app.get("/health"))[1]["model"] == "glyph-128"
+        _, body = await app.post(GENERATIONS, **SMALL)
+    assert body["model"] == "glyph-128"
 
 
 async def test_unload_and_load(running: RunningApp) -> None:

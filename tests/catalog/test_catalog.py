@@ -9,13 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from gguf_imagegen.catalog.catalog import (
-    CatalogError,
-    builtin_text,
-    entry_of_file,
-    load_catalog,
-    parse_catalog,
-)
+from gguf_imagegen.catalog.catalog import builtin_text, entry_of_file, load_catalog
+from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
 from gguf_imagegen.catalog.traits import traits_of
 from gguf_imagegen.errors import (
     ImagegenError,
@@ -45,7 +40,7 @@ def files(model_dir: Path, tmp_path: Path) -> Path:
 
 def test_the_shipped_catalog_is_sound() -> None:
     """Every entry loads, names samplers and schedules that exist, and its defaults keep its own limits."""
-    entries = parse_catalog(builtin_text(), "model_catalog.yaml")
+    entries, _ = parse_catalog(builtin_text(), "model_catalog.yaml")
     assert "tiny-random" in {entry.id for entry in entries}
     for entry in entries:
         defaults, limits = entry.defaults, entry.limits

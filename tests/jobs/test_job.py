@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gguf_imagegen.catalog.catalog import Defaults, Entry
+from gguf_imagegen.catalog.entry import Defaults, Entry
 from gguf_imagegen.errors import Cancelled, GenerationFailed
 from gguf_imagegen.events import Notice, Phase, PhaseChanged, Progress, Timings
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started

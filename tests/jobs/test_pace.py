@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gguf_imagegen.catalog.catalog import Defaults, Entry
+from gguf_imagegen.catalog.entry import Defaults, Entry
 from gguf_imagegen.events import Progress, Timings
 from gguf_imagegen.jobs.pace import WEIGHT, Pace
 from gguf_imagegen.jobs.plan import Plan, plan

@@ -13,7 +13,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gguf_imagegen.catalog.catalog import Defaults, Entry, load_catalog
+from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.catalog.entry import Defaults, Entry
 from gguf_imagegen.catalog.traits import traits_of
 from gguf_imagegen.errors import (
     InvalidImage,

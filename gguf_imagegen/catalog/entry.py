@@ -1,0 +1,131 @@
+"""One model as the catalog describes it: files, where they come from, defaults, limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from gguf_imagegen.catalog.traits import Traits, traits_of
+from gguf_imagegen.engine.protocol import Role
+
+Capability = Literal["text-to-image", "image-to-image", "inpainting", "reference-edit"]
+
+
+def _size(value: object) -> object:
+    match = re.fullmatch(r"(\d+)[x*](\d+)", value) if isinstance(value, str) else None
+    return (int(match[1]), int(match[2])) if match else value
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_size)]
+
+
+class Strict(BaseModel):
+    """Unknown keys are faults, and nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Source(Strict):
+    """A file of a repository of the Hugging Face hub; `bytes` and `sha256` only where a source states them.
+
+    With `rename` the file is rewritten after the download so that sd.cpp finds its text encoders
+    (`catalog.rename`); the hash is that of the file as downloaded.
+    """
+
+    repo: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+    file: str
+    revision: str = Field("main", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    bytes: int | None = Field(None, ge=1)
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    gated: bool = False
+    licence: str | None = None
+    rename: Literal["text-encoders"] | None = None
+
+    @field_validator("file")
+    @classmethod
+    def _stays_inside(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.is_absolute() or ".." in path.parts or "\\" in value or not path.parts:
+            raise ValueError("is not a path inside a repository")
+        return value
+
+    @property
+    def downloaded(self) -> Path:
+        """Where the file as it is on the hub lies in the models folder."""
+        return Path(self.repo) / self.file
+
+    @property
+    def path(self) -> Path:
+        """Where the file that is loaded lies in the models folder."""
+        whole = self.downloaded
+        return whole.with_name(f"{whole.stem}.{self.rename}{whole.suffix}") if self.rename else whole
+
+    @property
+    def url(self) -> str:
+        return f"https://huggingface.co/{self.repo}"
+
+
+class Defaults(Strict):
+    """Used where a request is silent; `size` is (width, height) in pixels."""
+
+    size: Size = (512, 512)
+    steps: int = Field(20, ge=1)
+    sampler: str = "euler"
+    schedule: str = "default"
+    cfg_scale: float = Field(7.0, ge=0)
+    guidance: float = Field(3.5, ge=0)
+    strength: float = Field(0.75, ge=0, le=1)
+    clip_skip: int = -1
+    flow_shift: float | None = None
+
+
+class Limits(Strict):
+    """Bounds of the model; the server's own bounds hold besides."""
+
+    max_side: int = Field(2048, ge=64)
+    max_pixels: int = Field(4_194_304, ge=4096)
+    max_steps: int = Field(150, ge=1)
+
+
+class Entry(Strict):
+    """One model in one quantisation: what is loaded when it is asked for.
+
+    `files` are names inside the models folder, or absolute paths for a bare file; those of a `packaged`
+    model lie in this package. `sources` says where files come from that can be pulled. A model that this
+    engine cannot run says why in `unsupported`.
+    """
+
+    id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    quant: str = ""
+    aliases: tuple[str, ...] = ()
+    description: str = ""
+    family: str
+    files: Mapping[Role, Path]
+    sources: Mapping[Role, Source] = {}
+    packaged: bool = False
+    source: str = ""
+    licence: str = "unknown"
+    unsupported: str = ""
+    defaults: Defaults = Defaults()
+    limits: Limits = Limits()
+    capabilities: tuple[Capability, ...] = ("text-to-image", "image-to-image", "inpainting")
+    quality: Mapping[Literal["low", "medium", "high", "xhigh", "max"], int] = {}
+
+    @model_validator(mode="after")
+    def _family_is_known(self) -> Entry:
+        if traits_of(self.family) is None and not self.unsupported:
+            raise ValueError(f"family: {self.family!r} is not one this server can run")
+        return self
+
+    @property
+    def traits(self) -> Traits:
+        return cast(Traits, traits_of(self.family))
+
+    @property
+    def name(self) -> str:
+        """The id with the quantisation, as `pull` takes it."""
+        return f"{self.id}:{self.quant}" if self.quant else self.id

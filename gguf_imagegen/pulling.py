@@ -1,0 +1,209 @@
+"""Pull, verify and remove from the command line: which files, and progress for people on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, load_catalog
+from gguf_imagegen.catalog.download import Pull
+from gguf_imagegen.catalog.entry import Entry, Source
+from gguf_imagegen.catalog.hub import Hub
+from gguf_imagegen.catalog.progress import (
+    Downloading,
+    FileReady,
+    Planned,
+    PullEvent,
+    Rewriting,
+    Verifying,
+    at_intervals,
+)
+from gguf_imagegen.catalog.store import Removal, Store, size_words
+from gguf_imagegen.errors import ModelNotDownloaded, PullFailed
+from gguf_imagegen.settings import Settings
+
+Show = Callable[[PullEvent], None]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def choose_quant(catalog: Catalog, name: str) -> Entry:
+    """The model that ID or ID:QUANT means; without a QUANT the one on disk, else the catalog's first."""
+    return catalog.get(name)
+
+
+def to_pull(catalog: Catalog, name: str) -> Entry:
+    """The model that is to be pulled; an error for one whose files cannot be."""
+    entry = choose_quant(catalog, name)
+    if entry.unsupported or not entry.sources:
+        catalog.require_on_disk(entry)
+    return entry
+
+
+def to_remove(catalog: Catalog, name: str) -> tuple[list[Entry], list[Entry]]:
+    """The entries that ID (in every quantisation) or ID:QUANT means, and the others that are on disk."""
+    entries = [catalog.get(name)] if ":" in name else catalog.quants(name)
+    every = [entry for model in catalog.entries for entry in catalog.quants(model.id)]
+    return entries, [entry for entry in every if entry not in entries and catalog.on_disk(entry)]
+
+
+def pull(settings: Settings, name: str) -> int:
+    """Fetch what is missing of a model, with progress; the exit code."""
+    catalog = load_catalog(settings.models_dir, settings.catalog)
+    entry = to_pull(catalog, name)
+    console = Console(stderr=True)
+    try:
+        with shown(console) as show:
+            Pull(Store(settings.models_dir), entry, show).run()
+    except KeyboardInterrupt:
+        console.print(f"stopped; `gguf-imagegen pull {entry.name}` goes on from there", highlight=False)
+        return INTERRUPTED
+    console.print(f"{entry.name} is on this machine", highlight=False)
+    return 0
+
+
+def pull_missing(settings: Settings) -> int:
+    """Before serving: pull the model that is served, if it is one of the catalog and not on this machine."""
+    if Path(settings.model).suffix in MODEL_SUFFIXES:
+        return 0
+    catalog = load_catalog(settings.models_dir, settings.catalog)
+    entry = choose_quant(catalog, settings.model)
+    if catalog.on_disk(entry) or entry.unsupported or not entry.sources:
+        return 0
+    return pull(settings, entry.name)
+
+
+def remove(settings: Settings, name: str) -> Removal:
+    """Delete the files of a model that no other model on this machine uses."""
+    catalog = load_catalog(settings.models_dir, settings.catalog)
+    removal = Store(settings.models_dir).remove(*to_remove(catalog, name))
+    if not removal.removed:
+        raise ModelNotDownloaded(f"model {name!r} has no files of its own on this machine", param="model")
+    return removal
+
+
+def verify(settings: Settings, name: str) -> int:
+    """Hash the files of a model that are here; exit code 1 if one is wrong."""
+    catalog, store = load_catalog(settings.models_dir, settings.catalog), Store(settings.models_dir)
+    entries, _ = to_remove(catalog, name)
+    sources = {source.path: source for entry in entries for source in entry.sources.values()}
+    here = [source for source in sources.values() if store.path(source.path).is_file()]
+    if not here:
+        raise ModelNotDownloaded(f"model {name!r} has no files on this machine that could be verified", param="model")
+    bad = 0
+    with shown(Console(stderr=True)) as show:
+        for source in here:
+            tell = at_intervals(Verifying, source.path.as_posix(), show)
+            verdict = store.verify(source, tell, _published(store, source))
+            words = {
+                "ready": "as published",
+                "corrupt": "WRONG, set aside; pull the model again",
+            }.get(verdict.state, f"no hash is published for it; its sha256 is {verdict.sha256}")
+            print(f"{verdict.file}: {words}")
+            bad += verdict.state == "corrupt"
+    return int(bad > 0)
+
+
+def _published(store: Store, source: Source) -> str | None:
+    """The hub's hash, asked for only where neither catalog nor record have one."""
+    if source.rename or source.sha256 or store.record(source.path):
+        return None
+    try:
+        return Hub().look(source).sha256
+    except PullFailed:
+        return None
+
+
+@contextmanager
+def shown(console: Console) -> Iterator[Show]:
+    """Bars on a terminal, a line for each tenth of a file elsewhere."""
+    if not console.is_terminal:
+        yield Lines(console).show
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"),
+        TextColumn("{task.fields[words]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as progress:
+        yield Bars(progress).show
+
+
+class Bars:
+    """One bar for each file."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, event: PullEvent) -> None:
+        match event:
+            case Planned(files=files):
+                for file, size in files:
+                    self._task(file, size)
+            case Downloading(file=file, done=done, total=total):
+                self._update(file, done, total, transfer_words(event))
+            case Verifying(file=file, done=done, total=total):
+                self._update(file, done, total, "verifying")
+            case Rewriting(file=file, done=done, total=total):
+                self._update(file, done, total, "rewriting")
+            case FileReady(file=file, fetched=fetched):
+                self._update(file, 1, 1, "done" if fetched else "is here")
+
+    def _task(self, file: str, total: int | None) -> TaskID:
+        if file not in self._tasks:
+            self._tasks[file] = self._progress.add_task(_short(file), total=total, words="waiting")
+        return self._tasks[file]
+
+    def _update(self, file: str, done: int, total: int, words: str) -> None:
+        self._progress.update(self._task(file, total), completed=done, total=total, words=words)
+
+
+class Lines:
+    """For logs: a line for each tenth of each file, and for each new thing that is done with it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: dict[str, tuple[str, int]] = {}
+
+    def show(self, event: PullEvent) -> None:
+        match event:
+            case Planned(files=files, done=done, total=total):
+                if files:
+                    self._print(f"{len(files)} files, {size_words(total - done)} of {size_words(total)} to come")
+            case Downloading(file=file, done=done, total=total):
+                self._tenth(file, "fetched", done, total, transfer_words(event))
+            case Verifying(file=file, done=done, total=total):
+                self._tenth(file, "verified", done, total, "")
+            case Rewriting(file=file, done=done, total=total):
+                self._tenth(file, "rewritten", done, total, "")
+            case FileReady(file=file, fetched=fetched):
+                self._print(f"{_short(file)}: {'done' if fetched else 'is here'}")
+
+    def _tenth(self, file: str, what: str, done: int, total: int, words: str) -> None:
+        tenth = (what, 10 * done // max(total, 1))
+        if self._said.get(file) != tenth:
+            self._said[file] = tenth
+            self._print(f"{_short(file)}: {10 * tenth[1]} % {what}{', ' if words else ''}{words}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def transfer_words(event: Downloading) -> str:
+    """`1.2 GB of 6.9 GB, 45 MB/s, 2:07 left`."""
+    words = f"{size_words(event.done)} of {size_words(event.total)}, {size_words(event.speed)}/s"
+    if event.eta is None or event.done == event.total:
+        return words
+    minutes, seconds = divmod(round(event.eta), 60)
+    hours, minutes = divmod(minutes, 60)
+    clock = f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return f"{words}, {clock} left"
+
+
+def _short(file: str) -> str:
+    return file.rsplit("/", 1)[-1]

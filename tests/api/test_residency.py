@@ -1,0 +1,228 @@
+"""Several models: which are in memory, who makes room for whom, and whose job comes first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import aiohttp
+import pytest
+import yaml
+
+from gguf_imagegen.engine.protocol import ModelSpec
+from gguf_imagegen.events import EngineEvent
+from tests.api.client import GENERATIONS, SMALL, eventually, start_job
+from tests.conftest import App, RunningApp, ServerProcess
+from tests.engines import NeverAnswers, QuickEngine
+
+NAMES = ("a", "b", "c")
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Path:
+    """A catalog in which the tiny model has three names."""
+    files = {"model": "tiny-random.gguf", "taesd": "tiny-random-tae.gguf"}
+    fields = {"family": "ovis-image", "files": files, "defaults": {"cfg_scale": 1.0}}
+    path = tmp_path / "three.yaml"
+    path.write_text(yaml.safe_dump({"version": 1, "models": dict.fromkeys(NAMES, fields)}))
+    return path
+
+
+class Engines:
+    """Makes engines, and knows what they loaded and which of them live."""
+
+    def __init__(self, kind: type[QuickEngine] = QuickEngine) -> None:
+        self.loads: list[str] = []
+        self.most = 0
+        self._made: list[tuple[str, QuickEngine]] = []
+        outer = self
+
+        class Noted(kind):  # type: ignore[valid-type, misc]
+            async def load(self, model: ModelSpec) -> AsyncIterator[EngineEvent]:
+                outer.loads.append(model.name)
+                outer._made.append((model.name, self))
+                async for event in super().load(model):
+                    yield event
+                outer.most = max(outer.most, len(outer.loaded))
+
+        self.kind = Noted
+
+    def __call__(self) -> QuickEngine:
+        engine: QuickEngine = self.kind()
+        return engine
+
+    @property
+    def loaded(self) -> list[str]:
+        return [name for name, engine in self._made if engine.alive]
+
+
+async def make(app: App, *models: str) -> None:
+    for model in models:
+        status, body = await app.post(GENERATIONS, model=model, **SMALL)
+        assert (status, body.get("model")) == (200, model), body
+
+
+async def order_of(app: App, models: str) -> str:
+    """Queue jobs for these models behind one that is running, and tell the order in which they ended."""
+    task, first = await start_job(app, model=models[0])
+    tasks = []
+    for number, model in enumerate(models[1:], start=1):
+        tasks.append(asyncio.create_task(app.post(GENERATIONS, model=model, **SMALL)))
+
+        async def queued(wanted: int = number) -> bool:
+            return app.scheduler.waiting == wanted
+
+        await eventually("the job is queued", queued)
+    async with app.session.delete(f"{app.url}/v1/jobs/{first['id']}"):
+        pass
+    await asyncio.gather(task, *tasks)
+    done = sorted(app.scheduler.jobs.values(), key=lambda job: job.times[-1])
+    return "".join(job.plan.entry.id for job in done[1:])
+
+
+async def test_models_stay_while_there_is_room(running: RunningApp, catalog: Path) -> None:
+    """With room for two, going back and forth between two loads each once."""
+    engines = Engines()
+    async with running(engine=engines, catalog=catalog, model="a", max_loaded=2) as app:
+        await make(app, "a", "b", "a", "b", "a")
+        assert (await app.get("/health"))[1]["models"] == ["a", "b"]
+        _, body = await app.get("/v1/models")
+        states = {model["id"]: model["meta"]["state"] for model in body["data"]}
+        assert (states["a"], states["b"], states["c"]) == ("loaded", "loaded", "ready")
+    assert engines.loads == ["a", "b"]
+
+
+async def test_one_model_makes_room_for_the_next(running: RunningApp, catalog: Path) -> None:
+    """With room for one there is never a second in memory, not even during a swap."""
+    engines = Engines()
+    async with running(engine=engines, catalog=catalog, model="a") as app:
+        await make(app, "a", "b", "a")
+    assert engines.loads == ["a", "b", "a"]
+    assert engines.most == 1
+
+
+async def test_the_least_recently_used_leaves(running: RunningApp, catalog: Path) -> None:
+    """The third model takes the place of the one that was used longest ago."""
+    engines = Engines()
+    async with running(engine=engines, catalog=catalog, model="a", max_loaded=2) as app:
+        await make(app, "a", "b", "a", "c")
+        assert sorted(engines.loaded) == ["a", "c"]
+
+
+async def test_a_budget_counts_the_files(running: RunningApp, catalog: Path, model_dir: Path) -> None:
+    """Models leave when the files of all loaded ones together are more than the budget."""
+    one = sum(path.stat().st_size for path in model_dir.glob("tiny-random*")) / 1e6
+    engines = Engines()
+    settings = {"max_loaded": 16, "memory_budget_mb": 2.5 * one}
+    async with running(engine=engines, catalog=catalog, model="a", **settings) as app:
+        await make(app, "a", "b")
+        assert engines.loaded == ["a", "b"]
+        await make(app, "c")
+        assert engines.loaded == ["b", "c"]
+
+
+async def test_each_model_has_its_own_idle_time(running: RunningApp, catalog: Path) -> None:
+    """`keep_alive` of a request frees that request's model, and no other."""
+    engines = Engines()
+    async with running(engine=engines, catalog=catalog, model="a", max_loaded=2, keep_alive=-1) as app:
+        await make(app, "a")
+        assert (await app.post(GENERATIONS, model="b", keep_alive=0, **SMALL))[0] == 200
+
+        async def alone() -> bool:
+            return engines.loaded == ["a"]
+
+        await eventually("b is unloaded", alone)
+
+
+async def test_unloading_names_one(running: RunningApp, catalog: Path) -> None:
+    """The unload route frees the model that it names."""
+    engines = Engines()
+    async with running(engine=engines, catalog=catalog, model="a", max_loaded=2) as app:
+        await make(app, "a", "b")
+        assert (await app.post("/v1/models/a/unload"))[0] == 202
+
+        async def alone() -> bool:
+            return engines.loaded == ["b"]
+
+        await eventually("a is unloaded", alone)
+
+
+async def test_a_running_job_keeps_its_model(running: RunningApp, catalog: Path) -> None:
+    """While a job runs, a wish to load or to unload waits for its end."""
+    engines = Engines(NeverAnswers)
+    async with running(engine=engines, catalog=catalog, model="a") as app:
+        task, job = await start_job(app, model="a")
+        assert (await app.post("/v1/models/b/load"))[0] == 202
+        assert (await app.post("/v1/models/a/unload"))[0] == 202
+        assert (await app.get(f"/v1/jobs/{job['id']}"))[1]["status"] == "running"
+        assert engines.loaded == ["a"]
+        async with app.session.delete(f"{app.url}/v1/jobs/{job['id']}"):
+            pass
+        await task
+
+        async def swapped() -> bool:
+            return engines.loaded == ["b"]
+
+        await eventually("b is loaded", swapped)
+
+
+@pytest.mark.parametrize(("swap_after", "order"), [(60, "aabb"), (0, "baba")])
+async def test_jobs_of_the_loaded_model_go_first(
+    running: RunningApp, catalog: Path, swap_after: float, order: str
+) -> None:
+    """Jobs for the model in memory overtake for so long as the setting says, so that one swap does."""
+    engines = iter([NeverAnswers, *[QuickEngine] * 9])
+    async with running(
+        engine=lambda: next(engines)(), catalog=catalog, model="a", swap_after=swap_after
+    ) as app:
+        # The cancelled job's engine ends with it, so the first job that waits decides what is loaded.
+        found = await order_of(app, "a" + ("abab" if swap_after else "baba"))
+    assert found == order
+
+
+async def test_nobody_starves(running: RunningApp, catalog: Path) -> None:
+    """A job for another model gets its turn while jobs for the loaded one keep coming."""
+    async with running(engine=QuickEngine, catalog=catalog, model="a", swap_after=0.3) as app:
+        await make(app, "a")
+        ended = asyncio.Event()
+
+        async def flood() -> None:
+            while not ended.is_set():
+                await make(app, "a")
+
+        floods = [asyncio.create_task(flood()) for _ in range(4)]
+        await asyncio.wait_for(make(app, "b"), 30)
+        ended.set()
+        await asyncio.gather(*floods)
+
+
+async def test_a_crash_takes_one_model(running: RunningApp, catalog: Path) -> None:
+    """When one engine dies under a job, the other model stays in memory."""
+    engines = Engines(NeverAnswers)
+    async with running(engine=engines, catalog=catalog, model="a", max_loaded=2) as app:
+
+        async def loaded() -> bool:
+            return engines.loaded == ["a"]
+
+        await eventually("a is loaded", loaded)
+        task, job = await start_job(app, model="b")
+        async with app.session.delete(f"{app.url}/v1/jobs/{job['id']}"):
+            pass
+        await task
+        assert engines.loaded == ["a"]
+
+
+async def test_two_real_models_at_once(
+    serve: Callable[..., ServerProcess], catalog: Path, session: aiohttp.ClientSession
+) -> None:
+    """Two workers hold two real models; a request goes to the one it names without a load."""
+    server = serve("--catalog", str(catalog), "--model", "a", "--max-loaded", "2", "--grace", "1")
+    for model in ("a", "b", "a"):
+        body = {**SMALL, "model": model}
+        async with session.post(server.url + GENERATIONS, json=body) as answer:
+            assert (answer.status, (await answer.json())["model"]) == (200, model)
+    async with session.get(f"{server.url}/health") as answer:
+        assert (await answer.json())["models"] == ["a", "b"]
+    async with session.get(f"{server.url}/metrics") as answer:
+        assert "imagegen_models_loaded 2.0" in await answer.text()
