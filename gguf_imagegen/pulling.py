@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -94,7 +93,9 @@ def verify(settings: Settings, name: str) -> int:
     sources = {source.path: source for entry in entries for source in entry.sources.values()}
     here = [source for source in sources.values() if store.path(source.path).is_file()]
     if not here:
-        raise ModelNotDownloaded(f"model {name!r} has no files on this machine that could be verified", param="model")
+        raise ModelNotDownloaded(
+            f"model {name!r} has no files on this machine that could be verified", param="model"
+        )
     bad = 0
     with shown(Console(stderr=True)) as show:
         for source in here:
@@ -174,7 +175,9 @@ class Lines:
         match event:
             case Planned(files=files, done=done, total=total):
                 if files:
-                    self._print(f"{len(files)} files, {size_words(total - done)} of {size_words(total)} to come")
+                    self._print(
+                        f"{len(files)} files, {size_words(total - done)} of {size_words(total)} to come"
+                    )
             case Downloading(file=file, done=done, total=total):
                 self._tenth(file, "fetched", done, total, transfer_words(event))
             case Verifying(file=file, done=done, total=total):

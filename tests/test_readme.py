@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,21 +41,18 @@ def shell(line: str, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a reader would stand after the first command."""
-    place = tmp_path_factory.mktemp("reader")
-    step = next(part for part in FIRST.split(" && ") if "make-test-model" in part)
-    shell(step, place)
-    return place
+    """Where a reader stands."""
+    return tmp_path_factory.mktemp("reader")
 
 
-def test_first_command_serves(folder: Path, serve: Callable[..., ServerProcess]) -> None:
-    """The last part of the first command starts a server that becomes ready."""
-    part = FIRST.split(" && ")[-1]
-    words = shlex.split(part)
-    assert words[:2] == [".venv/bin/gguf-imagegen", "serve"]
-    assert words[2] == "--model"
-    process = serve("--model", str(folder / words[3]))
+@pytest.fixture(scope="module")
+def served(folder: Path) -> Iterator[ServerProcess]:
+    """The server that the last part of the first command starts, on a free port."""
+    assert FIRST.split(" && ")[-1] == ".venv/bin/gguf-imagegen serve"
+    process = ServerProcess(folder, "--model", "embedded", "--grace", "1")
     process.wait_until_ready()
+    yield process
+    process.stop()
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -64,20 +61,20 @@ def test_commands_run(line: str, folder: Path) -> None:
     shell(line, folder)
 
 
-def test_curls_answer(folder: Path, server: ServerProcess) -> None:
+def test_curls_answer(folder: Path, served: ServerProcess) -> None:
     """Every curl of the README works, in the order of the page, and streams end with [DONE]."""
     for line in CURLS:
-        out = shell(line.replace("http://127.0.0.1:8080", server.url), folder)
+        out = shell(line.replace("http://127.0.0.1:8080", served.url), folder)
         assert not out.startswith('{"error"'), line
         if "curl -N" in line:
             assert '"progress":100.0' in out
             assert out.endswith("data: [DONE]\n\n")
 
 
-def test_python_runs(folder: Path, server: ServerProcess) -> None:
+def test_python_runs(folder: Path, served: ServerProcess) -> None:
     """The Python of the README runs with the official client and prints OpenAI's events."""
     code = "".join(re.findall(r"```python\n(.*?)```", README, re.S))
-    code = code.replace("http://127.0.0.1:8080", server.url)
+    code = code.replace("http://127.0.0.1:8080", served.url)
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120
     )

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
-from gguf_imagegen.api import jobs, middleware, models, openai, system
+from gguf_imagegen.api import jobs, middleware, models, openai, pull, system
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, METRICS, SCHEDULER, SETTINGS
 from gguf_imagegen.api.metrics import Metrics
 from gguf_imagegen.api.stream import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess
 from gguf_imagegen.engine.protocol import Engine
@@ -29,6 +30,10 @@ ROUTES = [
     web.get("/v1/images/files/{name}", openai.files),
     web.get("/v1/models", models.list_models),
     web.get("/v1/models/{id}", models.get_model),
+    web.post("/v1/models/pull", pull.pull_model),
+    web.get("/v1/models/pull/{id}", pull.get_pull),
+    web.delete("/v1/models/pull/{id}", pull.cancel_pull),
+    web.delete("/v1/models/{id}", pull.remove_model),
     web.post("/v1/models/{id}/load", models.load_model),
     web.post("/v1/models/{id}/unload", models.unload_model),
     web.get("/v1/jobs", jobs.list_jobs),
@@ -69,7 +74,9 @@ def make_app(
     app[METRICS] = metrics
     app[SCHEDULER] = scheduler
     app[TASKS] = set()
+    app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), resident.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)
+    app.on_shutdown.append(pull.end_pulls)
     app.cleanup_ctx.append(_scheduler_runs)
     app.add_routes(ROUTES)
     return app

@@ -113,7 +113,9 @@ class Hub:
         with self._lock:
             for one in self._sockets:
                 try:
-                    socket.socket.shutdown(one, socket.SHUT_RDWR)  # not TLS's own, which is not for two threads
+                    socket.socket.shutdown(
+                        one, socket.SHUT_RDWR
+                    )  # not TLS's own, which is not for two threads
                 except OSError:  # it has ended by itself
                     continue
 

@@ -81,12 +81,16 @@ def remote_header(url: str) -> Header:
 def headers_for(url: str) -> dict[str, str]:
     """What a request to this address carries: the token, if it is the hub's own."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "gguf-imagegen"}
-    if _origin(url) == _origin(hub()):
+    if same_origin(url, hub()):
         if os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on"):
             raise HubOffline("HF_HUB_OFFLINE says that this machine is offline")
         if token := hub_token():
             headers["Authorization"] = f"Bearer {token}"
     return headers
+
+
+def same_origin(one: str, other: str) -> bool:
+    return _origin(one) == _origin(other)
 
 
 def _origin(url: str) -> tuple[str, str, int]:
@@ -104,7 +108,7 @@ def _direct(url: str) -> str:
     if not known:
         raise InvalidRequest(f"{url[:100]!r} is not a web address")
     path = parts.path
-    if _origin(url) in (_origin(hub()), _origin("https://huggingface.co")):
+    if same_origin(url, hub()) or same_origin(url, "https://huggingface.co"):
         path = re.sub(r"^(/[^/]+/[^/]+)/blob/", r"\1/resolve/", path)
     query = f"?{quote(parts.query, safe='=&%+,:;/@!~*')}" if parts.query else ""
     return f"{parts.scheme}://{parts.netloc}{quote(path, safe='/%:@+,;=!~*()')}{query}"

@@ -28,6 +28,7 @@ _FLUX = {"": "clip_l", "1": "t5xxl"}
 _ENCODERS: Mapping[str, Mapping[str, str]] = {
     "sd3": _SD3, "flux": _FLUX, "flux-fill": _FLUX, "flux-controls": _FLUX, "flex-2": _FLUX,
 }  # fmt: skip
+RENAMED_FAMILIES = frozenset(_ENCODERS)
 _CLIP = ("transformer.text_model.embeddings.token_embedding.weight",)
 _READ: Mapping[str, tuple[str, ...]] = {
     "clip_l": _CLIP,
@@ -41,7 +42,7 @@ Progress = Callable[[int, int], None]
 
 def needs_renaming(header: Header) -> bool:
     """True for a file whose text encoders sd.cpp would pass over because of their names."""
-    return family_of(header) in _ENCODERS and any(name.startswith(OLD) for name in header.tensors)
+    return family_of(header) in RENAMED_FAMILIES and any(name.startswith(OLD) for name in header.tensors)
 
 
 def rename_text_encoders(original: Path, target: Path, on_progress: Progress) -> None:

@@ -1,0 +1,224 @@
+"""Faults of a catalog that its own rules let pass, told one by one: what cannot work, what contradicts itself.
+
+What has changed on the hub since is `gguf_imagegen.catalog.drift`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gguf_imagegen.catalog.entry import Entry, Source
+from gguf_imagegen.catalog.inspect import parts_needed
+from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
+from gguf_imagegen.catalog.rename import RENAMED_FAMILIES
+from gguf_imagegen.catalog.traits import traits_of
+
+SUFFIXES = {".gguf", ".safetensors", ".pth"}
+QUALITIES = ("low", "medium", "high", "xhigh", "max")
+_UNREAD_ENCODERS = ("gpustack/",)
+"""Owners of repositories whose SD3 and FLUX files must be renamed."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`where` is the file, the entry and the field; a finding that is no `fault` is for information."""
+
+    where: str
+    words: str
+    fault: bool = True
+
+    def __str__(self) -> str:
+        return f"{'FAULT' if self.fault else 'note':5} {self.where}: {self.words}"
+
+
+@dataclass(frozen=True)
+class Words:
+    """Names that a request may use, which a catalog must keep to."""
+
+    samplers: Collection[str]
+    schedules: Collection[str]
+
+
+def check_text(
+    text: str, name: str, words: Words, known: Mapping[str, Source] | None = None
+) -> tuple[list[Finding], list[Entry], dict[str, Source]]:
+    """Findings in a catalog's text, and the entries and components that could be read.
+
+    `known` are components of another file that this one may name.
+    """
+    findings = list(_doubles(text, name))
+    faults, entries, components = _parse(text, name, known or {})
+    findings += faults
+    for entry in entries:
+        findings += [Finding(f"{name}: {where}", said) for where, said in _entry(entry, words)]
+    findings += [Finding(f"{name}: {where}", said) for where, said in _together(entries)]
+    used = {source for entry in entries for source in entry.sources.values()}
+    findings += [
+        Finding(f"{name}: components.{key}", "no model uses it", fault=False)
+        for key, source in components.items()
+        if source not in used and key not in (known or {}) and not faults
+    ]
+    return list(dict.fromkeys(findings)), entries, components
+
+
+def _parse(
+    text: str, name: str, known: Mapping[str, Source]
+) -> tuple[list[Finding], list[Entry], dict[str, Source]]:
+    """The whole text; if it is wrong, each of its models alone, so that one fault does not hide others."""
+    try:
+        return [], *parse_catalog(text, name, known)
+    except CatalogError as exc:
+        whole = _finding(exc, name)
+    faults: list[Finding] = []
+    entries: list[Entry] = []
+    components: dict[str, Source] = {}
+    content = _loaded(text)
+    models = content.get("models")
+    for key, value in models.items() if isinstance(models, dict) else ():
+        try:
+            found, components = parse_catalog(
+                yaml.safe_dump({**content, "models": {key: value}}), name, known
+            )
+            entries += found
+        except CatalogError as exc:
+            faults.append(_finding(exc, name))
+    return list(dict.fromkeys([*faults] if whole in faults else [whole, *faults])), entries, components
+
+
+def _loaded(text: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, yaml.CSafeLoader)
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _finding(exc: CatalogError, name: str) -> Finding:
+    return Finding(name, " ".join(str(exc).removeprefix(f"{name}: ").split()))
+
+
+def _doubles(text: str, name: str) -> Iterator[Finding]:
+    """Keys that stand twice in one place: YAML's reader silently takes the last."""
+    try:
+        nodes = [("", yaml.compose(text, yaml.CSafeLoader))]
+    except yaml.YAMLError:
+        return
+    while nodes:
+        where, node = nodes.pop()
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        seen: set[str] = set()
+        for key, value in node.value:
+            place = f"{where}.{key.value}".lstrip(".")
+            if key.value in seen:
+                yield Finding(f"{name}: {place}", f"stands twice, again in line {key.start_mark.line + 1}")
+            seen.add(key.value)
+            nodes.append((place, value))
+
+
+def _entry(entry: Entry, words: Words) -> Iterator[tuple[str, str]]:
+    """What is wrong with one entry by itself."""
+    if traits_of(entry.family) is None or entry.unsupported:
+        return
+    yield from ((f"{entry.name}: files", said) for said in _files(entry))
+    yield from ((f"{entry.id}: defaults", said) for said in _settings(entry, words))
+    yield from ((f"{entry.id}: capabilities", said) for said in _capabilities(entry))
+
+
+def _files(entry: Entry) -> Iterator[str]:
+    main = {"model", "diffusion"} & entry.files.keys()
+    if len(main) != 1:
+        yield "a model has one file of the role model, or diffusion"
+    if main == {"diffusion"}:
+        for part, roles in parts_needed(entry.family):
+            if not any(role in entry.files for role in roles):
+                yield f"{part} is missing, give {' or '.join(roles)}"
+    for role, path in entry.files.items():
+        if path.suffix not in SUFFIXES:
+            yield f"{role}: {path.name} is neither .gguf nor .safetensors"
+    for role, source in entry.sources.items():
+        if source.rename and (entry.family not in RENAMED_FAMILIES or role != "model"):
+            yield f"{role}: only whole SD3 and FLUX files have text encoders to rename"
+        if (
+            role == "model"
+            and not source.rename
+            and source.repo.startswith(_UNREAD_ENCODERS)
+            and entry.family in RENAMED_FAMILIES
+            and "clip_l" not in entry.files
+        ):
+            yield "model: the engine does not find its text encoders; say rename: text-encoders"
+
+
+def _settings(entry: Entry, words: Words) -> Iterator[str]:
+    defaults, limits, traits = entry.defaults, entry.limits, entry.traits
+    width, height = defaults.size
+    if defaults.sampler not in words.samplers:
+        yield f"sampler {defaults.sampler!r} is unknown"
+    if defaults.schedule not in words.schedules:
+        yield f"schedule {defaults.schedule!r} is unknown"
+    if defaults.schedule == "ays" and not traits.ays:
+        yield f"schedule 'ays' is not defined for {entry.family}"
+    if width % traits.multiple or height % traits.multiple:
+        yield f"size {width}x{height} is not a multiple of {traits.multiple}"
+    if max(width, height) > min(limits.max_side, traits.max_side) or width * height > limits.max_pixels:
+        yield f"size {width}x{height} is beyond the model's own limits"
+    if min(width, height) < 64:
+        yield f"size {width}x{height} is below 64 pixels"
+    steps = {"steps": defaults.steps, **{f"quality {key}": value for key, value in entry.quality.items()}}
+    for name, count in steps.items():
+        if not 1 <= count <= limits.max_steps:
+            yield f"{name}: {count} is not between 1 and max_steps, {limits.max_steps}"
+        if count < 2 and defaults.schedule in ("gits", "karras", "exponential"):
+            yield f"{name}: schedule {defaults.schedule!r} needs at least 2 steps"
+    rising = [entry.quality[key] for key in QUALITIES if key in entry.quality]  # type: ignore[index]
+    if rising != sorted(rising):
+        yield "quality: a higher one has fewer steps"
+
+
+def _capabilities(entry: Entry) -> Iterator[str]:
+    by_reference = "reference-edit" in entry.capabilities
+    if entry.traits.edit_mode == "reference" and "inpainting" in entry.capabilities:
+        yield f"inpainting: {entry.family} edits whole images and takes no mask"
+    if by_reference and entry.family.startswith("qwen-image") and "llm_vision" not in entry.files:
+        yield "reference-edit: without llm_vision the engine does not see the picture"
+    if len(set(entry.capabilities)) != len(entry.capabilities):
+        yield "one stands twice"
+
+
+def _together(entries: Iterable[Entry]) -> Iterator[tuple[str, str]]:
+    """What entries contradict each other in."""
+    entries = list(entries)
+    spelt: dict[str, str] = {}
+    for name in dict.fromkeys(name for entry in entries for name in (entry.id, *entry.aliases)):
+        if spelt.setdefault(name.lower(), name) != name:
+            yield name, f"differs from {spelt[name.lower()]!r} in capitals alone"
+    mains: dict[tuple[str, Source], str] = {}
+    by_file: dict[tuple[str, str, str], tuple[str, Source]] = {}
+    by_hash: dict[str, tuple[str, Source]] = {}
+    by_path: dict[Path, tuple[str, Source]] = {}
+    for entry in entries:
+        for role, source in entry.sources.items():
+            where = f"{entry.name}: files.{role}"
+            if role in ("model", "diffusion"):
+                other = mains.setdefault((entry.id, source), entry.name)
+                if other != entry.name:
+                    yield where, f"{other} has the same file"
+            name, first = by_file.setdefault(
+                (source.repo, source.revision, source.file), (entry.name, source)
+            )
+            for field in ("bytes", "sha256", "gated"):
+                mine, theirs = getattr(source, field), getattr(first, field)
+                if None not in (mine, theirs) and mine != theirs:
+                    yield where, f"{field} of {source.file} is {mine}, but {theirs} in {name}"
+            if source.sha256:
+                name, first = by_hash.setdefault(source.sha256, (entry.name, source))
+                if None not in (source.bytes, first.bytes) and source.bytes != first.bytes:
+                    yield where, f"sha256 of {source.file} is that of a file of another size in {name}"
+            name, first = by_path.setdefault(source.path, (entry.name, source))
+            if first.revision != source.revision:
+                yield where, f"{source.file} would lie where another revision of {name} lies"

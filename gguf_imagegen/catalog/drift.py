@@ -1,0 +1,118 @@
+"""What has changed on the hub since the catalog was written: asked with HEAD, so that nothing is downloaded."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterable
+from urllib.parse import urljoin
+
+import aiohttp
+from yarl import URL
+
+from gguf_imagegen.catalog.check import Finding
+from gguf_imagegen.catalog.entry import Entry, Source
+from gguf_imagegen.catalog.remote import headers_for, hub, refusal, same_origin, source_url
+from gguf_imagegen.errors import (
+    HubFailed,
+    HubTimeout,
+    HubTokenMissing,
+    HubUnreachable,
+    ImagegenError,
+    LicenceNotAccepted,
+)
+
+AT_ONCE = 8
+TIMEOUT = 20.0
+DEADLINE = 600.0
+PAUSE = 1.0
+TRIES = 2
+REDIRECTS = 5
+"""Requests under way together; seconds of one, of all, and before the second try of one."""
+
+
+async def check_hub(entries: Iterable[Entry]) -> list[Finding]:
+    """One finding for each difference; a file that several models use is asked for once."""
+    sources: dict[tuple[str, str, str], tuple[str, Source]] = {}
+    for entry in entries:
+        for role, source in entry.sources.items():
+            key = (source.repo, source.revision, source.file)
+            name, first = sources.setdefault(key, (f"{entry.name}: files.{role}", source))
+            if first.sha256 is None and source.sha256 is not None:
+                sources[key] = (name, source)
+    gate = asyncio.Semaphore(AT_ONCE)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
+
+        async def look(where: str, source: Source) -> list[Finding]:
+            async with gate:
+                return [Finding(where, words, fault) for words, fault in await _differences(session, source)]
+
+        try:
+            found = await asyncio.wait_for(
+                asyncio.gather(*(look(where, source) for where, source in sources.values())), DEADLINE
+            )
+        except asyncio.TimeoutError as exc:
+            raise HubTimeout(f"{hub()} did not answer for all files within {DEADLINE:.0f} seconds") from exc
+    return [finding for findings in found for finding in findings]
+
+
+async def _differences(session: aiohttp.ClientSession, source: Source) -> list[tuple[str, bool]]:
+    """In words, and whether it is a fault."""
+    for left in reversed(range(TRIES)):
+        try:
+            size, sha256, known = await _ask(session, source)
+            break
+        except (HubFailed, HubTimeout, HubUnreachable) as exc:
+            if not left:
+                return [(str(exc), True)]
+            await asyncio.sleep(PAUSE)
+        except (HubTokenMissing, LicenceNotAccepted) as exc:
+            return [
+                (str(exc), False) if source.gated else (f"{source.file}: {source.repo} is gated now", True)
+            ]
+        except ImagegenError as exc:
+            return [(str(exc), True)]
+    words = []
+    if source.gated and not known:
+        words.append(f"{source.file}: {source.repo} is not gated any more")
+    if None not in (source.bytes, size) and source.bytes != size:
+        words.append(f"{source.file}: has {size} bytes on the hub, {source.bytes} in the catalog")
+    if None not in (source.sha256, sha256) and source.sha256 != sha256:
+        words.append(f"{source.file}: sha256 on the hub is {sha256}")
+    return [(said, True) for said in words]
+
+
+async def _ask(session: aiohttp.ClientSession, source: Source) -> tuple[int | None, str | None, bool]:
+    """Size and hash as the hub states them, and whether it knew who asked."""
+    url = source_url(source)
+    for _ in range(REDIRECTS):
+        headers = headers_for(url)
+        try:
+            async with session.head(URL(url, encoded=True), headers=headers, allow_redirects=False) as answer:
+                if answer.status >= 400:
+                    raise refusal(answer, source.file)
+                place = urljoin(url, answer.headers.get("Location", url))
+                if answer.status < 300 or "X-Linked-Etag" in answer.headers or not same_origin(place, url):
+                    return *_stated(answer), "Authorization" in headers
+        except (TimeoutError, asyncio.TimeoutError) as exc:
+            raise HubTimeout(f"{source.file}: the hub did not answer in time") from exc
+        except aiohttp.ClientConnectorError as exc:
+            raise HubUnreachable(f"{source.file}: the hub cannot be reached") from exc
+        except (OSError, aiohttp.ClientError, ValueError) as exc:
+            raise HubFailed(f"{source.file}: the hub broke its answer off") from exc
+        url = place
+    raise HubFailed(f"{source.file}: the hub redirects in a ring")
+
+
+def _stated(answer: aiohttp.ClientResponse) -> tuple[int | None, str | None]:
+    """A file of git's own has no sha256; its ETag is that of git."""
+    headers = answer.headers
+    length = headers.get("X-Linked-Size") or (
+        headers.get("Content-Length", "") if answer.status == 200 else ""
+    )
+    etag = (headers.get("X-Linked-Etag") or headers.get("ETag", "")).removeprefix("W/").strip('"')
+    return (
+        int(length) if re.fullmatch(r"\d{1,18}", length) else None,
+        etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None,
+    )
