@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sys
 from pathlib import Path
@@ -32,6 +33,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+catalog_app = typer.Typer(no_args_is_help=True, help="What the model catalog says, and whether it is right.")
+app.add_typer(catalog_app, name="catalog")
 
 
 @app.callback(invoke_without_command=True)
@@ -149,6 +154,24 @@ def verify(
     return pulling.verify(settings, model)
 
 
+@app.command("inspect")
+@with_settings("models_dir", "catalog")
+def inspect(
+    settings: Settings,
+    target: Annotated[str, typer.Argument(help="FILE, ID[:QUANT] of the catalog, or a web address")],
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> int:
+    """Say what a model file is and what it needs; of a file on the web only the header is read."""
+    from gguf_imagegen import inspecting
+
+    found = inspecting.inspect_target(target, settings)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=2))
+    else:
+        Console().print(inspecting.as_table(found))
+    return 0
+
+
 @app.command("doctor")
 @with_settings("models_dir", "catalog", "threads")
 def doctor(settings: Settings) -> int:
@@ -160,6 +183,29 @@ def doctor(settings: Settings) -> int:
         mark = {True: "ok", False: "FAULT", None: "-"}[finding.ok]
         print(f"{mark:5} {finding.name:14} {finding.words}")
     return int(any(finding.ok is False for finding in findings))
+
+
+@catalog_app.command("check")
+@with_settings("catalog")
+def check_catalog(
+    settings: Settings,
+    online: Annotated[bool, typer.Option("--online", help="ask the hub, too; downloads nothing")] = False,
+) -> int:
+    """Look for faults in the catalog, one line each; exit code 1 if there are any."""
+    from gguf_imagegen.catalog.check import Words, check_catalogs
+    from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
+
+    checked = check_catalogs(settings.catalog, Words(SAMPLERS, SCHEDULES))
+    findings = checked.findings
+    if online:
+        from gguf_imagegen.catalog.drift import check_hub
+
+        findings += asyncio.run(check_hub(checked.sources))
+    for finding in findings:
+        print(finding)
+    faults = sum(finding.fault for finding in findings)
+    print(f"{len(checked.entries)} models and quantisations, {faults} faults")
+    return int(faults > 0)
 
 
 @app.command("make-test-model")

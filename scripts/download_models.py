@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetch models of the catalog by their names: `scripts/download_models.py ID[:QUANT]…`, as `gguf-imagegen pull` does."""
+"""Fetch models of the catalog, as `gguf-imagegen pull` does: `scripts/download_models.py ID[:QUANT]…`."""
 
 from __future__ import annotations
 

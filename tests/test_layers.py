@@ -24,7 +24,7 @@ LAYERS: list[tuple[str, ...]] = [
     ("jobs", "pulling"),
     ("api",),
     ("server",),
-    ("oneshot", "doctor", "flags", "testmodel", "train"),
+    ("oneshot", "doctor", "inspecting", "flags", "testmodel", "train"),
     ("cli",),
     ("__main__",),
 ]

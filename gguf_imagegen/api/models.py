@@ -74,6 +74,8 @@ def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
 
 
 def _state(app: web.Application, entry: Entry) -> str:
+    if entry.unsupported:
+        return "unsupported"
     resident = app[SCHEDULER].resident
     if resident.holds(entry):
         return "loaded"

@@ -1,6 +1,6 @@
 """Models come and go over HTTP: a pull that everybody may follow and end, and the removal of files.
 
-Pulls wait for one another, because they share the line. A pull goes on when the client that asked for it leaves.
+Pulls wait for one another, because they share the line. A pull goes on when its client leaves.
 """
 
 from __future__ import annotations
@@ -150,8 +150,6 @@ class Pulls:
             running.wake("succeeded")
         except Cancelled as exc:
             running.wake("cancelled", exc)
-        except asyncio.CancelledError:  # it had not begun
-            running.wake("cancelled", Cancelled("the pull was cancelled"))
         except ImagegenError as exc:
             running.wake("failed", exc)
         except Exception:  # the edge of the pull: the log has the trace
@@ -168,6 +166,7 @@ class Pulls:
         pull.cancel()
         if running.status == "waiting":
             task.cancel()
+            running.wake("cancelled", Cancelled("the pull was cancelled before it began"))
         await asyncio.wait_for(running.wait(), END_TIMEOUT)
 
     async def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Faults of a catalog that its own rules let pass, told one by one: what cannot work, what contradicts itself.
+"""Faults of a catalog that its own rules let pass, one by one: what cannot work or contradicts itself.
 
 What has changed on the hub since is `gguf_imagegen.catalog.drift`.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from gguf_imagegen.catalog.catalog import builtin_text
 from gguf_imagegen.catalog.entry import Entry, Source
 from gguf_imagegen.catalog.inspect import parts_needed
 from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
@@ -44,26 +45,46 @@ class Words:
     schedules: Collection[str]
 
 
-def check_text(
-    text: str, name: str, words: Words, known: Mapping[str, Source] | None = None
-) -> tuple[list[Finding], list[Entry], dict[str, Source]]:
-    """Findings in a catalog's text, and the entries and components that could be read.
+@dataclass(frozen=True)
+class Checked:
+    """What was found, what could be read all the same, and each file with the place that names it."""
 
-    `known` are components of another file that this one may name.
-    """
-    findings = list(_doubles(text, name))
+    findings: list[Finding]
+    entries: list[Entry]
+    components: Mapping[str, Source]
+    sources: Mapping[str, Source]
+
+
+def check_catalogs(extra: Path | None, words: Words) -> Checked:
+    """The built-in catalog, and the file `extra`, which may name its components."""
+    own = check_text(builtin_text(), "model_catalog.yaml", words)
+    if extra is None:
+        return own
+    try:
+        text = extra.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise CatalogError(f"{extra.name}: cannot be read: {type(exc).__name__}") from exc
+    more = check_text(text, extra.name, words, own.components)
+    return Checked(
+        [*own.findings, *more.findings],
+        [*own.entries, *more.entries],
+        more.components,
+        {**own.sources, **more.sources},
+    )
+
+
+def check_text(text: str, name: str, words: Words, known: Mapping[str, Source] | None = None) -> Checked:
+    """A catalog's text; `known` are components of another file that this one may name."""
     faults, entries, components = _parse(text, name, known or {})
-    findings += faults
+    own = {key: source for key, source in components.items() if key not in (known or {})}
+    sources = {f"{name}: components.{key}": source for key, source in own.items()}
     for entry in entries:
-        findings += [Finding(f"{name}: {where}", said) for where, said in _entry(entry, words)]
-    findings += [Finding(f"{name}: {where}", said) for where, said in _together(entries)]
-    used = {source for entry in entries for source in entry.sources.values()}
-    findings += [
-        Finding(f"{name}: components.{key}", "no model uses it", fault=False)
-        for key, source in components.items()
-        if source not in used and key not in (known or {}) and not faults
-    ]
-    return list(dict.fromkeys(findings)), entries, components
+        sources |= {f"{name}: {entry.name}: files.{role}": s for role, s in entry.sources.items()}
+    found = [Finding(f"{name}: {where}", said) for e in entries for where, said in _entry(e, words)]
+    found += [Finding(f"{name}: {where}", said) for where, said in _names(entries)]
+    found += [Finding(where, said) for where, said in _contradictions(sources)]
+    findings = list(dict.fromkeys([*_doubles(text, name), *faults, *found]))
+    return Checked(findings, entries, components, sources)
 
 
 def _parse(
@@ -82,7 +103,7 @@ def _parse(
     for key, value in models.items() if isinstance(models, dict) else ():
         try:
             found, components = parse_catalog(
-                yaml.safe_dump({**content, "models": {key: value}}), name, known
+                yaml.safe_dump({**content, "models": {key: value}}, sort_keys=False), name, known
             )
             entries += found
         except CatalogError as exc:
@@ -108,10 +129,12 @@ def _doubles(text: str, name: str) -> Iterator[Finding]:
         nodes = [("", yaml.compose(text, yaml.CSafeLoader))]
     except yaml.YAMLError:
         return
+    visited: set[int] = set()  # YAML can refer to a node from within it
     while nodes:
         where, node = nodes.pop()
-        if not isinstance(node, yaml.MappingNode):
+        if not isinstance(node, yaml.MappingNode) or id(node) in visited:
             continue
+        visited.add(id(node))
         seen: set[str] = set()
         for key, value in node.value:
             place = f"{where}.{key.value}".lstrip(".")
@@ -190,35 +213,37 @@ def _capabilities(entry: Entry) -> Iterator[str]:
         yield "one stands twice"
 
 
-def _together(entries: Iterable[Entry]) -> Iterator[tuple[str, str]]:
-    """What entries contradict each other in."""
-    entries = list(entries)
-    spelt: dict[str, str] = {}
-    for name in dict.fromkeys(name for entry in entries for name in (entry.id, *entry.aliases)):
-        if spelt.setdefault(name.lower(), name) != name:
-            yield name, f"differs from {spelt[name.lower()]!r} in capitals alone"
+def _names(entries: Iterable[Entry]) -> Iterator[tuple[str, str]]:
+    """Names of different models, and quantisations of one, that cannot be told apart."""
+    spelt: dict[str, tuple[str, str]] = {}
     mains: dict[tuple[str, Source], str] = {}
+    for entry in entries:
+        for name in (entry.id, *entry.aliases):
+            other, key = spelt.setdefault(name.lower(), (name, entry.id))
+            if key != entry.id:
+                yield entry.id, f"its name {name!r} differs in capitals alone from {other!r} of {key}"
+        for role in ("model", "diffusion"):
+            if (source := entry.sources.get(role)) is not None:
+                other = mains.setdefault((entry.id, source), entry.name)
+                if other != entry.name:
+                    yield f"{entry.name}: files.{role}", f"{other} has the same file"
+
+
+def _contradictions(sources: Mapping[str, Source]) -> Iterator[tuple[str, str]]:
+    """What two places say of one file, or of one content, and cannot both be true."""
     by_file: dict[tuple[str, str, str], tuple[str, Source]] = {}
     by_hash: dict[str, tuple[str, Source]] = {}
     by_path: dict[Path, tuple[str, Source]] = {}
-    for entry in entries:
-        for role, source in entry.sources.items():
-            where = f"{entry.name}: files.{role}"
-            if role in ("model", "diffusion"):
-                other = mains.setdefault((entry.id, source), entry.name)
-                if other != entry.name:
-                    yield where, f"{other} has the same file"
-            name, first = by_file.setdefault(
-                (source.repo, source.revision, source.file), (entry.name, source)
-            )
-            for field in ("bytes", "sha256", "gated"):
-                mine, theirs = getattr(source, field), getattr(first, field)
-                if None not in (mine, theirs) and mine != theirs:
-                    yield where, f"{field} of {source.file} is {mine}, but {theirs} in {name}"
-            if source.sha256:
-                name, first = by_hash.setdefault(source.sha256, (entry.name, source))
-                if None not in (source.bytes, first.bytes) and source.bytes != first.bytes:
-                    yield where, f"sha256 of {source.file} is that of a file of another size in {name}"
-            name, first = by_path.setdefault(source.path, (entry.name, source))
-            if first.revision != source.revision:
-                yield where, f"{source.file} would lie where another revision of {name} lies"
+    for where, source in sources.items():
+        other, first = by_file.setdefault((source.repo, source.revision, source.file), (where, source))
+        for field in ("bytes", "sha256", "gated"):
+            mine, theirs = getattr(source, field), getattr(first, field)
+            if None not in (mine, theirs) and mine != theirs:
+                yield where, f"{field} of {source.file} is {mine}, but {theirs} in {other}"
+        if source.sha256:
+            other, first = by_hash.setdefault(source.sha256, (where, source))
+            if None not in (source.bytes, first.bytes) and source.bytes != first.bytes:
+                yield where, f"sha256 is that of a file of another size, in {other}"
+        other, first = by_path.setdefault(source.path, (where, source))
+        if first.revision != source.revision:
+            yield where, f"{source.file} would lie where another revision of it lies, that of {other}"

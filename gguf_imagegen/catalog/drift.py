@@ -1,21 +1,23 @@
-"""What has changed on the hub since the catalog was written: asked with HEAD, so that nothing is downloaded."""
+"""What has changed on the hub since the catalog was written: asked with HEAD, nothing is downloaded."""
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from urllib.parse import urljoin
 
 import aiohttp
 from yarl import URL
 
 from gguf_imagegen.catalog.check import Finding
-from gguf_imagegen.catalog.entry import Entry, Source
+from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.catalog.remote import headers_for, hub, refusal, same_origin, source_url
 from gguf_imagegen.errors import (
     HubFailed,
+    HubOffline,
     HubTimeout,
+    HubTokenInvalid,
     HubTokenMissing,
     HubUnreachable,
     ImagegenError,
@@ -25,21 +27,16 @@ from gguf_imagegen.errors import (
 AT_ONCE = 8
 TIMEOUT = 20.0
 DEADLINE = 600.0
-PAUSE = 1.0
-TRIES = 2
+PAUSE = 0.5
 REDIRECTS = 5
 """Requests under way together; seconds of one, of all, and before the second try of one."""
 
 
-async def check_hub(entries: Iterable[Entry]) -> list[Finding]:
-    """One finding for each difference; a file that several models use is asked for once."""
-    sources: dict[tuple[str, str, str], tuple[str, Source]] = {}
-    for entry in entries:
-        for role, source in entry.sources.items():
-            key = (source.repo, source.revision, source.file)
-            name, first = sources.setdefault(key, (f"{entry.name}: files.{role}", source))
-            if first.sha256 is None and source.sha256 is not None:
-                sources[key] = (name, source)
+async def check_hub(sources: Mapping[str, Source]) -> list[Finding]:
+    """One finding for each difference; a file that several places name is asked for once."""
+    files: dict[tuple[str, str, str], tuple[str, Source]] = {}
+    for where, source in sources.items():
+        files.setdefault((source.repo, source.revision, source.file), (where, source))
     gate = asyncio.Semaphore(AT_ONCE)
     timeout = aiohttp.ClientTimeout(total=TIMEOUT)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
@@ -50,7 +47,7 @@ async def check_hub(entries: Iterable[Entry]) -> list[Finding]:
 
         try:
             found = await asyncio.wait_for(
-                asyncio.gather(*(look(where, source) for where, source in sources.values())), DEADLINE
+                asyncio.gather(*(look(where, source) for where, source in files.values())), DEADLINE
             )
         except asyncio.TimeoutError as exc:
             raise HubTimeout(f"{hub()} did not answer for all files within {DEADLINE:.0f} seconds") from exc
@@ -58,21 +55,17 @@ async def check_hub(entries: Iterable[Entry]) -> list[Finding]:
 
 
 async def _differences(session: aiohttp.ClientSession, source: Source) -> list[tuple[str, bool]]:
-    """In words, and whether it is a fault."""
-    for left in reversed(range(TRIES)):
-        try:
-            size, sha256, known = await _ask(session, source)
-            break
-        except (HubFailed, HubTimeout, HubUnreachable) as exc:
-            if not left:
-                return [(str(exc), True)]
-            await asyncio.sleep(PAUSE)
-        except (HubTokenMissing, LicenceNotAccepted) as exc:
-            return [
-                (str(exc), False) if source.gated else (f"{source.file}: {source.repo} is gated now", True)
-            ]
-        except ImagegenError as exc:
-            return [(str(exc), True)]
+    """In words, and whether it is a fault; what concerns all files alike is raised."""
+    try:
+        size, sha256, known = await _ask_again(session, source)
+    except (HubOffline, HubTokenInvalid, HubUnreachable):
+        raise
+    except (HubTokenMissing, LicenceNotAccepted) as exc:
+        if source.gated:
+            return [(str(exc), False)]
+        return [(f"{source.file}: {source.repo} is gated now, or private", True)]
+    except ImagegenError as exc:
+        return [(str(exc), True)]
     words = []
     if source.gated and not known:
         words.append(f"{source.file}: {source.repo} is not gated any more")
@@ -81,6 +74,15 @@ async def _differences(session: aiohttp.ClientSession, source: Source) -> list[t
     if None not in (source.sha256, sha256) and source.sha256 != sha256:
         words.append(f"{source.file}: sha256 on the hub is {sha256}")
     return [(said, True) for said in words]
+
+
+async def _ask_again(session: aiohttp.ClientSession, source: Source) -> tuple[int | None, str | None, bool]:
+    """A hub that has had a bad moment gets a second one."""
+    try:
+        return await _ask(session, source)
+    except (HubFailed, HubTimeout, HubUnreachable):
+        await asyncio.sleep(PAUSE)
+        return await _ask(session, source)
 
 
 async def _ask(session: aiohttp.ClientSession, source: Source) -> tuple[int | None, str | None, bool]:
@@ -95,7 +97,7 @@ async def _ask(session: aiohttp.ClientSession, source: Source) -> tuple[int | No
                 place = urljoin(url, answer.headers.get("Location", url))
                 if answer.status < 300 or "X-Linked-Etag" in answer.headers or not same_origin(place, url):
                     return *_stated(answer), "Authorization" in headers
-        except (TimeoutError, asyncio.TimeoutError) as exc:
+        except asyncio.TimeoutError as exc:
             raise HubTimeout(f"{source.file}: the hub did not answer in time") from exc
         except aiohttp.ClientConnectorError as exc:
             raise HubUnreachable(f"{source.file}: the hub cannot be reached") from exc
@@ -108,10 +110,9 @@ async def _ask(session: aiohttp.ClientSession, source: Source) -> tuple[int | No
 def _stated(answer: aiohttp.ClientResponse) -> tuple[int | None, str | None]:
     """A file of git's own has no sha256; its ETag is that of git."""
     headers = answer.headers
-    length = headers.get("X-Linked-Size") or (
-        headers.get("Content-Length", "") if answer.status == 200 else ""
-    )
-    etag = (headers.get("X-Linked-Etag") or headers.get("ETag", "")).removeprefix("W/").strip('"')
+    length = headers.get("Content-Length", "") if answer.status == 200 else ""
+    length = headers.get("X-Linked-Size", length)
+    etag = headers.get("X-Linked-Etag", headers.get("ETag", "")).removeprefix("W/").strip('"')
     return (
         int(length) if re.fullmatch(r"\d{1,18}", length) else None,
         etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from gguf_imagegen.catalog.traits import Traits, traits_of
 from gguf_imagegen.engine.protocol import Role
 
+UNSUPPORTED = Traits(64, latent_preview=False)
 Capability = Literal["text-to-image", "image-to-image", "inpainting", "reference-edit"]
 
 
@@ -123,7 +124,8 @@ class Entry(Strict):
 
     @property
     def traits(self) -> Traits:
-        return cast(Traits, traits_of(self.family))
+        """Those of the family; a model that cannot be run has traits that promise nothing."""
+        return traits_of(self.family) or UNSUPPORTED
 
     @property
     def name(self) -> str:

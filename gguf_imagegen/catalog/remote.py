@@ -68,12 +68,13 @@ def is_url(text: str) -> bool:
     return text.lower().startswith(("http://", "https://"))
 
 
-def remote_header(url: str) -> Header:
+def remote_header(url: str, deadline: float = DEADLINE) -> Header:
     """The checked header of a GGUF or safetensors file at a web address; the hub's page of a file will do.
 
-    Blocks. Raises InvalidModelFile for what it holds, errors below PullFailed for what prevents reading it.
+    Blocks for `deadline` seconds at most. Raises InvalidModelFile for what the file holds, and errors
+    below PullFailed for what prevents reading it.
     """
-    file = _RemoteFile(_direct(url))
+    file = _RemoteFile(_direct(url), deadline)
     file.readinto(bytearray(0))  # learns the size
     return parse_header(BufferedReader(file, _PIECE), file.name, file.size)
 
@@ -121,7 +122,7 @@ class _RemoteFile(RawIOBase):
     read over, which counts as well, so that this ends soon.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, deadline: float) -> None:
         self.name = "".join(c if c.isprintable() else "?" for c in unquote(urlsplit(url).path).split("/")[-1])
         self.size = -1
         self._url = url
@@ -130,7 +131,7 @@ class _RemoteFile(RawIOBase):
         self._window = b""
         self._next = FIRST_WINDOW
         self._left = MOST_BYTES
-        self._deadline = time.monotonic() + DEADLINE
+        self._deadline = time.monotonic() + deadline
 
     def readable(self) -> bool:
         return True
@@ -163,7 +164,7 @@ class _RemoteFile(RawIOBase):
         host = urlsplit(self._url).hostname
         try:
             self._window, self._start = asyncio.run(self._fetch(start, count)), start
-        except TimeoutError as exc:  # aiohttp's are of this kind as well
+        except asyncio.TimeoutError as exc:
             raise HubTimeout(f"{self.name}: {host} did not send it in time") from exc
         except aiohttp.ClientConnectorError as exc:
             raise HubUnreachable(f"{self.name}: {host} cannot be reached") from exc

@@ -11,6 +11,7 @@ import errno
 import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
@@ -72,6 +73,12 @@ def rename_text_encoders(original: Path, target: Path, on_progress: Progress) ->
         raise InvalidModelFile(f"{target.name}: it cannot be written ({exc.strerror})") from exc
     finally:
         partial.unlink(missing_ok=True)
+
+
+def renamed(header: Header) -> Header:
+    """The header that a file has after its renaming."""
+    tensors = {new: replace(header.tensors[old], name=new) for old, new in new_names(header).items()}
+    return replace(header, tensors=tensors)
 
 
 def new_names(header: Header) -> dict[str, str]:

@@ -94,7 +94,7 @@ def test_what_cannot_run_says_so(catalog: Catalog) -> None:
     assert [entry.id for entry in refused] == ["sdxl-refiner"]
     for entry in refused:
         assert not entry.files
-        with pytest.raises(UnsupportedOperation, match="sdxl-refiner.*refiner's architecture"):
+        with pytest.raises(UnsupportedOperation, match=r"sdxl-refiner.*refiner's architecture"):
             catalog.require_on_disk(entry)
 
 

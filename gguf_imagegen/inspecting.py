@@ -1,0 +1,155 @@
+"""What a model file is, told without loading it: a file here, one of the catalog, or one on the web."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, load_catalog
+from gguf_imagegen.catalog.header import Header, read_header
+from gguf_imagegen.catalog.inspect import component_of, family_of, missing_parts
+from gguf_imagegen.catalog.rename import needs_renaming, renamed
+from gguf_imagegen.catalog.store import size_words
+from gguf_imagegen.catalog.traits import traits_of
+from gguf_imagegen.engine.protocol import Role
+from gguf_imagegen.errors import ModelNotDownloaded
+from gguf_imagegen.settings import Settings
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """One file. `quantization` is the share of the bytes by tensor type, largest first."""
+
+    name: str
+    remote: bool
+    format: str
+    family: str | None
+    component: str
+    size: int
+    tensors: int
+    parameters: int
+    quantization: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The files of one target, what else is needed to make pictures with them, and what to know."""
+
+    files: tuple[FileReport, ...]
+    needs: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def inspect_target(target: str, settings: Settings) -> Inspection:
+    """Inspect FILE, ID[:QUANT] or a web address; of what is not here, only the headers are fetched."""
+    headers = dict(_headers(target, settings))
+    reports = tuple(_report(header, remote) for header, remote in headers.values())
+    files = {role: header for role, (header, _) in headers.items()}
+    family = next((report.family for report in reports if report.family), None)
+    missing = missing_parts(family, files) if family else []
+    needs = tuple(f"{words} (--component {role}=FILE)" for words, role in missing)
+    return Inspection(reports, needs, tuple(_notes(family, files)))
+
+
+def _headers(target: str, settings: Settings) -> Iterator[tuple[Role, tuple[Header, bool]]]:
+    """Headers by role, and whether each came from the web."""
+    if target.lower().startswith(("http://", "https://")):
+        header = _remote(target)
+        yield _role(header), (header, True)
+        return
+    path = Path(target).expanduser()
+    if path.suffix in MODEL_SUFFIXES or path.is_file():
+        header = read_header(path)
+        yield _role(header), (header, False)
+        return
+    catalog = load_catalog(settings.models_dir, settings.catalog)
+    entry = catalog.get(target)
+    for role, file in catalog.paths(entry).items():
+        if file.is_file():
+            yield role, (read_header(file), False)
+        elif role in entry.sources:
+            from gguf_imagegen.catalog.remote import source_url
+
+            source = entry.sources[role]
+            header = _remote(source_url(source))
+            yield role, (renamed(header) if source.rename else header, True)
+        else:
+            raise ModelNotDownloaded(f"{file.name} is not on this machine", param="model")
+
+
+def _remote(url: str) -> Header:
+    from gguf_imagegen.catalog.remote import remote_header  # an HTTP client is needed for this alone
+
+    return remote_header(url)
+
+
+def _role(header: Header) -> Role:
+    """What a file would be used as; a LoRA or an unknown one stands alone, so that any role will do."""
+    return cast(Role, component_of(header))
+
+
+def _report(header: Header, remote: bool) -> FileReport:
+    return FileReport(
+        header.name,
+        remote,
+        header.format,
+        family_of(header),
+        component_of(header),
+        header.size,
+        len(header.tensors),
+        header.parameters,
+        {kind: round(share, 4) for kind, share in header.quantization.items()},
+    )
+
+
+def _notes(family: str | None, files: Mapping[Role, Header]) -> Iterator[str]:
+    if family and traits_of(family) is None:
+        yield f"this server cannot make images with the family {family}"
+    for header in files.values():
+        if needs_renaming(header):
+            yield (
+                f"the engine does not find the text encoders of {header.name} under their names;"
+                " the pull of a catalog entry with rename: text-encoders mends that"
+            )
+        if component_of(header) == "unknown":
+            yield f"{header.name} is nothing that this server knows"
+
+
+def as_table(inspection: Inspection) -> RenderableType:
+    """For people: one block for each file, then what is needed."""
+    blocks: list[RenderableType] = []
+    for file in inspection.files:
+        table = Table(show_header=False, title=Text(file.name), title_justify="left")
+        mix = [f"{kind} {share:.0%}" for kind, share in file.quantization.items()]
+        rows = {
+            "component": file.component,
+            "family": file.family or "-",
+            "format": f"{file.format}, on the web" if file.remote else file.format,
+            "size": f"{size_words(file.size)} ({file.size:,} bytes)",
+            "tensors": f"{file.tensors:,}",
+            "parameters": _count_words(file.parameters),
+            "types": ", ".join(mix),
+        }
+        for name, value in rows.items():
+            table.add_row(name, Text(value))
+        blocks.append(table)
+    blocks += [Text(f"needs {need}") for need in inspection.needs]
+    blocks += [Text(f"note: {note}") for note in inspection.notes]
+    return Group(*blocks)
+
+
+def _count_words(count: float) -> str:
+    for unit in ("", " thousand", " million"):
+        if count < 1000:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g} billion"

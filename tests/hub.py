@@ -1,0 +1,279 @@
+"""A Hugging Face hub of one's own: the routes of the real one, on real sockets, with faults to order.
+
+The hub answers for files with a redirect to a CDN of another origin, as the real one does for large files
+(X-Repo-Commit, X-Linked-Size, X-Linked-Etag), or, for files kept in git, with one to its own cache. Denials
+carry X-Error-Code and X-Error-Message as the real hub's do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from aiohttp import web
+
+DEADLINE = 60.0
+PIECE = 1 << 16
+
+
+@dataclass
+class Repo:
+    """Hashes of the files by name; `gated` repositories are open to tokens in `readers` only."""
+
+    files: dict[str, str]
+    in_git: frozenset[str] = frozenset()
+    gated: bool = False
+    readers: tuple[str, ...] = ()
+    commit: str = "c0ffee" + "0" * 34
+
+
+@dataclass
+class Served:
+    """One request that came in; `sent` counts the bytes of file content that went out."""
+
+    method: str
+    path: str
+    range: str | None
+    authorization: str | None
+    sent: int = 0
+
+
+@dataclass
+class Faults:
+    """What goes wrong, for the content itself: each is off as it stands here."""
+
+    cut_after: int | None = None
+    """Close every answer in an orderly way after so many bytes."""
+    drop_every: int = 0
+    """Close each so-many-th connection before an answer."""
+    hold_after: int | None = None
+    """Send nothing after so many bytes of an answer until `release`."""
+    corrupt: bool = False
+    """Flip a bit of the first byte."""
+    ignore_ranges: bool = False
+    """Answer 200 with everything."""
+    statuses: list[int] = field(default_factory=list)
+    """Answer so first, one status a request."""
+    forever: int = 0
+    """Answer so always."""
+
+
+class HubServer:
+    """`with HubServer() as hub`: `hub.url` for HF_ENDPOINT; `hub.served` has every request."""
+
+    def __init__(self) -> None:
+        self.repos: dict[str, Repo] = {}
+        self.tokens: set[str] = set()
+        self.faults = Faults()
+        self.served: list[Served] = []
+        self.url = self.cdn = ""
+        self._contents: dict[str, bytes] = {}
+        self._loop = asyncio.new_event_loop()
+        self._changed = threading.Condition()
+        self._ready = threading.Event()
+        self._released = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(
+            target=self._loop.run_until_complete, args=(self._run(),), daemon=True
+        )
+
+    def __enter__(self) -> HubServer:
+        self._thread.start()
+        assert self._ready.wait(DEADLINE)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+        self._loop.close()
+
+    def add(self, repo: str, name: str, data: bytes, *, in_git: bool = False) -> dict[str, Any]:
+        """Put a file there; the fields by which a catalog names it."""
+        place = self.repos.setdefault(repo, Repo({}))
+        sha256 = hashlib.sha256(data).hexdigest()
+        self._contents[sha256] = data
+        place.files[name] = sha256
+        if in_git:
+            place.in_git |= {name}
+        return {"repo": repo, "file": name, "bytes": len(data), "sha256": sha256}
+
+    def release(self) -> None:
+        """Let go what `hold_after` holds, now and from now on."""
+        self.faults.hold_after = None
+        self._loop.call_soon_threadsafe(self._released.set)
+
+    def wait_until(self, what: str, look: Callable[[], bool]) -> None:
+        """Wait for something that `served` shows."""
+        with self._changed:
+            assert self._changed.wait_for(look, DEADLINE), f"did not happen: {what}"
+
+    @property
+    def contents(self) -> list[Served]:
+        """The requests for content, in their order."""
+        return [one for one in self.served if one.path.startswith("/cdn/") and one.method == "GET"]
+
+    @property
+    def sent(self) -> int:
+        return sum(one.sent for one in self.contents)
+
+    async def _run(self) -> None:
+        app = web.Application(middlewares=[self._count])
+        app.add_routes(
+            [
+                web.get("/api/resolve-cache/models/{org}/{name}/{revision}/{file:.+}", self._from_git),
+                web.get("/api/models/{org}/{name}", self._info),
+                web.get("/api/models/{org}/{name}/revision/{revision}", self._info),
+                web.get("/{org}/{name}/resolve/{revision}/{file:.+}", self._resolve),
+                web.get("/cdn/{sha256}", self._content),
+            ]
+        )
+        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0)
+        await runner.setup()
+        for _ in range(2):
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url, self.cdn = (f"http://127.0.0.1:{address[1]}" for address in runner.addresses)
+        self._ready.set()
+        await self._stopping.wait()
+        await runner.cleanup()
+
+    @web.middleware
+    async def _count(self, request: web.Request, handler: Callable[[web.Request], Any]) -> web.StreamResponse:
+        headers = request.headers
+        served = Served(request.method, request.path, headers.get("Range"), headers.get("Authorization"))
+        with self._changed:
+            self.served.append(served)
+            self._changed.notify_all()
+        request["served"] = served
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    def _repo(self, request: web.Request) -> Repo:
+        """The repository that was asked for, or the hub's refusal."""
+        name = "{org}/{name}".format(**request.match_info)
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and token not in self.tokens:
+            raise _refusal(401, "", "Invalid credentials in Authorization header")
+        repo = self.repos.get(name)
+        if repo is None:
+            raise _refusal(404 if token else 401, "RepoNotFound", "Repository not found")
+        if repo.gated and not token:
+            raise _refusal(
+                401, "GatedRepo", f"Access to model {name} is restricted. You must have access to it and be"
+                " authenticated to access it. Please log in.",
+            )  # fmt: skip
+        if repo.gated and token not in repo.readers:
+            words = "is restricted and you are not in the authorized list"
+            visit = f"Visit https://huggingface.co/{name} to ask for access."
+            raise _refusal(403, "GatedRepo", f"Access to model {name} {words}. {visit}")
+        if request.match_info.get("revision", "main") not in ("main", repo.commit):
+            raise _refusal(404, "RevisionNotFound", "Invalid rev id")
+        return repo
+
+    async def _info(self, request: web.Request) -> web.Response:
+        repo = self._repo(request)
+        name = "{org}/{name}".format(**request.match_info)
+        siblings = [{"rfilename": file} for file in repo.files]
+        return web.json_response({"id": name, "sha": repo.commit, "gated": repo.gated, "siblings": siblings})
+
+    async def _resolve(self, request: web.Request) -> web.Response:
+        repo, name = self._repo(request), request.match_info["file"]
+        if name not in repo.files:
+            raise _refusal(404, "EntryNotFound", "Entry not found")
+        if name in repo.in_git:
+            path = "/api/resolve-cache/models/{org}/{name}".format(**request.match_info)
+            raise web.HTTPTemporaryRedirect(
+                f"{path}/{repo.commit}/{name}", headers={"X-Repo-Commit": repo.commit}
+            )
+        sha256 = repo.files[name]
+        headers = {
+            "Location": f"{self.cdn}/cdn/{sha256}?Signature=s3cret",
+            "X-Repo-Commit": repo.commit,
+            "X-Linked-Size": str(len(self._contents[sha256])),
+            "X-Linked-Etag": f'"{sha256}"',
+            "ETag": f'"{sha256}"',
+        }
+        return web.Response(status=302, headers=headers)
+
+    async def _from_git(self, request: web.Request) -> web.Response:
+        repo = self._repo(request)
+        data = self._contents[repo.files[request.match_info["file"]]]
+        etag = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+        return web.Response(body=data, headers={"ETag": f'"{etag}"', "X-Repo-Commit": repo.commit})
+
+    async def _content(self, request: web.Request) -> web.StreamResponse:
+        faults, served = self.faults, request["served"]
+        if faults.forever or faults.statuses:
+            return web.Response(status=faults.forever or faults.statuses.pop(0))
+        if faults.drop_every and len(self.contents) % faults.drop_every == 0:
+            return _hang_up(request)
+        data = self._contents[request.match_info["sha256"]]
+        if faults.corrupt:
+            data = bytes([data[0] ^ 1]) + data[1:]
+        start = 0
+        if served.range and not faults.ignore_ranges:
+            start = int(re.fullmatch(r"bytes=(\d+)-", served.range)[1])  # type: ignore[index]
+            if start >= len(data):
+                return web.Response(status=416)
+        return await self._send(request, data, start)
+
+    async def _send(self, request: web.Request, data: bytes, start: int) -> web.StreamResponse:
+        response = web.StreamResponse(status=206 if start else 200)
+        response.content_length = len(data) - start
+        if start:
+            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        await response.prepare(request)
+        served: Served = request["served"]
+        while start + served.sent < len(data):
+            cut, hold = self.faults.cut_after, self.faults.hold_after
+            if cut is not None and served.sent >= cut:
+                return _hang_up(request)
+            if hold is not None and served.sent >= hold:
+                await asyncio.wait_for(self._released.wait(), DEADLINE)
+                continue
+            stop = min(bound - served.sent for bound in (cut, hold, len(data)) if bound is not None)
+            piece = data[start + served.sent : start + served.sent + min(stop, PIECE)]
+            await response.write(piece)
+            with self._changed:
+                served.sent += len(piece)
+                self._changed.notify_all()
+        await response.write_eof()
+        return response
+
+
+def _hang_up(request: web.Request) -> web.StreamResponse:
+    """Close the connection; what was written before is still sent."""
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
+def _refusal(status: int, code: str, message: str) -> web.HTTPException:
+    headers = {"X-Error-Message": message} | ({"X-Error-Code": code} if code else {})
+    kinds = {401: web.HTTPUnauthorized, 403: web.HTTPForbidden, 404: web.HTTPNotFound}
+    return kinds[status](
+        headers=headers, text=json.dumps({"error": message}), content_type="application/json"
+    )
+
+
+def write_catalog(path: Path, **models: dict[str, Any]) -> Path:
+    """A catalog file of models: their `files` (role -> source), or whole entries with `quants`."""
+    entries = {
+        name.replace("_", "-"): {
+            "family": "ovis-image",
+            **(fields if "quants" in fields else {"files": fields}),
+        }
+        for name, fields in models.items()
+    }
+    path.write_text(json.dumps({"version": 1, "models": entries}), encoding="utf-8")  # JSON is YAML too
+    return path
