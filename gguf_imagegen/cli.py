@@ -115,7 +115,7 @@ def models(settings: Settings) -> int:
 
 
 @app.command("pull")
-@with_settings("models_dir", "catalog")
+@with_settings("models_dir", "catalog", "memory_check")
 def pull(
     settings: Settings, model: Annotated[str, typer.Argument(help="ID or ID:QUANT, see `models`")]
 ) -> int:

@@ -22,6 +22,7 @@ from gguf_imagegen.catalog.progress import (
     Verifying,
     at_intervals,
 )
+from gguf_imagegen.catalog.room import choose_quant
 from gguf_imagegen.catalog.store import Removal, Store, size_words
 from gguf_imagegen.errors import ModelNotDownloaded, PullFailed
 from gguf_imagegen.settings import Settings
@@ -31,14 +32,9 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 
-def choose_quant(catalog: Catalog, name: str) -> Entry:
-    """The model that ID or ID:QUANT means; without a QUANT the one on disk, else the catalog's first."""
-    return catalog.get(name)
-
-
-def to_pull(catalog: Catalog, name: str) -> Entry:
+def to_pull(catalog: Catalog, name: str, settings: Settings) -> Entry:
     """The model that is to be pulled; an error for one whose files cannot be."""
-    entry = choose_quant(catalog, name)
+    entry = choose_quant(catalog, name, settings)
     if entry.unsupported or not entry.sources:
         catalog.require_on_disk(entry)
     return entry
@@ -54,7 +50,7 @@ def to_remove(catalog: Catalog, name: str) -> tuple[list[Entry], list[Entry]]:
 def pull(settings: Settings, name: str) -> int:
     """Fetch what is missing of a model, with progress; the exit code."""
     catalog = load_catalog(settings.models_dir, settings.catalog)
-    entry = to_pull(catalog, name)
+    entry = to_pull(catalog, name, settings)
     console = Console(stderr=True)
     try:
         with shown(console) as show:
@@ -71,7 +67,7 @@ def pull_missing(settings: Settings) -> int:
     if Path(settings.model).suffix in MODEL_SUFFIXES:
         return 0
     catalog = load_catalog(settings.models_dir, settings.catalog)
-    entry = choose_quant(catalog, settings.model)
+    entry = choose_quant(catalog, settings.model, settings)
     if catalog.on_disk(entry) or entry.unsupported or not entry.sources:
         return 0
     return pull(settings, entry.name)

@@ -67,6 +67,7 @@ class Settings(BaseSettings):
     memory_budget_mb: float = Field(
         0, ge=0, description="files of all loaded models together, MB; 0 = no limit"
     )
+    memory_check: bool = Field(True, description="refuse models that cannot fit into memory")
     swap_after: float = Field(
         10, ge=0, description="how long a job waits while others use the model that is loaded"
     )

@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
+from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
 
@@ -52,6 +53,11 @@ def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
             "description": entry.description,
             "state": _state(app, entry),
             "default": entry.id == app[DEFAULT_MODEL],
+            "quants": [
+                {"name": each.name, "quant": each.quant, "on_disk": app[CATALOG].on_disk(each)}
+                for each in app[CATALOG].quants(entry.id)
+            ],
+            "size_on_disk": app[CATALOG].size_on_disk(entry),
             "family": entry.family,
             "licence": entry.licence,
             "capabilities": list(entry.capabilities),
@@ -81,4 +87,6 @@ def _state(app: web.Application, entry: Entry) -> str:
         return "loaded"
     if resident.loading is not None and resident.loading.what == entry.id:
         return "loading"
+    if any(not pull.ended for pull in app[PULLS].named(entry.id)):
+        return "pulling"
     return "ready" if app[CATALOG].on_disk(entry) else "absent"

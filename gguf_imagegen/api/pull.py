@@ -185,7 +185,8 @@ async def pull_model(request: web.Request) -> web.StreamResponse:
         fault = exc.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, fault["loc"]))
         raise InvalidRequest(f"{field}: {fault['msg']}", param=field) from None
-    running = request.app[PULLS].start(to_pull(request.app[CATALOG], asked.model))
+    app = request.app
+    running = app[PULLS].start(await asyncio.to_thread(to_pull, app[CATALOG], asked.model, app[SETTINGS]))
     return await _follow(request, running) if asked.stream else web.json_response(running.view(), status=202)
 
 

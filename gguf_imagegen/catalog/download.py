@@ -67,7 +67,7 @@ class Pull:
     def run(self) -> None:
         """Fetch what is missing; PullFailed, ModelBusy or Cancelled if it cannot be."""
         sources = list({source.path: source for source in self._entry.sources.values()}.values())
-        with ExitStack() as locks, _disk_errors():
+        with ExitStack() as locks, disk_errors():
             for source in sorted(sources, key=lambda source: source.path):
                 if self._store.wanted(source):
                     locks.enter_context(self._store.locked(source.downloaded))
@@ -239,7 +239,8 @@ class Pull:
 
 
 @contextmanager
-def _disk_errors() -> Iterator[None]:
+def disk_errors() -> Iterator[None]:
+    """The system's errors of writing as ours."""
     try:
         yield
     except OSError as exc:

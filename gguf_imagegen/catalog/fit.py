@@ -34,7 +34,7 @@ _PROGRAM = 65_000_000  # Python and the library, measured
 _TOKENIZERS = 50_000_000  # vocabularies of T5 and of language models, measured with Qwen's
 _GPU_CONTEXT = 500_000_000  # assumed: kernels, contexts and workspaces of a GPU backend
 _PICTURE = 2 * 3 * _F32  # per pixel: the decoded picture and its copy
-HEADROOM = 0.1
+HEADROOM = 0.1  # of what is free, left to others
 _CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
@@ -104,8 +104,8 @@ def estimate(
 ) -> Estimate:
     """What a model takes, by its files' headers, or by the sizes in bytes of files that are not there yet.
 
-    Sizes tell less: `{"model": sum}` will do, one number for each role is better. `references` are the
-    images, of about the same size, that an edit starts from.
+    Sizes tell less: `{"model": sum}` will do, one number for each role is better. `gpu` means one with memory
+    of its own. `references` are the images, of about the same size, that an edit starts from.
     """
     tensors = list(_used_tensors(files, family))
     network = _network(family, {tensor.name: tensor for part, tensor in tensors if part == "diffusion"})
@@ -369,9 +369,8 @@ def best_quant(
 
     `candidates` are names with the bytes of all files, in the catalog's order; of equals the first wins.
     """
-    usable = Available(
-        int(free.ram * (1 - HEADROOM)), None if free.vram is None else int(free.vram * (1 - HEADROOM))
-    )
+    vram = None if free.vram is None else int(free.vram * (1 - HEADROOM))
+    usable = Available(int(free.ram * (1 - HEADROOM)), vram)
     fitting = [(name, size) for name, size in candidates if verdict(estimate_of(size), usable).fits]
     return max(fitting, key=lambda candidate: candidate[1], default=(None, 0))[0]
 

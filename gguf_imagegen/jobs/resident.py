@@ -7,13 +7,16 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.fit import Available, available
+from gguf_imagegen.catalog.header import Header
 from gguf_imagegen.catalog.inspect import holds_vae
-from gguf_imagegen.engine.protocol import Engine, ModelSpec
+from gguf_imagegen.catalog.room import needs_tiling, refusal, verdict_of
+from gguf_imagegen.engine.protocol import Engine, GenerateSpec, ModelSpec, Role
 from gguf_imagegen.errors import ImagegenError, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.events import Loaded, Loading
 from gguf_imagegen.settings import Settings
@@ -34,6 +37,7 @@ class Slot:
 
     entry: Entry
     engine: Engine
+    headers: Mapping[Role, Header]
     backend: str = ""
     keep_alive: float = -1
     used: float = 0.0
@@ -50,7 +54,12 @@ class Resident:
     """
 
     def __init__(
-        self, catalog: Catalog, settings: Settings, make_engine: Callable[[], Engine], threads: int
+        self,
+        catalog: Catalog,
+        settings: Settings,
+        make_engine: Callable[[], Engine],
+        threads: int,
+        free: Callable[[], Available] = available,
     ) -> None:
         self.loading: Loading | None = None
         self.error: ImagegenError | None = None
@@ -59,6 +68,7 @@ class Resident:
         self._settings = settings
         self._make_engine = make_engine
         self._threads = threads
+        self._free = free
         self._slots: list[Slot] = []  # the most recently used is the last
         self._starting: Engine | None = None
         self._current: Engine | None = None  # what the last caller of `engine_for` got
@@ -108,10 +118,10 @@ class Resident:
         self.loading = Loading(entry.id, 0, 0)
         try:
             headers = await asyncio.to_thread(self._catalog.checked_files, entry)
-            await self._make_room(entry)
+            await self._make_room(entry, headers)
             await self._end_starting("failed")
             self._starting = self._make_engine()
-            slot = Slot(entry, self._starting)
+            slot = Slot(entry, self._starting, headers)
             spec = ModelSpec(
                 name=entry.id,
                 files=self._catalog.paths(entry),
@@ -143,8 +153,8 @@ class Resident:
         self._starting, self.error = None, None
         return slot
 
-    async def _make_room(self, entry: Entry) -> None:
-        """Close the least recently used models until the new one is within the bounds."""
+    async def _make_room(self, entry: Entry, headers: Mapping[Role, Header]) -> None:
+        """Close the least recently used models until the new one is within the bounds and fits."""
         sizes = {slot.entry.name: self._catalog.size_on_disk(slot.entry) for slot in self._slots}
         need, budget = self._catalog.size_on_disk(entry), self._settings.memory_budget_mb * 1e6
         while self._slots and (
@@ -152,6 +162,23 @@ class Resident:
             or (budget and need + sum(sizes[slot.entry.name] for slot in self._slots) > budget)
         ):
             await self.close("switched", self._slots[0].entry)
+        while self._settings.memory_check:
+            free = await asyncio.to_thread(self._free)
+            found = verdict_of(entry, headers, self._settings, free)
+            if found.fits:
+                return
+            if not self._slots:
+                raise refusal(entry, found)
+            await self.close("switched", self._slots[0].entry)
+
+    async def fitted(self, spec: GenerateSpec) -> GenerateSpec:
+        """The same work for the model that `engine_for` gave last, decoded in tiles if it must be."""
+        slot = self._slots[-1]
+        if spec.vae_tiling or not self._settings.memory_check:
+            return spec
+        free = await asyncio.to_thread(self._free)
+        tiling = needs_tiling(slot.entry, slot.headers, spec.width, spec.height, free, slot.backend)
+        return replace(spec, vae_tiling=tiling)
 
     def _refuse_hopeless(self, entry: Entry) -> None:
         now = time.monotonic()
@@ -193,7 +220,7 @@ class Resident:
             await self.close("idle", slot.entry)
 
     async def close(self, why: str, entry: Entry | None = None) -> None:
-        """End the engine of this model, or all of them, and one that was starting; returns when they are gone.
+        """End the engine of this model, or all, and one that was starting; returns when they are gone.
 
         A load that was cancelled has not failed.
         """

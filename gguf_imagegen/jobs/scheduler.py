@@ -239,7 +239,7 @@ class Scheduler:
                 job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
             )
             if not job.cancel_requested:
-                async for event in engine.generate(job.plan.spec):
+                async for event in engine.generate(await self.resident.fitted(job.plan.spec)):
                     await self._take(job, event)
         except ImagegenError as exc:
             return exc

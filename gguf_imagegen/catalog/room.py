@@ -1,0 +1,89 @@
+"""Whether a model has room on this machine, which quantisation to take, and when to decode in tiles."""
+
+from __future__ import annotations
+
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.fit import (
+    Available,
+    Estimate,
+    Files,
+    Verdict,
+    available,
+    best_quant,
+    estimate,
+    verdict,
+)
+from gguf_imagegen.errors import InsufficientMemory
+from gguf_imagegen.settings import Settings
+
+
+def verdict_of(entry: Entry, files: Files, settings: Settings, free: Available) -> Verdict:
+    """Where there is a GPU, the better verdict of both memories.
+
+    Which of them the engine uses is known only when it has loaded a model: nothing that may work is refused.
+    """
+    verdicts = [
+        verdict(_estimate(entry, files, settings, gpu), free) for gpu in (True, False) if free.vram or not gpu
+    ]
+    return next((each for each in verdicts if each.fits), verdicts[0])
+
+
+def refusal(entry: Entry, found: Verdict, smaller: str | None = None) -> InsufficientMemory:
+    """With numbers, and with what could be done."""
+    advice = [f"take {entry.id}:{smaller}"] if smaller else ["take a smaller quantisation"]
+    advice += ["unload other models or programs", "or start the server with --no-memory-check"]
+    return InsufficientMemory(f"model {entry.name!r} {found.words}: {', '.join(advice)}", param="model")
+
+
+def choose_quant(catalog: Catalog, name: str, settings: Settings) -> Entry:
+    """The model that ID or ID:QUANT means; for an ID alone that is not here, the best quantisation that fits.
+
+    Where the catalog knows no sizes, that is its first. InsufficientMemory if not even the smallest fits.
+    """
+    entry = catalog.get(name)
+    if ":" in name or catalog.on_disk(entry) or not settings.memory_check:
+        return entry
+    known = {each.quant: each for each in catalog.quants(entry.id) if _download_bytes(each)}
+    if not known:
+        return entry
+    free, by_size = available(), {_download_bytes(each): each for each in known.values()}
+
+    def estimate_of(size: int) -> Estimate:
+        each = by_size[size]
+        return _estimate(each, _sizes(each), settings, gpu=bool(free.vram))
+
+    best = best_quant([(quant, _download_bytes(each)) for quant, each in known.items()], estimate_of, free)
+    if best is None:
+        smallest = by_size[min(by_size)]
+        raise refusal(smallest, verdict_of(smallest, _sizes(smallest), settings, free))
+    return known[best]
+
+
+def needs_tiling(entry: Entry, files: Files, width: int, height: int, free: Available, backend: str) -> bool:
+    """Whether a loaded model can decode a picture of this size in tiles only."""
+    wanted = estimate(files, entry.family, width, height, gpu=backend != "CPU")
+    room = free.ram if backend == "CPU" or free.vram is None else free.vram
+    return wanted.decode_tiled < wanted.decode and wanted.decode > room
+
+
+def _estimate(entry: Entry, files: Files, settings: Settings, gpu: bool) -> Estimate:
+    width, height = entry.defaults.size
+    return estimate(
+        files, entry.family, width, height,
+        gpu=gpu,
+        offload_to_cpu=settings.offload_to_cpu,
+        vae_on_cpu=settings.vae_on_cpu,
+        text_encoders_on_cpu=settings.text_encoders_on_cpu,
+        flash_attention=settings.flash_attention,
+    )  # fmt: skip
+
+
+def _sizes(entry: Entry) -> Files:
+    return {role: source.bytes for role, source in entry.sources.items() if source.bytes}
+
+
+def _download_bytes(entry: Entry) -> int:
+    """Bytes of all files, 0 if the size of one is not known."""
+    sizes = [source.bytes or 0 for source in entry.sources.values()]
+    return sum(sizes) if all(sizes) else 0

@@ -1,0 +1,109 @@
+"""Memory decides who stays: models make room, and what cannot fit is refused before it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gguf_imagegen.catalog.catalog import Catalog, load_catalog
+from gguf_imagegen.catalog.fit import Available
+from gguf_imagegen.errors import InsufficientMemory
+from gguf_imagegen.events import Loaded, Loading
+from gguf_imagegen.jobs.plan import plan
+from gguf_imagegen.jobs.resident import Resident
+from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.settings import Settings
+from tests.engines import QuickEngine
+
+PLENTY = 10**12
+
+
+class Machine:
+    """A machine on which each loaded model takes 100 MB of what is free."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.engines: list[QuickEngine] = []
+
+    def engine(self) -> QuickEngine:
+        self.engines.append(QuickEngine())
+        return self.engines[-1]
+
+    def available(self) -> Available:
+        return Available(self.free - 100_000_000 * sum(engine.alive for engine in self.engines))
+
+
+def ignore(event: Loading | Loaded) -> None:
+    """Nobody follows these loads."""
+
+
+class Home:
+    """The models of one machine."""
+
+    def __init__(self, machine: Machine, catalog: Catalog, settings: Settings) -> None:
+        self.machine = machine
+        self.catalog = catalog
+        self.resident = Resident(catalog, settings, machine.engine, 1, machine.available)
+
+    async def load(self, name: str) -> None:
+        await self.resident.engine_for(self.catalog.get(name), ignore)
+
+    @property
+    def loaded(self) -> list[str]:
+        return [entry.id for entry in self.resident.entries]
+
+
+@asynccontextmanager
+async def on(machine: Machine, model_dir: Path, tmp_path: Path) -> AsyncIterator[Home]:
+    files = {"model": "tiny-random.gguf", "taesd": "tiny-random-tae.gguf"}
+    fields = {"family": "ovis-image", "files": files, "defaults": {"size": "128x128"}}
+    extra = tmp_path / "two.yaml"
+    extra.write_text(yaml.safe_dump({"version": 1, "models": {"a": fields, "b": fields}}))
+    catalog = load_catalog(model_dir, extra)
+    settings = Settings(models_dir=model_dir, max_loaded=8)
+    home = Home(machine, catalog, settings)
+    try:
+        yield home
+    finally:
+        await home.resident.close("done")
+
+
+async def test_models_stay_while_memory_lasts(model_dir: Path, tmp_path: Path) -> None:
+    """With memory for both, both stay."""
+    async with on(Machine(PLENTY), model_dir, tmp_path) as home:
+        await home.load("a")
+        await home.load("b")
+        assert home.loaded == ["b", "a"]
+
+
+async def test_a_model_makes_room_where_memory_is_short(model_dir: Path, tmp_path: Path) -> None:
+    """The first model leaves when the second does not fit beside it."""
+    async with on(Machine(PLENTY), model_dir, tmp_path) as home:
+        await home.load("a")
+        home.machine.free = 260_000_000
+        await home.load("b")
+        assert home.loaded == ["b"]
+
+
+async def test_what_cannot_fit_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    """No engine is started for a model that does not fit into an empty machine."""
+    machine = Machine(10_000_000)
+    async with on(machine, model_dir, tmp_path) as home:
+        with pytest.raises(InsufficientMemory, match=r"'a' needs about \d+ MB of memory.*10 MB are free"):
+            await home.load("a")
+    assert machine.engines == []
+
+
+async def test_tiling_is_decided_before(model_dir: Path, tmp_path: Path) -> None:
+    """A picture whose decoding does not fit is asked for in tiles; one that fits is left as it is."""
+    async with on(Machine(PLENTY), model_dir, tmp_path) as home:
+        await home.load("a")
+        request, notes = parse_request({"prompt": "x", "size": "1024x1024"})
+        spec = plan(request, home.catalog.get("a"), Settings(), "generation", notes).spec
+        assert (await home.resident.fitted(spec)).vae_tiling is False
+        home.machine.free = 150_000_000
+        assert (await home.resident.fitted(spec)).vae_tiling is True
