@@ -46,6 +46,9 @@ class Served:
     sent: int = 0
 
 
+SERVED = web.RequestKey("served", Served)
+
+
 @dataclass
 class Faults:
     """What goes wrong, for the content itself: each is off as it stands here."""
@@ -154,7 +157,7 @@ class HubServer:
         with self._changed:
             self.served.append(served)
             self._changed.notify_all()
-        request["served"] = served
+        request[SERVED] = served
         answer: web.StreamResponse = await handler(request)
         return answer
 
@@ -212,7 +215,7 @@ class HubServer:
         return web.Response(body=data, headers={"ETag": f'"{etag}"', "X-Repo-Commit": repo.commit})
 
     async def _content(self, request: web.Request) -> web.StreamResponse:
-        faults, served = self.faults, request["served"]
+        faults, served = self.faults, request[SERVED]
         if faults.forever or faults.statuses:
             return web.Response(status=faults.forever or faults.statuses.pop(0))
         if faults.drop_every and len(self.contents) % faults.drop_every == 0:
@@ -233,7 +236,7 @@ class HubServer:
         if start:
             response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
         await response.prepare(request)
-        served: Served = request["served"]
+        served: Served = request[SERVED]
         while start + served.sent < len(data):
             cut, hold = self.faults.cut_after, self.faults.hold_after
             if cut is not None and served.sent >= cut:
