@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.fit import (
@@ -36,6 +38,15 @@ def refusal(entry: Entry, found: Verdict, smaller: str | None = None) -> Insuffi
     return InsufficientMemory(f"model {entry.name!r} {found.words}: {', '.join(advice)}", param="model")
 
 
+def next_best(catalog: Catalog, entry: Entry, settings: Settings, free: Available) -> str | None:
+    """The best other quantisation of a model that fits, by the sizes that the catalog states."""
+    if not entry.quant:
+        return None
+    others = {each.quant: each for each in catalog.quants(entry.id) if _download_bytes(each)}
+    others.pop(entry.quant, None)
+    return _best(others, settings, free)
+
+
 def choose_quant(catalog: Catalog, name: str, settings: Settings) -> Entry:
     """The model that ID or ID:QUANT means; for an ID alone that is not here, the best quantisation that fits.
 
@@ -47,15 +58,10 @@ def choose_quant(catalog: Catalog, name: str, settings: Settings) -> Entry:
     known = {each.quant: each for each in catalog.quants(entry.id) if _download_bytes(each)}
     if not known:
         return entry
-    free, by_size = available(), {_download_bytes(each): each for each in known.values()}
-
-    def estimate_of(size: int) -> Estimate:
-        each = by_size[size]
-        return _estimate(each, _sizes(each), settings, gpu=bool(free.vram))
-
-    best = best_quant([(quant, _download_bytes(each)) for quant, each in known.items()], estimate_of, free)
+    free = available()
+    best = _best(known, settings, free)
     if best is None:
-        smallest = by_size[min(by_size)]
+        smallest = min(known.values(), key=_download_bytes)
         raise refusal(smallest, verdict_of(smallest, _sizes(smallest), settings, free))
     return known[best]
 
@@ -65,6 +71,16 @@ def needs_tiling(entry: Entry, files: Files, width: int, height: int, free: Avai
     wanted = estimate(files, entry.family, width, height, gpu=backend != "CPU")
     room = free.ram if backend == "CPU" or free.vram is None else free.vram
     return wanted.decode_tiled < wanted.decode and wanted.decode > room
+
+
+def _best(quants: Mapping[str, Entry], settings: Settings, free: Available) -> str | None:
+    by_size = {_download_bytes(each): each for each in quants.values()}
+
+    def estimate_of(size: int) -> Estimate:
+        each = by_size[size]
+        return _estimate(each, _sizes(each), settings, gpu=bool(free.vram))
+
+    return best_quant([(quant, _download_bytes(each)) for quant, each in quants.items()], estimate_of, free)
 
 
 def _estimate(entry: Entry, files: Files, settings: Settings, gpu: bool) -> Estimate:

@@ -15,7 +15,7 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.fit import Available, available
 from gguf_imagegen.catalog.header import Header
 from gguf_imagegen.catalog.inspect import holds_vae
-from gguf_imagegen.catalog.room import needs_tiling, refusal, verdict_of
+from gguf_imagegen.catalog.room import needs_tiling, next_best, refusal, verdict_of
 from gguf_imagegen.engine.protocol import Engine, GenerateSpec, ModelSpec, Role
 from gguf_imagegen.errors import ImagegenError, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.events import Loaded, Loading
@@ -168,7 +168,7 @@ class Resident:
             if found.fits:
                 return
             if not self._slots:
-                raise refusal(entry, found)
+                raise refusal(entry, found, next_best(self._catalog, entry, self._settings, free))
             await self.close("switched", self._slots[0].entry)
 
     async def fitted(self, spec: GenerateSpec) -> GenerateSpec:

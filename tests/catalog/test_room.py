@@ -10,7 +10,7 @@ import yaml
 
 from gguf_imagegen.catalog.catalog import Catalog, load_catalog
 from gguf_imagegen.catalog.fit import Available
-from gguf_imagegen.catalog.room import choose_quant, needs_tiling, refusal, verdict_of
+from gguf_imagegen.catalog.room import choose_quant, needs_tiling, next_best, refusal, verdict_of
 from gguf_imagegen.errors import InsufficientMemory
 from gguf_imagegen.settings import Settings
 
@@ -58,6 +58,14 @@ def test_none_fits(tmp_path: Path) -> None:
     words = r"'sizes:Q4_0' needs about 1000000\.\d GB of memory for 64x64 .* are free: .*--no-memory-check"
     with pytest.raises(InsufficientMemory, match=words):
         choose_quant(catalog, "sizes", Settings())
+
+
+def test_the_next_best_is_named(tmp_path: Path) -> None:
+    """For a quantisation that does not fit, the best of the others that does is known."""
+    catalog = catalog_of(tmp_path, F16={"bytes": NEVER}, Q4_0={"bytes": 1000}, Q8_0={"bytes": 2000})
+    free = Available(10**10)
+    assert next_best(catalog, catalog.get("sizes:F16"), Settings(), free) == "Q8_0"
+    assert next_best(catalog, catalog.get("sizes:F16"), Settings(), Available(10)) is None
 
 
 def test_either_memory_will_do(tmp_path: Path) -> None:
