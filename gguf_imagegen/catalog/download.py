@@ -22,6 +22,7 @@ from gguf_imagegen.catalog.progress import (
     Verifying,
     at_intervals,
 )
+from gguf_imagegen.catalog.rename import rename_text_encoders
 from gguf_imagegen.catalog.store import Store, sha256_of
 from gguf_imagegen.errors import (
     Cancelled,
@@ -209,8 +210,6 @@ class Pull:
 
     def _rewrite(self, source: Source) -> None:
         """The file that is loaded from the one that was fetched, which is then deleted."""
-        from gguf_imagegen.catalog.rename import rename_text_encoders
-
         original, name = self._store.path(source.downloaded), source.path.as_posix()
         record = self._store.record(source.downloaded)
         copy = self._store.beside(source.path, "rewriting")

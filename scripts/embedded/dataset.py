@@ -18,8 +18,8 @@ Floats = npt.NDArray[np.float32]
 
 TEXT = 24  # text tokens a sample is trained with; the pads among them stand for all
 SHIFT = 2.718  # sd.cpp's schedule for this family: exp(1)
-SHAPES = 0.35  # share of drawn shapes
-EVERYDAY = 3  # how much oftener an everyday picture is shown
+SHAPES = 0.4  # share of drawn shapes
+EVERYDAY = 6  # how much oftener an everyday picture is shown
 DROPPED = 0.08  # captions left empty, for classifier-free guidance
 PLACES = 48  # positions and sizes of each shape
 
