@@ -36,6 +36,7 @@ def example(name: str) -> tuple[str, Any]:
         "host": ("localhost", "localhost"),
         "heartbeat": ("2.5", 2.5),
         "max_input_pixels": ("5000", 5000),
+        "max_loaded": ("4", 4),
         "max_pixels": ("5000", 5000),
     }
     annotation = Settings.model_fields[name].annotation
@@ -45,7 +46,8 @@ def example(name: str) -> tuple[str, Any]:
         other = next(v for v in get_args(annotation) if v != Settings.model_fields[name].default)
         return other, other
     if annotation is bool:
-        return "true", True
+        other = not Settings.model_fields[name].default
+        return str(other).lower(), other
     if annotation in (int, float):
         return "42", 42
     if annotation is Path or Path in get_args(annotation):

@@ -66,7 +66,7 @@ async def test_every_listed_model_is_described(running: RunningApp) -> None:
     assert all(model["meta"].keys() >= keys for model in body["data"])
     assert [model["id"] for model in body["data"] if model["meta"]["default"]] == ["tiny-random"]
     packaged = {"tiny-random", "glyph-128"}
-    assert {m["meta"]["state"] for m in body["data"] if m["id"] not in packaged} == {"absent"}
+    assert {m["meta"]["state"] for m in body["data"] if m["id"] not in packaged} == {"absent", "unsupported"}
 
 
 async def test_aliases_mean_their_model(running: RunningApp) -> None:
