@@ -92,7 +92,7 @@ def test_it_draws_what_is_asked(
 def test_it_paints_what_is_asked(
     draw: Callable[..., Image.Image], colour: str, shape: str, background: str
 ) -> None:
-    """Colours are right also where the shape is one that the model often misses (its card has the figures)."""
+    """Colours are right also where the shape is one that the model often misses (see its card)."""
     seen = look(draw(f"a {colour} {shape} on a {background} background"))
     assert (seen.colour, seen.background) == (colour, background)
 
