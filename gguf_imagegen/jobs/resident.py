@@ -204,7 +204,7 @@ class Resident:
 
     def crashed(self) -> None:
         """The engine died under a job; a refusal, for which none was started, is no further crash."""
-        if self.present:
+        if self._starting or self._current:
             self._crashes.append(time.monotonic())
 
     async def kill(self) -> None:

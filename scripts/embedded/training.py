@@ -15,7 +15,7 @@ from . import dataset, muon
 from .transformer import Transformer, unpatchify
 
 WARM_UP = 150  # steps
-COOL_DOWN = 0.4  # of the time, in which the rates fall to nothing
+COOL_DOWN = 1.0  # of the time, in which the rates fall to nothing; held at their height, the loss rose
 AVERAGE = 0.998  # of the weights, a step
 SAVE_EVERY = 120.0  # seconds
 CLIP = 1.0
