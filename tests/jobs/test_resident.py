@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,10 +13,10 @@ import yaml
 
 from gguf_imagegen.catalog.catalog import Catalog, load_catalog
 from gguf_imagegen.catalog.fit import Available
-from gguf_imagegen.errors import InsufficientMemory
+from gguf_imagegen.errors import InsufficientMemory, WorkerCrashed
 from gguf_imagegen.events import Loaded, Loading
 from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.jobs.resident import Resident
+from gguf_imagegen.jobs.resident import CRASHES, Resident
 from gguf_imagegen.schema.request import parse_request
 from gguf_imagegen.settings import Settings
 from tests.engines import QuickEngine
@@ -107,3 +109,25 @@ async def test_tiling_is_decided_before(model_dir: Path, tmp_path: Path) -> None
         assert (await home.resident.fitted(spec)).vae_tiling is False
         home.machine.free = 150_000_000
         assert (await home.resident.fitted(spec)).vae_tiling is True
+
+
+async def test_a_refusal_is_no_crash_beside_another_model(model_dir: Path, tmp_path: Path) -> None:
+    """The pause after crashes passes although requests keep coming while another model is loaded."""
+    async with on(Machine(PLENTY), model_dir, tmp_path) as home:
+        await home.load("a")
+        for _ in range(CRASHES):
+            await home.load("b")
+            home.resident.crashed()
+            await home.resident.close("crashed", home.catalog.get("b"))
+
+        async def refused() -> float:
+            with pytest.raises(WorkerCrashed, match="crashed 3 times in a row") as caught:
+                await home.load("b")
+            home.resident.crashed()  # as the scheduler says after every WorkerCrashed
+            assert caught.value.retry_after is not None
+            return caught.value.retry_after
+
+        first, deadline = await refused(), time.monotonic() + 5
+        while await refused() >= first:
+            assert time.monotonic() < deadline, "the pause begins anew with each refusal"
+            await asyncio.sleep(0.05)
