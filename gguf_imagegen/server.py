@@ -68,7 +68,7 @@ def _banner(console: Console, settings: Settings, runner: web.AppRunner, default
 
 async def _tell_loading(app: web.Application, console: Console) -> None:
     """A status line while the default model loads; one line when it is ready or has failed."""
-    resident, default = app[SCHEDULER].resident, app[DEFAULT_MODEL]
+    resident, default = app[SCHEDULER].resident, app[DEFAULT_MODEL].id
     with console.status(f"loading {default}") as status:
         while not resident.entries and resident.error is None:
             if resident.loading is not None and resident.loading.total:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from aiohttp import web
 
 from gguf_imagegen.api import jobs, middleware, models, openai, pull, system
-from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, METRICS, SCHEDULER, SETTINGS
+from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, METRICS, SCHEDULER, SETTINGS, DefaultModel
 from gguf_imagegen.api.metrics import Metrics
 from gguf_imagegen.api.stream import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
@@ -27,6 +27,7 @@ SWEEP = 30.0
 ROUTES = [
     web.post("/v1/images/generations", openai.generations),
     web.post("/v1/images/edits", openai.edits),
+    web.post("/v1/images/variations", openai.variations),
     web.get("/v1/images/files/{name}", openai.files),
     web.get("/v1/models", models.list_models),
     web.get("/v1/models/{id}", models.get_model),
@@ -70,7 +71,7 @@ def make_app(
     metrics.watch(scheduler)
     app[SETTINGS] = settings
     app[CATALOG] = catalog
-    app[DEFAULT_MODEL] = default_model
+    app[DEFAULT_MODEL] = DefaultModel(default_model)
     app[METRICS] = metrics
     app[SCHEDULER] = scheduler
     app[TASKS] = set()
@@ -84,7 +85,7 @@ def make_app(
 
 async def _scheduler_runs(app: web.Application) -> AsyncIterator[None]:
     scheduler = app[SCHEDULER]
-    scheduler.want(app[CATALOG].get(app[DEFAULT_MODEL]))
+    scheduler.want(app[CATALOG].get(app[DEFAULT_MODEL].id))
     tasks = [asyncio.create_task(scheduler.run()), asyncio.create_task(_sweep(scheduler))]
     yield
     if not scheduler.draining:

@@ -52,7 +52,7 @@ def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
             "aliases": list(entry.aliases),
             "description": entry.description,
             "state": _state(app, entry),
-            "default": entry.id == app[DEFAULT_MODEL],
+            "default": entry.id == app[DEFAULT_MODEL].id,
             "quants": [
                 {"name": each.name, "quant": each.quant, "on_disk": app[CATALOG].on_disk(each)}
                 for each in app[CATALOG].quants(entry.id)

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
+from gguf_imagegen.api.keys import SCHEDULER
 from gguf_imagegen.api.shapes import answer
 from gguf_imagegen.api.sse import BothEncoder, Encoder, LlamaBoxEncoder, OpenAIEncoder
 from gguf_imagegen.api.stream import stream_job, wait_for_job
 from gguf_imagegen.api.urls import file_url
-from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.api.work import accepted, begin, prefers_async
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.jobs.plan import Operation, plan
-from gguf_imagegen.schema.request import ImageRequest, StreamOptions, parse_request
+from gguf_imagegen.jobs.plan import Operation
+from gguf_imagegen.schema.request import ImageRequest, StreamOptions
 
 
 async def generations(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/generations: text to image."""
-    return await _make_images(request, "generation")
+    return await respond(request, await read_body(request), "generation")
 
 
 async def edits(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/edits: an image, perhaps a mask, and a prompt."""
-    return await _make_images(request, "edit")
+    return await respond(request, await read_body(request), "edit")
+
+
+async def variations(request: web.Request) -> web.StreamResponse:
+    """POST /v1/images/variations: an image; a prompt is welcome, and not needed."""
+    return await respond(request, await read_body(request), "variation")
 
 
 async def files(request: web.Request) -> web.Response:
@@ -38,25 +43,20 @@ async def files(request: web.Request) -> web.Response:
     return web.Response(body=data, content_type=f"image/{name.rsplit('.', 1)[1]}")
 
 
-async def _make_images(request: web.Request, operation: Operation) -> web.StreamResponse:
-    app = request.app
-    app[SCHEDULER].check_room()
-    wanted, warnings = parse_request(await read_body(request))
-    entry = pick_model(app, wanted.model)
-    app[CATALOG].require_on_disk(entry)
-    job_plan = await asyncio.to_thread(plan, wanted, entry, app[SETTINGS], operation, warnings)
-    job = app[SCHEDULER].submit(job_plan)
-    cancel = wanted.on_disconnect == "cancel"
+async def respond(
+    request: web.Request, fields: Mapping[str, Any], operation: Operation
+) -> web.StreamResponse:
+    """The answer as the fields and headers want it: streamed, at once (202), or waited for."""
+    work = await begin(request, fields, operation)
+    job, wanted = work.job, work.wanted
+    if prefers_async(request):
+        return accepted(request, job)
     if wanted.stream:
-        return await stream_job(request, job, _encoder(request, job, wanted), cancel_on_leave=cancel)
-    await wait_for_job(request, job, cancel_on_leave=cancel)
+        encoder = _encoder(request, job, wanted)
+        return await stream_job(request, job, encoder, cancel_on_leave=work.cancel_on_leave)
+    await wait_for_job(request, job, cancel_on_leave=work.cancel_on_leave)
     body = await asyncio.to_thread(_answer, request, job, wanted)
     return web.json_response(body, headers={"X-Job-Id": job.id})
-
-
-def pick_model(app: web.Application, name: str | None) -> Entry:
-    """The named model, or the default one."""
-    return app[CATALOG].get(name or app[DEFAULT_MODEL])
 
 
 def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, Any]:

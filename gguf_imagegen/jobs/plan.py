@@ -23,7 +23,7 @@ from gguf_imagegen.jobs.prompt import checked_prompt
 from gguf_imagegen.schema.request import MAX_SEED, ImageRequest
 from gguf_imagegen.settings import Settings
 
-Operation = Literal["generation", "edit"]
+Operation = Literal["generation", "edit", "variation", "upscale"]
 LEAST_SIDE = 64
 OPENAI_QUALITIES = ("low", "medium", "high", "auto")
 
@@ -59,7 +59,7 @@ def plan(
     notes = list(warnings)
     prompt = checked_prompt(request.prompt, "prompt", settings, notes)
     negative = checked_prompt(request.negative_prompt, "negative_prompt", settings, notes)
-    if not prompt.strip():
+    if not prompt.strip() and operation != "variation":
         raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
     if request.background == "transparent":
         raise UnsupportedOperation(
@@ -201,8 +201,8 @@ def _edit_inputs(
 ) -> _Edit:
     """Inputs at the aligned size; originals at the delivered size, to be put back over the kept pixels."""
     if not inputs:
-        if operation == "edit":
-            raise InvalidRequest("image: an edit needs at least one image", param="image")
+        if operation != "generation":
+            raise InvalidRequest("image: at least one image is needed", param="image")
         if request.mask is not None:
             raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
         return _Edit()

@@ -18,7 +18,7 @@ from openai.types import ImagesResponse
 from PIL import Image
 
 from gguf_imagegen import images
-from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, noise, picture, png
+from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, eventually, noise, picture, png
 from tests.conftest import RunningApp, ServerProcess
 from tests.engines import QuickEngine
 
@@ -413,6 +413,33 @@ def test_edit_without_an_image_is_refused(client: OpenAI) -> None:
     """The edit route needs something to edit."""
     with pytest.raises(openai.BadRequestError, match="at least one image"):
         client.post("/images/edits", body={"prompt": "a cat"}, cast_to=ImagesResponse)
+
+
+async def test_variations_need_only_an_image(server: ServerProcess, session: aiohttp.ClientSession) -> None:
+    """An upload without a prompt comes back changed, at its own size."""
+    before = noise(128, 64)
+    form = aiohttp.FormData({"steps": "2", "response_format": "b64_json"})
+    form.add_field("image", png(before), filename="x.png")
+    async with session.post(f"{server.url}/v1/images/variations", data=form) as answer:
+        (item,) = (await answer.json())["data"]
+    after = picture(item["b64_json"])
+    assert (answer.status, after.size) == (200, before.size)
+    assert after.tobytes() != before.tobytes()
+
+
+async def test_respond_async(server: ServerProcess, session: aiohttp.ClientSession) -> None:
+    """Prefer: respond-async answers 202 at once with the job, whose page tells the end."""
+    headers = {"Prefer": "respond-async, wait=5"}
+    async with session.post(f"{server.url}{GENERATIONS}", json=SMALL, headers=headers) as answer:
+        job = await answer.json()
+    assert (answer.status, job["object"]) == (202, "job")
+    assert answer.headers["Location"] == f"{server.url}/v1/jobs/{job['id']}"
+
+    async def look() -> bool:
+        async with session.get(answer.headers["Location"]) as page:
+            return bool((await page.json())["status"] == "succeeded")
+
+    await eventually("the job succeeds", look)
 
 
 # -- names and presets --------------------------------------------------------------------------------
