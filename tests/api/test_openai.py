@@ -416,8 +416,8 @@ def test_edit_without_an_image_is_refused(client: OpenAI) -> None:
 
 
 async def test_variations_need_only_an_image(server: ServerProcess, session: aiohttp.ClientSession) -> None:
-    """An upload without a prompt comes back changed, at its own size."""
-    before = noise(128, 64)
+    """An upload without a prompt comes back changed, at the model's size."""
+    before = noise(128, 128)
     form = aiohttp.FormData({"steps": "2", "response_format": "b64_json"})
     form.add_field("image", png(before), filename="x.png")
     async with session.post(f"{server.url}/v1/images/variations", data=form) as answer:
