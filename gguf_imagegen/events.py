@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-Phase: TypeAlias = Literal["loading", "conditioning", "encoding", "sampling", "hires", "decoding"]
+Phase: TypeAlias = Literal[
+    "loading", "conditioning", "encoding", "sampling", "hires", "decoding", "upscaling"
+]
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class PhaseChanged:
 
 @dataclass(frozen=True)
 class Progress:
-    """`step` of `steps` of the phase are done; in "sampling" and "hires" a step is a denoising step.
+    """`step` of `steps` of the phase are done; in "sampling" and "hires" a step is a denoising step,
+    in "decoding" and "upscaling" a tile.
 
     `seconds_per_step` is the engine's own running average, 0.0 before the first step.
     """
@@ -88,6 +91,16 @@ class ImageMade:
 
 
 @dataclass(frozen=True)
+class Upscaled:
+    """Image `index` made larger, by as much as the upscaling model does."""
+
+    index: int
+    width: int
+    height: int
+    rgb: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Notice:
     """Something the user should know although the generation goes on, e.g. a retry with VAE tiling."""
 
@@ -108,5 +121,5 @@ class Done:
 
 
 EngineEvent: TypeAlias = (
-    Loading | Loaded | PhaseChanged | Progress | Preview | ImageMade | Notice | Failed | Done
+    Loading | Loaded | PhaseChanged | Progress | Preview | ImageMade | Upscaled | Notice | Failed | Done
 )

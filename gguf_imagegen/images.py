@@ -65,6 +65,14 @@ def has_transparency(image: Image.Image) -> bool:
     return image.mode == "RGBA" and min(image.getchannel("A").tobytes()) < 255
 
 
+def may_be_transparent(data: bytes) -> bool:
+    """By the header alone; False for what is no image, which `decode` refuses."""
+    try:
+        return _open(data, "image").has_transparency_data
+    except InvalidImage:
+        return False
+
+
 def flatten(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     """RGB, with what is transparent laid on `background`."""
     if image.mode != "RGBA":
@@ -77,6 +85,14 @@ def flatten(image: Image.Image, background: tuple[int, int, int] = (255, 255, 25
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     """RGB of exactly this size: the largest centred part of that aspect, resized."""
     return ImageOps.fit(flatten(image), (width, height), Image.Resampling.LANCZOS)
+
+
+def resized(image: RawImage, width: int, height: int) -> RawImage:
+    """RGB of exactly this size, by Lanczos; the same object where that is its size."""
+    if (image.width, image.height) == (width, height):
+        return image
+    picture = Image.frombytes("RGB", (image.width, image.height), image.data)
+    return to_raw(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def to_raw(image: Image.Image) -> RawImage:

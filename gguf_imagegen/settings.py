@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
     lora_dir: Path | None = Field(None, description="folder of LoRA files that requests may name")
+    upscaler_dir: Path | None = Field(None, description="folder of ESRGAN files that requests may name")
 
     # where
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -88,7 +89,7 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value
 
-    @field_validator("models_dir", "catalog", "lora_dir", "output_dir")
+    @field_validator("models_dir", "catalog", "lora_dir", "upscaler_dir", "output_dir")
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value else None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec
+from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec, UpscaleSpec
 from gguf_imagegen.errors import GenerationFailed, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.events import (
     EngineEvent,
@@ -17,6 +17,7 @@ from gguf_imagegen.events import (
     Preview,
     Progress,
     Timings,
+    Upscaled,
 )
 
 
@@ -54,6 +55,12 @@ class QuickEngine:
                     yield Preview(index, step, spec.steps, spec.width, spec.height, pixels)
             yield PhaseChanged(index, "decoding")
             yield ImageMade(index, spec.seed + index, spec.width, spec.height, timings, pixels)
+
+    async def upscale(self, spec: UpscaleSpec) -> AsyncIterator[EngineEvent]:
+        self._started = True
+        yield PhaseChanged(spec.index, "upscaling")
+        await self.at_step(1)
+        yield Upscaled(spec.index, 2 * spec.image.width, 2 * spec.image.height, 4 * spec.image.data)
 
     async def at_load(self) -> None:
         """Called in the middle of a load."""

@@ -16,7 +16,7 @@ PACKAGE = Path(gguf_imagegen.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: list[tuple[str, ...]] = [
-    ("errors", "events", "settings"),
+    ("cgroups", "errors", "events", "settings"),
     ("engine.protocol",),
     ("images", "metadata"),
     ("schema", "catalog"),
@@ -80,7 +80,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_words_import_nothing_of_ours() -> None:
-    """errors, events and settings stand at the very bottom."""
+    """cgroups, errors, events and settings stand at the very bottom."""
     assert all(not own_imports(PACKAGE / f"{name}.py") for name in LAYERS[0])
 
 
@@ -93,13 +93,14 @@ def test_there_are_no_cycles() -> None:
     assert not left
 
 
-def test_one_module_knows_the_binding() -> None:
-    """stable_diffusion_cpp is imported in engine/sdcpp.py alone, and that one by the worker alone."""
+def test_two_modules_know_the_binding() -> None:
+    """stable_diffusion_cpp is imported in two modules of the engine, and those by the worker alone."""
     binding = {
         name_of(p) for p in MODULES if any(i.split(".")[0] == "stable_diffusion_cpp" for i in imports(p))
     }
-    assert binding == {"engine.sdcpp"}
-    assert {name_of(p) for p in MODULES if "engine.sdcpp" in own_imports(p)} == {"engine.worker"}
+    assert binding == {"engine.sdcpp", "engine.upscaler"}
+    users = {name_of(p) for p in MODULES if own_imports(p) & binding}
+    assert users == {"engine.worker", "engine.upscaler"}
 
 
 @pytest.mark.parametrize("module", ["api.app", "cli", "oneshot", "doctor"])

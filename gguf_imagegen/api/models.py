@@ -61,7 +61,7 @@ def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
             "family": entry.family,
             "licence": entry.licence,
             "capabilities": list(entry.capabilities),
-            "edit_mode": traits.edit_mode,
+            "edit_mode": entry.edit_mode,
             "defaults": {**defaults, "size": "x".join(map(str, entry.defaults.size))},
             "limits": {
                 "max_side": min(entry.limits.max_side, traits.max_side),
@@ -70,6 +70,8 @@ def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
                 "max_n": settings.max_images,
                 "max_prompt_chars": settings.max_prompt_chars,
                 "size_multiple": traits.multiple,
+                "max_images": entry.limits.references if entry.edit_mode == "reference" else 1,
+                "max_cfg_scale": entry.limits.cfg_scale,
             },
             "quality": dict(entry.quality),
             "samplers": list(SAMPLERS),

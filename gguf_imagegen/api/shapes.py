@@ -58,7 +58,7 @@ def openai_fields(job: Job) -> dict[str, Any]:
     plan = job.plan
     return {
         "created_at": int(job.created),
-        "size": f"{plan.width}x{plan.height}",
+        "size": "x".join(map(str, plan.delivered)),
         "quality": plan.quality,
         "background": "opaque",
         "output_format": plan.output_format,
@@ -116,8 +116,8 @@ def job_object(job: Job, eta: float | None, url: Callable[[str], str]) -> dict[s
             "schedule": spec.schedule,
             "cfg_scale": spec.cfg_scale,
             "guidance": spec.guidance,
-            "width": job.plan.width,
-            "height": job.plan.height,
+            "width": job.plan.delivered[0],
+            "height": job.plan.delivered[1],
         },
         "data": [{"url": url(image.name), **image_item(job, image)} for image in job.images],
         "usage": job_usage(job),

@@ -8,11 +8,11 @@ from importlib import resources
 from pathlib import Path
 from typing import cast
 
-from gguf_imagegen.catalog.entry import Defaults, Entry
+from gguf_imagegen.catalog.entry import Capability, Defaults, Entry
 from gguf_imagegen.catalog.header import Header
 from gguf_imagegen.catalog.inspect import check_complete, component_of, family_of, inspect_file
 from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
-from gguf_imagegen.catalog.traits import traits_of
+from gguf_imagegen.catalog.traits import EditMode, traits_of
 from gguf_imagegen.engine.protocol import Role
 from gguf_imagegen.errors import (
     InvalidModelFile,
@@ -139,6 +139,14 @@ def builtin_text() -> str:
     return (Path(__file__).parents[2] / "model_catalog.yaml").read_text(encoding="utf-8")
 
 
+_CAPABILITIES: Mapping[EditMode, tuple[Capability, ...]] = {
+    "img2img": ("text-to-image", "image-to-image", "inpainting"),
+    "inpaint": ("inpainting",),
+    "reference": ("text-to-image", "reference-edit"),
+}
+"""What a bare file can do, by how its family edits."""
+
+
 def entry_of_file(path: Path, components: Mapping[Role, Path] | None = None) -> Entry:
     """Describe a bare model file by its header.
 
@@ -172,6 +180,7 @@ def entry_of_file(path: Path, components: Mapping[Role, Path] | None = None) -> 
         id=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "model",
         description=f"{path.name} ({family})",
         family=family,
+        capabilities=_CAPABILITIES[traits.edit_mode],
         files=files,
         defaults=Defaults.model_validate(traits.defaults),
     )

@@ -205,8 +205,10 @@ def _settings(entry: Entry, words: Words) -> Iterator[str]:
 
 def _capabilities(entry: Entry) -> Iterator[str]:
     by_reference = "reference-edit" in entry.capabilities
-    if entry.traits.edit_mode == "reference" and "inpainting" in entry.capabilities:
-        yield f"inpainting: {entry.family} edits whole images and takes no mask"
+    if by_reference != (entry.edit_mode == "reference"):
+        yield f"reference-edit: {entry.family} edits by {entry.edit_mode}, which 'edits' may change"
+    if by_reference and entry.family == "z-image":
+        yield "reference-edit: the engine would read beyond its memory"
     if by_reference and entry.family.startswith("qwen-image") and "llm_vision" not in entry.files:
         yield "reference-edit: without llm_vision the engine does not see the picture"
     if len(set(entry.capabilities)) != len(entry.capabilities):

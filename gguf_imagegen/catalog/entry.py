@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from gguf_imagegen.catalog.traits import Traits, traits_of
+from gguf_imagegen.catalog.traits import EditMode, Traits, traits_of
 from gguf_imagegen.engine.protocol import Role
 
 UNSUPPORTED = Traits(64, latent_preview=False)
@@ -85,11 +85,17 @@ class Defaults(Strict):
 
 
 class Limits(Strict):
-    """Bounds of the model; the server's own bounds hold besides."""
+    """Bounds of the model; the server's own bounds hold besides.
+
+    `references` is how many images an edit by reference takes; `cfg_scale` the most that a distilled model
+    takes.
+    """
 
     max_side: int = Field(2048, ge=64)
     max_pixels: int = Field(4_194_304, ge=4096)
     max_steps: int = Field(150, ge=1)
+    references: int = Field(10, ge=1, le=16)
+    cfg_scale: float | None = Field(None, ge=1)
 
 
 class Entry(Strict):
@@ -111,6 +117,8 @@ class Entry(Strict):
     source: str = ""
     licence: str = "unknown"
     unsupported: str = ""
+    edits: EditMode | None = None
+    zero_cond_t: bool = False
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
     capabilities: tuple[Capability, ...] = ("text-to-image", "image-to-image", "inpainting")
@@ -126,6 +134,11 @@ class Entry(Strict):
     def traits(self) -> Traits:
         """Those of the family; a model that cannot be run has traits that promise nothing."""
         return traits_of(self.family) or UNSUPPORTED
+
+    @property
+    def edit_mode(self) -> EditMode:
+        """How an image that comes with the prompt is used: as the entry says, else as its family does."""
+        return self.edits or self.traits.edit_mode
 
     @property
     def name(self) -> str:

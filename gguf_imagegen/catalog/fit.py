@@ -24,6 +24,7 @@ from typing import TypeAlias
 import psutil
 
 from gguf_imagegen.catalog.header import Header, TensorInfo
+from gguf_imagegen.cgroups import cgroup_folders, read_or_empty
 from gguf_imagegen.engine.protocol import PreviewMode, Role
 
 Files: TypeAlias = Mapping[Role, Header | int]
@@ -35,8 +36,10 @@ _TOKENIZERS = 50_000_000  # vocabularies of T5 and of language models, measured 
 _GPU_CONTEXT = 500_000_000  # assumed: kernels, contexts and workspaces of a GPU backend
 _PICTURE = 2 * 3 * _F32  # per pixel: the decoded picture and its copy
 HEADROOM = 0.1  # of what is free, left to others
-_CGROUP_V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-_CGROUP_V2 = ("memory.max", "memory.current", "inactive_file")
+_CGROUP = {
+    1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    2: ("memory.max", "memory.current", "inactive_file"),
+}
 NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
 
 
@@ -319,28 +322,14 @@ def available(root: Path = Path("/")) -> Available:
 
 
 def _left_in_cgroups(root: Path) -> Iterator[int]:
-    """Limit less use, not counting files that can be dropped, of our cgroup and each above it (v2 and v1)."""
-    mount = root / "sys/fs/cgroup"
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        base = mount / "memory" if controllers else mount
-        limit, used, files = _CGROUP_V1 if controllers else _CGROUP_V2
-        folder = base / path.lstrip("/")
-        while folder.is_relative_to(base):
-            most, now = _read(folder / limit).strip(), _read(folder / used).strip()
-            if most.isdecimal() and now.isdecimal():
-                cached = dict(row.split()[:2] for row in _read(folder / "memory.stat").splitlines())
-                yield max(0, int(most) - int(now) + int(cached.get(files, 0)))
-            folder = folder.parent
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    """Limit less use, not counting files that can be dropped, of our cgroup and each above it."""
+    for version, folder in cgroup_folders("memory", root):
+        limit, used, files = _CGROUP[version]
+        most, now = read_or_empty(folder / limit).strip(), read_or_empty(folder / used).strip()
+        if most.isdecimal() and now.isdecimal():
+            stat = read_or_empty(folder / "memory.stat")
+            cached = dict(row.split()[:2] for row in stat.splitlines())
+            yield max(0, int(most) - int(now) + int(cached.get(files, 0)))
 
 
 def _free_vram() -> int | None:

@@ -160,7 +160,7 @@ _NEEDS: Mapping[str, tuple[_Need, ...]] = {
 
 
 def _needs(family: str) -> tuple[_Need, ...]:
-    return _NEEDS.get(family.removesuffix("-inpaint"), (_IMAGE_DECODER,))
+    return _NEEDS.get(re.sub("-(inpaint|pix2pix)$", "", family), (_IMAGE_DECODER,))
 
 
 def parts_needed(family: str) -> list[tuple[str, tuple[str, ...]]]:

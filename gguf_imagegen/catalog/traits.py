@@ -39,6 +39,8 @@ _WHOLE = {"strength": 1.0}  # inpainting models repaint the mask from pure noise
 _FAMILIES: Mapping[str, Traits] = {
     "sd1": _SD,
     "sd1-inpaint": Traits(64, "inpaint", ays=True, defaults={**_SD.defaults, **_WHOLE}),
+    "sd1-pix2pix": Traits(64, "reference", ays=True, defaults=_SD.defaults),
+    "sdxl-pix2pix": Traits(64, "reference", ays=True, defaults=_SDXL.defaults),
     "sd2": Traits(64, defaults=_SD.defaults),
     "sd2-inpaint": Traits(64, "inpaint", defaults={**_SD.defaults, **_WHOLE}),
     "sdxl": _SDXL,

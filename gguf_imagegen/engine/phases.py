@@ -27,6 +27,7 @@ BEGINNINGS: Final[tuple[tuple[str, Phase], ...]] = (
     ("generating image: ", "sampling"),
     ("hires fix: ", "hires"),
     ("decoding ", "decoding"),
+    ("upscaling from ", "upscaling"),
 )
 HIRES_PLAN: Final = re.compile(r"hires fix: .*sigma_sched_size=(\d+)")
 SOURCE_LINE: Final = re.compile(r"^[\w.+-]+:\d+ +- ")

@@ -22,7 +22,7 @@ import psutil
 import gguf_imagegen
 from gguf_imagegen.engine import wire
 from gguf_imagegen.engine.phases import bare_names
-from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec
+from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec, UpscaleSpec
 from gguf_imagegen.errors import (
     GenerationFailed,
     ImagegenError,
@@ -44,10 +44,11 @@ CAUSES: Final = (wire.CRASH, "terminate called", "  what():", wire.ERROR)  # bes
 
 
 class EngineProcess:
-    """Implements `protocol.Engine`: one worker, one command at a time, started by the first `load`.
+    """Implements `protocol.Engine`: one worker, one command at a time.
 
-    A worker that neither tells anything nor uses the CPU for `stall_timeout` seconds is killed. Whoever
-    leaves an iterator before its end must `close()`: the worker goes on computing.
+    The first `load` or `upscale` starts it. A worker that neither tells anything nor uses the CPU for
+    `stall_timeout` seconds is killed. Whoever leaves an iterator before its end must `close()`: the worker
+    goes on computing.
     """
 
     def __init__(self, *, stall_timeout: float = 600.0, command: Sequence[str] = WORKER) -> None:
@@ -82,6 +83,10 @@ class EngineProcess:
         """See `protocol.Engine`."""
         return self._run(wire.Generate(spec))
 
+    def upscale(self, spec: UpscaleSpec) -> AsyncIterator[EngineEvent]:
+        """See `protocol.Engine`."""
+        return self._run(wire.Upscale(spec))
+
     async def close(self) -> None:
         """See `protocol.Engine`. Takes milliseconds; the worker has nothing to save."""
         if self._closing is None:
@@ -111,7 +116,7 @@ class EngineProcess:
             raise RuntimeError("the engine runs one command at a time")
         frame = wire.encode(command)
         self._busy = True
-        if self._process is None and isinstance(command, wire.Load):
+        if self._process is None and not isinstance(command, wire.Generate):
             await self._start()
         if not self.alive:
             raise WorkerCrashed("The engine is not running.")

@@ -34,13 +34,15 @@ class RawImage:
 class ModelSpec:
     """The files of one model by role, and how to load them.
 
-    With `built_in_vae` the model file holds a VAE itself; a TAESD then makes previews only.
+    With `built_in_vae` the model file holds a VAE itself; a TAESD then makes previews only. `zero_cond_t` is
+    how Qwen-Image-Edit 2511 wants its timestep (sd.cpp's docs/qwen_image_edit.md).
     """
 
     name: str
     files: Mapping[Role, Path]
     threads: int
     built_in_vae: bool = False
+    zero_cond_t: bool = False
     flash_attention: bool = False
     offload_to_cpu: bool = False
     vae_on_cpu: bool = False
@@ -58,13 +60,14 @@ class Lora:
 
 @dataclass(frozen=True)
 class Hires:
-    """A second pass at `width` x `height` (aligned) after a latent or pixel upscale."""
+    """A second pass at `width` x `height` (aligned) after an upscale; by the file `model` for "model"."""
 
     width: int
     height: int
     steps: int
     denoising_strength: float
     upscaler: str
+    model: Path | None
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,16 @@ class GenerateSpec:
         return min(int(self.steps * self.strength), self.steps - 1) + 1
 
 
+@dataclass(frozen=True)
+class UpscaleSpec:
+    """Enlarge `image`, number `index` of its job, by the ESRGAN model at `path`, which sets the factor."""
+
+    path: Path
+    image: RawImage
+    index: int
+    threads: int
+
+
 class Engine(Protocol):
     """One loaded model that runs one command at a time.
 
@@ -132,6 +145,10 @@ class Engine(Protocol):
 
     def load(self, model: ModelSpec) -> AsyncIterator[EngineEvent]:
         """Load the model: `Loading` events, then one `Loaded`."""
+        ...
+
+    def upscale(self, spec: UpscaleSpec) -> AsyncIterator[EngineEvent]:
+        """Enlarge one picture: progress by tiles, then one `Upscaled`. Needs no loaded model."""
         ...
 
     def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -81,7 +80,6 @@ class SdCpp:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         self._context: Any = None
-        self._model: ModelSpec | None = None
         self._preview_mode = 0
         self._on_preview = _preview_closure(handler)
         _install(handler)
@@ -92,20 +90,19 @@ class SdCpp:
         context = low.new_sd_ctx(ctypes.byref(context_params(model)))
         if not context:  # a NULL pointer object, not None
             return False
-        self._context, self._model = context, model
+        self._context = context
         return True
 
     def unload(self) -> None:
         if self._context is not None:
             low.free_sd_ctx(self._context)
-            self._context = self._model = None
+            self._context = None
 
     def generate_one(self, spec: GenerateSpec, index: int) -> tuple[int, int, bytes] | None:
         """Width, height and RGB of image `index`, whose seed is `spec.seed + index`; None if that fails."""
-        if self._context is None or self._model is None:
+        if self._context is None:
             raise RuntimeError("no model is loaded")
-        upscaler = self._model.files.get("upscaler")
-        params, _kept = generation_params(spec, index, upscaler=str(upscaler) if upscaler else None)
+        params, _kept = generation_params(spec, index)
         if spec.schedule == "default":
             method = params.sample_params.sample_method
             params.sample_params.scheduler = low.sd_get_default_scheduler(self._context, method)
@@ -114,10 +111,10 @@ class SdCpp:
         if not images:
             return None
         try:
-            return _copy(images[0])
+            return copy_image(images[0])
         finally:
-            _free(images[0].data)
-            _free(images)
+            free(images[0].data)
+            free(images)
 
     @property
     def backend(self) -> str:
@@ -206,11 +203,13 @@ def context_params(model: ModelSpec) -> Any:
     params.keep_vae_on_cpu = model.vae_on_cpu
     params.keep_clip_on_cpu = model.text_encoders_on_cpu
     params.flash_attn = params.diffusion_flash_attn = model.flash_attention
+    params.qwen_image_zero_cond_t = model.zero_cond_t
+    params.chroma_use_dit_mask = not model.flash_attention  # together they break (docs/chroma.md)
     params.tae_preview_only = model.built_in_vae or "vae" in model.files
     return params
 
 
-def generation_params(spec: GenerateSpec, index: int, *, upscaler: str | None) -> tuple[Any, list[object]]:
+def generation_params(spec: GenerateSpec, index: int) -> tuple[Any, list[object]]:
     """The `sd_img_gen_params_t` of one image, and what must stay alive as long as it is used."""
     params = low.sd_img_gen_params_t()
     low._lib.sd_img_gen_params_init(ctypes.byref(params))
@@ -227,12 +226,12 @@ def generation_params(spec: GenerateSpec, index: int, *, upscaler: str | None) -
     params.auto_resize_ref_image = True
     _set_sampling(params.sample_params, spec)
     _set_skip_layers(params.sample_params.guidance.slg, spec.skip_layers, kept)
-    _set_image(params.init_image, spec.init_image, kept)
-    _set_image(params.mask_image, spec.mask, kept)
-    _set_image(params.control_image, spec.control_image, kept)
+    set_image(params.init_image, spec.init_image, kept)
+    set_image(params.mask_image, spec.mask, kept)
+    set_image(params.control_image, spec.control_image, kept)
     _set_references(params, spec.ref_images, kept)
     _set_loras(params, spec.loras, kept)
-    _set_hires(params.hires, spec.hires, upscaler)
+    _set_hires(params.hires, spec.hires)
     return params, kept
 
 
@@ -258,7 +257,7 @@ def _set_skip_layers(target: Any, skip: SkipLayers | None, kept: list[object]) -
     target.layer_start, target.layer_end, target.scale = skip.start, skip.end, skip.scale
 
 
-def _set_image(target: Any, image: RawImage | None, kept: list[object]) -> None:
+def set_image(target: Any, image: RawImage | None, kept: list[object]) -> None:
     if image is None:
         return
     size = image.width * image.height * image.channels
@@ -277,7 +276,7 @@ def _set_references(params: Any, images: tuple[RawImage, ...], kept: list[object
         return
     references = (low.sd_image_t * len(images))()
     for reference, image in zip(references, images, strict=True):
-        _set_image(reference, image, kept)
+        set_image(reference, image, kept)
     kept.append(references)
     params.ref_images, params.ref_images_count = references, len(images)
 
@@ -295,12 +294,12 @@ def _set_loras(params: Any, loras: tuple[Lora, ...], kept: list[object]) -> None
     params.loras, params.lora_count = array, len(loras)
 
 
-def _set_hires(target: Any, hires: Hires | None, upscaler: str | None) -> None:
+def _set_hires(target: Any, hires: Hires | None) -> None:
     if hires is None:
         return
     target.enabled = True
-    target.upscaler = _number(HIRES_UPSCALERS, _snake(hires.upscaler), "hires upscaler")
-    target.model_path = upscaler.encode() if upscaler else None
+    target.upscaler = _number(HIRES_UPSCALERS, hires.upscaler, "hires upscaler")
+    target.model_path = str(hires.model).encode() if hires.model else None
     target.target_width, target.target_height = hires.width, hires.height
     target.steps = hires.steps
     target.denoising_strength = hires.denoising_strength
@@ -312,23 +311,18 @@ def _number(names: tuple[str, ...], name: str, what: str) -> int:
     return names.index(name)
 
 
-def _snake(name: str) -> str:
-    """ "Latent (nearest-exact)" is latent_nearest_exact."""
-    return re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
-
-
-def _copy(image: Any) -> tuple[int, int, bytes] | None:
+def copy_image(image: Any) -> tuple[int, int, bytes] | None:
     """Width, height and a copy of the pixels of an `sd_image_t`."""
     if not image.data or image.channel != 3:
         return None
     return image.width, image.height, ctypes.string_at(image.data, image.width * image.height * 3)
 
 
-def _free(pointer: Any) -> None:
+def free(pointer: Any) -> None:
     """Free what the library has allocated with malloc."""
-    free = ctypes.CDLL(None).free
-    free.argtypes, free.restype = [ctypes.c_void_p], None
-    free(pointer)
+    release = ctypes.CDLL(None).free
+    release.argtypes, release.restype = [ctypes.c_void_p], None
+    release(pointer)
 
 
 def _install(handler: Handler) -> None:
@@ -357,7 +351,7 @@ def _install(handler: Handler) -> None:
 
 def _preview_closure(handler: Handler) -> object:
     def on_preview(step: int, count: int, frames: Any, _noisy: bool, _data: object) -> None:
-        if count > 0 and (image := _copy(frames[0])):
+        if count > 0 and (image := copy_image(frames[0])):
             handler.on_preview(step, *image)
 
     closure = low.sd_preview_callback(on_preview)

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Final, Literal, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
-from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec
+from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec, UpscaleSpec
 from gguf_imagegen.events import EngineEvent
 
 PREFIX: Final = struct.Struct(">II")
@@ -47,7 +47,14 @@ class Generate:
     spec: GenerateSpec
 
 
-Command: TypeAlias = Load | Generate
+@dataclass(frozen=True)
+class Upscale:
+    """Command to the worker: enlarge this picture, answered by events and `Done` or `Failed`."""
+
+    spec: UpscaleSpec
+
+
+Command: TypeAlias = Load | Generate | Upscale
 
 
 class FrameError(ValueError):

@@ -20,14 +20,19 @@ from typing import BinaryIO, Final
 
 from gguf_imagegen.engine import wire
 from gguf_imagegen.engine.phases import LOG_ERROR, LOG_WARN, PhaseMachine, bare_names, is_out_of_memory
-from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec
-from gguf_imagegen.events import Done, EngineEvent, Failed, ImageMade, Loaded, Notice, Preview
+from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec, UpscaleSpec
+from gguf_imagegen.events import Done, EngineEvent, Failed, ImageMade, Loaded, Notice, Preview, Upscaled
 
 NICENESS: Final = 5  # the HTTP process must answer while all cores compute
 PR_SET_PDEATHSIG: Final = 1
 DECODE_FAILED: Final = "decode_first_stage failed"
 PREVIEW_FAILED: Final = "preview decode failed"
-LEFT_OUT: Final = ("load lora tensors from", "disabling hires", "No latent to RGB projection")
+LEFT_OUT: Final = (
+    "load lora tensors from",
+    "LoRA tensors have been applied",
+    "disabling hires",
+    "No latent to RGB projection",
+)
 
 
 def main() -> None:
@@ -52,6 +57,7 @@ class Worker:
     def __init__(self, send: Callable[[EngineEvent], None]) -> None:
         # Only now, with stdout out of the way: a native library may print while it is loaded.
         from gguf_imagegen.engine.sdcpp import SdCpp
+        from gguf_imagegen.engine.upscaler import Upscaler
 
         self._send = send
         self._phases = PhaseMachine()
@@ -59,6 +65,7 @@ class Worker:
         self._errors: list[str] = []
         self._notices: list[Notice] = []
         self._sdcpp = SdCpp(self)
+        self._upscaler = Upscaler()
 
     def run(self, command: wire.Command) -> None:
         """Whatever goes wrong becomes a `Failed`, and the next command finds the worker ready."""
@@ -70,6 +77,8 @@ class Worker:
                     self._load(model)
                 case wire.Generate(spec):
                     self._generate(spec)
+                case wire.Upscale(picture):
+                    self._upscale(picture)
         except NullResult:
             self._send(self._failure(command))
         except Exception as exc:
@@ -106,6 +115,15 @@ class Worker:
             raise NullResult
         width, height, rgb = image
         self._send(ImageMade(index, spec.seed + index, width, height, self._phases.timings(), rgb))
+
+    def _upscale(self, spec: UpscaleSpec) -> None:
+        self._phases = PhaseMachine(spec.index)
+        self._previews = PreviewPlan()
+        image = self._upscaler.run(spec)
+        if image is None:
+            raise NullResult
+        self._send(Upscaled(spec.index, *image))
+        self._send(Done())
 
     def _failure(self, command: wire.Command) -> Failed:
         message = _explain(self._errors)

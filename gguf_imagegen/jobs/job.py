@@ -165,8 +165,10 @@ class Job:
 
 def image_fraction(progress: Progress, plan: Plan) -> float:
     """How much of one image's denoising is done, 0 to 1; with a second pass each pass is half."""
+    if plan.pictures:
+        return progress.step / progress.steps if progress.phase == "upscaling" else 0.0
     if progress.phase not in ("sampling", "hires") or not progress.steps:
-        return 1.0 if progress.phase == "decoding" else 0.0
+        return 1.0 if progress.phase in ("decoding", "upscaling") else 0.0
     part = min(1.0, progress.step / progress.steps)
     if plan.spec.hires is None:
         return part

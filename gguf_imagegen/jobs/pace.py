@@ -17,6 +17,8 @@ class Pace:
         self._around: dict[str, float] = {}
 
     def learn(self, plan: Plan, timings: Timings) -> None:
+        if plan.pictures:
+            return
         model, megapixels = plan.entry.id, _megapixels(plan)
         if timings.steps:
             per_step = timings.sampling_ms / 1000 / timings.steps / megapixels
@@ -27,7 +29,7 @@ class Pace:
     def image_seconds(self, plan: Plan) -> float | None:
         """Expected seconds for one image of this plan; None before anything was measured."""
         per_step = self._step.get(plan.entry.id)
-        if per_step is None:
+        if per_step is None or plan.pictures:
             return None
         steps = plan.spec.sampling_steps + (plan.spec.hires.steps if plan.spec.hires else 0)
         return per_step * _megapixels(plan) * steps + self._around.get(plan.entry.id, 0.0)

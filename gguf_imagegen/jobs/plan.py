@@ -16,15 +16,23 @@ from PIL import Image
 
 from gguf_imagegen import images
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.catalog.inspect import component_of, inspect_file
 from gguf_imagegen.engine.protocol import GenerateSpec, Hires, Lora, PreviewMode, RawImage, SkipLayers
 from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.jobs.folders import named_file
+from gguf_imagegen.jobs.inputs import (
+    align,
+    control_image,
+    decode_images,
+    delivered_size,
+    edit_inputs,
+    largest,
+)
 from gguf_imagegen.jobs.prompt import checked_prompt
+from gguf_imagegen.jobs.upscale import Upscale, upscale_of
 from gguf_imagegen.schema.request import MAX_SEED, ImageRequest
 from gguf_imagegen.settings import Settings
 
 Operation = Literal["generation", "edit", "variation", "upscale"]
-LEAST_SIDE = 64
 OPENAI_QUALITIES = ("low", "medium", "high", "auto")
 
 
@@ -33,7 +41,8 @@ class Plan:
     """A job to do: what the engine makes, and how its pixels become the answer.
 
     `width` x `height` is the size delivered, the centre of the engine's aligned size. `original` and
-    `mask` (at the delivered size) restore the pixels that an edit must keep.
+    `mask` (of that size) restore the pixels that an edit must keep. With `upscale` the picture is then made
+    larger; `pictures` are those of an operation that does nothing else.
     """
 
     operation: Operation
@@ -50,6 +59,13 @@ class Plan:
     partial_steps: tuple[int, ...]
     """Steps after which OpenAI's partial images are due."""
     warnings: tuple[str, ...]
+    upscale: Upscale | None = None
+    pictures: tuple[RawImage, ...] = field(default=(), repr=False)
+
+    @property
+    def delivered(self) -> tuple[int, int]:
+        """Width and height of the pictures that the client gets."""
+        return (self.upscale.width, self.upscale.height) if self.upscale else (self.width, self.height)
 
 
 def plan(
@@ -59,7 +75,9 @@ def plan(
     notes = list(warnings)
     prompt = checked_prompt(request.prompt, "prompt", settings, notes)
     negative = checked_prompt(request.negative_prompt, "negative_prompt", settings, notes)
-    if not prompt.strip() and operation != "variation":
+    if operation != "generation" and not request.image:
+        raise InvalidRequest("image: at least one image is needed", param="image")
+    if not prompt.strip() and operation in ("generation", "edit"):
         raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
     if request.background == "transparent":
         raise UnsupportedOperation(
@@ -70,17 +88,18 @@ def plan(
     if n > settings.max_images:
         raise InvalidRequest(f"n: at most {settings.max_images} images in one request", param="n")
 
-    inputs = [
-        images.decode(data, max_pixels=settings.max_input_pixels, param="image") for data in request.image
-    ]
-    width, height = _size(request, entry, settings, inputs)
-    aligned = _align(width, entry.traits.multiple), _align(height, entry.traits.multiple)
-    edit = _edit_inputs(request, entry, settings, operation, inputs, (width, height), aligned)
+    inputs = decode_images(request, settings)
+    if operation == "upscale":
+        return _upscale_plan(request, entry, settings, inputs, notes)
+    width, height = delivered_size(request, entry, settings, inputs)
+    aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
+    edit = edit_inputs(request, entry, settings, inputs, (width, height), aligned)
     steps = _steps(request, entry, settings)
     sampler = request.sampler or entry.defaults.sampler
     schedule = request.schedule or entry.defaults.schedule
     _check_schedule(schedule, steps, entry)
-    cfg_scale, guidance = _guidance(request, entry)
+    strength = entry.defaults.strength if request.strength is None else request.strength
+    cfg_scale, guidance = _guidance(request, entry, notes)
     spec = GenerateSpec(
         prompt=prompt,
         negative_prompt=negative,
@@ -97,12 +116,12 @@ def plan(
         clip_skip=entry.defaults.clip_skip if request.clip_skip is None else request.clip_skip,
         eta=request.eta,
         flow_shift=entry.defaults.flow_shift if request.flow_shift is None else request.flow_shift,
-        strength=entry.defaults.strength if request.strength is None else request.strength,
+        strength=1.0 if edit.references else strength,
         vae_tiling=request.vae_tiling,
         init_image=edit.init,
         mask=edit.init_mask,
         ref_images=edit.references,
-        control_image=_control(request, entry, settings, (width, height), aligned),
+        control_image=control_image(request, entry, settings, (width, height), aligned),
         control_strength=request.control_strength,
         loras=_loras(request, settings),
         hires=_hires(request, entry, settings, aligned, steps, schedule),
@@ -130,136 +149,42 @@ def plan(
         mask=edit.mask if spec.hires is None else None,
         partial_steps=partial_steps,
         warnings=tuple(notes),
+        upscale=upscale_of(request, settings, (width, height)),
     )
 
 
-# -- size ---------------------------------------------------------------------------------------------
-
-
-def _size(
-    request: ImageRequest, entry: Entry, settings: Settings, inputs: list[Image.Image]
-) -> tuple[int, int]:
-    max_side, max_pixels = _largest(entry, settings)
-    if request.size:
-        width, height = request.size
-    elif request.width or request.height:
-        width = request.width or request.height or 0
-        height = request.height or request.width or 0
-    elif inputs:
-        budget = min(entry.defaults.size[0] * entry.defaults.size[1], max_pixels)
-        width, height = images.edit_size(inputs[0].size, budget, entry.traits.multiple, max_side)
-        return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
-    else:
-        width, height = entry.defaults.size
-    if min(width, height) < LEAST_SIDE:
-        raise InvalidSize(
-            f"size: {width}x{height} is too small; the least side is {LEAST_SIDE}", param="size"
-        )
-    if max(width, height) > max_side or width * height > max_pixels:
-        raise InvalidSize(
-            f"size: {width}x{height} is too large for {entry.id}; at most {max_side} a side and"
-            f" {max_pixels} pixels in all",
-            param="size",
-        )
-    if max(width, height) > 8 * min(width, height):
-        raise InvalidSize(f"size: {width}x{height} is too narrow; at most 8:1", param="size")
-    return width, height
-
-
-def _largest(entry: Entry, settings: Settings) -> tuple[int, int]:
-    """The longest side and the most pixels of an image, by family, model and server."""
-    return (
-        min(entry.limits.max_side, entry.traits.max_side),
-        min(entry.limits.max_pixels, settings.max_pixels),
+def _upscale_plan(
+    request: ImageRequest, entry: Entry, settings: Settings, inputs: list[Image.Image], notes: list[str]
+) -> Plan:
+    """Larger copies of the images and nothing else: no step is made, and no model is loaded."""
+    pictures = tuple(images.to_raw(picture) for picture in inputs)
+    width, height = pictures[0].width, pictures[0].height
+    if any((each.width, each.height) != (width, height) for each in pictures):
+        raise InvalidRequest("image: images that are upscaled together must have one size", param="image")
+    spec = GenerateSpec(
+        prompt="", negative_prompt="", width=width, height=height, steps=0, sampler="", schedule="",
+        cfg_scale=0.0, image_cfg_scale=0.0, guidance=0.0, seed=0, n=len(pictures), clip_skip=-1, eta=None,
+        flow_shift=None, strength=0.0, vae_tiling=False, init_image=None, mask=None, ref_images=(),
+        control_image=None, control_strength=0.0, loras=(), hires=None, skip_layers=None, preview="none",
+        preview_steps=(), preview_interval=0.0,
+    )  # fmt: skip
+    return Plan(
+        operation="upscale",
+        entry=entry,
+        spec=spec,
+        width=width,
+        height=height,
+        output_format=request.output_format or "png",
+        output_compression=request.output_compression,
+        quality="auto",
+        keep_alive=settings.keep_alive,
+        original=None,
+        mask=None,
+        partial_steps=(),
+        warnings=tuple(notes),
+        upscale=upscale_of(request, settings, (width, height), needed=True),
+        pictures=pictures,
     )
-
-
-def _align(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
-
-
-# -- inputs -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Edit:
-    init: RawImage | None = None
-    init_mask: RawImage | None = None
-    references: tuple[RawImage, ...] = ()
-    original: RawImage | None = None
-    mask: RawImage | None = None
-
-
-def _edit_inputs(
-    request: ImageRequest,
-    entry: Entry,
-    settings: Settings,
-    operation: Operation,
-    inputs: list[Image.Image],
-    size: tuple[int, int],
-    aligned: tuple[int, int],
-) -> _Edit:
-    """Inputs at the aligned size; originals at the delivered size, to be put back over the kept pixels."""
-    if not inputs:
-        if operation != "generation":
-            raise InvalidRequest("image: at least one image is needed", param="image")
-        if request.mask is not None:
-            raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
-        return _Edit()
-    if entry.traits.edit_mode == "reference":
-        if request.mask is not None:
-            raise UnsupportedOperation(
-                f"mask: {entry.id} edits whole images by reference and takes no mask", param="mask"
-            )
-        pictures = [images.to_raw(images.fit(images.flatten(picture), *aligned)) for picture in inputs]
-        return _Edit(references=tuple(pictures))
-    if len(inputs) > 1:
-        raise UnsupportedOperation(
-            f"image: {entry.id} edits one image at a time, {len(inputs)} were sent", param="image"
-        )
-    picture = inputs[0]
-    masking = (
-        images.decode(request.mask, max_pixels=settings.max_input_pixels, param="mask")
-        if request.mask is not None
-        else None
-    )
-    mask = images.mask_from(masking, picture, size)
-    original = images.to_raw(images.fit(images.flatten(picture), *size))
-    return _Edit(
-        init=images.pad(original, *aligned),
-        init_mask=images.pad(mask, *aligned) if mask else None,
-        original=original if mask else None,
-        mask=mask,
-    )
-
-
-def _control(
-    request: ImageRequest, entry: Entry, settings: Settings, size: tuple[int, int], aligned: tuple[int, int]
-) -> RawImage | None:
-    if request.control is None:
-        return None
-    if "control_net" not in entry.files:
-        raise UnsupportedOperation(f"control: {entry.id} is served without a ControlNet", param="control")
-    picture = images.decode(request.control, max_pixels=settings.max_input_pixels, param="control")
-    return images.pad(images.to_raw(images.fit(images.flatten(picture), *size)), *aligned)
-
-
-def _loras(request: ImageRequest, settings: Settings) -> tuple[Lora, ...]:
-    return tuple(Lora(_lora_path(lora.name, settings.lora_dir), lora.scale) for lora in request.lora)
-
-
-def _lora_path(name: str, folder: Path | None) -> Path:
-    """The file of this bare name inside the LoRA folder; nothing outside it can be named."""
-    if folder is not None and re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
-        for suffix in ("", ".safetensors", ".gguf"):
-            path = folder / f"{name}{suffix}"
-            if path.suffix in (".safetensors", ".gguf") and path.is_file():
-                if component_of(inspect_file(path)) != "lora":
-                    raise InvalidRequest(f"lora: {name!r} is not a LoRA file", param="lora")
-                return path
-    here = folder.iterdir() if folder is not None and folder.is_dir() else ()
-    have = sorted(path.stem for path in here if path.suffix in (".safetensors", ".gguf"))
-    raise InvalidRequest(f"lora: no LoRA {name!r}; known: {', '.join(have) or 'none'}", param="lora")
 
 
 # -- sampling -----------------------------------------------------------------------------------------
@@ -297,14 +222,21 @@ def _check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps
         raise InvalidRequest(f"{param}: schedule {schedule!r} needs at least 2 steps", param=param)
 
 
-def _guidance(request: ImageRequest, entry: Entry) -> tuple[float, float]:
-    """cfg_scale and distilled guidance; `guidance_scale` means whichever the family has."""
+def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float]:
+    """cfg_scale and distilled guidance; `guidance_scale` means whichever the family has.
+
+    A distilled model draws garbage above its own cfg_scale, so that a larger one is lowered, with a note.
+    """
     cfg_scale, guidance = request.cfg_scale, request.guidance
     if request.guidance_scale is not None:
         if entry.traits.distilled_guidance:
             guidance = request.guidance_scale if guidance is None else guidance
         else:
             cfg_scale = request.guidance_scale if cfg_scale is None else cfg_scale
+    most = entry.limits.cfg_scale
+    if most is not None and cfg_scale is not None and cfg_scale > most:
+        notes.append(f"cfg_scale: {entry.id} is distilled; {cfg_scale:g} was lowered to {most:g}")
+        cfg_scale = most
     return (
         entry.defaults.cfg_scale if cfg_scale is None else cfg_scale,
         entry.defaults.guidance if guidance is None else guidance,
@@ -324,23 +256,46 @@ def _hires(
         return None
     steps = _checked_steps(request.hires.steps or steps, entry, settings, "hires")
     _check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
-    max_side, max_pixels = _largest(entry, settings)
-    width, height = (_align(round(side * request.hires.scale), entry.traits.multiple) for side in aligned)
+    max_side, max_pixels = largest(entry, settings)
+    scaled = [round(side * request.hires.scale) for side in aligned]
+    wanted = [request.hires.width or scaled[0], request.hires.height or scaled[1]]
+    width, height = (align(side, entry.traits.multiple) for side in wanted)
     if max(width, height) > max_side or width * height > max_pixels:
         raise InvalidSize(f"hires: {width}x{height} is too large for {entry.id}", param="hires")
+    upscaler, model = _hires_upscaler(request.hires.upscaler, settings)
     return Hires(
         width=width,
         height=height,
         steps=steps,
         denoising_strength=request.hires.denoising_strength,
-        upscaler=request.hires.upscaler,
+        upscaler=upscaler,
+        model=model,
     )
+
+
+_PIXEL_UPSCALERS = ("lanczos", "nearest")
+_LATENT_UPSCALERS = (
+    "latent", "latent_nearest", "latent_nearest_exact", "latent_antialiased", "latent_bicubic",
+    "latent_bicubic_antialiased",
+)  # fmt: skip
+
+
+def _hires_upscaler(name: str, settings: Settings) -> tuple[str, Path | None]:
+    """sd.cpp's name of a built-in one, which AUTOMATIC1111 spells with blanks, or "model" and its file."""
+    plain = re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
+    if plain in (*_LATENT_UPSCALERS, *_PIXEL_UPSCALERS):
+        return plain, None
+    return "model", named_file(name, settings.upscaler_dir, "upscaler")
 
 
 def _skip_layers(request: ImageRequest) -> SkipLayers | None:
     if not request.slg_scale:
         return None
     return SkipLayers(request.slg_skip_layers, request.slg_scale, request.slg_start, request.slg_end)
+
+
+def _loras(request: ImageRequest, settings: Settings) -> tuple[Lora, ...]:
+    return tuple(Lora(named_file(lora.name, settings.lora_dir, "lora"), lora.scale) for lora in request.lora)
 
 
 # -- previews -----------------------------------------------------------------------------------------

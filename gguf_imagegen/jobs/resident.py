@@ -7,8 +7,10 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
@@ -17,7 +19,7 @@ from gguf_imagegen.catalog.header import Header
 from gguf_imagegen.catalog.inspect import holds_vae
 from gguf_imagegen.catalog.room import needs_tiling, next_best, refusal, verdict_of
 from gguf_imagegen.engine.protocol import Engine, GenerateSpec, ModelSpec, Role
-from gguf_imagegen.errors import ImagegenError, ModelLoadFailed, WorkerCrashed
+from gguf_imagegen.errors import Cancelled, ImagegenError, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.events import Loaded, Loading
 from gguf_imagegen.settings import Settings
 
@@ -29,6 +31,8 @@ CRASH_WINDOW = 60.0
 BREAK = 15.0
 RETRY_FAILED_LOAD = 15.0
 """Seconds for which a model that failed to load is not tried again."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(eq=False)
@@ -67,11 +71,12 @@ class Resident:
         self._catalog = catalog
         self._settings = settings
         self._make_engine = make_engine
-        self._threads = threads
+        self.threads = threads
         self._free = free
         self._slots: list[Slot] = []  # the most recently used is the last
         self._starting: Engine | None = None
         self._current: Engine | None = None  # what the last caller of `engine_for` got
+        self._killed = asyncio.Event()  # since `engine_for` was called last
         self._failed: dict[str, tuple[float, ImagegenError]] = {}
         self._crashes: deque[float] = deque(maxlen=CRASHES)
 
@@ -102,6 +107,7 @@ class Resident:
     ) -> Engine:
         """The engine with this model loaded; starts and loads if need be, and makes room before."""
         self._current = None
+        self._killed.clear()
         slot = next((slot for slot in self._slots if slot.entry == entry), None)
         if slot is not None and not slot.engine.alive:
             await self.close("crashed", entry)
@@ -114,19 +120,32 @@ class Resident:
         slot.keep_alive = self._settings.keep_alive if keep_alive is None else keep_alive
         return slot.engine
 
+    @asynccontextmanager
+    async def engine_without_model(self) -> AsyncIterator[Engine]:
+        """For work that needs no model: the engine used last, else one that lives as long as this."""
+        slot = next((slot for slot in reversed(self._slots) if slot.engine.alive), None)
+        self._current = slot.engine if slot else None
+        self._starting = None if slot else self._make_engine()
+        try:
+            yield slot.engine if slot else cast(Engine, self._starting)
+        finally:
+            await self._end_starting("idle")
+
     async def _load(self, entry: Entry, on_event: Callable[[Loading | Loaded], None]) -> Slot:
         self.loading = Loading(entry.id, 0, 0)
         try:
-            headers = await asyncio.to_thread(self._catalog.checked_files, entry)
+            headers = await self._unless_killed(lambda: self._catalog.checked_files(entry))
             await self._make_room(entry, headers)
             await self._end_starting("failed")
+            self._go_on()
             self._starting = self._make_engine()
             slot = Slot(entry, self._starting, headers)
             spec = ModelSpec(
                 name=entry.id,
                 files=self._catalog.paths(entry),
-                threads=self._threads,
+                threads=self.threads,
                 built_in_vae=any(holds_vae(header) for header in headers.values()),
+                zero_cond_t=entry.zero_cond_t,
                 flash_attention=self._settings.flash_attention,
                 offload_to_cpu=self._settings.offload_to_cpu,
                 vae_on_cpu=self._settings.vae_on_cpu,
@@ -162,14 +181,32 @@ class Resident:
             or (budget and need + sum(sizes[slot.entry.name] for slot in self._slots) > budget)
         ):
             await self.close("switched", self._slots[0].entry)
+            self._go_on()
         while self._settings.memory_check:
-            free = await asyncio.to_thread(self._free)
+            free = await self._unless_killed(self._free)
             found = verdict_of(entry, headers, self._settings, free)
             if found.fits:
                 return
             if not self._slots:
                 raise refusal(entry, found, next_best(self._catalog, entry, self._settings, free))
             await self.close("switched", self._slots[0].entry)
+
+    async def _unless_killed(self, work: Callable[[], Result]) -> Result:
+        """What a thread finds out; `kill` ends the wait for it, for a slow disk may hold up the thread."""
+        working = asyncio.create_task(asyncio.to_thread(work))
+        killed = asyncio.create_task(self._killed.wait())
+        try:
+            await asyncio.wait((working, killed), return_when=asyncio.FIRST_COMPLETED)
+            self._go_on()
+            return await working
+        finally:
+            working.cancel()
+            killed.cancel()
+
+    def _go_on(self) -> None:
+        """A load that nobody waits for any more ends here, before it has an engine."""
+        if self._killed.is_set():
+            raise Cancelled("the load was cancelled")
 
     async def fitted(self, spec: GenerateSpec) -> GenerateSpec:
         """The same work for the model that `engine_for` gave last, decoded in tiles if it must be."""
@@ -208,7 +245,8 @@ class Resident:
             self._crashes.append(time.monotonic())
 
     async def kill(self) -> None:
-        """End the engine under a running command; whoever awaits the command sees it end."""
+        """End the engine under a running command, or a load that has none yet; who awaits it sees it end."""
+        self._killed.set()
         engine = self._starting or self._current
         if engine is not None:
             await engine.close()

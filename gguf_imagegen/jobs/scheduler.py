@@ -11,6 +11,7 @@ from collections import deque
 from typing import Protocol
 
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.engine.protocol import Engine, RawImage, UpscaleSpec
 from gguf_imagegen.errors import (
     Cancelled,
     ImagegenError,
@@ -31,8 +32,10 @@ from gguf_imagegen.events import (
     PhaseChanged,
     Preview,
     Progress,
+    Timings,
+    Upscaled,
 )
-from gguf_imagegen.jobs.finish import finish_image, finish_preview
+from gguf_imagegen.jobs.finish import encode_image, finish_pixels, finish_preview
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
 from gguf_imagegen.jobs.pace import Pace
 from gguf_imagegen.jobs.plan import Plan
@@ -42,6 +45,7 @@ from gguf_imagegen.settings import Settings
 
 log = logging.getLogger(__name__)
 
+NO_TIMINGS = Timings(0.0, 0.0, 0.0, 0.0, 0)
 PREVIEW_TTL = 60.0
 """Seconds after a job's end for which its previews can be replayed."""
 MAX_ENDED = 1000
@@ -235,12 +239,7 @@ class Scheduler:
     async def _try_job(self, job: Job) -> ImagegenError | None:
         """Load if need be, generate, publish; returns what went wrong."""
         try:
-            engine = await self.resident.engine_for(
-                job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
-            )
-            if not job.cancel_requested:
-                async for event in engine.generate(await self.resident.fitted(job.plan.spec)):
-                    await self._take(job, event)
+            await self._do(job)
         except ImagegenError as exc:
             return exc
         except Exception:  # the loop must outlive any defect of ours; the log has the trace
@@ -248,26 +247,60 @@ class Scheduler:
             return WorkerCrashed("internal error; the server's log has the details")
         return None
 
-    async def _take(self, job: Job, event: EngineEvent) -> None:
+    async def _do(self, job: Job) -> None:
+        plan = job.plan
+        if plan.pictures:
+            async with self.resident.engine_without_model() as engine:
+                for index, picture in enumerate(plan.pictures):
+                    await self._upscale(job, engine, index, picture, NO_TIMINGS)
+            return
+        engine = await self.resident.engine_for(
+            plan.entry, lambda event: self._publish(job, event), plan.keep_alive
+        )
+        made: list[tuple[RawImage, Timings]] = []
+        if not job.cancel_requested:
+            async for event in engine.generate(await self.resident.fitted(plan.spec)):
+                await self._take(job, event, made)
+        for index, (picture, timings) in enumerate(made):
+            await self._upscale(job, engine, index, picture, timings)
+
+    async def _upscale(
+        self, job: Job, engine: Engine, index: int, picture: RawImage, timings: Timings
+    ) -> None:
+        assert job.plan.upscale is not None
+        spec = UpscaleSpec(job.plan.upscale.path, picture, index, self.resident.threads)
+        async for event in engine.upscale(spec):
+            match event:
+                case Upscaled():
+                    larger = RawImage(event.width, event.height, 3, event.rgb)
+                    await self._keep_image(job, index, larger, timings)
+                case PhaseChanged() | Progress() | Loading():
+                    self._publish(job, event)
+
+    async def _take(self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]]) -> None:
         match event:
             case Preview():
                 data = await asyncio.to_thread(finish_preview, job.plan, event)
                 self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
             case ImageMade():
-                await self._keep_image(job, event)
+                self.pace.learn(job.plan, event.timings)
+                picture = await asyncio.to_thread(finish_pixels, job.plan, event)
+                if job.plan.upscale is None:
+                    await self._keep_image(job, event.index, picture, event.timings)
+                else:
+                    made.append((picture, event.timings))
             case PhaseChanged() | Progress() | Notice() | Loading():
                 self._publish(job, event)
-            case Loaded() | Failed() | Done():
+            case Loaded() | Failed() | Done() | Upscaled():
                 pass
 
-    async def _keep_image(self, job: Job, made: ImageMade) -> None:
-        plan = job.plan
-        data = await asyncio.to_thread(finish_image, plan, made)
+    async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
+        plan, seed = job.plan, job.plan.spec.seed + index
+        data = await asyncio.to_thread(encode_image, plan, picture, seed)
         name, on_disk = await asyncio.to_thread(self.results.put, data, plan.output_format)
         if not on_disk:
             self._publish(job, Notice("the image could not be written to the result folder; download it now"))
-        self.pace.learn(plan, made.timings)
-        self._publish(job, ImageReady(made.index, made.seed, name, plan.width, plan.height, made.timings))
+        self._publish(job, ImageReady(index, seed, name, *plan.delivered, timings))
 
     # -- telling --------------------------------------------------------------------------------------
 

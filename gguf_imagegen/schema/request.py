@@ -25,6 +25,7 @@ from pydantic import (
 
 from gguf_imagegen.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 from gguf_imagegen.images import decode_data_url
+from gguf_imagegen.schema.dialects import with_kwargs
 
 SAMPLERS = (
     "euler_a", "euler", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm",
@@ -53,7 +54,7 @@ def _known(names: tuple[str, ...], kind: str) -> BeforeValidator:
 
 
 def _size(value: object) -> object:
-    if value is None or value == "auto":
+    if value in (None, "auto", "original"):
         return None
     match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*×]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
     if match is None:
@@ -72,6 +73,10 @@ def _image(value: object, info: ValidationInfo) -> object:
     if isinstance(value, str):
         return decode_data_url(value, info.field_name or "image")
     raise ValueError("must be a file, a data URL or base64")
+
+
+def _jpeg(value: object) -> object:
+    return "jpeg" if value == "jpg" else value
 
 
 def _images(value: object) -> object:
@@ -132,10 +137,14 @@ class LoraRequest(_Lenient):
 
 
 class HiresRequest(_Lenient):
+    """`width` and `height`, where given, are the size after the second pass in the place of `scale`."""
+
     scale: Finite = Field(2.0, gt=1, le=4)
+    width: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1, le=1000)
     denoising_strength: Finite = Field(0.7, gt=0, le=1)
-    upscaler: Literal["latent", "latent_nearest", "latent_bicubic", "lanczos", "nearest"] = "latent"
+    upscaler: str = Field("latent", max_length=200)
 
 
 class ImageRequest(_Lenient):
@@ -144,13 +153,15 @@ class ImageRequest(_Lenient):
     prompt: Text = ""
     negative_prompt: Text = _option("negative_prompt", "negative_sampler", default="")
     model: str | None = None
-    n: int | None = _option("n", "batch_count", "num_images_per_prompt", default=None, ge=1)
+    n: int | None = _option(
+        "n", "batch_count", "num_images_per_prompt", "num_outputs_per_prompt", default=None, ge=1
+    )
     size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
     width: int | None = Field(None, ge=1)
     height: int | None = Field(None, ge=1)
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
     background: Literal["auto", "opaque", "transparent"] | None = None
-    output_format: Literal["png", "jpeg", "webp"] | None = None
+    output_format: Annotated[Literal["png", "jpeg", "webp"] | None, BeforeValidator(_jpeg)] = None
     output_compression: int | None = Field(None, ge=0, le=100)
     response_format: Literal["b64_json", "url"] | None = None
     stream: bool = False
@@ -158,6 +169,7 @@ class ImageRequest(_Lenient):
     partial_images: int | None = Field(None, ge=0, le=3)
     on_disconnect: Literal["cancel", "continue"] = "cancel"
     keep_alive: Finite | None = Field(None, ge=-1)
+    request_id: str | None = Field(None, max_length=200)
 
     sampler: Sampler | None = _option(
         "sampler", "sample_method", "sampler_name", "sampling_method", "sampler_index", default=None
@@ -188,11 +200,13 @@ class ImageRequest(_Lenient):
     lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()
 
     image: Annotated[tuple[Upload, ...], BeforeValidator(_images), Field(max_length=16)] = _option(
-        "image", "image[]", "images", "init_images", default=()
+        "image", "image[]", "images", "init_images", "url", default=()
     )
-    mask: Upload | None = None
+    mask: Upload | None = _option("mask", "mask_image", default=None)
     control: Upload | None = _option("control", "control_image", default=None)
     control_strength: Finite = Field(0.9, ge=0, le=2)
+    upscale: Finite | None = Field(None, gt=1, le=8)
+    upscaler: str | None = Field(None, max_length=200)
 
 
 ACCEPTED_WITHOUT_EFFECT = {
@@ -220,7 +234,7 @@ def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
 
     A null is a field not said: many clients send one for every field they know.
     """
-    data = {key: value for key, value in data.items() if value is not None}
+    data = {key: value for key, value in with_kwargs(data).items() if value is not None}
     try:
         request = ImageRequest.model_validate(data)
     except ValidationError as exc:
@@ -257,7 +271,7 @@ def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     latest_lora: dict[str, dict[str, Any]] = {}
     for name, value in parts:
-        match = re.fullmatch(r"(image|images|init_images)(?:\[\d*\])?", name)
+        match = re.fullmatch(r"(image|images|init_images|url)(?:\[\d*\])?", name)
         if match:
             data.setdefault("image", []).append(value)
         elif match := re.fullmatch(r"stream_options(?:_(\w+)|\[(\w+)\])", name):

@@ -101,10 +101,15 @@ def test_faults_of_one_model(fields: dict[str, object], words: str) -> None:
         ),
         (
             {"family": "flux2", "files": {"model": "x.gguf"}, "capabilities": ["inpainting"]},
-            "x: capabilities: inpainting: flux2 edits whole images and takes no mask",
+            "x: capabilities: reference-edit: flux2 edits by reference, which 'edits' may change",
         ),
         (
-            {"family": "qwen-image", "files": {"model": "x.gguf"}, "capabilities": ["reference-edit"]},
+            {
+                "family": "qwen-image",
+                "files": {"model": "x.gguf"},
+                "capabilities": ["reference-edit"],
+                "edits": "reference",
+            },
             "x: capabilities: reference-edit: without llm_vision the engine does not see the picture",
         ),
         (

@@ -182,7 +182,7 @@ def test_the_best_quantisation_for_most_comes_first() -> None:
 def test_capabilities_are_those_of_the_family() -> None:
     """An entry promises no edit that its family would turn into another."""
     for entry in RUNNABLE:
-        mode = entry.traits.edit_mode
+        mode = entry.edit_mode
         assert ("reference-edit" in entry.capabilities) == (mode == "reference")
         assert mode != "reference" or "inpainting" not in entry.capabilities
         if mode == "inpaint":

@@ -191,7 +191,8 @@ async def test_a_mask_is_repainted_where_it_is_white(engine: EngineProcess) -> N
 
 
 async def test_a_second_pass_makes_it_larger(engine: EngineProcess) -> None:
-    spec = replace(SPEC, hires=Hires(256, 256, steps=2, denoising_strength=0.5, upscaler="latent"))
+    hires = Hires(256, 256, steps=2, denoising_strength=0.5, upscaler="latent", model=None)
+    spec = replace(SPEC, hires=hires)
     events = await all_of(engine.generate(spec))
     assert phases(events) == ["conditioning", "sampling", "hires", "decoding"]
     image = events[-1]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import yaml
 
 from gguf_imagegen.catalog.catalog import Catalog, load_catalog
 from gguf_imagegen.catalog.fit import Available
-from gguf_imagegen.errors import InsufficientMemory, WorkerCrashed
+from gguf_imagegen.errors import Cancelled, InsufficientMemory, WorkerCrashed
 from gguf_imagegen.events import Loaded, Loading
 from gguf_imagegen.jobs.plan import plan
 from gguf_imagegen.jobs.resident import CRASHES, Resident
@@ -22,6 +24,8 @@ from gguf_imagegen.settings import Settings
 from tests.engines import QuickEngine
 
 PLENTY = 10**12
+
+Found = TypeVar("Found")
 
 
 class Machine:
@@ -131,3 +135,37 @@ async def test_a_refusal_is_no_crash_beside_another_model(model_dir: Path, tmp_p
         while await refused() >= first:
             assert time.monotonic() < deadline, "the pause begins anew with each refusal"
             await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("slow", ["headers", "memory"])
+async def test_a_load_is_given_up_before_it_has_an_engine(
+    slow: str, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the files or the free memory are looked at, for however long: no engine is started."""
+    asked, answered = threading.Event(), threading.Event()
+
+    def held(look: Callable[..., Found]) -> Callable[..., Found]:
+        def hold(*of: Any) -> Found:
+            asked.set()
+            answered.wait()
+            return look(*of)
+
+        return hold
+
+    machine = Machine(PLENTY)
+    if slow == "memory":
+        monkeypatch.setattr(machine, "available", held(machine.available))
+    async with on(machine, model_dir, tmp_path) as home:
+        if slow == "headers":
+            monkeypatch.setattr(home.catalog, "checked_files", held(home.catalog.checked_files))
+        loading = asyncio.create_task(home.load("a"))
+        await asyncio.to_thread(asked.wait)
+        await home.resident.kill()
+        try:
+            with pytest.raises(Cancelled):
+                await asyncio.wait_for(loading, 5)
+            assert (machine.engines, home.resident.loading) == ([], None)
+        finally:
+            answered.set()
+        await home.load("a")
+        assert home.loaded == ["a"]
