@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
-from gguf_imagegen.api import jobs, middleware, models, openai, pull, system
-from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, METRICS, SCHEDULER, SETTINGS, DefaultModel
+from gguf_imagegen.api import (
+    a1111_routes,
+    chat,
+    compat,
+    jobs,
+    middleware,
+    models,
+    openai,
+    pull,
+    sdcpp_server,
+    system,
+)
+from gguf_imagegen.api.keys import (
+    CATALOG,
+    DEFAULT_MODEL,
+    METRICS,
+    REQUEST_IDS,
+    SCHEDULER,
+    SETTINGS,
+    DefaultModel,
+)
 from gguf_imagegen.api.metrics import Metrics
+from gguf_imagegen.api.retries import ATTEMPTS, Attempts
 from gguf_imagegen.api.stream import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
@@ -44,6 +65,36 @@ ROUTES = [
     web.get("/health", system.health),
     web.get("/livez", system.livez),
     web.get("/metrics", system.metrics),
+    # sd.cpp's server
+    web.get("/sdcpp/v1/capabilities", sdcpp_server.capabilities),
+    web.post("/sdcpp/v1/img_gen", sdcpp_server.img_gen),
+    web.post("/sdcpp/v1/vid_gen", sdcpp_server.vid_gen),
+    web.get("/sdcpp/v1/jobs/{id}", sdcpp_server.get_job),
+    web.post("/sdcpp/v1/jobs/{id}/cancel", sdcpp_server.cancel_job),
+    # vLLM-Omni
+    web.post("/v1/chat/completions", chat.completions),
+    # OpenVINO Model Server
+    web.post("/v3/images/generations", openai.generations),
+    web.post("/v3/images/edits", openai.edits),
+    web.post("/v3/images/variations", openai.variations),
+    web.get("/v3/models", models.list_models),
+    web.get("/v3/models/{id}", models.get_model),
+    web.get("/v1/config", compat.config),
+    web.get("/v3/config", compat.config),
+    # GPUStack
+    web.post("/v1-openai/images/generations", compat.numeric(openai.generations)),
+    web.post("/v1-openai/images/edits", compat.numeric(openai.edits)),
+    web.post("/v1-openai/image/generate", compat.numeric(openai.generations)),
+    web.post("/v1-openai/image/edit", compat.numeric(openai.edits)),
+    web.get("/v1-openai/models", models.list_models),
+    web.get("/v1-openai/models/{id}", models.get_model),
+    # Xinference
+    web.post("/v1/images/inpainting", compat.inpainting),
+    web.post("/v1/images/ocr", compat.ocr),
+    web.get("/v1/requests/{request_id}/progress", compat.progress),
+    web.post("/v1/models/{id}/requests/{request_id}/abort", compat.abort),
+    # AUTOMATIC1111
+    *a1111_routes.ROUTES,
 ]
 
 
@@ -74,7 +125,10 @@ def make_app(
     app[DEFAULT_MODEL] = DefaultModel(default_model)
     app[METRICS] = metrics
     app[SCHEDULER] = scheduler
+    app[REQUEST_IDS] = {}
     app[TASKS] = set()
+    app[ATTEMPTS] = Attempts()
+    app[sdcpp_server.SUBMITTED] = deque(maxlen=sdcpp_server.MAX_SUBMITTED)
     app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), resident.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(pull.end_pulls)

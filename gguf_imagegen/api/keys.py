@@ -24,3 +24,5 @@ CATALOG = web.AppKey("catalog", Catalog)
 SCHEDULER = web.AppKey("scheduler", Scheduler)
 METRICS = web.AppKey("metrics", Metrics)
 DEFAULT_MODEL = web.AppKey("default_model", DefaultModel)
+REQUEST_IDS = web.AppKey("request_ids", dict[str, str])
+"""Ids of jobs by the `request_id` that the client gave (Xinference)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hmac
 import ipaddress
 import logging
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 OPEN_PATHS = re.compile(r"/|/livez|/health|/v1/images/files/[^/]+")
 """Readable without a key: liveness, health, and images under unguessable names."""
+A1111 = "/sdapi/"
+"""What clients of AUTOMATIC1111 call; they send HTTP Basic."""
 
 
 def request_id(request: web.Request) -> str:
@@ -53,7 +56,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
     try:
         return await handler(request)
     except ImagegenError as exc:
-        return error_answer(exc)
+        return error_answer(exc, _challenge(request) if isinstance(exc, Unauthorized) else None)
     except web.HTTPNotFound:
         return error_answer(NotFound(f"there is no {request.method} {request.path[:200]}"))
     except web.HTTPMethodNotAllowed as exc:
@@ -76,9 +79,12 @@ def error_answer(error: ImagegenError, headers: dict[str, str] | None = None) ->
     extra = {"x-should-retry": "true" if error.should_retry else "false", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    if isinstance(error, Unauthorized):
-        extra["WWW-Authenticate"] = 'Bearer realm="gguf_imagegen"'
     return web.json_response(error.body(), status=error.status, headers=extra)
+
+
+def _challenge(request: web.Request) -> dict[str, str]:
+    scheme = "Basic" if request.path.startswith(A1111) else "Bearer"
+    return {"WWW-Authenticate": f'{scheme} realm="gguf_imagegen"'}
 
 
 @web.middleware
@@ -115,12 +121,29 @@ def _cors_allows(settings: Settings, origin: str) -> bool:
 
 def _check_key(request: web.Request, settings: Settings) -> None:
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    candidate = given.strip().encode() if scheme.lower() == "bearer" else b""
+    basic = scheme.lower() == "basic" and request.path.startswith(A1111)
+    candidates: tuple[bytes, ...] = ()
+    if basic:
+        _check_origin(request, settings)  # a browser sends Basic by itself, whoever's page made the request
+        candidates = _user_and_password(given)
+    elif scheme.lower() == "bearer":
+        candidates = (given.strip().encode(),)
     # every key is compared, so that the time taken tells nothing
-    matches = [hmac.compare_digest(candidate, key.get_secret_value().encode()) for key in settings.api_key]
+    keys = [key.get_secret_value().encode() for key in settings.api_key]
+    matches = [hmac.compare_digest(candidate, key) for candidate in candidates for key in keys]
     if not any(matches):
-        what = "wrong key" if candidate else "no key"
-        raise Unauthorized(f"{what}: send 'Authorization: Bearer KEY' with a key of this server")
+        what = "wrong key" if any(candidates) else "no key"
+        how = "'Authorization: Bearer KEY'" + " or Basic USER:KEY" * request.path.startswith(A1111)
+        raise Unauthorized(f"{what}: send {how} with a key of this server")
+
+
+def _user_and_password(text: str) -> tuple[bytes, ...]:
+    """Either may be the key; nothing if this is no base64."""
+    try:
+        user, _, password = base64.b64decode(text.strip(), validate=True).partition(b":")
+    except ValueError:
+        return ()
+    return user, password
 
 
 def _check_host(request: web.Request, settings: Settings) -> None:

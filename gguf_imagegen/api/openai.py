@@ -13,7 +13,7 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.keys import SCHEDULER
 from gguf_imagegen.api.shapes import answer
 from gguf_imagegen.api.sse import BothEncoder, Encoder, LlamaBoxEncoder, OpenAIEncoder
-from gguf_imagegen.api.stream import stream_job, wait_for_job
+from gguf_imagegen.api.stream import answer_job, stream_job
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.api.work import accepted, begin, prefers_async
 from gguf_imagegen.jobs.job import Job
@@ -54,9 +54,8 @@ async def respond(
     if wanted.stream:
         encoder = _encoder(request, job, wanted)
         return await stream_job(request, job, encoder, cancel_on_leave=work.cancel_on_leave)
-    await wait_for_job(request, job, cancel_on_leave=work.cancel_on_leave)
-    body = await asyncio.to_thread(_answer, request, job, wanted)
-    return web.json_response(body, headers={"X-Job-Id": job.id})
+    body = partial(_answer, request, job, wanted)
+    return await answer_job(request, job, body, cancel_on_leave=work.cancel_on_leave)
 
 
 def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, Any]:

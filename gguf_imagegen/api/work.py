@@ -10,13 +10,17 @@ from typing import Any
 
 from aiohttp import web
 
-from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
+from gguf_imagegen import images
+from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, REQUEST_IDS, SCHEDULER, SETTINGS
+from gguf_imagegen.api.retries import ATTEMPTS
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.stream import wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
-from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.entry import Capability, Entry
+from gguf_imagegen.errors import UnsupportedOperation
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.plan import Operation, plan
+from gguf_imagegen.schema.extra_args import with_extra_args
 from gguf_imagegen.schema.request import ImageRequest, parse_request
 
 
@@ -32,20 +36,70 @@ class Work:
         return self.wanted.on_disconnect == "cancel"
 
 
-async def begin(request: web.Request, fields: Mapping[str, Any], operation: Operation) -> Work:
-    """Queue a job made from fields by their canonical names or any alias; refuses before it queues."""
-    app = request.app
+async def begin(
+    request: web.Request, fields: Mapping[str, Any], operation: Operation, *, extra_args: bool = True
+) -> Work:
+    """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
+
+    With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`.
+    """
+    wanted, warnings = parse_request(with_extra_args(fields) if extra_args else fields)
+    attempt = await request.app[ATTEMPTS].of(request, fields)
+    if attempt is None:
+        return Work(await _submit(request.app, wanted, operation, warnings), wanted)
+    async with attempt.lock:
+        job = attempt.joinable or await _submit(request.app, wanted, operation, warnings)
+        attempt.job = job
+    return Work(job, wanted)
+
+
+async def _submit(
+    app: web.Application, wanted: ImageRequest, operation: Operation, warnings: list[str]
+) -> Job:
     app[SCHEDULER].check_room()
-    wanted, warnings = parse_request(fields)
     entry = pick_model(app, wanted.model)
     app[CATALOG].require_on_disk(entry)
+    _require_able(app, entry, wanted, operation)
     job_plan = await asyncio.to_thread(plan, wanted, entry, app[SETTINGS], operation, warnings)
-    return Work(app[SCHEDULER].submit(job_plan), wanted)
+    job = app[SCHEDULER].submit(job_plan)
+    if wanted.request_id:
+        _remember(app, wanted.request_id, job)
+    return job
+
+
+def _remember(app: web.Application, request_id: str, job: Job) -> None:
+    """The client's own name of its job, for as long as the scheduler knows the job."""
+    names, jobs = app[REQUEST_IDS], app[SCHEDULER].jobs
+    for old in [name for name, job_id in names.items() if job_id not in jobs]:
+        del names[old]
+    names[request_id] = job.id
 
 
 def pick_model(app: web.Application, name: str | None) -> Entry:
     """The named model, or the default one."""
     return app[CATALOG].get(name or app[DEFAULT_MODEL].id)
+
+
+def _require_able(app: web.Application, entry: Entry, wanted: ImageRequest, operation: Operation) -> None:
+    """UnsupportedOperation, naming the models on this machine that can, if this one cannot."""
+    needed: tuple[Capability, ...]
+    if operation == "upscale":
+        return
+    if not wanted.image:
+        what, param, needed = "text to image", "model", ("text-to-image",)
+    elif len(wanted.image) > 1:
+        what, param, needed = "edits with several images", "image", ("reference-edit",)
+    elif wanted.mask is not None or images.may_be_transparent(wanted.image[0]):
+        what, param, needed = "edits with a mask", "mask", ("inpainting", "reference-edit")
+    else:
+        what, param, needed = "image to image", "image", ("image-to-image", "reference-edit")
+    if not set(needed) & set(entry.capabilities):
+        catalog = app[CATALOG]
+        able = [each for each in catalog.entries if set(needed) & set(each.capabilities)]
+        here = sorted({each.id for each in able if catalog.on_disk(each)})
+        there = sorted({each.id for each in able if each.sources and not each.unsupported})
+        names = f"{', '.join(here)} can" if here else f"pull one that can: {', '.join(there[:8])}"
+        raise UnsupportedOperation(f"{param}: {entry.id} cannot do {what}; {names}", param=param)
 
 
 async def finish(request: web.Request, work: Work) -> list[bytes]:

@@ -1,0 +1,242 @@
+"""AUTOMATIC1111's API (stable-diffusion-webui, modules/api/api.py): pictures, progress, interrupt."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from gguf_imagegen import __version__
+from gguf_imagegen.api import a1111_lists
+from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.keys import CATALOG, SCHEDULER, SETTINGS
+from gguf_imagegen.api.work import accepted, begin, finish, pick_model, pictures, prefers_async
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.errors import Cancelled, UnsupportedOperation
+from gguf_imagegen.events import Loading, Progress
+from gguf_imagegen.jobs.finish import describe
+from gguf_imagegen.jobs.folders import names_in
+from gguf_imagegen.jobs.job import Job, PreviewReady
+from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.schema.a1111 import A1111Request, Translated, input_images, translate
+from gguf_imagegen.schema.a1111_names import sampler_label, schedule_label
+
+PICTURES = ("init_images", "mask", "extra_images")
+"""Keys that are not echoed, unless `include_init_images` asks for them."""
+MAX_ECHO_DEPTH = 16
+KINDS = {"generation": "txt2img", "edit": "img2img", "variation": "img2img", "upscale": "extras"}
+
+
+async def txt2img(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/txt2img."""
+    return await _make(request, img2img=False)
+
+
+async def img2img(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/img2img."""
+    return await _make(request, img2img=True)
+
+
+async def _make(request: web.Request, *, img2img: bool) -> web.Response:
+    app = request.app
+    app[SCHEDULER].check_room()
+    data = await read_body(request)
+    known = await asyncio.to_thread(names_in, app[SETTINGS].lora_dir, "lora")
+    told = translate(data, img2img=img2img, loras=known)
+    wanted, fields = told.wanted, told.fields
+    find = a1111_lists.find_model
+    entry = find(app[CATALOG], wanted.checkpoint) if wanted.checkpoint else pick_model(app, None)
+    if wanted.extra_images and entry.edit_mode != "reference":
+        raise UnsupportedOperation(f"extra_images: {entry.id} takes no references", param="extra_images")
+    fields |= {"model": entry.name, **_preview(entry)}
+    fields |= await asyncio.to_thread(
+        input_images, wanted, img2img=img2img, max_pixels=app[SETTINGS].max_input_pixels
+    )
+    work = await begin(request, fields, told.operation)
+    if wanted.checkpoint and not wanted.override_settings_restore_afterwards:
+        a1111_lists.use_by_default(app, entry)
+    if prefers_async(request):
+        return accepted(request, work.job)
+    try:
+        made = await finish(request, work)
+    except Cancelled:
+        if app[SCHEDULER].draining:
+            raise
+        made = await asyncio.to_thread(pictures, app, work.job)  # what was finished before the interrupt
+    body = await asyncio.to_thread(_answer, work.job, data, told, made, app[SETTINGS].output_dir is not None)
+    return web.json_response(body, headers={"X-Job-Id": work.job.id})
+
+
+def _preview(entry: Entry) -> dict[str, Any]:
+    """A preview of every step where it costs next to nothing, for `current_image`."""
+    cheap = entry.traits.latent_preview or "taesd" in entry.files
+    return {"stream_options": {"preview": True}} if cheap else {}
+
+
+def _answer(
+    job: Job, data: Mapping[str, Any], told: Translated, made: list[bytes], kept: bool
+) -> dict[str, Any]:
+    wanted = told.wanted
+    hidden = () if wanted.include_init_images else PICTURES
+    warnings = [*told.warnings, *job.warnings]
+    if wanted.save_images and not kept:
+        warnings.append("save_images: start the server with --output-dir to keep pictures on its disk")
+    return {
+        "images": [base64.b64encode(each).decode("ascii") for each in made] if wanted.send_images else [],
+        "parameters": {key: None if key in hidden else plain(value) for key, value in data.items()},
+        "info": json.dumps(_info(job, wanted)),
+        "warnings": warnings,
+    }
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """JSON that every reader takes: no NaN, no infinity, no depth without end."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict | list) and depth >= MAX_ECHO_DEPTH:
+        return None
+    if isinstance(value, dict):
+        return {key: plain(item, depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item, depth + 1) for item in value]
+    return None if isinstance(value, bytes) else value
+
+
+def _info(job: Job, wanted: A1111Request) -> dict[str, Any]:
+    """What `Processed.js` of modules/processing.py tells. The prompt is the one sent, with its LoRA tags."""
+    plan, spec = job.plan, job.plan.spec
+    strength = spec.strength if spec.init_image else None
+    sha256 = a1111_lists.sha256_of(plan.entry) or ""
+    return {
+        "prompt": wanted.prompt,
+        "all_prompts": [wanted.prompt] * spec.n,
+        "negative_prompt": spec.negative_prompt,
+        "all_negative_prompts": [spec.negative_prompt] * spec.n,
+        "seed": spec.seed,
+        "all_seeds": [spec.seed + index for index in range(spec.n)],
+        "subseed": -1,
+        "all_subseeds": [-1] * spec.n,
+        "subseed_strength": 0,
+        "width": plan.width,
+        "height": plan.height,
+        "sampler_name": sampler_label(spec.sampler),
+        "cfg_scale": spec.cfg_scale,
+        "steps": spec.steps,
+        "batch_size": wanted.batch_size,
+        "restore_faces": False,
+        "face_restoration_model": None,
+        "sd_model_name": plan.entry.name,
+        "sd_model_hash": sha256[:10],
+        "sd_vae_name": None,
+        "sd_vae_hash": None,
+        "seed_resize_from_w": 0,
+        "seed_resize_from_h": 0,
+        "denoising_strength": spec.hires.denoising_strength if spec.hires else strength,
+        "extra_generation_params": {"Schedule type": schedule_label(spec.schedule)},
+        "index_of_first_image": 0,
+        "infotexts": [describe(plan, image.seed) for image in job.images],
+        "styles": [],
+        "job_timestamp": _timestamp(job),
+        "clip_skip": max(1, spec.clip_skip),
+        "is_using_inpainting_conditioning": plan.entry.edit_mode == "inpaint",
+        "version": f"gguf_imagegen {__version__}",
+    }
+
+
+def _timestamp(job: Job) -> str:
+    return time.strftime("%Y%m%d%H%M%S", time.localtime(job.created))
+
+
+# -- while it runs ------------------------------------------------------------------------------------
+
+
+async def progress(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/progress: the running job of any dialect, else the next one."""
+    scheduler = request.app[SCHEDULER]
+    skip_image = request.query.get("skip_current_image", "").lower() in ("true", "1", "yes", "on", "t", "y")
+    job = scheduler.running or next((job for job in scheduler.jobs.values() if not job.ended), None)
+    done, eta = 0.0, 0.0
+    if job is not None:
+        done = round(job.progress / 100, 4)
+        eta = _eta(scheduler, job, done)
+    body = {
+        "progress": done,
+        "eta_relative": eta,
+        "state": _state(job),
+        "current_image": _current_image(job) if job and not skip_image else None,
+        "textinfo": _textinfo(job) if job else None,
+    }
+    return web.json_response(body)
+
+
+def _state(job: Job | None) -> dict[str, Any]:
+    count, step, steps = 0, 0, 0
+    if job is not None:
+        count, steps = len(job.plan.pictures) or job.plan.spec.n, job.plan.spec.sampling_steps
+        last = job.last_progress
+        if last is not None and last.phase in ("sampling", "hires") and last.index >= len(job.images):
+            step, steps = last.step, last.steps or steps
+        elif last is not None and last.phase == "decoding":
+            step = steps
+    return {
+        "skipped": False,
+        "interrupted": bool(job and job.cancel_requested),
+        "stopping_generation": bool(job and job.cancel_requested),
+        "job": KINDS[job.plan.operation] if job else "",
+        "job_count": count,
+        "job_timestamp": _timestamp(job) if job else "0",
+        "job_no": min(len(job.images), count - 1) if job else 0,
+        "sampling_step": step,
+        "sampling_steps": steps,
+    }
+
+
+def _eta(scheduler: Scheduler, job: Job, done: float) -> float:
+    """Seconds until the end: from measured speed, else by the rule of three, else 0."""
+    measured = scheduler.eta(job)
+    if measured is None and done and job.started_at is not None:
+        measured = (time.time() - job.started_at) * (1 - done) / done
+    return round(measured or 0.0, 2)
+
+
+def _current_image(job: Job) -> str | None:
+    """The newest preview, in base64."""
+    previews = (event.data for event in job.latest() if isinstance(event, PreviewReady))
+    data = next(previews, b"")
+    return base64.b64encode(data).decode("ascii") if data else None
+
+
+def _textinfo(job: Job) -> str | None:
+    """What it does while there are no steps to count."""
+    if job.status == "queued":
+        return "waiting in the queue"
+    for event in job.latest():
+        if isinstance(event, Progress):
+            return None if event.phase == "sampling" else event.phase
+        if isinstance(event, Loading):
+            return f"loading {event.what}"
+    return None
+
+
+async def interrupt(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/interrupt: end what runs; its request is answered with the pictures made so far."""
+    await _end_running(request)
+    return web.json_response({})
+
+
+async def skip(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/skip: as interrupt, because the pictures of one job are made in one go."""
+    await _end_running(request)
+    return web.json_response(None)
+
+
+async def _end_running(request: web.Request) -> None:
+    scheduler = request.app[SCHEDULER]
+    if scheduler.running is not None:
+        await scheduler.cancel(scheduler.running, "the job was interrupted")

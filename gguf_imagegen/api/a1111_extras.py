@@ -1,0 +1,145 @@
+"""AUTOMATIC1111's routes that work on finished pictures: enlarge them, and read what is written in them.
+
+Shapes and arithmetic are those of stable-diffusion-webui's modules/api/models.py and
+scripts/postprocessing_upscale.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from typing import Any
+
+from aiohttp import web
+from PIL import Image, ImageOps
+from pydantic import BaseModel, ConfigDict, Field
+
+from gguf_imagegen import images, metadata
+from gguf_imagegen.api.a1111_lists import PIXEL_UPSCALERS
+from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.keys import SETTINGS
+from gguf_imagegen.api.work import begin, finish
+from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.jobs.folders import names_in
+from gguf_imagegen.schema.a1111 import validated
+from gguf_imagegen.schema.request import Finite, Upload
+
+TO_SIZE = 1
+"""The value of `resize_mode` that takes width and height in the place of a factor."""
+LARGEST_FACTOR = 8.0
+
+
+class _File(BaseModel):
+    data: Upload
+    name: str = ""
+
+
+class ExtrasRequest(BaseModel):
+    """Restoring of faces and the second upscaler are accepted and have no effect."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    image: Upload | None = None
+    image_list: list[_File] = Field([], alias="imageList", max_length=16)
+    resize_mode: int = Field(0, ge=0, le=1)
+    upscaling_resize: Finite = Field(2.0, gt=0, le=LARGEST_FACTOR)
+    upscaling_resize_w: int = Field(512, ge=1, le=1 << 16)
+    upscaling_resize_h: int = Field(512, ge=1, le=1 << 16)
+    upscaling_crop: bool = True
+    upscaler_1: str = "None"
+
+
+async def extra_single_image(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/extra-single-image."""
+    wanted = validated(ExtrasRequest, await read_body(request))
+    if wanted.image is None:
+        raise InvalidRequest("image: an image is needed", param="image")
+    made = await _enlarged(request, wanted, wanted.image)
+    return web.json_response({"html_info": "", "image": base64.b64encode(made).decode("ascii")})
+
+
+async def extra_batch_images(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/extra-batch-images: one after the other."""
+    wanted = validated(ExtrasRequest, await read_body(request))
+    if not wanted.image_list:
+        raise InvalidRequest("imageList: at least one image is needed", param="imageList")
+    made = [await _enlarged(request, wanted, file.data) for file in wanted.image_list]
+    texts = [base64.b64encode(data).decode("ascii") for data in made]
+    return web.json_response({"html_info": "", "images": texts})
+
+
+async def _enlarged(request: web.Request, wanted: ExtrasRequest, data: bytes) -> bytes:
+    """The picture as a PNG file, by an ESRGAN model or by Pillow. "None" leaves it as it is, as there."""
+    settings = request.app[SETTINGS]
+    name = wanted.upscaler_1 or "None"
+    if name not in PIXEL_UPSCALERS:
+        known = await asyncio.to_thread(names_in, settings.upscaler_dir, "upscaler")
+        if name not in known:
+            every = ", ".join([*PIXEL_UPSCALERS, *known])
+            raise InvalidRequest(
+                f"upscaler_1: there is no upscaler {name[:60]!r}; known: {every}", param="upscaler_1"
+            )
+        size = await asyncio.to_thread(_size, data, settings.max_input_pixels)
+        factor = factor_for(size, wanted, settings.max_input_pixels)
+        if factor > 1:
+            work = await begin(request, {"image": data, "upscale": factor, "upscaler": name}, "upscale")
+            (data,) = await finish(request, work)
+    return await asyncio.to_thread(_resized, data, name, wanted, settings.max_input_pixels)
+
+
+def factor_for(size: images.Size, wanted: ExtrasRequest, max_pixels: int) -> float:
+    """By how much to enlarge: to a size, as much as covers it. InvalidSize if that is too much."""
+    factor: float = wanted.upscaling_resize
+    if wanted.resize_mode == TO_SIZE:
+        factor = max(wanted.upscaling_resize_w / size[0], wanted.upscaling_resize_h / size[1])
+    width, height = (max(1, round(side * factor)) for side in size)
+    if width * height > max_pixels:
+        raise InvalidSize(
+            f"upscaling_resize: {width}x{height} is more than the {max_pixels} pixels allowed",
+            param="upscaling_resize",
+        )
+    if factor > LARGEST_FACTOR:
+        raise InvalidSize(
+            f"upscaling_resize: {factor:.2f} times is too much; at most {LARGEST_FACTOR:g}",
+            param="upscaling_resize",
+        )
+    return factor
+
+
+def _size(data: bytes, max_pixels: int) -> images.Size:
+    return images.decode(data, max_pixels=max_pixels, param="image").size
+
+
+def _resized(data: bytes, name: str, wanted: ExtrasRequest, max_pixels: int) -> bytes:
+    """The last step of every upscaler: to the exact size, cropped to it if so wanted. CPU-bound."""
+    picture = images.flatten(images.decode(data, max_pixels=max_pixels, param="image"))
+    exact = (wanted.upscaling_resize_w, wanted.upscaling_resize_h)
+    if name in PIXEL_UPSCALERS and name != "None":
+        factor = factor_for(picture.size, wanted, max_pixels)
+        kernel = Image.Resampling.NEAREST if name == "Nearest" else Image.Resampling.LANCZOS
+        size = max(1, round(picture.width * factor)), max(1, round(picture.height * factor))
+        picture = picture.resize(size, kernel)
+    if name != "None" and wanted.resize_mode == TO_SIZE and wanted.upscaling_crop:
+        picture = ImageOps.fit(picture, exact, Image.Resampling.LANCZOS)
+    return images.encode(picture.tobytes(), picture.width, picture.height, format="png")
+
+
+async def png_info(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/png-info: the `parameters` text of a picture, as it is and in its parts."""
+    given = (await read_body(request)).get("image")
+    if not isinstance(given, str):
+        raise InvalidRequest("image: must be a base64 text", param="image")
+    data = images.decode_data_url(given, "image")
+    text = await asyncio.to_thread(images.read_parameters, data) or ""
+    parts: dict[str, Any] = metadata.parse_parameters(text) if text else {}
+    for key, value in list(parts.items()):
+        if pair := re.fullmatch(r"(\d{1,6})x(\d{1,6})", value):
+            parts |= {f"{key}-1": pair[1], f"{key}-2": pair[2]}
+    items = {"parameters": text} if text else {}
+    return web.json_response({"info": text, "items": items, "parameters": parts})
+
+
+async def interrogate(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/interrogate: pictures cannot be described here."""
+    raise UnsupportedOperation("interrogate: this server has no model that describes pictures")

@@ -1,0 +1,209 @@
+"""What AUTOMATIC1111 clients look up before they ask for a picture: models, options, names of everything.
+
+Shapes are those of stable-diffusion-webui's modules/api/api.py and modules/api/models.py. Files are named by
+their bare names, never by a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+from aiohttp import web
+
+from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.fit import available
+from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.jobs.folders import names_in
+from gguf_imagegen.schema.a1111_names import SAMPLERS, SCHEDULES
+
+PIXEL_UPSCALERS = ("None", "Lanczos", "Nearest")
+"""Upscalers that need no file."""
+LATENT_MODES = (
+    "Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)", "Latent (nearest)",
+    "Latent (nearest-exact)",
+)  # fmt: skip
+
+
+# -- models -------------------------------------------------------------------------------------------
+
+
+def sha256_of(entry: Entry) -> str | None:
+    """The hash of the main file, if the catalog states one."""
+    role = next(iter(entry.files), None)
+    source = entry.sources.get(role) if role is not None else None
+    return source.sha256 if source is not None and source.rename is None else None
+
+
+def title_of(entry: Entry) -> str:
+    """ "NAME [SHORT HASH]", as AUTOMATIC1111 writes it; the name alone where no hash is known."""
+    sha256 = sha256_of(entry)
+    return f"{entry.name} [{sha256[:10]}]" if sha256 else entry.name
+
+
+def on_disk(catalog: Catalog) -> Iterator[Entry]:
+    """Every quantisation that could be loaded now."""
+    for entry in catalog.entries:
+        for each in catalog.quants(entry.id):
+            if catalog.on_disk(each) and not each.unsupported:
+                yield each
+
+
+def find_model(catalog: Catalog, name: str) -> Entry:
+    """By title, id, alias, file name with or without suffix, or hash; ModelNotFound lists the known ones."""
+    wanted = name.strip().casefold()
+    for entry in on_disk(catalog):
+        file, sha256 = next(iter(entry.files.values())), sha256_of(entry) or ""
+        names = (title_of(entry), entry.name, file.name, file.stem, sha256, sha256[:10])
+        if wanted and wanted in (each.casefold() for each in names):
+            return entry
+    return catalog.get(re.sub(r"\s*\[[0-9a-fA-F]{8,64}\]$", "", name.strip()))
+
+
+def use_by_default(app: web.Application, entry: Entry) -> None:
+    """Make it the model of requests that name none, and have it loaded as soon as no job waits."""
+    catalog = app[CATALOG]
+    catalog.require_on_disk(entry)
+    app[DEFAULT_MODEL].id = entry.id if catalog.get(entry.id) == entry else entry.name
+    app[SCHEDULER].want(entry)
+
+
+async def sd_models(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/sd-models: only those that are on disk."""
+    return web.json_response(
+        [
+            {
+                "title": title_of(entry),
+                "model_name": entry.name,
+                "hash": (sha256_of(entry) or "")[:10] or None,
+                "sha256": sha256_of(entry),
+                "filename": next(iter(entry.files.values())).name,
+                "config": None,
+            }
+            for entry in on_disk(request.app[CATALOG])
+        ]
+    )
+
+
+async def get_options(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/options: the few options that this server has."""
+    entry = request.app[CATALOG].get(request.app[DEFAULT_MODEL].id)
+    return web.json_response(
+        {
+            "samples_format": "png",
+            "sd_model_checkpoint": title_of(entry),
+            "sd_checkpoint_hash": sha256_of(entry) or "",
+            "sd_vae": "Automatic",
+            "CLIP_stop_at_last_layers": 1,
+        }
+    )
+
+
+async def set_options(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/options: `sd_model_checkpoint` switches the default model; all else is ignored."""
+    name = (await read_body(request)).get("sd_model_checkpoint")
+    if name is not None and not isinstance(name, str):
+        raise InvalidRequest("sd_model_checkpoint: must be a text", param="sd_model_checkpoint")
+    if name:
+        use_by_default(request.app, find_model(request.app[CATALOG], name))
+    return web.json_response(None)
+
+
+async def unload_checkpoint(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/unload-checkpoint: free the memory of all models as soon as no job waits."""
+    for entry in request.app[SCHEDULER].resident.entries:
+        request.app[SCHEDULER].unload(entry)
+    return web.json_response({})
+
+
+async def reload_checkpoint(request: web.Request) -> web.Response:
+    """POST /sdapi/v1/reload-checkpoint: load the default model as soon as no job waits."""
+    use_by_default(request.app, request.app[CATALOG].get(request.app[DEFAULT_MODEL].id))
+    return web.json_response({})
+
+
+# -- names --------------------------------------------------------------------------------------------
+
+
+async def samplers(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/samplers."""
+    return web.json_response(
+        [
+            {"name": label, "aliases": sorted({ours, *aliases}), "options": {}}
+            for ours, (label, aliases) in SAMPLERS.items()
+        ]
+    )
+
+
+async def schedulers(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/schedulers."""
+    names = [("automatic", "Automatic", ()), *SCHEDULES.values()]
+    rest = {"default_rho": -1, "need_inner_model": False}
+    return web.json_response(
+        [{"name": name, "label": label, "aliases": list(aliases), **rest} for name, label, aliases in names]
+    )
+
+
+async def loras(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/loras: names that prompts and the field `lora` may use."""
+    names = await asyncio.to_thread(names_in, request.app[SETTINGS].lora_dir, "lora")
+    return web.json_response([{"name": name, "alias": name, "path": name, "metadata": {}} for name in names])
+
+
+async def upscalers(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/upscalers: built-in ones, and the files of --upscaler-dir."""
+    names = await asyncio.to_thread(names_in, request.app[SETTINGS].upscaler_dir, "upscaler")
+    items = [(name, None) for name in PIXEL_UPSCALERS] + [(name, name) for name in names]
+    return web.json_response(
+        [
+            {"name": name, "model_name": model, "model_path": None, "model_url": None, "scale": 4}
+            for name, model in items
+        ]
+    )
+
+
+async def latent_upscale_modes(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/latent-upscale-modes."""
+    return web.json_response([{"name": name} for name in LATENT_MODES])
+
+
+async def cmd_flags(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/cmd-flags: that there is an API and no Gradio."""
+    return web.json_response({"api": True, "nowebui": True})
+
+
+async def memory(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/memory: bytes of main memory, and free bytes of the first GPU."""
+    free = await asyncio.to_thread(available)
+    total = psutil.virtual_memory().total
+    ram = {"free": free.ram, "used": total - free.ram, "total": total}
+    cuda: dict[str, Any] = {"error": "unavailable"}
+    if free.vram is not None:
+        cuda = {"system": {"free": free.vram}}
+    return web.json_response({"ram": ram, "cuda": cuda})
+
+
+async def scripts(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/scripts: none."""
+    return web.json_response({"txt2img": [], "img2img": []})
+
+
+async def embeddings(request: web.Request) -> web.Response:
+    """GET /sdapi/v1/embeddings: none."""
+    return web.json_response({"loaded": {}, "skipped": {}})
+
+
+async def nothing(request: web.Request) -> web.Response:
+    """Lists of things that this server does not have."""
+    return web.json_response([])
+
+
+async def done(request: web.Request) -> web.Response:
+    """POST refresh-…: folders are looked at with every request."""
+    return web.json_response(None)

@@ -1,0 +1,165 @@
+"""Pictures by chat, in vLLM-Omni's shape: the last user message is the prompt, its images are edited.
+
+https://docs.vllm.ai/projects/vllm-omni/en/latest/serving/chat_completions_api/ and the examples
+`text_to_image` and `image_to_image` of https://github.com/vllm-project/vllm-omni/tree/main/examples/online_serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.api.shapes import image_item, usage_of
+from gguf_imagegen.api.sse import DONE, Eta, OpenAIEncoder, Read, b64, error_frame, frame
+from gguf_imagegen.api.stream import stream_job
+from gguf_imagegen.api.work import accepted, begin, finish, prefers_async
+from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady
+from gguf_imagegen.schema.dialects import json_object
+from gguf_imagegen.schema.request import StreamOptions
+
+OF_CHAT = {
+    "messages", "extra_body", "response_format", "modalities", "audio", "prediction", "temperature", "top_p",
+    "top_k", "min_p", "max_tokens", "max_completion_tokens", "stop", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "logit_bias", "logprobs", "top_logprobs", "tools", "tool_choice", "functions",
+    "parallel_tool_calls", "function_call", "reasoning_effort", "verbosity", "service_tier", "store",
+    "metadata", "safety_identifier", "prompt_cache_key", "web_search_options",
+}  # fmt: skip
+"""Fields that steer the writing of text, or mean something else in chat; no picture depends on them."""
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """POST /v1/chat/completions: the answer's content is the pictures."""
+    fields = chat_fields(await read_body(request))
+    work = await begin(request, fields, "edit" if fields["image"] else "generation")
+    if prefers_async(request):
+        return accepted(request, work.job)
+    if work.wanted.stream:
+        scheduler, options = request.app[SCHEDULER], work.wanted.stream_options or StreamOptions()
+        encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta)
+        return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
+    images = await finish(request, work)
+    body = await asyncio.to_thread(chat_answer, work.job, images)
+    return web.json_response(body, headers={"X-Job-Id": work.job.id})
+
+
+# -- the request --------------------------------------------------------------------------------------
+
+
+def chat_fields(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an image request: those beside `messages` and in `extra_body`, prompt and images."""
+    extra = json_object(body.get("extra_body") or {}, "extra_body")
+    prompt, images = last_user_message(body.get("messages"))
+    beside = {key: value for key, value in body.items() if key not in OF_CHAT}
+    return {**beside, **extra, "prompt": prompt, "image": images}
+
+
+def last_user_message(messages: object) -> tuple[str, list[str]]:
+    """Text and images of the last message whose role is `user`; images as data URLs or base64."""
+    if not isinstance(messages, list) or not all(isinstance(each, Mapping) for each in messages):
+        raise InvalidRequest("messages: must be a list of messages", param="messages")
+    contents = [each.get("content") for each in messages if each.get("role") == "user"]
+    if not contents:
+        raise InvalidRequest("messages: there is no user message to take the prompt from", param="messages")
+    parts = contents[-1] if isinstance(contents[-1], list) else [contents[-1]]
+    said = [_part(part) for part in parts]
+    prompt = " ".join(value.strip() for kind, value in said if kind == "text").strip()
+    if not prompt:
+        raise InvalidRequest("messages: the last user message has no text for a prompt", param="messages")
+    return prompt, [value for kind, value in said if kind == "image"]
+
+
+def _part(part: object) -> tuple[str, str]:
+    """`("text" or "image", its value)` of a part: OpenAI's forms, and vLLM-Omni's `{"text"}`, `{"image"}`."""
+    key, value = "text", part
+    if isinstance(part, Mapping):
+        key = next((key for key in ("text", "image_url", "image") if key in part), "")
+        value = part.get(key)
+        if key != "text" and isinstance(value, Mapping):
+            value = value.get("url")
+    if not isinstance(value, str):
+        raise InvalidRequest(
+            "messages: content must be text, or parts of the types 'text' and 'image_url'", param="messages"
+        )
+    return ("text" if key == "text" else "image"), value
+
+
+# -- the answer ---------------------------------------------------------------------------------------
+
+
+def chat_answer(job: Job, images: Sequence[bytes]) -> dict[str, Any]:
+    """vLLM-Omni's answer; `data` says how each picture was made (seed, sampler, ...)."""
+    message = {"role": "assistant", "content": [image_part(job, image) for image in images], "refusal": None}
+    return {
+        **_head(job, "chat.completion"),
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": _usage(job),
+        "data": [image_item(job, image) for image in job.images],
+        "warnings": job.warnings,
+    }
+
+
+def image_part(job: Job, image: bytes) -> dict[str, Any]:
+    url = f"data:image/{job.plan.output_format};base64,{b64(image)}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def _head(job: Job, kind: str) -> dict[str, Any]:
+    return {
+        "id": f"chatcmpl-{job.id.removeprefix('job_')}",
+        "object": kind,
+        "created": int(job.created),
+        "model": job.plan.entry.id,
+    }
+
+
+def _usage(job: Job) -> dict[str, Any]:
+    """Chat's token counts, zero because nothing is billed, and the measured times."""
+    tokens = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+    return {**tokens, **usage_of([image.timings for image in job.images])}
+
+
+class ChatEncoder:
+    """`chat.completion.chunk` frames: the role, each picture as it is done, the end; progress as comments.
+
+    The content holds nothing but pictures. With `stream_options.include_usage` a last chunk without choices
+    carries the usage, as OpenAI does it.
+    """
+
+    def __init__(self, job: Job, options: StreamOptions, read: Read, eta: Eta) -> None:
+        self._job = job
+        self._options = options
+        self._read = read
+        self._comments = OpenAIEncoder(job, options, read, eta)
+
+    def encode(self, index: int, event: JobEvent) -> bytes:
+        begin = self._delta({"role": "assistant", "content": ""}) if index == 0 else b""
+        return begin + self._encode(index, event)
+
+    def _encode(self, index: int, event: JobEvent) -> bytes:
+        match event:
+            case ImageReady():
+                return self._delta({"content": [image_part(self._job, self._read(event.name))]})
+            case Ended(error=None):
+                return self._delta({}, "stop") + self._last() + DONE
+            case Ended(error=error) if error is not None:
+                return error_frame(error)
+            case PreviewReady():
+                return b""
+            case _:
+                return self._comments.encode(index, event)
+
+    def _delta(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        return frame({**_head(self._job, "chat.completion.chunk"), "choices": [choice]})
+
+    def _last(self) -> bytes:
+        if not self._options.include_usage:
+            return b""
+        head = _head(self._job, "chat.completion.chunk")
+        return frame({**head, "choices": [], "usage": _usage(self._job)})

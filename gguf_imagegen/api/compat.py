@@ -1,0 +1,123 @@
+"""Small dialects: OpenVINO Model Server, GPUStack and Xinference, where they differ from OpenAI's routes.
+
+Everything else of theirs are the same handlers under other paths (`gguf_imagegen.api.app`) and aliases of
+fields (`gguf_imagegen.schema.request`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, REQUEST_IDS, SCHEDULER
+from gguf_imagegen.api.middleware import error_answer
+from gguf_imagegen.api.openai import respond
+from gguf_imagegen.api.work import pick_model
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.errors import ImagegenError, InvalidRequest, JobNotFound, UnsupportedOperation
+from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.schema.dialects import with_kwargs
+
+# -- OpenVINO Model Server ----------------------------------------------------------------------------
+
+
+async def config(request: web.Request) -> web.Response:
+    """GET /v1/config and /v3/config: which models can be asked for, in OVMS's words.
+
+    As in https://github.com/openvinotoolkit/model_server/blob/main/demos/image_generation/README.md: a model
+    is AVAILABLE when its files are on disk (it loads on demand), LOADING while it loads. Of the rest of the
+    catalog only the default model is listed, as END: a client that waits for every model must not wait for
+    those that nobody downloaded.
+    """
+    entries = {entry.id: _state(request.app, entry) for entry in request.app[CATALOG].entries}
+    listed = {id for id, state in entries.items() if state != "END"} | {request.app[DEFAULT_MODEL].id}
+    return web.json_response({id: _status(state) for id, state in entries.items() if id in listed})
+
+
+def _state(app: web.Application, entry: Entry) -> str:
+    loading = app[SCHEDULER].resident.loading
+    if loading is not None and loading.what == entry.id:
+        return "LOADING"
+    return "AVAILABLE" if app[CATALOG].on_disk(entry) and not entry.unsupported else "END"
+
+
+def _status(state: str) -> dict[str, Any]:
+    there = state != "END"
+    status = {
+        "error_code": "OK" if there else "NOT_FOUND",
+        "error_message": "OK" if there else "the model's files are not on disk",
+    }
+    return {"model_version_status": [{"version": "1", "state": state, "status": status}]}
+
+
+# -- GPUStack -----------------------------------------------------------------------------------------
+
+
+def numeric(handler: Handler) -> Handler:
+    """The handler with the HTTP status as `error.code`, as GPUStack and llama-box have it.
+
+    https://github.com/gpustack/gpustack/blob/v0.7.1/docs/user-guide/image-generation-apis.md shows
+    `{"code": 400, "message": "Invalid image", "type": "invalid_request_error"}`; our own word for what is
+    wrong is in `error.reason`.
+    """
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ImagegenError as exc:
+            response, body = error_answer(exc), exc.body()
+            error = {"message": exc.message, "type": exc.type, "param": exc.param}
+            response.text = json.dumps({**body, "error": {**error, "code": exc.status, "reason": exc.code}})
+            return response
+
+    return answer
+
+
+# -- Xinference ---------------------------------------------------------------------------------------
+# Routes and shapes: https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py
+
+
+async def inpainting(request: web.Request) -> web.StreamResponse:
+    """POST /v1/images/inpainting: `image`, `mask_image` (white = repaint) and a prompt; answers a `url`."""
+    fields = {"response_format": "url", **with_kwargs(await read_body(request))}
+    if not (fields.get("mask_image") or fields.get("mask")):
+        raise InvalidRequest("mask_image: is required", param="mask_image")
+    return await respond(request, fields, "edit")
+
+
+async def ocr(request: web.Request) -> web.StreamResponse:
+    """POST /v1/images/ocr: refused, for no model here reads text."""
+    raise UnsupportedOperation("this server makes pictures and reads no text in them: there is no OCR model")
+
+
+async def progress(request: web.Request) -> web.Response:
+    """GET /v1/requests/{request_id}/progress: 0 to 1, 1 only when the pictures are there."""
+    job = _job(request)
+    if job is None:
+        name = request.match_info["request_id"]
+        raise InvalidRequest(f"there is no request {name[:60]!r}, or it has expired", param="request_id")
+    return web.json_response({"progress": round(job.progress / 100, 4)})
+
+
+async def abort(request: web.Request) -> web.Response:
+    """POST /v1/models/{id}/requests/{request_id}/abort: DONE, NO_OP on an ended one, NOT_FOUND."""
+    job, model = _job(request), pick_model(request.app, request.match_info["id"])
+    if job is None or job.plan.entry.id != model.id:
+        return web.json_response({"msg": "NOT_FOUND"})
+    if job.ended:
+        return web.json_response({"msg": "NO_OP"})
+    await request.app[SCHEDULER].cancel(job)
+    return web.json_response({"msg": "DONE"})
+
+
+def _job(request: web.Request) -> Job | None:
+    """The job by the client's `request_id`, or by its own id."""
+    name = request.match_info["request_id"]
+    try:
+        return request.app[SCHEDULER].get(request.app[REQUEST_IDS].get(name, name))
+    except JobNotFound:
+        return None

@@ -1,0 +1,177 @@
+"""sd.cpp's native API: capabilities, and image jobs that are submitted, polled and cancelled.
+
+Answers are those of sd.cpp's own server (examples/server, routes_sdcpp.cpp and async_jobs.cpp) with keys of
+ours added. Two things differ: a running job can be cancelled, and paths are bare names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections import deque
+from functools import wraps
+from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
+from gguf_imagegen.api.middleware import error_answer
+from gguf_imagegen.api.sdcpp_capabilities import capabilities_of
+from gguf_imagegen.api.work import begin, pick_model, pictures
+from gguf_imagegen.errors import (
+    ContentTypeUnsupported,
+    ImagegenError,
+    JobNotFound,
+    NotFound,
+    UnsupportedOperation,
+)
+from gguf_imagegen.jobs.job import Job, Status
+from gguf_imagegen.schema.sdcpp_server import native_name, to_fields
+
+SUBMITTED = web.AppKey("sdcpp_submitted", deque[str])
+"""Ids of the newest jobs of this API, by which an expired job is told from one that never was."""
+MAX_SUBMITTED = 10_000
+
+STATUS: dict[Status, str] = {
+    "queued": "queued",
+    "running": "generating",
+    "succeeded": "completed",
+    "failed": "failed",
+    "cancelled": "cancelled",
+}
+WORDS = {
+    "queue_full": "job queue is full",
+    "job_not_found": "job not found",
+    "job_expired": "job expired",
+}
+"""What sd.cpp says in `error` where it has words for a case, by our code."""
+
+
+class JobExpired(JobNotFound):
+    """There was such a job, and it or its pictures are past their time."""
+
+    status = 410
+    code = "job_expired"
+
+
+def native_errors(handler: Handler) -> Handler:
+    """Errors in sd.cpp's shape."""
+
+    @wraps(handler)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ImagegenError as exc:
+            refusal = error_answer(exc)
+            refusal.text = json.dumps(error_body(exc))
+            if isinstance(exc, ContentTypeUnsupported):
+                refusal.set_status(400)  # sd.cpp takes no other type and looks at none
+            return refusal
+
+    return answer
+
+
+def error_body(error: ImagegenError) -> dict[str, Any]:
+    """sd.cpp's `error`, which is text, and beside it the members of our own error object."""
+    text, param = str(error), native_name(error.param)
+    if error.param and param:
+        rest = text.removeprefix(error.param)
+        text = param + rest if rest.startswith((":", ".")) else text if param in text else f"{param}: {text}"
+    ours = {"type": error.type, "param": param, "code": error.code, "detail": text}
+    return {"error": WORDS.get(error.code, text), "message": text, **ours}
+
+
+@native_errors
+async def capabilities(request: web.Request) -> web.Response:
+    """GET /sdcpp/v1/capabilities, of the default model."""
+    entry = pick_model(request.app, None)
+    return web.json_response(await asyncio.to_thread(capabilities_of, entry, request.app[SETTINGS]))
+
+
+@native_errors
+async def img_gen(request: web.Request) -> web.Response:
+    """POST /sdcpp/v1/img_gen: 202, and the job goes on whether anybody waits or not."""
+    fields = to_fields(await read_body(request))
+    work = await begin(request, fields, "edit" if fields.get("image") else "generation", extra_args=False)
+    job = work.job
+    request.app[SUBMITTED].append(job.id)
+    body = {
+        "id": job.id,
+        "kind": "img_gen",
+        "status": STATUS[job.status],
+        "created": int(job.created),
+        "poll_url": f"/sdcpp/v1/jobs/{job.id}",
+        "warnings": job.warnings,
+    }
+    return web.json_response(body, status=202, headers={"X-Job-Id": job.id})
+
+
+@native_errors
+async def vid_gen(request: web.Request) -> web.Response:
+    """POST /sdcpp/v1/vid_gen: refused, as sd.cpp does with a model that makes images."""
+    raise UnsupportedOperation("loaded model does not support vid_gen; this server makes images: use img_gen")
+
+
+@native_errors
+async def get_job(request: web.Request) -> web.Response:
+    """GET /sdcpp/v1/jobs/{id}: a job of this API or any other."""
+    return web.json_response(await _job_object(request.app, _job(request)))
+
+
+@native_errors
+async def cancel_job(request: web.Request) -> web.Response:
+    """POST /sdcpp/v1/jobs/{id}/cancel: queued or running; a finished job stays as it is."""
+    job = _job(request)
+    await request.app[SCHEDULER].cancel(job, "job cancelled by client")
+    return web.json_response(await _job_object(request.app, job))
+
+
+def _job(request: web.Request) -> Job:
+    job_id = request.match_info["id"]
+    try:
+        return request.app[SCHEDULER].get(job_id)
+    except JobNotFound:
+        if job_id in request.app[SUBMITTED]:
+            raise _expired(job_id) from None
+        raise
+
+
+def _expired(job_id: str) -> JobExpired:
+    return JobExpired(f"job {job_id!r} is over, and its pictures were kept for their time (--job-ttl)")
+
+
+async def _job_object(app: web.Application, job: Job) -> dict[str, Any]:
+    """sd.cpp's job with its result, and with our progress (0 to 1), steps, and seconds to go."""
+    progress, queued = job.last_progress, job.last_queued
+    return {
+        "id": job.id,
+        "kind": "img_gen",
+        "status": STATUS[job.status],
+        "created": int(job.created),
+        "started": int(job.started_at) if job.started_at else None,
+        "completed": int(job.ended_at) if job.ended_at else None,
+        "queue_position": queued.position if queued and job.status == "queued" else 0,
+        "result": await _result(app, job) if job.status == "succeeded" else None,
+        "error": {"code": job.error.code, "message": str(job.error)} if job.error else None,
+        "progress": round(job.progress / 100, 4),
+        "step": progress.step if progress else 0,
+        "steps": progress.steps if progress else job.plan.spec.sampling_steps,
+        "eta": app[SCHEDULER].eta(job),
+        "model": job.plan.entry.id,
+        "warnings": job.warnings,
+    }
+
+
+async def _result(app: web.Application, job: Job) -> dict[str, Any]:
+    try:
+        encoded = await asyncio.to_thread(lambda: [base64.b64encode(data) for data in pictures(app, job)])
+    except NotFound:
+        raise _expired(job.id) from None
+    images = [
+        {"index": image.index, "b64_json": data.decode("ascii"), "seed": image.seed}
+        for image, data in zip(job.images, encoded, strict=True)
+    ]
+    return {"output_format": job.plan.output_format, "images": images}

@@ -1,0 +1,138 @@
+"""AUTOMATIC1111's names of samplers and schedulers, and LoRA tags, in the words of this server.
+
+The display names are those of stable-diffusion-webui (modules/sd_samplers_kdiffusion.py,
+modules/sd_schedulers.py) and of its fork Forge. Pure functions.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from gguf_imagegen.errors import UnknownSampler
+
+SAMPLERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "euler_a": ("Euler a", ("k_euler_a", "k_euler_ancestral")),
+    "euler": ("Euler", ("k_euler",)),
+    "heun": ("Heun", ("k_heun",)),
+    "dpm2": ("DPM2", ("k_dpm_2",)),
+    "dpm++2s_a": ("DPM++ 2S a", ("k_dpmpp_2s_a",)),
+    "dpm++2m": ("DPM++ 2M", ("k_dpmpp_2m",)),
+    "dpm++2mv2": ("DPM++ 2M v2", ("k_dpmpp_2m_v2",)),
+    "ipndm": ("IPNDM", ("k_ipndm",)),
+    "ipndm_v": ("IPNDM_V", ("k_ipndm_v",)),
+    "lcm": ("LCM", ("k_lcm",)),
+    "ddim_trailing": ("DDIM", ("ddim",)),
+    "tcd": ("TCD", ("k_tcd",)),
+    "res_multistep": ("Res Multistep", ("k_res_multistep",)),
+    "res_2s": ("Res 2S", ("k_res_2s",)),
+    "er_sde": ("ER SDE", ("k_er_sde",)),
+}
+"""Label and aliases of each sampler of ours."""
+
+SCHEDULES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "discrete": ("normal", "Normal", ("uniform",)),
+    "karras": ("karras", "Karras", ()),
+    "exponential": ("exponential", "Exponential", ()),
+    "ays": ("align_your_steps", "Align Your Steps", ()),
+    "gits": ("align_your_steps_GITS", "Align Your Steps GITS", ()),
+    "sgm_uniform": ("sgm_uniform", "SGM Uniform", ()),
+    "simple": ("simple", "Simple", ()),
+    "smoothstep": ("smoothstep", "Smoothstep", ("beta",)),
+    "kl_optimal": ("kl_optimal", "KL Optimal", ()),
+    "lcm": ("lcm", "LCM", ()),
+    "bong_tangent": ("bong_tangent", "Bong Tangent", ()),
+    "default": ("default", "Default", ()),
+}
+"""Name, label and aliases of each schedule of ours.
+
+"Beta" spends its steps at both ends of the noise as "smoothstep" does; nothing else here comes as near.
+"""
+AUTOMATIC = ("", "automatic", "none", "usesamescheduler", "usesamesampler")
+"""What means "as the model likes it", as a key."""
+
+
+def _key(name: str) -> str:
+    """Spaces, underscores and case do not count: "DPM++ 2S a" is "dpm++2s_a"."""
+    return re.sub(r"[^a-z0-9+]", "", name.lower())
+
+
+_SAMPLER_OF = {
+    _key(name): ours for ours, (label, aliases) in SAMPLERS.items() for name in (ours, label, *aliases)
+}
+_SCHEDULE_OF = {
+    _key(name): ours
+    for ours, (code, label, aliases) in SCHEDULES.items()
+    for name in (ours, code, label, *aliases)
+}
+_SUFFIXES = sorted([*_SCHEDULE_OF.items(), ("ka", "karras")], key=lambda pair: -len(pair[0]))
+
+
+def sampler_of(name: str) -> tuple[str | None, str | None]:
+    """Our sampler, and the schedule that the name ends with ("DPM++ 2M Karras"); None = not said.
+
+    Raises UnknownSampler with the valid labels and the nearest one.
+    """
+    key = _key(name)
+    if key in AUTOMATIC:
+        return None, None
+    if key in _SAMPLER_OF:
+        return _SAMPLER_OF[key], None
+    for suffix, schedule in _SUFFIXES:
+        if key.endswith(suffix) and key[: -len(suffix)] in _SAMPLER_OF:
+            return _SAMPLER_OF[key[: -len(suffix)]], schedule
+    raise _unknown("sampler", name, [label for label, _ in SAMPLERS.values()], "sampler_name")
+
+
+def schedule_of(name: str) -> str | None:
+    """Our schedule; None = the model's own. Raises UnknownSampler as `sampler_of` does."""
+    key = _key(name)
+    if key in AUTOMATIC:
+        return None
+    if key in _SCHEDULE_OF:
+        return _SCHEDULE_OF[key]
+    labels = ["Automatic", *(label for _, label, _ in SCHEDULES.values())]
+    raise _unknown("scheduler", name, labels, "scheduler")
+
+
+def sampler_label(ours: str) -> str:
+    return SAMPLERS[ours][0] if ours in SAMPLERS else ours
+
+
+def schedule_label(ours: str) -> str:
+    return SCHEDULES[ours][1] if ours in SCHEDULES else ours
+
+
+def _unknown(kind: str, name: str, labels: list[str], param: str) -> UnknownSampler:
+    by_key = {label.lower(): label for label in labels}
+    near = difflib.get_close_matches(name[:60].lower(), by_key, n=1, cutoff=0.5)
+    hint = f"; did you mean {by_key[near[0]]!r}?" if near else "."
+    return UnknownSampler(
+        f"{param}: unknown {kind} {name[:60]!r}{hint} Valid: {', '.join(labels)}", param=param
+    )
+
+
+_TAG = re.compile(r"<lora:([^:<>]{1,200})(?::([^:<>]{0,40}))?>")
+_WEIGHT = re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{0,9})?|\.\d{1,9})")
+MAX_WEIGHT = 10.0
+
+
+def take_loras(prompt: str, known: Collection[str]) -> tuple[str, list[dict[str, Any]]]:
+    """The prompt without `<lora:NAME:WEIGHT>` tags of known LoRAs, and these as items of the field `lora`.
+
+    A tag of an unknown name or without a plain weight stays in the prompt, whose cleaner removes it and says
+    so. Tags of one name add up, as in sd.cpp's own server.
+    """
+    found: dict[str, float] = {}
+
+    def take(match: re.Match[str]) -> str:
+        name, weight = match[1].strip(), "1" if match[2] is None else match[2].strip()
+        if name not in known or not _WEIGHT.fullmatch(weight) or abs(float(weight)) > MAX_WEIGHT:
+            return match[0]
+        found[name] = found.get(name, 0.0) + float(weight)
+        return ""
+
+    text = _TAG.sub(take, prompt)
+    return text, [{"name": name, "scale": scale} for name, scale in found.items()]
