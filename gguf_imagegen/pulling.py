@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -34,10 +35,23 @@ INTERRUPTED = 130
 
 def to_pull(catalog: Catalog, name: str, settings: Settings) -> Entry:
     """The model that is to be pulled; an error for one whose files cannot be."""
-    entry = choose_quant(catalog, name, settings)
+    entry = choose_quant(catalog, name, settings, sizes_on_hub)
     if entry.unsupported or not entry.sources:
         catalog.require_on_disk(entry)
     return entry
+
+
+def sizes_on_hub(sources: Iterable[Source]) -> dict[Path, int]:
+    """Bytes of each file by its path, without those that the hub does not tell."""
+    hub, sizes = Hub(), dict[Path, int]()
+
+    def look(source: Source) -> None:
+        with suppress(PullFailed):
+            sizes[source.path] = hub.look(source).size
+
+    with ThreadPoolExecutor(8, thread_name_prefix="sizes") as pool:
+        list(pool.map(look, sources))
+    return sizes
 
 
 def to_remove(catalog: Catalog, name: str) -> tuple[list[Entry], list[Entry]]:
@@ -67,7 +81,7 @@ def pull_missing(settings: Settings) -> int:
     if Path(settings.model).suffix in MODEL_SUFFIXES:
         return 0
     catalog = load_catalog(settings.models_dir, settings.catalog)
-    entry = choose_quant(catalog, settings.model, settings)
+    entry = choose_quant(catalog, settings.model, settings, sizes_on_hub)
     if catalog.on_disk(entry) or entry.unsupported or not entry.sources:
         return 0
     return pull(settings, entry.name)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fetch models of the catalog, as `gguf-imagegen pull` does: `scripts/download_models.py ID[:QUANT]…`."""
+"""Fetch models of the catalog, as `gguf-imagegen pull` does, with the Python of the package's environment."""
 
 from __future__ import annotations
 

@@ -85,6 +85,8 @@ async def _enlarged(request: web.Request, wanted: ExtrasRequest, data: bytes) ->
         if factor > 1:
             work = await begin(request, {"image": data, "upscale": factor, "upscaler": name}, "upscale")
             (data,) = await finish(request, work)
+        else:
+            name = "Lanczos"
     return await asyncio.to_thread(_resized, data, name, wanted, settings.max_input_pixels)
 
 

@@ -19,6 +19,7 @@ from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.fit import available
+from gguf_imagegen.engine.protocol import Role
 from gguf_imagegen.errors import InvalidRequest
 from gguf_imagegen.jobs.folders import names_in
 from gguf_imagegen.schema.a1111_names import SAMPLERS, SCHEDULES
@@ -34,10 +35,14 @@ LATENT_MODES = (
 # -- models -------------------------------------------------------------------------------------------
 
 
+def main_role(entry: Entry) -> Role:
+    """Which of its files gives a model its name."""
+    return next((role for role in entry.files if role in ("model", "diffusion")), next(iter(entry.files)))
+
+
 def sha256_of(entry: Entry) -> str | None:
     """The hash of the main file, if the catalog states one."""
-    role = next(iter(entry.files), None)
-    source = entry.sources.get(role) if role is not None else None
+    source = entry.sources.get(main_role(entry)) if entry.files else None
     return source.sha256 if source is not None and source.rename is None else None
 
 
@@ -59,7 +64,7 @@ def find_model(catalog: Catalog, name: str) -> Entry:
     """By title, id, alias, file name with or without suffix, or hash; ModelNotFound lists the known ones."""
     wanted = name.strip().casefold()
     for entry in on_disk(catalog):
-        file, sha256 = next(iter(entry.files.values())), sha256_of(entry) or ""
+        file, sha256 = entry.files[main_role(entry)], sha256_of(entry) or ""
         names = (title_of(entry), entry.name, file.name, file.stem, sha256, sha256[:10])
         if wanted and wanted in (each.casefold() for each in names):
             return entry
@@ -83,7 +88,7 @@ async def sd_models(request: web.Request) -> web.Response:
                 "model_name": entry.name,
                 "hash": (sha256_of(entry) or "")[:10] or None,
                 "sha256": sha256_of(entry),
-                "filename": next(iter(entry.files.values())).name,
+                "filename": entry.files[main_role(entry)].name,
                 "config": None,
             }
             for entry in on_disk(request.app[CATALOG])

@@ -6,8 +6,8 @@ https://docs.vllm.ai/projects/vllm-omni/en/latest/serving/chat_completions_api/ 
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -16,8 +16,8 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.keys import SCHEDULER
 from gguf_imagegen.api.shapes import image_item, usage_of
 from gguf_imagegen.api.sse import DONE, Eta, OpenAIEncoder, Read, b64, error_frame, frame
-from gguf_imagegen.api.stream import stream_job
-from gguf_imagegen.api.work import accepted, begin, finish, prefers_async
+from gguf_imagegen.api.stream import answer_job, stream_job
+from gguf_imagegen.api.work import accepted, begin, prefers_async
 from gguf_imagegen.errors import InvalidRequest
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady
 from gguf_imagegen.schema.dialects import json_object
@@ -43,9 +43,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
         scheduler, options = request.app[SCHEDULER], work.wanted.stream_options or StreamOptions()
         encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta)
         return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
-    images = await finish(request, work)
-    body = await asyncio.to_thread(chat_answer, work.job, images)
-    return web.json_response(body, headers={"X-Job-Id": work.job.id})
+    body = partial(chat_answer, work.job, request.app[SCHEDULER].results.get)
+    return await answer_job(request, work.job, body, cancel_on_leave=work.cancel_on_leave)
 
 
 # -- the request --------------------------------------------------------------------------------------
@@ -92,9 +91,10 @@ def _part(part: object) -> tuple[str, str]:
 # -- the answer ---------------------------------------------------------------------------------------
 
 
-def chat_answer(job: Job, images: Sequence[bytes]) -> dict[str, Any]:
-    """vLLM-Omni's answer; `data` says how each picture was made (seed, sampler, ...)."""
-    message = {"role": "assistant", "content": [image_part(job, image) for image in images], "refusal": None}
+def chat_answer(job: Job, read: Read) -> dict[str, Any]:
+    """vLLM-Omni's answer; `data` says how each picture was made (seed, sampler, ...). Reads files."""
+    content = [image_part(job, read(image.name)) for image in job.images]
+    message = {"role": "assistant", "content": content, "refusal": None}
     return {
         **_head(job, "chat.completion"),
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],

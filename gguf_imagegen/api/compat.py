@@ -60,7 +60,7 @@ def _status(state: str) -> dict[str, Any]:
 def numeric(handler: Handler) -> Handler:
     """The handler with the HTTP status as `error.code`, as GPUStack and llama-box have it.
 
-    https://github.com/gpustack/gpustack/blob/v0.7.1/docs/user-guide/image-generation-apis.md shows
+    https://github.com/gpustack/gpustack/blob/a655ad28/docs/user-guide/image-generation-apis.md shows
     `{"code": 400, "message": "Invalid image", "type": "invalid_request_error"}`; our own word for what is
     wrong is in `error.reason`.
     """

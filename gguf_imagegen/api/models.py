@@ -64,7 +64,7 @@ def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
             "edit_mode": entry.edit_mode,
             "defaults": {**defaults, "size": "x".join(map(str, entry.defaults.size))},
             "limits": {
-                "max_side": min(entry.limits.max_side, traits.max_side),
+                "max_side": min(entry.limits.max_side, traits.max_side, settings.max_side),
                 "max_pixels": min(entry.limits.max_pixels, settings.max_pixels),
                 "max_steps": min(entry.limits.max_steps, settings.max_steps),
                 "max_n": settings.max_images,

@@ -12,7 +12,8 @@ from yarl import URL
 
 from gguf_imagegen.catalog.check import Finding
 from gguf_imagegen.catalog.entry import Source
-from gguf_imagegen.catalog.remote import headers_for, hub, refusal, same_origin, source_url
+from gguf_imagegen.catalog.hub import hub_endpoint
+from gguf_imagegen.catalog.remote import headers_for, refusal, same_origin, source_url
 from gguf_imagegen.errors import (
     HubFailed,
     HubOffline,
@@ -50,7 +51,9 @@ async def check_hub(sources: Mapping[str, Source]) -> list[Finding]:
                 asyncio.gather(*(look(where, source) for where, source in files.values())), DEADLINE
             )
         except asyncio.TimeoutError as exc:
-            raise HubTimeout(f"{hub()} did not answer for all files within {DEADLINE:.0f} seconds") from exc
+            raise HubTimeout(
+                f"{hub_endpoint()} did not answer for all files within {DEADLINE:.0f} seconds"
+            ) from exc
     return [finding for findings in found for finding in findings]
 
 

@@ -3,7 +3,7 @@
 The one module that knows huggingface_hub. Its `hf_hub_download` is not used: since version 1.18 it writes to
 a file of a new name each time and deletes it on failure, so that nothing is left to go on from
 (https://github.com/huggingface/huggingface_hub/pull/4228). Its addresses, token, headers, session, offline
-switch and errors are.
+switch and errors are. What the environment says is read anew each time, the library keeps some of it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import httpcore2
 import httpx2
 from huggingface_hub import (
     constants,
@@ -24,6 +25,7 @@ from huggingface_hub import (
     get_token,
     hf_hub_url,
     hf_raise_for_status,
+    is_offline_mode,
 )
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -54,6 +56,29 @@ from gguf_imagegen.errors import (
 TOKENS = "https://huggingface.co/settings/tokens"
 RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
+httpcore2.HTTP11Connection.READ_NUM_BYTES = 1 << 20
+"""Bytes that are read at a time: with its 64 KiB a fast line takes more of the CPU than curl does."""
+
+
+def hub_endpoint() -> str:
+    """Where the hub is: HF_ENDPOINT, else the real one."""
+    return os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or "https://huggingface.co"
+
+
+def hub_token() -> str | None:
+    """HF_TOKEN or the stored login; one that cannot stand in a header is refused without repeating it."""
+    given = os.environ.get("HF_TOKEN", "").strip()  # the library takes line breaks out of it
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    if not all(re.fullmatch(r"[\x21-\x7e]*", text) for text in (given, token or "")):
+        raise HubTokenInvalid("HF_TOKEN holds characters that no token has; set it anew")
+    return token
+
+
+def hub_is_off() -> bool:
+    """HF_HUB_OFFLINE: nobody asks the hub anything."""
+    said = os.environ.get("HF_HUB_OFFLINE", "").strip()
+    return is_offline_mode() or said.upper() in constants.ENV_VARS_TRUE_VALUES
+
 
 @dataclass(frozen=True)
 class Remote:
@@ -73,7 +98,7 @@ class Hub:
     """HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured; usable from several threads."""
 
     def __init__(self) -> None:
-        self._endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
+        self._endpoint = hub_endpoint()
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -123,7 +148,9 @@ class Hub:
         return hf_hub_url(source.repo, source.file, revision=revision, endpoint=self._endpoint)
 
     def _headers(self) -> dict[str, str]:
-        return build_hf_headers(library_name="gguf-imagegen", library_version=__version__)
+        return build_hf_headers(
+            token=hub_token() or False, library_name="gguf-imagegen", library_version=__version__
+        )
 
     @contextmanager
     def _open(self, response: httpx2.Response) -> Iterator[None]:
@@ -152,7 +179,7 @@ def _translated(exc: Exception, source: Source) -> PullFailed:
     match exc:
         case OfflineModeIsEnabled():
             return HubOffline(f"{source.file} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it")
-        case GatedRepoError() if exc.response.status_code == 401 and not get_token():
+        case GatedRepoError() if exc.response.status_code == 401 and not hub_token():
             return HubTokenMissing(
                 f"{source.url} is gated: accept its licence there, make a token at {TOKENS} and set HF_TOKEN"
             )
@@ -168,7 +195,7 @@ def _translated(exc: Exception, source: Source) -> PullFailed:
         case RemoteEntryNotFoundError():
             return HubFileNotFound(f"the hub has no file {source.file!r} in {where}")
         case RepositoryNotFoundError():
-            private = "" if get_token() else ", or it is private and HF_TOKEN is not set"
+            private = "" if hub_token() else ", or it is private and HF_TOKEN is not set"
             return HubRepositoryNotFound(f"the hub has no repository {source.repo!r}{private}")
         case HfHubHTTPError():
             return _by_status(exc, source)
@@ -187,7 +214,7 @@ def _translated(exc: Exception, source: Source) -> PullFailed:
 def _by_status(exc: HfHubHTTPError, source: Source) -> PullFailed:
     status = exc.response.status_code
     if status == 401:
-        if get_token():
+        if hub_token():
             return _bad_token(source)
         return HubRepositoryNotFound(
             f"the hub has no repository {source.repo!r}, or HF_TOKEN must be set for it"

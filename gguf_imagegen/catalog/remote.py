@@ -7,7 +7,6 @@ A token goes to the hub's own host alone, wherever it redirects to. No server ca
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import time
 from collections.abc import AsyncIterator
@@ -20,6 +19,7 @@ from yarl import URL
 
 from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.catalog.header import Header, parse_header
+from gguf_imagegen.catalog.hub import hub_endpoint, hub_is_off, hub_token
 from gguf_imagegen.errors import (
     HubFailed,
     HubFileNotFound,
@@ -46,22 +46,9 @@ REDIRECTS = 5
 _PIECE = 64 << 10
 
 
-def hub() -> str:
-    """Where the hub is: HF_ENDPOINT, as all of its tools read it."""
-    return os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or "https://huggingface.co"
-
-
-def hub_token() -> str | None:
-    """HF_TOKEN, if it is set; one that cannot stand in a header is refused without repeating it."""
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if token and not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise HubTokenInvalid("HF_TOKEN holds characters that no token has; set it anew")
-    return token or None
-
-
 def source_url(source: Source) -> str:
     """Where a file of the catalog can be read."""
-    return f"{hub()}/{source.repo}/resolve/{quote(source.revision, safe='')}/{quote(source.file)}"
+    return f"{hub_endpoint()}/{source.repo}/resolve/{quote(source.revision, safe='')}/{quote(source.file)}"
 
 
 def is_url(text: str) -> bool:
@@ -82,8 +69,8 @@ def remote_header(url: str, deadline: float = DEADLINE) -> Header:
 def headers_for(url: str) -> dict[str, str]:
     """What a request to this address carries: the token, if it is the hub's own."""
     headers = {"Accept-Encoding": "identity", "User-Agent": "gguf-imagegen"}
-    if same_origin(url, hub()):
-        if os.environ.get("HF_HUB_OFFLINE", "").strip().lower() in ("1", "true", "yes", "on"):
+    if same_origin(url, hub_endpoint()):
+        if hub_is_off():
             raise HubOffline("HF_HUB_OFFLINE says that this machine is offline")
         if token := hub_token():
             headers["Authorization"] = f"Bearer {token}"
@@ -109,7 +96,7 @@ def _direct(url: str) -> str:
     if not known:
         raise InvalidRequest(f"{url[:100]!r} is not a web address")
     path = parts.path
-    if same_origin(url, hub()) or same_origin(url, "https://huggingface.co"):
+    if same_origin(url, hub_endpoint()) or same_origin(url, "https://huggingface.co"):
         path = re.sub(r"^(/[^/]+/[^/]+)/blob/", r"\1/resolve/", path)
     query = f"?{quote(parts.query, safe='=&%+,:;/@!~*')}" if parts.query else ""
     return f"{parts.scheme}://{parts.netloc}{quote(path, safe='/%:@+,;=!~*()')}{query}"

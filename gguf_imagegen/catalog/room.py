@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
-from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.entry import Entry, Source
 from gguf_imagegen.catalog.fit import (
     Available,
     Estimate,
@@ -47,15 +48,24 @@ def next_best(catalog: Catalog, entry: Entry, settings: Settings, free: Availabl
     return _best(others, settings, free)
 
 
-def choose_quant(catalog: Catalog, name: str, settings: Settings) -> Entry:
+SizesOf = Callable[[Iterable[Source]], Mapping[Path, int]]
+"""Bytes of files whose size the catalog does not state, by `Source.path`, as far as they can be had."""
+
+
+def choose_quant(
+    catalog: Catalog, name: str, settings: Settings, sizes_of: SizesOf = lambda sources: {}
+) -> Entry:
     """The model that ID or ID:QUANT means; for an ID alone that is not here, the best quantisation that fits.
 
-    Where the catalog knows no sizes, that is its first. InsufficientMemory if not even the smallest fits.
+    Where no sizes are known, that is the catalog's first. InsufficientMemory if not even the smallest fits.
     """
     entry = catalog.get(name)
     if ":" in name or catalog.on_disk(entry) or not settings.memory_check:
         return entry
-    known = {each.quant: each for each in catalog.quants(entry.id) if _download_bytes(each)}
+    quants = catalog.quants(entry.id)
+    unstated = {s.path: s for each in quants for s in each.sources.values() if not s.bytes}
+    asked = sizes_of(unstated.values()) if unstated else {}
+    known = {each.quant: each for each in (_sized(each, asked) for each in quants) if _download_bytes(each)}
     if not known:
         return entry
     free = available()
@@ -63,7 +73,16 @@ def choose_quant(catalog: Catalog, name: str, settings: Settings) -> Entry:
     if best is None:
         smallest = min(known.values(), key=_download_bytes)
         raise refusal(smallest, verdict_of(smallest, _sizes(smallest), settings, free))
-    return known[best]
+    return next(each for each in quants if each.quant == best)
+
+
+def _sized(entry: Entry, sizes: Mapping[Path, int]) -> Entry:
+    """The same entry, knowing more sizes."""
+    sources = {
+        role: source if source.bytes else source.model_copy(update={"bytes": sizes.get(source.path)})
+        for role, source in entry.sources.items()
+    }
+    return entry.model_copy(update={"sources": sources})
 
 
 def needs_tiling(entry: Entry, files: Files, width: int, height: int, free: Available, backend: str) -> bool:

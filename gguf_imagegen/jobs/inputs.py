@@ -58,7 +58,7 @@ def delivered_size(
 def largest(entry: Entry, settings: Settings) -> Size:
     """The longest side and the most pixels of an image, by family, model and server."""
     return (
-        min(entry.limits.max_side, entry.traits.max_side),
+        min(entry.limits.max_side, entry.traits.max_side, settings.max_side),
         min(entry.limits.max_pixels, settings.max_pixels),
     )
 

@@ -1,7 +1,11 @@
-"""Finished images by unguessable name, on disk where possible, for as long as jobs can be read."""
+"""Finished images by unguessable name, on disk where possible.
+
+They can be read for as long as jobs can; those in the user's own output folder for as long as they are there.
+"""
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import re
@@ -15,6 +19,7 @@ from gguf_imagegen.errors import NotFound
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9_-]{22,}\.(png|jpeg|webp)")
+MOST_LISTED = 2000
 MAX_IN_MEMORY = 256 * 1024 * 1024
 """Bytes kept in memory when the disk refuses; the oldest go first."""
 
@@ -51,15 +56,35 @@ class ResultStore:
 
     def get(self, name: str) -> bytes:
         """The image of this name; NotFound if there is none or it has expired."""
-        made = self._made.get(name)
-        if made is not None and time.monotonic() - made <= self.ttl and NAME.fullmatch(name):
-            if name in self._memory:
+        if self._may_be_read(name):
+            if name in self._memory and self._young(name):
                 return self._memory[name]
             try:
                 return (self._ensure_folder() / name).read_bytes()
             except OSError:
                 pass
         raise NotFound("this image does not exist or has expired")
+
+    def names(self) -> list[str]:
+        """The images that can be read, the newest first, at most MOST_LISTED."""
+        names = {name for name in self._made if self._young(name)}
+        if self._keep is not None and self._keep.is_dir():
+            names |= {entry.name for entry in os.scandir(self._keep) if NAME.fullmatch(entry.name)}
+        return heapq.nlargest(MOST_LISTED, names)
+
+    def delete(self, name: str) -> None:
+        """Remove an image, also from the user's own output folder; NotFound if there is none."""
+        self.get(name)
+        self._made.pop(name, None)
+        self._memory.pop(name, None)
+        (self._ensure_folder() / name).unlink(missing_ok=True)
+
+    def _may_be_read(self, name: str) -> bool:
+        return (self._young(name) or self._keep is not None) and bool(NAME.fullmatch(name))
+
+    def _young(self, name: str) -> bool:
+        made = self._made.get(name)
+        return made is not None and time.monotonic() - made <= self.ttl
 
     def sweep(self) -> None:
         """Forget expired images; files in the user's own output folder stay."""

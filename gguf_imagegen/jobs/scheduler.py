@@ -76,6 +76,7 @@ class Scheduler:
         self._wanted: Entry | None = None
         self._unwanted: list[Entry] = []
         self._wake = asyncio.Event()
+        self._changed = asyncio.Event()
 
     # -- what callers do ------------------------------------------------------------------------------
 
@@ -130,6 +131,11 @@ class Scheduler:
         """Have this model unloaded as soon as no job waits."""
         self._unwanted.append(entry)
         self._wake.set()
+
+    async def change(self, timeout: float) -> None:
+        """Wait until something happens to any job, at most `timeout` seconds."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), timeout)
 
     @property
     def waiting(self) -> int:
@@ -307,6 +313,8 @@ class Scheduler:
     def _publish(self, job: Job, event: JobEvent) -> None:
         job.publish(event)
         self._observer(job, event)
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _publish_positions(self, only: Job | None = None) -> None:
         for position, job in enumerate(self._waiting, start=1):

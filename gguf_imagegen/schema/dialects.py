@@ -16,10 +16,10 @@ def with_kwargs(data: Mapping[str, Any]) -> dict[str, Any]:
     expect a `url` when they say no `response_format` (`TextToImageRequest` and `create_variations` in
     https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py).
     """
-    if "kwargs" not in data:
+    if data.get("kwargs") is None:
         return dict(data)
     rest = {key: value for key, value in data.items() if key != "kwargs"}
-    return {"response_format": "url", **json_object(data["kwargs"] or {}, "kwargs"), **rest}
+    return {"response_format": "url", **json_object(data["kwargs"], "kwargs"), **rest}
 
 
 def json_object(value: object, name: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    WithJsonSchema,
 )
 
 from gguf_imagegen.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
@@ -113,8 +114,23 @@ def _option(*names: str, **kwargs: Any) -> Any:
 Text = Annotated[str, AfterValidator(_unicode)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Upload = Annotated[bytes, BeforeValidator(_image)]
-Sampler = Annotated[str, _known(SAMPLERS, "sampler")]
-Schedule = Annotated[str, _known(SCHEDULES, "schedule")]
+Sampler = Annotated[
+    str, _known(SAMPLERS, "sampler"), WithJsonSchema({"type": "string", "enum": list(SAMPLERS)})
+]
+Schedule = Annotated[
+    str, _known(SCHEDULES, "schedule"), WithJsonSchema({"type": "string", "enum": list(SCHEDULES)})
+]
+Size = Annotated[
+    tuple[int, int] | None,
+    BeforeValidator(_size),
+    WithJsonSchema({"type": "string", "pattern": r"^(auto|[1-9]\d{0,5}[x*][1-9]\d{0,5})$"}),
+]
+Seed = Annotated[
+    int | None,
+    BeforeValidator(_random_seed),
+    WithJsonSchema({"type": ["integer", "null"], "minimum": -1, "maximum": MAX_SEED}),
+]
+"""The schemas tell the OpenAPI document what a client may say, before it is made into the type here."""
 
 
 class _Lenient(BaseModel):
@@ -156,7 +172,7 @@ class ImageRequest(_Lenient):
     n: int | None = _option(
         "n", "batch_count", "num_images_per_prompt", "num_outputs_per_prompt", default=None, ge=1
     )
-    size: Annotated[tuple[int, int] | None, BeforeValidator(_size)] = None
+    size: Size = None
     width: int | None = Field(None, ge=1)
     height: int | None = Field(None, ge=1)
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
@@ -185,9 +201,7 @@ class ImageRequest(_Lenient):
     guidance_scale: Finite | None = Field(None, ge=0, le=100)
     image_cfg_scale: Finite | None = _option("image_cfg_scale", "img_cfg", default=None, ge=0, le=100)
     strength: Finite | None = _option("strength", "denoising_strength", default=None, ge=0, le=1)
-    seed: Annotated[int | None, BeforeValidator(_random_seed)] = _option(
-        "seed", "rng_seed", default=None, ge=0, le=MAX_SEED
-    )
+    seed: Seed = _option("seed", "rng_seed", default=None, ge=0, le=MAX_SEED)
     clip_skip: int | None = Field(None, ge=-1, le=12)
     eta: Finite | None = Field(None, ge=0, le=1)
     flow_shift: Finite | None = Field(None, gt=0, le=100)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import cast
 
 import pytest
 
-from gguf_imagegen.catalog.catalog import Catalog, entry_of_file
 from gguf_imagegen.catalog.fit import (
     Available,
     Estimate,
@@ -22,12 +20,9 @@ from gguf_imagegen.catalog.fit import (
     verdict,
 )
 from gguf_imagegen.catalog.header import Header, TensorInfo
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.engine.protocol import ModelSpec, PreviewMode, Role
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.schema.request import parse_request
-from gguf_imagegen.settings import Settings
+from gguf_imagegen.engine.protocol import PreviewMode, Role
 from gguf_imagegen.testmodel import write_test_model
+from tests.peak import measured_peak, work_of
 
 MIB = 1 << 20
 GB = 1_000_000_000
@@ -114,7 +109,7 @@ PEAKS: list[tuple[str, int, int, bool, bool, int]] = [
     ("sd1", SD15, 512, False, True, 3_954_667_520),
     ("sdxl", SDXL, 256, False, False, 7_523_442_688),
 ]
-"""Family, weights, side, tiling, flash attention, and the worker's measured peak (VmHWM).
+"""Family, weights, side, tiling, flash attention, and the worker's measured peak.
 
 Of F16 checkpoints with the tensors of SD 1.5 and SDXL, all of them zero.
 """
@@ -148,35 +143,17 @@ def test_the_peak_of_stable_diffusion(
     assert told.total(tiling) == pytest.approx(measured, rel=0.02)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 @pytest.mark.parametrize(
     ("hidden", "blocks", "size"), [(128, 1, "64x64"), (256, 5, "256x128"), (768, 4, "64x64")]
 )
-async def test_the_peak_of_a_real_engine(hidden: int, blocks: int, size: str, tmp_path: Path) -> None:
+def test_the_peak_of_a_real_engine(hidden: int, blocks: int, size: str, tmp_path: Path) -> None:
     """A worker that loads a model and makes an image has needed what was estimated, within a quarter."""
     write_test_model(tmp_path, hidden=hidden, single_blocks=blocks)
-    entry = entry_of_file(tmp_path / "tiny-random.gguf")
-    catalog = Catalog([entry], tmp_path)
-    wanted, warnings = parse_request({"prompt": "a cat", "size": size, "steps": 1})
-    spec = plan(wanted, entry, Settings(), "generation", warnings).spec
-    engine = EngineProcess()
-    try:
-        async for _ in engine.load(ModelSpec("test", catalog.paths(entry), threads=1)):
-            pass
-        async for _ in engine.generate(spec):
-            pass
-        peak = peak_of(engine.pid)
-    finally:
-        await engine.close()
+    catalog, spec = work_of(tmp_path / "tiny-random.gguf", size)
+    entry = catalog.entries[0]
     headers = catalog.checked_files(entry)
     told = estimate(headers, entry.family, spec.width, spec.height, gpu=False).total(spec.vae_tiling)
-    assert told == pytest.approx(peak, rel=0.25)
-
-
-def peak_of(pid: int | None) -> int:
-    match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert match is not None
-    return int(match[1]) << 10
+    assert told == pytest.approx(measured_peak(tmp_path / "tiny-random.gguf", size), rel=0.25)
 
 
 # -- weights ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import pytest_asyncio
 from aiohttp import web
@@ -55,11 +56,12 @@ async def start() -> AsyncIterator[Start]:
 
 
 @pytest.fixture(autouse=True)
-def no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment of this machine has no say; what would go to the hub goes nowhere."""
+def no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The environment and the login of this machine have no say; what would go to the hub goes nowhere."""
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
 
 
 def serve(path: Path, asked: list[str]) -> Handler:
@@ -201,6 +203,22 @@ async def test_the_token_goes_to_the_hub_alone(
     seen.clear()
     await read(f"{elsewhere}/tiny-random.gguf")
     assert seen == [("store", None)]
+
+
+async def test_a_stored_login_counts(
+    start: Start, model_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Who has logged in with the hub's own tool needs no HF_TOKEN, here as in a pull."""
+    seen: list[str | None] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        seen.append(request.headers.get("Authorization"))
+        return web.FileResponse(model_dir / "tiny-random.gguf")
+
+    (tmp_path / "token").write_text("hf_stored\n")
+    monkeypatch.setenv("HF_ENDPOINT", await start(handle))
+    await read(source_url(Source(repo="owner/repo", file="tiny-random.gguf")))
+    assert seen == ["Bearer hf_stored"]
 
 
 async def test_a_page_of_the_hub_names_its_file(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from gguf_imagegen.catalog.catalog import Catalog, load_catalog
+from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.catalog.fit import Available
 from gguf_imagegen.catalog.room import choose_quant, needs_tiling, next_best, refusal, verdict_of
 from gguf_imagegen.errors import InsufficientMemory
@@ -50,6 +52,20 @@ def test_what_is_here_is_taken(tmp_path: Path) -> None:
 def test_unknown_sizes_mean_the_first(tmp_path: Path) -> None:
     """Where no source states sizes nothing can be told, and the catalog's order decides."""
     assert choose_quant(catalog_of(tmp_path, Q5_0={}, Q4_0={}), "sizes", Settings()).quant == "Q5_0"
+
+
+def test_sizes_are_asked_for_where_none_are_stated(tmp_path: Path) -> None:
+    """What the catalog does not know the hub does; the entry that is pulled is the catalog's own."""
+    catalog = catalog_of(tmp_path, F16={}, Q8_0={}, Q4_0={"bytes": 1000})
+    there = {"F16.gguf": NEVER, "Q8_0.gguf": 2000}
+    asked: list[str] = []
+
+    def sizes_of(sources: Iterable[Source]) -> dict[Path, int]:
+        asked.extend(source.file for source in sources)
+        return {Path("me/sizes") / name: there[name] for name in asked}
+
+    chosen = choose_quant(catalog, "sizes", Settings(), sizes_of)
+    assert (chosen.quant, chosen.sources["model"].bytes, asked) == ("Q8_0", None, ["F16.gguf", "Q8_0.gguf"])
 
 
 def test_none_fits(tmp_path: Path) -> None:

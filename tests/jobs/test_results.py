@@ -50,9 +50,9 @@ def test_only_names_given_out_are_read(tmp_path: Path) -> None:
     store = ResultStore(tmp_path / "images", DAY)
     name, _ = store.put(b"x", "png")
     (tmp_path / "secret.png").write_bytes(b"secret")
-    alike = f"{name[:16]}{'A' * 24}.png"
-    (tmp_path / "images" / alike).write_bytes(b"planted")
-    for wrong in ("../secret.png", str(tmp_path / "secret.png"), alike, "", ".", f"./{name}", f"{name}\0"):
+    (tmp_path / "images" / "holiday.png").write_bytes(b"secret")
+    others = ("../secret.png", str(tmp_path / "secret.png"), "holiday.png", "", ".", f"./{name}", f"{name}\0")
+    for wrong in others:
         with pytest.raises(NotFound):
             store.get(wrong)
 
@@ -75,13 +75,31 @@ def test_images_expire_and_are_swept() -> None:
 
 
 def test_the_users_own_folder_is_kept(tmp_path: Path) -> None:
-    """Expired or closed, files in --output-dir stay where they are; only the URL ends."""
-    store = ResultStore(tmp_path, 0.01)
+    """Files in --output-dir stay and can be read, also by the next server; other files there cannot."""
+    store = ResultStore(tmp_path, 0.0)
     name, _ = store.put(b"x", "png")
-    wait_until_expired(store, name)
+    (tmp_path / "holiday.png").write_bytes(b"secret")
     store.sweep()
     store.close()
-    assert (tmp_path / name).read_bytes() == b"x"
+    again = ResultStore(tmp_path, DAY)
+    later, _ = again.put(b"y", "png")
+    assert again.get(name) == b"x"
+    assert sorted(again.names()) == sorted((name, later))
+    with pytest.raises(NotFound):
+        again.get("holiday.png")
+
+
+def test_deleted_images_are_gone(tmp_path: Path) -> None:
+    """From the list, from the disk, and once only."""
+    for store in (ResultStore(tmp_path, DAY), ResultStore(None, DAY)):
+        name, _ = store.put(b"x", "png")
+        other, _ = store.put(b"y", "png")
+        store.delete(name)
+        assert store.names() == [other]
+        with pytest.raises(NotFound):
+            store.delete(name)
+        store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ResultStore(tmp_path, DAY).names()
 
 
 def test_a_disk_error_keeps_the_image_in_memory(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -19,7 +19,7 @@ PIXEL_64 = base64.b64encode(PIXEL).decode()
 
 ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "negative_prompt": ("fog", "fog", ("negative_sampler",)),
-    "n": (3, 3, ("batch_count", "num_images_per_prompt")),
+    "n": (3, 3, ("batch_count", "num_images_per_prompt", "num_outputs_per_prompt")),
     "sampler": (
         "Heun", "heun", ("sample_method", "sampler_name", "sampling_method", "sampler_index"),
     ),
@@ -30,7 +30,8 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "image_cfg_scale": (1.5, 1.5, ("img_cfg",)),
     "strength": (0.4, 0.4, ("denoising_strength",)),
     "seed": (42, 42, ("rng_seed",)),
-    "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images")),
+    "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images", "url")),
+    "mask": (PIXEL_64, PIXEL, ("mask_image",)),
     "control": (PIXEL_64, PIXEL, ("control_image",)),
 }  # fmt: skip
 
@@ -165,7 +166,7 @@ def test_wrong_values(kind: type[InvalidRequest], fields: dict[str, Any]) -> Non
 
 FLOATS = [
     "cfg_scale", "guidance", "guidance_scale", "image_cfg_scale", "strength", "eta", "flow_shift",
-    "slg_scale", "slg_start", "slg_end", "control_strength", "keep_alive",
+    "slg_scale", "slg_start", "slg_end", "control_strength", "keep_alive", "upscale",
 ]  # fmt: skip
 
 

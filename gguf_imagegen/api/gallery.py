@@ -1,0 +1,57 @@
+"""The finished images of this server, with what they were made of."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from gguf_imagegen import images, metadata
+from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.api.urls import file_url
+from gguf_imagegen.errors import ImagegenError, InvalidRequest
+from gguf_imagegen.jobs.results import ResultStore
+
+PAGE = 60
+MOST = 200
+
+
+async def list_images(request: web.Request) -> web.Response:
+    """GET /v1/images: the newest first; `limit` of 60, at most 200, from after the one named `before`."""
+    limit = request.query.get("limit", str(PAGE))
+    if not limit.isdecimal() or not 1 <= int(limit) <= MOST:
+        raise InvalidRequest(f"limit: must be a number from 1 to {MOST}", param="limit")
+    results, before = request.app[SCHEDULER].results, request.query.get("before")
+    names = await asyncio.to_thread(results.names)
+    names = [name for name in names if before is None or name < before]
+    page, url = names[: int(limit)], partial(file_url, request)
+    data = await asyncio.to_thread(lambda: [item for name in page if (item := _view(results, name, url))])
+    return web.json_response({"object": "list", "data": data, "has_more": len(names) > len(page)})
+
+
+async def delete_image(request: web.Request) -> web.Response:
+    """DELETE /v1/images/files/{name}: for good, also in the folder of --output-dir."""
+    name = request.match_info["name"]
+    await asyncio.to_thread(request.app[SCHEDULER].results.delete, name)
+    return web.json_response({"id": name, "object": "image", "deleted": True})
+
+
+def _view(results: ResultStore, name: str, url: Callable[[str], str]) -> dict[str, Any] | None:
+    """None for one that vanished meanwhile, or whose file is damaged."""
+    try:
+        text = images.read_parameters(results.get(name)) or ""
+    except ImagegenError:
+        return None
+    made = time.mktime(time.strptime(name[:15], "%Y%m%d-%H%M%S"))
+    return {
+        "id": name,
+        "object": "image",
+        "created": int(made),
+        "url": url(name),
+        "parameters": metadata.parse_parameters(text),
+        "text": text,
+    }

@@ -1,0 +1,87 @@
+"""All jobs on one connection: what a page that shows several at once follows, as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from aiohttp import web
+
+from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
+from gguf_imagegen.api.shapes import job_object
+from gguf_imagegen.api.sse import HEADERS, HEARTBEAT, b64, frame
+from gguf_imagegen.api.stream import WRITE_TIMEOUT
+from gguf_imagegen.api.urls import file_url
+from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress
+from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
+from gguf_imagegen.jobs.scheduler import Scheduler
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """GET /v1/events: every job that has not ended, from its start, and all that follow, without an end.
+
+    Each job begins with a frame of type "job", the job object; later ones have its id as `job`. Pictures come
+    as URLs, previews as base64. Whoever was away reads what has ended meanwhile at /v1/jobs.
+    """
+    scheduler = request.app[SCHEDULER]
+    sent = {job.id: len(job.events) for job in scheduler.jobs.values() if job.ended}
+    response = web.StreamResponse(headers=HEADERS)
+    await response.prepare(request)
+    await _write(response, HEARTBEAT)
+    while not scheduler.draining:
+        data = b"".join(_news(request, scheduler, job, sent) for job in list(scheduler.jobs.values()))
+        if data:
+            await _write(response, data)
+        else:
+            await scheduler.change(request.app[SETTINGS].heartbeat)
+            if all(sent.get(job.id) == len(job.events) for job in scheduler.jobs.values()):
+                await _write(response, HEARTBEAT)
+    await response.write_eof()
+    return response
+
+
+async def _write(response: web.StreamResponse, data: bytes) -> None:
+    await asyncio.wait_for(response.write(data), WRITE_TIMEOUT)
+
+
+def _news(request: web.Request, scheduler: Scheduler, job: Job, sent: dict[str, int]) -> bytes:
+    """Frames of what happened to a job since the last look; of previews only the newest."""
+    first = sent.get(job.id, 0)
+    new = list(enumerate(job.events))[first:]
+    if not new:
+        return b""
+    sent[job.id] = len(job.events)
+    url = partial(file_url, request)
+    frames = [] if first else [frame({"type": "job", **job_object(job, scheduler.eta(job), url)})]
+    newest = max((index for index, event in new if isinstance(event, PreviewReady)), default=-1)
+    for index, event in new:
+        if not isinstance(event, PreviewReady) or index == newest:
+            head = {"job": job.id, "index": index, "status": job.status, "progress": round(job.progress, 2)}
+            frames.append(frame({**head, "eta": scheduler.eta(job), **_words(event, url)}))
+    return b"".join(frames)
+
+
+def _words(event: JobEvent, url: partial[str]) -> dict[str, Any]:
+    match event:
+        case Queued(position=position):
+            return {"type": "queued", "position": position}
+        case Started():
+            return {"type": "started"}
+        case Loading(what=what, done=done, total=total):
+            return {"type": "loading", "what": what, "done": done, "total": total}
+        case Loaded(seconds=seconds, backend=backend):
+            return {"type": "loaded", "seconds": seconds, "backend": backend}
+        case PhaseChanged(index=image, phase=phase):
+            return {"type": "phase", "image": image, "phase": phase}
+        case Progress(index=image, phase=phase, step=step, steps=steps):
+            return {"type": "progress", "image": image, "phase": phase, "step": step, "steps": steps}
+        case PreviewReady(index=image, step=step, data=data):
+            return {"type": "preview", "image": image, "step": step, "b64_json": b64(data)}
+        case ImageReady(index=image, seed=seed, name=name, width=width, height=height):
+            size = {"width": width, "height": height}
+            return {"type": "image", "image": image, "seed": seed, "url": url(name), "name": name, **size}
+        case Notice(message=message):
+            return {"type": "notice", "message": message}
+        case Ended(error=error):
+            return {"type": "ended", "error": error.body()["error"] if error else None}

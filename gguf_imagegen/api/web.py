@@ -1,0 +1,76 @@
+"""The web page: the package's own files, compressed once, under a policy that lets nothing else in."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from importlib import resources
+
+from aiohttp import hdrs, web
+
+from gguf_imagegen.errors import NotFound
+
+TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file as it is sent; `tag` is its ETag."""
+
+    content_type: str
+    plain: bytes
+    packed: bytes
+    tag: str
+
+
+def load_assets() -> dict[str, Asset]:
+    """The files by name."""
+    folder = resources.files("gguf_imagegen") / "web"
+    return {
+        file.name: _asset(file.name, file.read_bytes())
+        for file in folder.iterdir()
+        if file.name.rpartition(".")[2] in TYPES
+    }
+
+
+def _asset(name: str, data: bytes) -> Asset:
+    packed = gzip.compress(data, 9, mtime=0)
+    return Asset(TYPES[name.rpartition(".")[2]], data, packed, f'"{hashlib.sha256(data).hexdigest()[:20]}"')
+
+
+ASSETS = web.AppKey("assets", dict[str, Asset])
+
+
+async def page(request: web.Request) -> web.Response:
+    """GET /: the page itself."""
+    return _answer(request, "index.html")
+
+
+async def asset(request: web.Request) -> web.Response:
+    """GET /web/{name}: its style, scripts and icon."""
+    return _answer(request, request.match_info["name"])
+
+
+def _answer(request: web.Request, name: str) -> web.Response:
+    found = request.app[ASSETS].get(name)
+    if found is None:
+        raise NotFound(f"there is no {name[:100]!r} here")
+    headers = {
+        "Content-Security-Policy": POLICY,
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+        "ETag": found.tag,
+        "Vary": "Accept-Encoding",
+    }
+    if found.tag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
+        return web.Response(status=304, headers=headers)
+    packs = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
+    if packs:
+        headers["Content-Encoding"] = "gzip"
+    body = found.packed if packs else found.plain
+    return web.Response(body=body, content_type=found.content_type, charset="utf-8", headers=headers)
