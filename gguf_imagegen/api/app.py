@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 from aiohttp import web
 
@@ -12,13 +13,19 @@ from gguf_imagegen.api import (
     a1111_routes,
     chat,
     compat,
+    describe,
+    docs_page,
+    gallery,
     jobs,
     middleware,
     models,
     openai,
+    openapi,
     pull,
     sdcpp_server,
     system,
+    watch,
+    web_page,
 )
 from gguf_imagegen.api.keys import (
     CATALOG,
@@ -46,6 +53,11 @@ SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
 ROUTES = [
+    web.get("/", web_page.page),
+    web.get("/web/{name}", web_page.asset),
+    web.get("/v1/images", gallery.list_images),
+    web.delete("/v1/images/files/{name}", gallery.delete_image),
+    web.get("/v1/events", watch.events),
     web.post("/v1/images/generations", openai.generations),
     web.post("/v1/images/edits", openai.edits),
     web.post("/v1/images/variations", openai.variations),
@@ -65,6 +77,8 @@ ROUTES = [
     web.get("/health", system.health),
     web.get("/livez", system.livez),
     web.get("/metrics", system.metrics),
+    web.get("/openapi.json", describe.openapi_json),
+    web.get("/docs", describe.docs),
     # sd.cpp's server
     web.get("/sdcpp/v1/capabilities", sdcpp_server.capabilities),
     web.post("/sdcpp/v1/img_gen", sdcpp_server.img_gen),
@@ -127,7 +141,11 @@ def make_app(
     app[SCHEDULER] = scheduler
     app[REQUEST_IDS] = {}
     app[TASKS] = set()
+    app[describe.DESCRIPTION] = describe.Description(
+        partial(openapi.document, ROUTES, settings), docs_page.render, docs_page.STYLE
+    )
     app[ATTEMPTS] = Attempts()
+    app[web_page.ASSETS] = web_page.load_assets()
     app[sdcpp_server.SUBMITTED] = deque(maxlen=sdcpp_server.MAX_SUBMITTED)
     app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), resident.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)

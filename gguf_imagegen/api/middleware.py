@@ -27,8 +27,8 @@ from gguf_imagegen.settings import Settings
 
 log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
-OPEN_PATHS = re.compile(r"/|/livez|/health|/v1/images/files/[^/]+")
-"""Readable without a key: liveness, health, and images under unguessable names."""
+OPEN_PATHS = re.compile(r"/|/web/[^/]+|/livez|/health|/openapi\.json|/docs|/v1/images/files/[^/]+")
+"""Readable without a key: pages, liveness, health, and images under unguessable names."""
 A1111 = "/sdapi/"
 """What clients of AUTOMATIC1111 call; they send HTTP Basic."""
 
@@ -94,12 +94,17 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if request.method == hdrs.METH_OPTIONS:
         return _preflight(request, settings)
     if settings.api_key:
-        if not OPEN_PATHS.fullmatch(request.path):
+        if not is_open(request.method, request.path):
             _check_key(request, settings)
     else:
         _check_host(request, settings)
         _check_origin(request, settings)
     return await handler(request)
+
+
+def is_open(method: str, path: str) -> bool:
+    """Whether no key is needed: to read, never to change anything."""
+    return method in (hdrs.METH_GET, hdrs.METH_HEAD) and bool(OPEN_PATHS.fullmatch(path))
 
 
 def _preflight(request: web.Request, settings: Settings) -> web.Response:

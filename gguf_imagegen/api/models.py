@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -9,18 +11,21 @@ from aiohttp import web
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.fit import Available, available
+from gguf_imagegen.catalog.room import room_for, sizes_of
 from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
 
 
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models."""
-    data = [_view(request.app, entry) for entry in request.app[CATALOG].entries]
+    app, free = request.app, await asyncio.to_thread(available)
+    data = await asyncio.to_thread(lambda: [_view(app, entry, free) for entry in app[CATALOG].entries])
     return web.json_response({"object": "list", "data": data})
 
 
 async def get_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}."""
-    return web.json_response(_view(request.app, request.app[CATALOG].get(request.match_info["id"])))
+    return await _answer(request)
 
 
 async def load_model(request: web.Request) -> web.Response:
@@ -28,7 +33,7 @@ async def load_model(request: web.Request) -> web.Response:
     entry = request.app[CATALOG].get(request.match_info["id"])
     request.app[CATALOG].require_on_disk(entry)
     request.app[SCHEDULER].want(entry)
-    return web.json_response(_view(request.app, entry), status=202)
+    return await _answer(request, 202)
 
 
 async def unload_model(request: web.Request) -> web.Response:
@@ -36,10 +41,16 @@ async def unload_model(request: web.Request) -> web.Response:
     entry = request.app[CATALOG].get(request.match_info["id"])
     if request.app[SCHEDULER].resident.holds(entry):
         request.app[SCHEDULER].unload(entry)
-    return web.json_response(_view(request.app, entry), status=202)
+    return await _answer(request, 202)
 
 
-def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
+async def _answer(request: web.Request, status: int = 200) -> web.Response:
+    entry = request.app[CATALOG].get(request.match_info["id"])
+    free = await asyncio.to_thread(available)
+    return web.json_response(_view(request.app, entry, free), status=status)
+
+
+def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]:
     settings, traits = app[SETTINGS], entry.traits
     defaults = entry.defaults.model_dump()
     schedules = [name for name in SCHEDULES if name != "ays" or traits.ays]
@@ -53,15 +64,19 @@ def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
             "description": entry.description,
             "state": _state(app, entry),
             "default": entry.id == app[DEFAULT_MODEL].id,
-            "quants": [
-                {"name": each.name, "quant": each.quant, "on_disk": app[CATALOG].on_disk(each)}
-                for each in app[CATALOG].quants(entry.id)
-            ],
+            "quants": [_quant(app, each, free) for each in app[CATALOG].quants(entry.id)],
+            "memory": _memory(app, entry, free),
+            "pullable": bool(entry.sources) and not entry.unsupported,
+            "pulling": [pull.entry.name for pull in app[PULLS].named(entry.id) if not pull.ended],
+            "gated": any(source.gated for source in entry.sources.values()),
+            "links": sorted({source.url for source in entry.sources.values()}),
+            "unsupported": entry.unsupported or None,
             "size_on_disk": app[CATALOG].size_on_disk(entry),
             "family": entry.family,
             "licence": entry.licence,
             "capabilities": list(entry.capabilities),
             "edit_mode": entry.edit_mode,
+            "distilled_guidance": traits.distilled_guidance,
             "defaults": {**defaults, "size": "x".join(map(str, entry.defaults.size))},
             "limits": {
                 "max_side": min(entry.limits.max_side, traits.max_side, settings.max_side),
@@ -79,6 +94,22 @@ def _view(app: web.Application, entry: Entry) -> dict[str, Any]:
             "previews": ["proj"] * traits.latent_preview + ["tae"] * ("taesd" in entry.files) + ["vae"],
         },
     }
+
+
+def _quant(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]:
+    sizes, room = sizes_of(app[CATALOG], entry), _memory(app, entry, free)
+    return {
+        "name": entry.name,
+        "quant": entry.quant,
+        "on_disk": app[CATALOG].on_disk(entry),
+        "bytes": sum(sizes.values()) if all(sizes.values()) else None,
+        "fits": room["fits"] if room else None,
+    }
+
+
+def _memory(app: web.Application, entry: Entry, free: Available) -> dict[str, Any] | None:
+    room = room_for(app[CATALOG], entry, app[SETTINGS], free)
+    return asdict(room) if room else None
 
 
 def _state(app: web.Application, entry: Entry) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
@@ -17,7 +19,10 @@ from gguf_imagegen.catalog.fit import (
     estimate,
     verdict,
 )
-from gguf_imagegen.errors import InsufficientMemory
+from gguf_imagegen.catalog.header import Header
+from gguf_imagegen.catalog.inspect import inspect_file
+from gguf_imagegen.engine.protocol import Role
+from gguf_imagegen.errors import InsufficientMemory, InvalidModelFile
 from gguf_imagegen.settings import Settings
 
 
@@ -30,6 +35,51 @@ def verdict_of(entry: Entry, files: Files, settings: Settings, free: Available) 
         verdict(_estimate(entry, files, settings, gpu), free) for gpu in (True, False) if free.vram or not gpu
     ]
     return next((each for each in verdicts if each.fits), verdicts[0])
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes of main memory that a model of default size needs, those that are free, and whether that does."""
+
+    needs: int
+    free: int
+    fits: bool
+
+
+def room_for(catalog: Catalog, entry: Entry, settings: Settings, free: Available) -> Room | None:
+    """By headers of files that are here, else by sizes; None where one is unknown, or it cannot be run."""
+    sizes = sizes_of(catalog, entry)
+    if entry.unsupported or not sizes or not all(sizes.values()):
+        return None
+    files: Files = _headers(catalog, entry) if catalog.on_disk(entry) else sizes
+    gpu = bool(free.vram)
+    memory = _estimate(entry, files, settings, gpu).memory(tiling=True)
+    needs, there = (memory.vram, free.vram or 0) if gpu else (memory.ram, free.ram)
+    return Room(needs, there, verdict_of(entry, files, settings, free).fits)
+
+
+def _headers(catalog: Catalog, entry: Entry) -> Files:
+    """A file that cannot be read counts by its size: `inspect` and a load say what is wrong with it."""
+    files: dict[Role, Header | int] = {}
+    for role, path in catalog.paths(entry).items():
+        stat = path.stat()
+        try:
+            files[role] = _header(path, stat.st_size, stat.st_mtime_ns)
+        except InvalidModelFile:
+            files[role] = stat.st_size
+    return files
+
+
+@lru_cache(64)
+def _header(path: Path, size: int, changed: int) -> Header:
+    return inspect_file(path)
+
+
+def sizes_of(catalog: Catalog, entry: Entry) -> dict[Role, int]:
+    """Bytes of each file, of the disk or as the catalog states them; 0 where neither knows."""
+    stated = {role: source.bytes or 0 for role, source in entry.sources.items()}
+    found = {role: path.stat().st_size for role, path in catalog.paths(entry).items() if path.is_file()}
+    return {**dict.fromkeys(entry.files, 0), **stated, **found}
 
 
 def refusal(entry: Entry, found: Verdict, smaller: str | None = None) -> InsufficientMemory:

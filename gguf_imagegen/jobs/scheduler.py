@@ -160,6 +160,7 @@ class Scheduler:
     async def drain(self, grace: float) -> None:
         """Take no more work; let jobs finish for `grace` seconds, then cancel what is left."""
         self.draining = True
+        self._tell_change()
         left = [job for job in self.jobs.values() if not job.ended]
         if left:
             log.info("finishing %d job(s), at most %.0f s", len(left), grace)
@@ -313,6 +314,9 @@ class Scheduler:
     def _publish(self, job: Job, event: JobEvent) -> None:
         job.publish(event)
         self._observer(job, event)
+        self._tell_change()
+
+    def _tell_change(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 

@@ -133,6 +133,11 @@ Seed = Annotated[
 """The schemas tell the OpenAPI document what a client may say, before it is made into the type here."""
 
 
+_UPLOADS = BeforeValidator(
+    _images, json_schema_input_type=Annotated[list[Upload], Field(max_length=16)] | Upload
+)
+
+
 class _Lenient(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
@@ -213,7 +218,7 @@ class ImageRequest(_Lenient):
     hires: HiresRequest | None = None
     lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()
 
-    image: Annotated[tuple[Upload, ...], BeforeValidator(_images), Field(max_length=16)] = _option(
+    image: Annotated[tuple[Upload, ...], _UPLOADS, Field(max_length=16)] = _option(
         "image", "image[]", "images", "init_images", "url", default=()
     )
     mask: Upload | None = _option("mask", "mask_image", default=None)

@@ -1,7 +1,7 @@
 // The form: what to make, with which model. It shows what the chosen model can do and remembers everything.
 
 import { ApiError, call } from "./api.js";
-import { $, dataUrl, h, kept, button, toast } from "./dom.js";
+import { $, button, bytes, dataUrl, h, kept, toast } from "./dom.js";
 import * as jobs from "./jobs.js";
 import { paintMask } from "./mask.js";
 
@@ -141,11 +141,17 @@ function show() {
     const [width, height] = sizeFor(meta, ASPECTS[index][1]);
     press(each, $("width").value === String(width) && $("height").value === String(height));
   });
-  const memory = meta.state === "loaded" ? "In memory." : meta.memory ? `${meta.memory.fits ? "Loads" : "May not fit: loads"} when needed, ${meta.memory.words}.` : "";
-  $("model-state").textContent = `${meta.description} ${memory}`;
+  $("model-state").textContent = `${meta.description} ${memoryWords(meta)}`;
   const many = meta.limits.max_images;
   $("inputs").replaceChildren(...inputs.map((url, index) => thumbnail(url, index)));
   if (inputs.length > many) $("inputs-hint").textContent = `This model takes ${many} picture${many > 1 ? "s" : ""} at a time.`;
+}
+
+function memoryWords({ state, memory }) {
+  if (state === "loaded") return "It is in memory.";
+  if (!memory) return "";
+  const words = `needs ${bytes(memory.needs)} of memory, ${bytes(memory.free)} are free`;
+  return memory.fits ? `It is loaded when needed: ${words}.` : `It may not fit: ${words}.`;
 }
 
 const press = (element, pressed) => element.setAttribute("aria-pressed", String(pressed));
@@ -174,9 +180,8 @@ export async function useInput(url, { withSettings = false } = {}) {
   show();
   if (!withSettings) return;
   try {
-    const { info } = await call("POST", "/sdapi/v1/png-info", { image: url });
+    const { info, parameters } = await call("POST", "/sdapi/v1/png-info", { image: url });
     if (info) {
-      const { parameters } = await call("POST", "/sdapi/v1/png-info", { image: url });
       toastWithAction("This picture carries its settings.", "Use them", () => { inputs = inputs.filter((each) => each !== url); apply(named(parameters)); });
     }
   } catch (error) {
@@ -272,6 +277,7 @@ async function generate() {
     const job = await call("POST", path, body, { Prefer: "respond-async" });
     if (inputs.length) sources.set(job.id, inputs[0]);
     jobs.take(job);
+    if ($("watch").getBoundingClientRect().top > innerHeight - 120) $("watch").scrollIntoView();
   } catch (problem) {
     if (!(problem instanceof ApiError)) throw problem;
     error.textContent = problem.message;

@@ -1,7 +1,7 @@
 // The catalog: what each model needs, what is here, pulling and loading it.
 
 import { call, stream } from "./api.js";
-import { $, announce, button, bytes, h, toast } from "./dom.js";
+import { $, announce, button, bytes, h, seconds, toast } from "./dom.js";
 
 let models = [];
 let changed = () => {};
@@ -20,6 +20,7 @@ export function start(refresh) {
 export function offer(list) {
   models = list;
   draw();
+  for (const { id, meta } of list) if (meta.pulling.length && !pulls.has(id)) pull(id, meta.pulling.at(-1));
 }
 
 function draw() {
@@ -118,8 +119,11 @@ async function pull(id, name) {
   changed();
 }
 
-function progress(frame) {
-  const { id, done = 0, total = 0, speed, eta, state } = frame;
-  const words = [total ? `${bytes(done)} of ${bytes(total)}` : state, speed ? `${bytes(speed)}/s` : "", eta ? `${Math.round(eta)} s left` : ""];
-  return { id, done, total, words: words.filter(Boolean).join(", ") };
+function progress({ model, status, speed, eta, overall }) {
+  const { done = 0, total = 0 } = overall || {};
+  const words = [
+    status === "downloading" ? "" : status, total ? `${bytes(done)} of ${bytes(total)}` : "", speed ? `${bytes(speed)}/s` : "",
+    eta ? `${seconds(eta)} left` : "",
+  ];
+  return { id: model, done, total, words: words.filter(Boolean).join(", ") };
 }
