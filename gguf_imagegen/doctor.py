@@ -20,7 +20,8 @@ from gguf_imagegen.settings import Settings
 
 PROBE = """
 import dataclasses, json
-from gguf_imagegen.engine.sdcpp import describe, self_test
+from gguf_imagegen.engine.build import describe
+from gguf_imagegen.engine.sdcpp import self_test
 print(json.dumps({**dataclasses.asdict(describe()), "faults": self_test()}))
 """
 """Run in a process of its own: a broken library may end it."""
@@ -75,11 +76,21 @@ def _library() -> list[Finding]:
     findings = [
         Finding("engine", True, f"stable-diffusion-cpp-python {version}, library loads"),
         Finding("backend", True, f"{found['backend']}; devices: {devices}"),
-        Finding("CPU features", None, " ".join(found["system_info"].split())),
+        Finding("CPU build", None, _build_words(found["features"])),
     ]
     if found["faults"]:
         findings.append(Finding("binding", False, "; ".join(found["faults"])))
     return findings
+
+
+def _build_words(features: list[str]) -> str:
+    """The instruction sets, and what a build without tinyBLAS costs."""
+    words = ", ".join(features) or "not told"
+    if "LLAMAFILE" in features:
+        return f"{words} (LLAMAFILE is tinyBLAS)"
+    return (
+        f"{words}; without tinyBLAS, so pictures take about half as long again: scripts/install builds it in"
+    )
 
 
 def _cores(settings: Settings) -> Finding:

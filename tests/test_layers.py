@@ -93,14 +93,14 @@ def test_there_are_no_cycles() -> None:
     assert not left
 
 
-def test_two_modules_know_the_binding() -> None:
-    """stable_diffusion_cpp is imported in two modules of the engine, and those by the worker alone."""
+def test_three_modules_know_the_binding() -> None:
+    """stable_diffusion_cpp is imported in three modules of the engine, and those by the worker alone."""
     binding = {
         name_of(p) for p in MODULES if any(i.split(".")[0] == "stable_diffusion_cpp" for i in imports(p))
     }
-    assert binding == {"engine.sdcpp", "engine.upscaler"}
+    assert binding == {"engine.build", "engine.sdcpp", "engine.upscaler"}
     users = {name_of(p) for p in MODULES if own_imports(p) & binding}
-    assert users == {"engine.worker", "engine.upscaler"}
+    assert users <= {"engine.worker", *binding}
 
 
 @pytest.mark.parametrize("module", ["api.app", "cli", "oneshot", "doctor"])
@@ -109,6 +109,20 @@ def test_the_server_does_not_load_native_code(module: str) -> None:
     code = f"import sys, gguf_imagegen.{module}; print(any('stable_diffusion' in m for m in sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout == "False\n"
+
+
+DIALECTS = ["a1111", "a1111_extras", "a1111_lists", "a1111_routes", "chat", "compat", "openai", "sdcpp_capabilities",
+            "sdcpp_server"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_dialects_are_thin(name: str) -> None:
+    """A dialect reads and writes jobs: it is short, and has no hand on the engine or the models in memory."""
+    path = PACKAGE / "api" / f"{name}.py"
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 250
+    touched = {module for module in own_imports(path) if module.startswith("engine.")}
+    assert touched <= {"engine.protocol"}
+    assert "jobs.resident" not in own_imports(path)
 
 
 def test_no_module_is_too_long() -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import stable_diffusion_cpp.stable_diffusion_cpp as low
 
 from gguf_imagegen.engine.abi import layout_faults, name_faults
+from gguf_imagegen.engine.build import default_backend, devices
 from gguf_imagegen.engine.protocol import (
     GenerateSpec,
     Hires,
@@ -55,7 +55,6 @@ PATH_FIELDS: Final[Mapping[Role, str]] = {
     "taesd": "taesd_path",
     "control_net": "control_net_path",
 }
-DEVICE_KINDS: Final = ("cpu", "gpu", "igpu", "accelerator")
 
 AbortCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 _KEPT: Final[list[object]] = []  # the library keeps its callbacks for ever, so the closures must live as long
@@ -119,7 +118,7 @@ class SdCpp:
     @property
     def backend(self) -> str:
         """The device that the library computes on."""
-        return _default_backend(tuple(_devices()))
+        return default_backend(tuple(devices()))
 
     def choose_preview(self, mode: PreviewMode) -> None:
         """Previews of the next sampling; the library reads the mode once, at its start."""
@@ -130,38 +129,6 @@ class SdCpp:
         """Whether the next step decodes a preview: unlike the mode, the library asks this at every step."""
         callback = self._on_preview if self._preview_mode else None
         low.sd_set_preview_callback(callback, self._preview_mode, 1, armed, False, None)
-
-
-@dataclass(frozen=True)
-class Device:
-    """A backend device of ggml; `kind` is one of `DEVICE_KINDS`."""
-
-    name: str
-    description: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Build:
-    """How the native library was built, and what it can compute on; `backend` is what it will choose."""
-
-    version: str
-    commit: str
-    system_info: str
-    devices: tuple[Device, ...]
-    backend: str
-
-
-def describe() -> Build:
-    """For the doctor: a GPU build that did not find its toolkit is silently a CPU build."""
-    devices = tuple(_devices())
-    return Build(
-        version=low.sd_version().decode(),
-        commit=low.sd_commit().decode(),
-        system_info=low.sd_get_system_info().decode().strip(),
-        devices=devices,
-        backend=_default_backend(devices),
-    )
 
 
 def self_test() -> list[str]:
@@ -357,30 +324,3 @@ def _preview_closure(handler: Handler) -> object:
     closure = low.sd_preview_callback(on_preview)
     _KEPT.append(closure)
     return closure
-
-
-def _devices() -> Iterable[Device]:
-    lib = low._lib
-    if not hasattr(lib, "ggml_backend_dev_count"):
-        return
-    lib.ggml_backend_dev_count.restype = ctypes.c_size_t
-    lib.ggml_backend_dev_get.argtypes, lib.ggml_backend_dev_get.restype = [ctypes.c_size_t], ctypes.c_void_p
-    for function in (lib.ggml_backend_dev_name, lib.ggml_backend_dev_description):
-        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_char_p
-    lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-    for number in range(lib.ggml_backend_dev_count()):
-        device = lib.ggml_backend_dev_get(number)
-        yield Device(
-            name=lib.ggml_backend_dev_name(device).decode(),
-            description=lib.ggml_backend_dev_description(device).decode(),
-            kind=DEVICE_KINDS[lib.ggml_backend_dev_type(device)],
-        )
-
-
-def _default_backend(devices: tuple[Device, ...]) -> str:
-    """As util.cpp chooses: the first GPU, else the first integrated one, else the CPU."""
-    for kind in ("gpu", "igpu", "cpu"):
-        for device in devices:
-            if device.kind == kind:
-                return device.name
-    return "CPU"
