@@ -84,13 +84,11 @@ def _library() -> list[Finding]:
 
 
 def _build_words(features: list[str]) -> str:
-    """The instruction sets, and what a build without tinyBLAS costs."""
+    """The instruction sets, and whether matrix products are the fast ones."""
     words = ", ".join(features) or "not told"
     if "LLAMAFILE" in features:
         return f"{words} (LLAMAFILE is tinyBLAS)"
-    return (
-        f"{words}; without tinyBLAS, so pictures take about half as long again: scripts/install builds it in"
-    )
+    return f"{words}; without tinyBLAS, which is faster: scripts/install builds it in"
 
 
 def _cores(settings: Settings) -> Finding:

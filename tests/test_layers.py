@@ -111,8 +111,10 @@ def test_the_server_does_not_load_native_code(module: str) -> None:
     assert run.stdout == "False\n"
 
 
-DIALECTS = ["a1111", "a1111_extras", "a1111_lists", "a1111_routes", "chat", "compat", "openai", "sdcpp_capabilities",
-            "sdcpp_server"]  # fmt: skip
+DIALECTS = (
+    "a1111", "a1111_extras", "a1111_lists", "a1111_routes", "chat", "compat", "openai", "sdcpp_capabilities",
+    "sdcpp_server",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DIALECTS)

@@ -26,7 +26,7 @@ class Device:
 class Build:
     """How the native library was built, and what it can compute on; `backend` is what it will choose.
 
-    `features` are what the CPU part was compiled with, as ggml names them: AVX2, LLAMAFILE (tinyBLAS), OPENMP…
+    `features` are what the CPU part was compiled with, as ggml names them; LLAMAFILE is tinyBLAS.
     """
 
     version: str
