@@ -215,7 +215,7 @@ def _check_types(header: Header) -> None:
 
 
 _BLOCK = re.compile(
-    r"(.*(?:double_blocks|single_blocks|joint_blocks|transformer_blocks|blk|layers)\.)(\d+)\.(.+)"
+    r"((?:.*\.)?(?:double_blocks|single_blocks|joint_blocks|transformer_blocks|blk|layers)\.)(\d+)\.(.+)"
 )
 
 

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from gguf_imagegen.catalog.catalog import entry_of_file
 from gguf_imagegen.catalog.header import Header, TensorInfo, read_header
 from gguf_imagegen.catalog.inspect import DIFFUSION, check_complete, family_of
 from gguf_imagegen.errors import InvalidModelFile, MissingComponent
+from scripts.synthetic import write_synthetic_sd1
 
 EMBEDDING = "text_encoders.llm.model.embed_tokens.weight"
 TXT_IN = f"{DIFFUSION}txt_in.weight"
@@ -113,3 +115,9 @@ def test_huge_lists_and_texts_are_refused_at_once(tmp_path: Path) -> None:
         with pytest.raises(InvalidModelFile):
             read_header(path)
         assert time.perf_counter() - start < 1
+
+
+def test_a_whole_stable_diffusion_is_complete(tmp_path: Path) -> None:
+    """All 1,130 names of a real checkpoint: parts numbered 0 and 2 inside a block are no gap."""
+    entry = entry_of_file(write_synthetic_sd1(tmp_path / "sd15.safetensors"))
+    assert (entry.family, entry.capabilities[0]) == ("sd1", "text-to-image")
