@@ -59,6 +59,7 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
         "object": "model",
         "created": 0,
         "owned_by": "gguf_imagegen",
+        "model_type": "image",  # Xinference's client asks for it
         "meta": {
             "aliases": list(entry.aliases),
             "description": entry.description,

@@ -1,7 +1,7 @@
 """One image request, whatever dialect it came in: canonical fields, their aliases, types and ranges.
 
 Field names and aliases are those of OpenAI's images API, llama-box, OpenVINO Model Server, vLLM-Omni,
-Xinference and AUTOMATIC1111, see `docs/http-api.md`. Model-dependent checks are in `gguf_imagegen.jobs.plan`.
+Xinference and AUTOMATIC1111, see `docs/api.md`. Model-dependent checks are in `gguf_imagegen.jobs.plan`.
 """
 
 from __future__ import annotations
