@@ -7,6 +7,7 @@ fields (`gguf_imagegen.schema.request`).
 from __future__ import annotations
 
 import json
+from functools import wraps
 from typing import Any
 
 from aiohttp import web
@@ -65,6 +66,7 @@ def numeric(handler: Handler) -> Handler:
     wrong is in `error.reason`.
     """
 
+    @wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)

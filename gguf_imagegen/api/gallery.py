@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
@@ -18,6 +19,9 @@ from gguf_imagegen.jobs.results import ResultStore
 
 PAGE = 60
 MOST = 200
+TEXTS_KEPT = 5000
+_texts: WeakKeyDictionary[ResultStore, dict[str, str]] = WeakKeyDictionary()
+"""What images were made of by their names, which are never given twice: a page is read again and again."""
 
 
 async def list_images(request: web.Request) -> web.Response:
@@ -42,10 +46,16 @@ async def delete_image(request: web.Request) -> web.Response:
 
 def _view(results: ResultStore, name: str, url: Callable[[str], str]) -> dict[str, Any] | None:
     """None for one that vanished meanwhile, or whose file is damaged."""
-    try:
-        text = images.read_parameters(results.get(name)) or ""
-    except ImagegenError:
-        return None
+    texts = _texts.setdefault(results, {})
+    text = texts.get(name)
+    if text is None:
+        try:
+            text = images.read_parameters(results.get(name)) or ""
+        except ImagegenError:
+            return None
+        if len(texts) >= TEXTS_KEPT:
+            texts.clear()
+        texts[name] = text
     made = time.mktime(time.strptime(name[:15], "%Y%m%d-%H%M%S"))
     return {
         "id": name,

@@ -13,24 +13,34 @@ from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.sse import HEADERS, HEARTBEAT, b64, frame
 from gguf_imagegen.api.stream import WRITE_TIMEOUT
 from gguf_imagegen.api.urls import file_url
+from gguf_imagegen.errors import InvalidRequest
 from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
 from gguf_imagegen.jobs.scheduler import Scheduler
+
+MOST_RECENT = 100
 
 
 async def events(request: web.Request) -> web.StreamResponse:
     """GET /v1/events: every job that has not ended, from its start, and all that follow, without an end.
 
     Each job begins with a frame of type "job", the job object; later ones have its id as `job`. Pictures come
-    as URLs, previews as base64. Whoever was away reads what has ended meanwhile at /v1/jobs.
+    as URLs, previews as base64. `recent` of the jobs that have ended are told first, by that frame alone.
     """
-    scheduler = request.app[SCHEDULER]
-    sent = {job.id: len(job.events) for job in scheduler.jobs.values() if job.ended}
+    scheduler, recent = request.app[SCHEDULER], _recent(request)
+    ended = [job for job in scheduler.jobs.values() if job.ended]
+    sent = {job.id: len(job.events) for job in ended}
+    url = partial(file_url, request)
+    told = [
+        frame({"type": "job", **job_object(job, 0.0, url)}) for job in ended[max(0, len(ended) - recent) :]
+    ]
     response = web.StreamResponse(headers=HEADERS)
     await response.prepare(request)
-    await _write(response, HEARTBEAT)
+    await _write(response, HEARTBEAT + b"".join(told))
     while not scheduler.draining:
         data = b"".join(_news(request, scheduler, job, sent) for job in list(scheduler.jobs.values()))
+        if len(sent) > 2 * len(scheduler.jobs):
+            sent = {id: count for id, count in sent.items() if id in scheduler.jobs}
         if data:
             await _write(response, data)
         else:
@@ -41,6 +51,14 @@ async def events(request: web.Request) -> web.StreamResponse:
     return response
 
 
+def _recent(request: web.Request) -> int:
+    """How many jobs that have ended shall be told."""
+    asked = request.query.get("recent", "0")
+    if not asked.isdecimal() or len(asked) > 4 or int(asked) > MOST_RECENT:
+        raise InvalidRequest(f"recent: must be a number from 0 to {MOST_RECENT}", param="recent")
+    return int(asked)
+
+
 async def _write(response: web.StreamResponse, data: bytes) -> None:
     await asyncio.wait_for(response.write(data), WRITE_TIMEOUT)
 
@@ -48,9 +66,9 @@ async def _write(response: web.StreamResponse, data: bytes) -> None:
 def _news(request: web.Request, scheduler: Scheduler, job: Job, sent: dict[str, int]) -> bytes:
     """Frames of what happened to a job since the last look; of previews only the newest."""
     first = sent.get(job.id, 0)
-    new = list(enumerate(job.events))[first:]
-    if not new:
+    if first == len(job.events):
         return b""
+    new = list(enumerate(job.events[first:], first))
     sent[job.id] = len(job.events)
     url = partial(file_url, request)
     frames = [] if first else [frame({"type": "job", **job_object(job, scheduler.eta(job), url)})]

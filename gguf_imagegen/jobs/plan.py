@@ -195,12 +195,14 @@ _NEXT_QUALITY = {"standard": "medium", "hd": "high", "max": "xhigh", "xhigh": "h
 
 
 def _steps(request: ImageRequest, entry: Entry, settings: Settings) -> int:
+    """As asked; else by quality or the model's own, and then never more than this server makes."""
     presets: dict[str, int] = {str(key): steps for key, steps in entry.quality.items()}
     quality: str = request.quality or ""
     while quality not in presets and quality in _NEXT_QUALITY:
         quality = _NEXT_QUALITY[quality]
-    steps = request.steps or presets.get(quality, entry.defaults.steps)
-    return _checked_steps(steps, entry, settings, "steps")
+    if request.steps:
+        return _checked_steps(request.steps, entry, settings, "steps")
+    return min(presets.get(quality, entry.defaults.steps), entry.limits.max_steps, settings.max_steps)
 
 
 def _checked_steps(steps: int, entry: Entry, settings: Settings, param: str) -> int:

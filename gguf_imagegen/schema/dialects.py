@@ -10,7 +10,7 @@ from gguf_imagegen.errors import InvalidRequest
 
 
 def with_kwargs(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Xinference's `kwargs`, a JSON object as text, merged into the fields around it, which win.
+    """Xinference's `kwargs`, a JSON object as text, merged into the fields around it, which win unless null.
 
     Its clients put whatever their method does not name in there (`num_inference_steps`, `request_id`), and
     expect a `url` when they say no `response_format` (`TextToImageRequest` and `create_variations` in
@@ -18,7 +18,7 @@ def with_kwargs(data: Mapping[str, Any]) -> dict[str, Any]:
     """
     if data.get("kwargs") is None:
         return dict(data)
-    rest = {key: value for key, value in data.items() if key != "kwargs"}
+    rest = {key: value for key, value in data.items() if key != "kwargs" and value is not None}
     return {"response_format": "url", **json_object(data["kwargs"], "kwargs"), **rest}
 
 

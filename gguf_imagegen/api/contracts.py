@@ -1,0 +1,266 @@
+"""What each handler takes and gives, said once: the OpenAPI document (`api.openapi`) adds paths and words.
+
+Statuses come from the error classes (`gguf_imagegen.errors`), bodies from pydantic models; nothing here knows
+a path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from gguf_imagegen import errors
+from gguf_imagegen.api import (
+    a1111,
+    a1111_extras,
+    a1111_lists,
+    chat,
+    compat,
+    describe,
+    gallery,
+    jobs,
+    models,
+    openai,
+    pull,
+    system,
+    watch,
+    web_page,
+)
+from gguf_imagegen.api import sdcpp_server as native
+from gguf_imagegen.api.contract import EVENTS, JSON, Contract, Param
+from gguf_imagegen.schema import answers
+from gguf_imagegen.schema.a1111 import A1111Request
+from gguf_imagegen.schema.request import ImageRequest
+
+
+class ChatRequest(BaseModel):
+    """`messages`, and beside them (or in `extra_body`) the fields of an image request."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    extra_body: dict[str, Any] = {}
+
+
+class OptionsRequest(BaseModel):
+    """Other options are ignored."""
+
+    sd_model_checkpoint: str | None = None
+
+
+class PngInfoRequest(BaseModel):
+    image: str = Field(description="base64 or data URL")
+
+
+class NativeRequest(BaseModel):
+    """sd.cpp's native schema; 0, -1 and "" leave a field to the model."""
+
+
+READING = (errors.InvalidRequest, errors.PayloadTooLarge, errors.ContentTypeUnsupported)
+MODEL = (errors.ModelNotFound, errors.ModelNotDownloaded)
+PICTURE = (
+    *READING, *MODEL, errors.InvalidSize, errors.InvalidImage, errors.UnknownSampler, errors.PromptTooLong,
+    errors.UnsupportedOperation, errors.MissingComponent, errors.InvalidModelFile, errors.QueueFull,
+    errors.Cancelled, errors.GenerationFailed, errors.WorkerCrashed, errors.ModelLoadFailed,
+    errors.InsufficientMemory, errors.ShuttingDown,
+)  # fmt: skip
+"""What can go wrong from the body of a request to its pictures."""
+
+PREFER = Param("Prefer", "header", {"type": "string", "enum": ["respond-async"]}, "answer 202 and a job")
+IDEMPOTENCY = Param(
+    "Idempotency-Key", "header", {"type": "string", "pattern": "^[A-Za-z0-9-]{1,64}$"},
+    "requests with one key and one body share one job",
+)  # fmt: skip
+ASYNC = {202: answers.JobObject}
+FRAMES = (
+    "With `stream: true`: `data:` lines of JSON, comments as heartbeats, `data: [DONE]` at the end, `event:"
+    " error` with the error object on failure. Dialects (`stream_options.dialect`): llama-box's `image.chunk`"
+    " frame per step; OpenAI's `image_generation.partial_image` and `.completed` (`image_edit.` for edits);"
+    " both."
+)
+CHAT_FRAMES = "With `stream: true`: `chat.completion.chunk` frames, a picture each, and `data: [DONE]`."
+JOB_FRAMES = "One frame for each event of the job, its number as `id:`, and `data: [DONE]` at the end."
+PULL_FRAMES = "Events `progress`, `verifying`, then `done` or `error`; comments as heartbeats."
+CAT = {"prompt": "a lovely cat", "size": "64x64", "steps": 2}
+PICTURE_TEXT = "data:image/png;base64,..."
+
+
+def _images(*required: str, **example: Any) -> Contract:
+    return Contract(
+        answer=answers.ImagesAnswer,
+        request=ImageRequest,
+        required=required,
+        form=True,
+        errors=PICTURE,
+        also=ASYNC,
+        media=(JSON, EVENTS),
+        events=FRAMES,
+        params=(PREFER, IDEMPOTENCY),
+        example=example,
+    )
+
+
+def _a1111_pictures(*required: str, **example: Any) -> Contract:
+    return Contract(
+        answers.A1111Answer,
+        A1111Request,
+        required=required,
+        errors=PICTURE,
+        also=ASYNC,
+        params=(PREFER, IDEMPOTENCY),
+        example=example,
+    )
+
+
+def _list() -> Contract:
+    return Contract(answers.ObjectList)
+
+
+SKIP_IMAGE = Param("skip_current_image", "query", {"type": "boolean"}, "leave the preview out")
+LAST_EVENT = Param(
+    "Last-Event-ID", "header", {"type": "integer", "minimum": -1, "maximum": 99_999_999},
+    "go on after this event",
+)  # fmt: skip
+LAST_EVENT_QUERY = Param("last_event_id", "query", LAST_EVENT.schema, "the same, for browsers")
+EXPIRED = (native.JobExpired, errors.JobNotFound)
+
+LIST_PARAMS = (
+    Param(
+        "limit", "query", {"type": "integer", "minimum": 1, "maximum": gallery.MOST}, "images in one answer"
+    ),
+    Param("before", "query", {"type": "string"}, "go on after the image of this name"),
+)
+ALL_FRAMES = "JSON frames of every job, without an end; comments as heartbeats."
+
+CONTRACTS: Mapping[Any, Contract] = {
+    web_page.page: Contract(None, also={304: None}, media=("text/html",)),
+    web_page.asset: Contract(
+        None,
+        errors=(errors.NotFound,),
+        also={304: None},
+        media=tuple(sorted({*web_page.TYPES.values()})),
+    ),
+    describe.openapi_json: Contract(),
+    describe.docs: Contract(None, media=("text/html",)),
+    gallery.list_images: Contract(answers.ImageList, errors=(errors.InvalidRequest,), params=LIST_PARAMS),
+    gallery.delete_image: Contract(answers.Deleted, errors=(errors.NotFound,)),
+    watch.events: Contract(None, media=(EVENTS,), events=ALL_FRAMES),
+    openai.generations: _images("prompt", **CAT),
+    openai.edits: _images("prompt", "image", prompt="a dog", image=PICTURE_TEXT, strength=0.5),
+    openai.variations: _images("image", image=PICTURE_TEXT, n=2),
+    openai.files: Contract(None, errors=(errors.NotFound,), media=("image/png", "image/jpeg", "image/webp")),
+    models.list_models: Contract(answers.ModelList),
+    models.get_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound,)),
+    models.load_model: Contract(
+        answers.ModelObject, errors=(*MODEL, errors.UnsupportedOperation), status=202
+    ),
+    models.unload_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound,), status=202),
+    pull.pull_model: Contract(
+        None,
+        pull.PullRequest,
+        errors=(*READING, errors.ModelNotFound, errors.UnsupportedOperation, errors.InsufficientMemory),
+        also={202: answers.PullObject},
+        media=(EVENTS,),
+        events=PULL_FRAMES,
+        example={"model": "sd-turbo", "stream": False},
+    ),
+    pull.get_pull: Contract(answers.PullObject, errors=(errors.ModelNotFound, errors.PullNotFound)),
+    pull.cancel_pull: Contract(answers.PullObject, errors=(errors.ModelNotFound, errors.PullNotFound)),
+    pull.remove_model: Contract(answers.Deleted, errors=(errors.InvalidRequest, *MODEL, errors.ModelBusy)),
+    jobs.list_jobs: Contract(answers.JobList),
+    jobs.get_job: Contract(answers.JobObject, errors=(errors.JobNotFound,)),
+    jobs.cancel_job: Contract(answers.JobObject, errors=(errors.JobNotFound,)),
+    jobs.job_events: Contract(
+        None,
+        errors=(errors.JobNotFound, errors.InvalidRequest),
+        media=(EVENTS,),
+        events=JOB_FRAMES,
+        params=(LAST_EVENT, LAST_EVENT_QUERY),
+    ),
+    system.health: Contract(answers.Health, also={503: answers.Health}),
+    system.livez: Contract(answers.Alive),
+    system.metrics: Contract(None, media=("text/plain",)),
+    # sd.cpp's server
+    native.capabilities: Contract(answers.NativeCapabilities, errors=(errors.ModelNotFound,)),
+    native.img_gen: Contract(
+        answers.NativeSubmitted,
+        NativeRequest,
+        required=("prompt",),
+        errors=PICTURE,
+        status=202,
+        params=(IDEMPOTENCY,),
+        example={"prompt": "a lovely cat", "width": 64, "height": 64, "sample_params": {"sample_steps": 2}},
+    ),
+    native.vid_gen: Contract(request=NativeRequest, errors=(errors.UnsupportedOperation,), status=0),
+    native.get_job: Contract(answers.NativeJob, errors=EXPIRED),
+    native.cancel_job: Contract(answers.NativeJob, errors=EXPIRED),
+    # vLLM-Omni
+    chat.completions: Contract(
+        answers.ChatAnswer,
+        ChatRequest,
+        errors=PICTURE,
+        also=ASYNC,
+        media=(JSON, EVENTS),
+        events=CHAT_FRAMES,
+        params=(PREFER, IDEMPOTENCY),
+        example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
+    ),
+    # OpenVINO Model Server, Xinference
+    compat.config: Contract(answers.ModelStates),
+    compat.inpainting: _images(
+        "prompt", "image", "mask", prompt="a hat", image=PICTURE_TEXT, mask_image=PICTURE_TEXT
+    ),
+    compat.ocr: Contract(errors=(errors.UnsupportedOperation,), status=0),
+    compat.progress: Contract(answers.RequestProgress, errors=(errors.InvalidRequest,)),
+    compat.abort: Contract(answers.AbortAnswer, errors=(errors.ModelNotFound,)),
+    # AUTOMATIC1111
+    a1111.txt2img: _a1111_pictures("prompt", prompt="a lovely cat", width=64, height=64, steps=2),
+    a1111.img2img: _a1111_pictures(
+        "init_images", prompt="a dog", init_images=[PICTURE_TEXT], denoising_strength=0.5
+    ),
+    a1111.progress: Contract(answers.A1111Progress, params=(SKIP_IMAGE,)),
+    a1111.interrupt: Contract(),
+    a1111.skip: Contract(answers.Nothing),
+    a1111_lists.sd_models: _list(),
+    a1111_lists.get_options: Contract(),
+    a1111_lists.set_options: Contract(answers.Nothing, OptionsRequest, errors=(*READING, *MODEL)),
+    a1111_lists.unload_checkpoint: Contract(),
+    a1111_lists.reload_checkpoint: Contract(errors=MODEL),
+    a1111_lists.samplers: _list(),
+    a1111_lists.schedulers: _list(),
+    a1111_lists.loras: _list(),
+    a1111_lists.upscalers: _list(),
+    a1111_lists.latent_upscale_modes: _list(),
+    a1111_lists.cmd_flags: Contract(),
+    a1111_lists.memory: Contract(),
+    a1111_lists.scripts: Contract(),
+    a1111_lists.embeddings: Contract(),
+    a1111_lists.nothing: _list(),
+    a1111_lists.done: Contract(answers.Nothing),
+    a1111_extras.extra_single_image: Contract(
+        answers.ExtrasAnswer,
+        a1111_extras.ExtrasRequest,
+        required=("image",),
+        errors=PICTURE,
+        example={"image": PICTURE_TEXT, "upscaler_1": "Lanczos", "upscaling_resize": 2},
+    ),
+    a1111_extras.extra_batch_images: Contract(
+        answers.ExtrasBatchAnswer,
+        a1111_extras.ExtrasRequest,
+        required=("imageList",),
+        errors=PICTURE,
+        example={"imageList": [{"data": PICTURE_TEXT}], "upscaler_1": "Lanczos"},
+    ),
+    a1111_extras.png_info: Contract(answers.PngInfo, PngInfoRequest, errors=(*READING, errors.InvalidImage)),
+    a1111_extras.interrogate: Contract(errors=(errors.UnsupportedOperation,), status=0),
+}
+"""By handler; one that only refuses has the status 0."""
+
+
+def contract_of(handler: Any) -> Contract | None:
+    """The contract of a handler or of what it wraps."""
+    while handler is not None:
+        if handler in CONTRACTS:
+            return CONTRACTS[handler]
+        handler = getattr(handler, "__wrapped__", None)
+    return None

@@ -1,0 +1,254 @@
+"""JSON schemas of what requests may hold and answers do, from the pydantic models.
+
+pydantic's own schemas lack three things that clients need: every alias as a property, uploads as the text
+that they are in JSON, and the limits of this server. Pure functions.
+"""
+
+from __future__ import annotations
+
+import copy
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pydantic import AliasChoices, BaseModel
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
+
+from gguf_imagegen.api.chat import OF_CHAT
+from gguf_imagegen.schema import a1111
+from gguf_imagegen.schema.request import ACCEPTED_WITHOUT_EFFECT, ImageRequest
+from gguf_imagegen.schema.sdcpp_server import LEAVES, Leaf
+from gguf_imagegen.settings import Settings
+
+Schema = dict[str, Any]
+REF = "#/components/schemas/{model}"
+UPLOAD: Schema = {"type": "string", "format": "binary"}
+"""What pydantic says of bytes; in a form it is right."""
+UPLOAD_TEXT: Schema = {"type": "string", "contentEncoding": "base64", "description": "base64 or a data URL"}
+NO_EFFECT = "accepted without effect"
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": REF.format(model=name)}
+
+
+def component_schemas(
+    requests: Iterable[type[BaseModel]], answers: Iterable[type[BaseModel]], settings: Settings
+) -> dict[str, Schema]:
+    """All components by name: the models and what they hold, and `…Form` of those that are forms too."""
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(each, "validation") for each in requests]
+    modes += [(each, "serialization") for each in answers]
+    _, found = models_json_schema(modes, ref_template=REF)
+    schemas = {name: plain(schema) for name, schema in found["$defs"].items()}
+    for name, model in _models({ImageRequest, *requests}).items():
+        if name in schemas:
+            schemas[name] = _with_aliases(model, schemas[name])
+    _complete_dialects(schemas, settings)
+    schemas["ImageForm"] = form_of(schemas["ImageRequest"], schemas)
+    return {name: _in_json(schema) for name, schema in schemas.items() if not name.endswith("Form")} | {
+        name: schema for name, schema in schemas.items() if name.endswith("Form")
+    }
+
+
+def _complete_dialects(schemas: dict[str, Schema], settings: Settings) -> None:
+    """What the dialects' handlers read beside their models."""
+    image = schemas["ImageRequest"]["properties"]
+    image |= {name: {"description": NO_EFFECT} for name in sorted(ACCEPTED_WITHOUT_EFFECT - image.keys())}
+    image["kwargs"] = {
+        "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
+        "description": "further fields, as Xinference's clients send them; others go before them",
+    }
+    _limit(image, settings)
+    if "A1111Request" in schemas:
+        own = schemas["A1111Request"]["properties"]
+        own |= {name: image[name] for name in a1111.SAME if name not in own}
+        names = (*a1111.NO_EFFECT, *a1111.NO_EFFECT_ON_HIRES, *a1111.NO_EFFECT_ON_MASKS)
+        own |= {name: {"description": NO_EFFECT} for name in names if name not in own}
+    if "ChatRequest" in schemas:
+        own = schemas["ChatRequest"]["properties"]
+        pictures = {name for name, schema in image.items() if UPLOAD in _every(schema)}
+        own |= {
+            name: schema
+            for name, schema in image.items()
+            if name not in {*own, *OF_CHAT, *pictures, "prompt", "kwargs"}
+        }
+    if "NativeRequest" in schemas:
+        schemas["NativeRequest"]["properties"] = native_properties(image)
+
+
+def _limit(image: dict[str, Schema], settings: Settings) -> None:
+    """Bounds that flags of this server set, on the field and its aliases."""
+    bounds = {
+        "n": ("maximum", settings.max_images),
+        "steps": ("maximum", settings.max_steps),
+        "prompt": ("maxLength", settings.max_prompt_chars),
+        "negative_prompt": ("maxLength", settings.max_prompt_chars),
+    }
+    for field, (key, value) in bounds.items():
+        kind = "string" if key == "maxLength" else "integer"
+        parts = (part for name in names_of_property(field, image) for part in _every(image[name]))
+        for part in parts:
+            if part.get("type") == kind:
+                part[key] = value
+
+
+# -- pydantic's schemas made plain --------------------------------------------------------------------
+
+
+def plain(schema: Any) -> Any:
+    """Without titles and null defaults; pydantic's `maxLength` of arrays is `maxItems`, said once."""
+    if isinstance(schema, list):
+        return [plain(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {
+        key: {name: plain(part) for name, part in value.items()} if key == "properties" else plain(value)
+        for key, value in schema.items()
+        if not (key == "title" and isinstance(value, str)) and not (key == "default" and value is None)
+    }
+    if made.get("type") == "array" and "maxLength" in made:
+        made["maxItems"] = made.pop("maxLength")
+    if "anyOf" in made:
+        made.pop("maxLength", None)
+    return made
+
+
+def _in_json(schema: Any) -> Any:
+    """Uploads as text."""
+    if isinstance(schema, list):
+        return [_in_json(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if UPLOAD.items() <= schema.items():
+        return {**UPLOAD_TEXT, **{key: value for key, value in schema.items() if key != "format"}}
+    return {key: _in_json(value) for key, value in schema.items()}
+
+
+def _every(schema: Any) -> Iterator[Schema]:
+    """The schema and all alternatives and items in it."""
+    yield schema
+    for part in [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())]:
+        yield from _every(part)
+
+
+# -- aliases ------------------------------------------------------------------------------------------
+
+
+def names_of(model: type[BaseModel], field: str) -> list[str]:
+    """The canonical name first."""
+    info = model.model_fields[field]
+    choices = info.validation_alias.choices if isinstance(info.validation_alias, AliasChoices) else []
+    return list(dict.fromkeys([field, *(each for each in choices if isinstance(each, str))]))
+
+
+def _with_aliases(model: type[BaseModel], schema: Schema) -> Schema:
+    """Every alias right after its field, with the same schema; a field is there when one of them is."""
+    known, made = schema.get("properties", {}), dict[str, Schema]()
+    needed = schema.get("required", ())
+    for field, info in model.model_fields.items():
+        name = info.alias or field
+        made[name] = known[name]
+        for alias in names_of(model, field)[1:]:
+            rest = {key: value for key, value in copy.deepcopy(known[name]).items() if key != "default"}
+            made[alias] = {**rest, "description": f"the same as `{field}`", "x-alias-of": field}
+    several = [names for name in needed if len(names := names_of_property(name, made)) > 1]
+    rest = {key: value for key, value in schema.items() if key != "required"}
+    single = [name for name in needed if len(names_of_property(name, made)) == 1]
+    return {
+        **rest,
+        "properties": made,
+        **({"required": single} if single else {}),
+        **({"allOf": [any_of(names) for names in several]} if several else {}),
+    }
+
+
+def names_of_property(name: str, properties: Mapping[str, Schema]) -> list[str]:
+    """The property and its aliases."""
+    return [name, *(other for other, schema in properties.items() if schema.get("x-alias-of") == name)]
+
+
+def any_of(names: Iterable[str]) -> Schema:
+    return {"anyOf": [{"required": [name]} for name in names]}
+
+
+def _models(roots: Iterable[type[BaseModel]]) -> dict[str, type[BaseModel]]:
+    """The models and all that their fields hold, by name."""
+    found: dict[str, type[BaseModel]] = {}
+
+    def look(kind: Any) -> None:
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and kind.__name__ not in found:
+            found[kind.__name__] = kind
+            for info in kind.model_fields.values():
+                look(info.annotation)
+        for part in typing.get_args(kind):
+            look(part)
+
+    for root in roots:
+        look(root)
+    return found
+
+
+# -- forms --------------------------------------------------------------------------------------------
+
+
+def form_of(schema: Schema, schemas: Mapping[str, Schema]) -> Schema:
+    """The same fields as parts of a form: files are bytes, objects and lists of them are JSON text."""
+    properties = {name: _part(each, schemas) for name, each in schema["properties"].items()}
+    return {**schema, "properties": properties}
+
+
+def _part(schema: Schema, schemas: Mapping[str, Schema]) -> Schema:
+    """Not said is an absent part, so null falls away; a list of numbers is text with commas."""
+    said = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+    rest = {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+    one = {**said[0], **rest} if said else dict(schema)
+    if isinstance(one.get("type"), list):
+        one["type"] = next(kind for kind in one["type"] if kind != "null")
+    if UPLOAD in _every(one):
+        return one
+    if one.get("type") == "array" and "$ref" not in one["items"]:
+        return {"type": "string", "pattern": r"^\d{1,3}(,\d{1,3})*$", **_words(one)}
+    if "$ref" in one or one.get("type") in ("array", "object"):
+        return {"type": "string", "contentMediaType": "application/json", **_words(one), "contentSchema": one}
+    return one
+
+
+def _words(schema: Schema) -> Schema:
+    return {key: schema[key] for key in ("description", "x-alias-of") if key in schema}
+
+
+# -- sd.cpp's native schema ---------------------------------------------------------------------------
+
+
+def native_properties(image: Mapping[str, Schema]) -> dict[str, Schema]:
+    """The tree of its leaves, each with the schema of the field that it means."""
+    tree: dict[str, Schema] = {}
+    for path, leaf in LEAVES.items():
+        *parents, name = path.split(".")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {"type": "object", "properties": {}})["properties"]
+        node[name] = _leaf(leaf, image)
+    return tree
+
+
+def _leaf(leaf: Leaf, image: Mapping[str, Schema]) -> Schema:
+    """Without sd.cpp's default: what is not said is the model's own here."""
+    field = {"init_image": "mask", "ref_images": "image"}.get(leaf.field, leaf.field)
+    if field == "lora":
+        schema = {"type": "array", "items": {"type": "object"}, "description": "of `path` and `multiplier`"}
+    elif field in image:
+        schema = {key: value for key, value in copy.deepcopy(image[field]).items() if key != "default"}
+        for part in _every(schema):
+            if "enum" in part and isinstance(leaf.default, str) and leaf.default not in part["enum"]:
+                part["enum"] = [leaf.default, *part["enum"]]
+    else:
+        schema = _type_of(leaf.default)
+        if not leaf.field:
+            schema["description"] = NO_EFFECT
+    return schema
+
+
+def _type_of(default: Any) -> Schema:
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
+    return {"type": kinds[type(default)]} if type(default) in kinds else {}
