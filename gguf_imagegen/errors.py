@@ -10,7 +10,7 @@
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
     ├── Cancelled (499)
-    ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InsufficientMemory (500)
+    ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InsufficientMemory, InternalError (500)
     ├── ShuttingDown (503)
     └── PullFailed (502): a model's files could not be fetched
         ├── HubTokenMissing, HubTokenInvalid, LicenceNotAccepted (403)
@@ -168,6 +168,10 @@ class Cancelled(ImagegenError):
     status = 499
     code = "cancelled"
     type = "cancelled"
+
+
+class InternalError(ImagegenError):
+    """A defect of the server itself; the log has the trace."""
 
 
 class GenerationFailed(ImagegenError):

@@ -17,6 +17,7 @@ from gguf_imagegen.api.keys import SETTINGS
 from gguf_imagegen.errors import (
     Forbidden,
     ImagegenError,
+    InternalError,
     InvalidRequest,
     MethodNotAllowed,
     NotFound,
@@ -72,7 +73,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
         raise
     except Exception:  # the edge of the server: the log has the trace, the client gets no internals
         log.exception("internal error in %s %s", request.method, request.path)
-        return error_answer(ImagegenError("internal error; the server's log has the details"))
+        return error_answer(InternalError("internal error; the server's log has the details"))
 
 
 def error_answer(error: ImagegenError, headers: dict[str, str] | None = None) -> web.Response:

@@ -25,6 +25,7 @@ from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.errors import (
     Cancelled,
     ImagegenError,
+    InternalError,
     InvalidRequest,
     ModelBusy,
     ModelNotDownloaded,
@@ -154,7 +155,7 @@ class Pulls:
             running.wake("failed", exc)
         except Exception:  # the edge of the pull: the log has the trace
             log.exception("internal error in the pull of %s", running.entry.name)
-            running.wake("failed", ImagegenError("internal error; the server's log has the details"))
+            running.wake("failed", InternalError("internal error; the server's log has the details"))
 
     def named(self, name: str) -> list[Running]:
         """The pulls of ID (in every quantisation) or ID:QUANT, newest last."""

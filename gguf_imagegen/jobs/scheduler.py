@@ -15,6 +15,7 @@ from gguf_imagegen.engine.protocol import Engine, RawImage, UpscaleSpec
 from gguf_imagegen.errors import (
     Cancelled,
     ImagegenError,
+    InternalError,
     JobNotFound,
     ModelLoadFailed,
     QueueFull,
@@ -236,7 +237,7 @@ class Scheduler:
             log.error("job %s: %s", job.id, error)
         elif error is None:
             self.resident.succeeded()
-        if isinstance(error, Cancelled | WorkerCrashed):
+        if isinstance(error, Cancelled | WorkerCrashed | InternalError):
             await self.resident.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
         elif isinstance(error, ModelLoadFailed):
             await self.resident.close("failed", job.plan.entry)
@@ -251,7 +252,7 @@ class Scheduler:
             return exc
         except Exception:  # the loop must outlive any defect of ours; the log has the trace
             log.exception("internal error in job %s", job.id)
-            return WorkerCrashed("internal error; the server's log has the details")
+            return InternalError("internal error; the server's log has the details")
         return None
 
     async def _do(self, job: Job) -> None:

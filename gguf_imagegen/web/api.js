@@ -5,6 +5,8 @@ import { $ } from "./dom.js";
 let key = sessionStorage.getItem("imagegen.key") || "";
 let asking = null;
 
+export const hasKey = () => Boolean(key);
+
 /** What the server said was wrong, or that it did not answer (status 0). */
 export class ApiError extends Error {
   constructor(status, message, code = "") {
@@ -23,6 +25,7 @@ async function request(method, path, { body, headers, signal } = {}) {
       answer = await fetch(path, {
         method,
         signal,
+        credentials: "omit", // else the browser would ask for a password of its own, beside our question
         headers: {
           ...(body === undefined ? {} : { "Content-Type": "application/json" }),
           ...(sent ? { Authorization: `Bearer ${sent}` } : {}),
@@ -35,7 +38,7 @@ async function request(method, path, { body, headers, signal } = {}) {
       throw new ApiError(0, "The server does not answer. Is it still running?");
     }
     if (answer.status !== 401) return answer;
-    if (sent === key) await askForKey(sent ? "That key is not one of this server's." : "");
+    if (sent === key) await askForKey(sent ? "That is no key of this server." : "");
   }
 }
 
@@ -47,8 +50,7 @@ async function failure(answer) {
     error = content.error || {};
     detail = typeof content.detail === "string" ? content.detail : "";
   } catch { /* no JSON: the status must do */ }
-  const message = error.code === "invalid_image" && detail ? detail : error.message;
-  return new ApiError(answer.status, message || `The server answered with status ${answer.status}.`, error.code);
+  return new ApiError(answer.status, error.message || detail || `The server answered with status ${answer.status}.`, error.code);
 }
 
 export async function call(method, path, body, headers) {
@@ -57,7 +59,7 @@ export async function call(method, path, body, headers) {
   return answer.status === 204 ? null : answer.json();
 }
 
-/** The data of each server-sent event; ends with the stream. */
+/** The data of each server-sent event, and null for each sign of life; ends with the stream. */
 export async function* stream(method, path, { body, signal } = {}) {
   const answer = await request(method, path, { body, signal });
   if (!answer.ok) throw await failure(answer);
@@ -68,7 +70,7 @@ export async function* stream(method, path, { body, signal } = {}) {
     if (done) return;
     const blocks = (rest + value).split("\n\n");
     rest = blocks.pop();
-    yield null; // a sign of life, also where it was only a comment
+    yield null;
     for (const block of blocks) {
       const lines = block.split("\n").filter((line) => line.startsWith("data: "));
       const text = lines.map((line) => line.slice(6)).join("\n");
@@ -85,13 +87,21 @@ function askForKey(message) {
     $("key-error").textContent = message;
     $("key-value").value = "";
     dialog.oncancel = (event) => event.preventDefault();
-    $("key-form").onsubmit = () => {
+    $("key-form").onsubmit = (event) => {
+      event.preventDefault();
       key = $("key-value").value.trim();
       sessionStorage.setItem("imagegen.key", key);
       asking = null;
+      dialog.close();
       resolve();
     };
     dialog.showModal();
   });
   return asking;
+}
+
+/** Forget the key, and ask for one again. */
+export function forgetKey() {
+  sessionStorage.removeItem("imagegen.key");
+  location.reload();
 }

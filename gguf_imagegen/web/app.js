@@ -1,8 +1,8 @@
 // The page: its views, what is read again when something changes, and the state of the connection.
 
-import { call } from "./api.js";
+import { call, forgetKey, hasKey } from "./api.js";
 import * as create from "./create.js";
-import { $, toast } from "./dom.js";
+import { $, say, toast } from "./dom.js";
 import * as gallery from "./gallery.js";
 import * as jobs from "./jobs.js";
 import * as models from "./models.js";
@@ -10,21 +10,27 @@ import * as viewer from "./viewer.js";
 import * as watch from "./watch.js";
 
 const VIEWS = ["create", "gallery", "models"];
-const RECENT = 8;
+const FRESH = 20000; // ms for which the models' states are believed while somebody looks
+const LONG = 10000; // ms without the server after which more is said
 
 function showView() {
   const wanted = VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "create";
   for (const name of VIEWS) {
-    $(`view-${name}`).hidden = name !== wanted;
+    if (name !== wanted) $(`view-${name}`).hidden = true;
     const link = document.querySelector(`nav a[href="#${name}"]`);
     if (name === wanted) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  if (!$(`view-${wanted}`).hidden) return;
+  $(`view-${wanted}`).hidden = false;
+  window.scrollTo(0, 0);
   if (wanted === "gallery") gallery.enter();
-  if (wanted === "models") refresh();
+  if (wanted === "models" && started) refresh();
 }
 
 let reading = null;
+let readAt = 0;
+let started = false;
 
 /** Models and what belongs to them, read again; calls that come meanwhile share the answer. */
 function refresh() {
@@ -33,36 +39,50 @@ function refresh() {
 }
 
 async function read() {
+  readAt = Date.now();
   try {
     const [list, loras, upscalers] = await Promise.all([
       call("GET", "/v1/models"), call("GET", "/sdapi/v1/loras"), call("GET", "/sdapi/v1/upscalers"),
     ]);
     models.offer(list.data);
-    create.offer(list.data, loras.map((each) => each.name), upscalers.filter((each) => each.model_path || each.model_name).map((each) => each.name));
+    create.offer(list.data, loras.map((each) => each.name), upscalers.map((each) => each.model_name).filter(Boolean));
     if (list.data.some((each) => ["loading", "pulling"].includes(each.meta.state))) setTimeout(refresh, 1000);
   } catch (error) {
+    models.fail(error.message);
     if (error.status) toast(error.message, "error");
   }
+  $("forget-key").hidden = !hasKey();
 }
 
-function connection(event) {
-  const offline = event.type === "offline";
-  document.body.classList.toggle("offline", offline);
-  $("connection").textContent = offline ? "Reconnecting…" : "";
-  if (!offline) refresh();
+let lost = null; // the timer after which more is said
+
+function connection({ type }) {
+  if (type === "online") {
+    clearTimeout(lost);
+    lost = null;
+    say($("connection"), "");
+    if (started) refresh();
+  } else if (!lost) {
+    say($("connection"), "Reconnecting…");
+    lost = setTimeout(() => say($("connection"), "Reconnecting… The server does not answer. Is it still running? What is shown may be old."), LONG);
+  }
+  document.body.classList.toggle("offline", type !== "online");
 }
 
-viewer.start(gallery.forget);
+viewer.start(gallery.forget, gallery.readOn);
 watch.start((job, index) => viewer.open(viewer.ofJob(job), job.pictures.slice(0, index).filter((each) => each.name).length));
 create.start();
 gallery.start();
 models.start(refresh);
 jobs.listen((job, event) => {
   if (!job) connection(event);
-  else if (event.type === "loaded" || event.type === "ended") refresh();
+  else if (event.type === "loaded" || (event.type === "ended" && job.status !== "succeeded")) refresh();
 });
 window.addEventListener("hashchange", showView);
+$("forget-key").onclick = forgetKey;
+$("activity").onclick = () => requestAnimationFrame(() => $("watch").scrollIntoView());
+setInterval(() => { if (!document.hidden && !document.body.classList.contains("offline") && Date.now() - readAt > FRESH) refresh(); }, 5000);
 showView();
-await refresh();
-jobs.recent(RECENT).catch(() => {});
 jobs.follow();
+await refresh();
+started = true;

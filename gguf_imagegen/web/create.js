@@ -1,21 +1,28 @@
 // The form: what to make, with which model. It shows what the chosen model can do and remembers everything.
 
 import { ApiError, call } from "./api.js";
-import { $, button, bytes, dataUrl, h, kept, toast } from "./dom.js";
+import { $, button, bytes, h, press, pressed, say, toast } from "./dom.js";
+import * as inputs from "./inputs.js";
 import * as jobs from "./jobs.js";
-import { paintMask } from "./mask.js";
+import { nearest } from "./settings.js";
+import { kept, pictures } from "./store.js";
 
 const ASPECTS = [["Square", 1], ["3:2", 1.5], ["2:3", 1 / 1.5], ["16:9", 16 / 9], ["9:16", 9 / 16]];
-const REMEMBERED = ["prompt", "negative", "count", "seed", "upscale"];
+const REMEMBERED = ["prompt", "negative", "count", "upscale"];
 const PER_MODEL = ["width", "height", "steps", "cfg", "guidance", "sampler", "schedule", "strength"];
+const HERE = ["loaded", "loading", "ready"];
+const SOURCES = 12; // pictures that jobs started from, to compare with
 let models = [];
-let inputs = []; // data: URLs
-let mask = null;
-let loras = [];
-const sources = new Map(); // job id -> the picture it started from, for comparing
+let loras = null; // and upscalers, as JSON; null until the server was heard of
+let pictureSize = null; // of the picture to start from
+let sources = []; // {job, url}, the newest last
 
-export const sourceOf = (id) => sources.get(id);
 const model = () => models.find((each) => each.id === $("model").value);
+
+/** The picture that a job started from, if this browser sent it. */
+export const sourceOf = (job) => sources.find((each) => each.job === job)?.url;
+/** The same for a finished picture. */
+export const sourceOfPicture = (name) => sources.find((each) => each.names?.includes(name))?.url;
 
 export function start() {
   const form = $("create");
@@ -24,62 +31,77 @@ export function start() {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) {
       event.preventDefault();
-      form.requestSubmit();
+      location.hash = "#create";
+      generate();
     }
   });
-  $("model").onchange = () => { kept.set("model", $("model").value); fill(); };
-  $("dice").onclick = () => { $("seed").value = ""; remember(); };
-  $("pick").onclick = () => $("file").click();
-  $("file").onchange = () => { addFiles($("file").files); $("file").value = ""; };
-  $("paint").onclick = async () => { mask = await paintMask(inputs[0], mask); show(); };
-  $("notify").checked = kept.get("notify", false);
-  $("notify").onchange = async () => {
-    const wanted = $("notify").checked && "Notification" in window && await Notification.requestPermission() === "granted";
-    $("notify").checked = wanted;
-    kept.set("notify", wanted);
+  $("model").oninput = (event) => {
+    event.stopPropagation(); // the fields still have the values of the model before
+    kept.set("model", $("model").value);
+    fill();
   };
-  const area = $("view-create");
-  area.ondragover = (event) => { event.preventDefault(); area.classList.add("dropping"); };
-  area.ondragleave = (event) => { if (!area.contains(event.relatedTarget)) area.classList.remove("dropping"); };
-  area.ondrop = (event) => { event.preventDefault(); area.classList.remove("dropping"); addFiles(event.dataTransfer.files); };
-  document.addEventListener("paste", (event) => {
-    if (event.clipboardData.files.length) { event.preventDefault(); addFiles(event.clipboardData.files); }
-  });
+  $("defaults").onclick = () => { fill(true); remember(); };
+  $("seed").value = kept.get("seed", "");
+  lock(kept.get("locked", false) && $("seed").value !== "");
+  $("seed").oninput = () => lock($("seed").value.trim() !== "");
+  $("lock").onclick = () => { lock(!pressed($("lock"))); if (pressed($("lock")) && !$("seed").value) $("seed").value = randomSeed(); remember(); };
   for (const name of REMEMBERED) $(name).value = kept.get(name, $(name).value);
+  $("more").open = kept.get("more", false);
+  $("more").ontoggle = () => kept.set("more", $("more").open);
+  inputs.start((size) => { if (size) fitSize(size); show(); }, apply);
+  pictures.get("sources", []).then((before) => { sources = [...before, ...sources].slice(-SOURCES); });
+  jobs.listen((job, event) => { if (job?.over && event.type === "ended") rememberNames(job); });
+}
+
+const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
+
+/** A locked seed is used for every picture; another shows what was drawn last. */
+function lock(on) {
+  press($("lock"), on);
+  $("seed").classList.toggle("idle", !on);
+  $("seed-hint").textContent = on ? "The same for every run." : $("seed").value ? "Used last. The next one is drawn anew; Lock keeps it." : "A new one for every run.";
 }
 
 /** New from the server: the models, and the names of LoRAs and upscalers. */
 export function offer(list, loraNames, upscalers) {
-  models = list.filter((each) => ["loaded", "loading", "ready", "pulling"].includes(each.meta.state));
-  const chosen = $("model").value || kept.get("model") || "";
-  const before = model();
-  $("model").replaceChildren(...models.map((each) =>
-    h("option", { value: each.id }, each.id + (each.meta.state === "loaded" ? " (in memory)" : ""))));
-  const found = models.find((each) => each.id === chosen) || models.find((each) => each.meta.default) || models[0];
-  if (found) $("model").value = found.id;
-  if (!before || before.id !== found?.id) fill();
+  models = list.filter((each) => HERE.includes(each.meta.state) || each.meta.quants.some((quant) => quant.on_disk));
+  const before = $("model").value;
+  const options = models.map((each) => [each.id, each.id + (each.meta.state === "loaded" ? " (in memory)" : "")]);
+  if (JSON.stringify(options) !== $("model").dataset.options) {
+    $("model").dataset.options = JSON.stringify(options);
+    $("model").replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
+    const wanted = [before, kept.get("model", "")].find((id) => models.some((each) => each.id === id));
+    const found = wanted || (models.find((each) => each.meta.default) || models[0])?.id;
+    if (found) $("model").value = found;
+  }
   offerAddons(loraNames, upscalers);
-  show();
+  if (model() && $("model").value !== before) fill();
+  else show();
 }
 
 function offerAddons(loraNames, upscalers) {
-  if (loras.length !== loraNames.length) {
-    const scales = kept.get("loras", {});
-    $("loras").replaceChildren(...loraNames.map((name) => h("label", {}, name, " ",
-      h("input", { type: "number", step: "0.05", min: "-10", max: "10", placeholder: "off", "data-lora": name, value: scales[name] ?? "" }))));
-    loras = loraNames;
-  }
-  $("lora-field").hidden = !loras.length;
+  if (JSON.stringify([loraNames, upscalers]) === loras) return;
+  loras = JSON.stringify([loraNames, upscalers]);
+  const scales = kept.get("loras", {});
+  $("loras").replaceChildren(...loraNames.map((name) => h("label", {}, h("span", {}, name),
+    h("input", { type: "number", step: "any", min: "-10", max: "10", inputmode: "decimal", "data-lora": name, value: scales[name] ?? "" }))));
+  $("lora-field").hidden = !loraNames.length;
   $("upscale-field").hidden = !upscalers.length;
-  const value = $("upscale").value || kept.get("upscale", "");
-  $("upscale").replaceChildren(h("option", { value: "" }, "Off"), ...upscalers.flatMap((name) =>
-    [2, 4].map((factor) => h("option", { value: `${factor} ${name}` }, `${factor}× ${name}`))));
-  $("upscale").value = value;
-  if ($("upscale").selectedIndex < 0) $("upscale").value = "";
+  const value = kept.get("upscale", "");
+  $("upscale").replaceChildren(h("option", { value: "" }, "No"), ...upscalers.flatMap((name) =>
+    [2, 4].map((factor) => h("option", { value: `${factor} ${name}` }, `${factor}× with ${name}`))));
+  choose($("upscale"), value);
+}
+
+/** Choose an option if there is one like it. */
+function choose(select, value) {
+  const names = [...select.options].map((option) => option.value);
+  const found = names.includes(value) ? value : nearest(value, names);
+  if (found !== undefined) select.value = found;
 }
 
 /** The chosen model's lists and values: those used last with it, else its own. */
-function fill() {
+function fill(anew = false) {
   const chosen = model();
   if (!chosen) return;
   const { meta } = chosen;
@@ -87,159 +109,136 @@ function fill() {
   $("schedule").replaceChildren(...meta.schedules.map((name) => h("option", {}, name)));
   const [width, height] = meta.defaults.size.split("x");
   const own = { ...meta.defaults, cfg: meta.defaults.cfg_scale, width, height };
-  const last = kept.get("models", {})[chosen.id] || {};
+  const last = anew ? {} : kept.get("models", {})[chosen.id] || {};
   for (const name of PER_MODEL) $(name).value = last[name] || own[name];
   $("width").max = $("height").max = meta.limits.max_side;
-  $("width").step = $("height").step = 1;
   $("steps").max = meta.limits.max_steps;
   $("count").max = meta.limits.max_n;
-  $("sizes").replaceChildren(...ASPECTS.map(([name, aspect]) => chip(name, () => setSize(meta, aspect))));
-  const names = Object.entries(meta.quality);
-  $("qualities").replaceChildren(...names.map(([name, steps]) => chip(name, () => { $("steps").value = steps; })));
+  $("qualities").replaceChildren(...Object.entries(meta.quality).map(([name, steps]) =>
+    chip(name[0].toUpperCase() + name.slice(1), () => { $("steps").value = steps; }, { "data-steps": steps, title: `${steps} steps` })));
+  $("sizes").replaceChildren(...ASPECTS.map(([name, aspect]) => sizeChip(name, sizeFor(meta, aspect))));
   show();
 }
 
-function chip(name, act) {
-  return button(name, () => { act(); remember(); show(); }, { class: "chip", "aria-pressed": "false" });
+const sizeChip = (name, size, id) => chip(name, () => setSize(size), { "data-size": size.join("x"), title: size.join(" × "), id });
+
+function chip(name, act, attributes) {
+  return button(name, () => { act(); remember(); show(); }, { class: "chip", "aria-pressed": "false", ...attributes });
 }
 
-function sizeFor(meta, aspect) {
+/** A size of this aspect with the pixels of the model's own, or at most its limits. */
+function sizeFor(meta, aspect, most = Infinity) {
   const [width, height] = meta.defaults.size.split("x").map(Number);
-  const { size_multiple: multiple, max_side: most } = meta.limits;
-  const near = (side) => Math.max(multiple, Math.min(Math.round(side / multiple), Math.floor(most / multiple)) * multiple);
-  const pixels = Math.min(width * height, meta.limits.max_pixels);
+  const { size_multiple: multiple, max_side: side, max_pixels: limit } = meta.limits;
+  const near = (length) => Math.max(multiple, Math.min(Math.round(length / multiple), Math.floor(side / multiple)) * multiple);
+  const pixels = Math.min(width * height, limit, most);
   return [near(Math.sqrt(pixels * aspect)), near(Math.sqrt(pixels / aspect))];
 }
 
-function setSize(meta, aspect) {
-  [$("width").value, $("height").value] = sizeFor(meta, aspect);
+const setSize = ([width, height]) => { [$("width").value, $("height").value] = [width, height]; };
+
+/** As the picture to start from: its very size if the model is at home with it, else its aspect. */
+function fitSize([width, height]) {
+  const { meta } = model();
+  const { max_side: side, max_pixels: limit } = meta.limits;
+  const [own, other] = meta.defaults.size.split("x").map(Number);
+  const exact = Math.max(width, height) <= side && Math.min(width, height) >= 64 && width * height <= Math.min(limit, 1.6 * own * other);
+  pictureSize = exact ? [width, height] : sizeFor(meta, width / height);
+  setSize(pictureSize);
+  remember();
 }
 
 /** Everything that depends on the values: which fields are there, what is pressed, what the hints say. */
 function show() {
   const chosen = model();
   $("generate").disabled = !chosen;
-  $("model-state").textContent = chosen ? "" : "No model is on this machine yet. Pull one under Models.";
-  if (!chosen) return;
+  if (!chosen) {
+    $("model-state").replaceChildren("No model is on this machine yet. ", h("a", { href: "#models" }, "Pull one"), " first.");
+    return;
+  }
   const { meta } = chosen;
   const can = new Set(meta.capabilities);
   const edits = can.has("image-to-image") || can.has("inpainting") || can.has("reference-edit");
-  const needsPicture = !can.has("text-to-image");
-  $("inputs-field").hidden = !edits;
-  $("inputs-label").textContent = meta.limits.max_images > 1 ? "Pictures to edit or combine"
-    : needsPicture ? "Picture to repaint" : "Start from a picture";
-  $("strength-field").hidden = !inputs.length || meta.edit_mode === "reference";
+  inputs.allow(edits ? meta.limits.max_images : 0, can.has("inpainting") || can.has("reference-edit"), chosen.id);
+  const starts = inputs.given().length > 0;
+  $("strength-field").hidden = !starts || (meta.edit_mode === "reference" && !inputs.givenMask());
   $("strength-value").textContent = Number($("strength").value).toFixed(2);
-  $("paint").hidden = inputs.length !== 1 || !(can.has("inpainting") || can.has("reference-edit"));
-  $("paint").textContent = mask ? "Change the mask…" : "Paint a mask…";
   $("cfg-field").hidden = meta.limits.max_cfg_scale === 1;
   $("negative-field").hidden = $("cfg-field").hidden || Number($("cfg").value) <= 1;
   $("guidance-field").hidden = !meta.distilled_guidance;
   $("quality-field").hidden = !Object.keys(meta.quality).length;
-  [...$("qualities").children].forEach((each) => press(each, String(meta.quality[each.textContent]) === $("steps").value));
-  [...$("sizes").children].forEach((each, index) => {
-    const [width, height] = sizeFor(meta, ASPECTS[index][1]);
-    press(each, $("width").value === String(width) && $("height").value === String(height));
-  });
-  $("model-state").textContent = `${meta.description} ${memoryWords(meta)}`;
-  const many = meta.limits.max_images;
-  $("inputs").replaceChildren(...inputs.map((url, index) => thumbnail(url, index)));
-  if (inputs.length > many) $("inputs-hint").textContent = `This model takes ${many} picture${many > 1 ? "s" : ""} at a time.`;
+  showSizes(starts);
+  for (const each of $("qualities").children) press(each, each.dataset.steps === $("steps").value);
+  say($("model-state"), [meta.description, memoryWords(meta), can.has("text-to-image") ? "" : "It needs a picture to work on."].filter(Boolean).join(" "));
+}
+
+function showSizes(starts) {
+  $("size-of-picture")?.remove();
+  if (starts && pictureSize) $("sizes").append(sizeChip("As the picture", pictureSize, "size-of-picture"));
+  for (const each of $("sizes").children) press(each, each.dataset.size === `${$("width").value}x${$("height").value}`);
+  const { max_side: side, max_pixels: pixels, size_multiple: multiple } = model().meta.limits;
+  const large = $("width").value * $("height").value > pixels;
+  $("size-hint").className = large ? "warning" : "hint";
+  say($("size-hint"), large ? `Too large for ${model().id}: at most ${side} a side, and ${Math.floor(Math.sqrt(pixels))} × ${Math.floor(Math.sqrt(pixels))} in all.`
+    : `Up to ${side}; multiples of ${multiple} are the fastest.`);
 }
 
 function memoryWords({ state, memory }) {
-  if (state === "loaded") return "It is in memory.";
+  if (state === "loaded") return "In memory, ready to start at once.";
   if (!memory) return "";
   const words = `needs ${bytes(memory.needs)} of memory, ${bytes(memory.free)} are free`;
-  return memory.fits ? `It is loaded when needed: ${words}.` : `It may not fit: ${words}.`;
-}
-
-const press = (element, pressed) => element.setAttribute("aria-pressed", String(pressed));
-
-function thumbnail(url, index) {
-  const remove = button("×", () => { inputs.splice(index, 1); mask = null; show(); }, { "aria-label": `Remove picture ${index + 1}` });
-  return h("figure", { class: "thumb" }, h("img", { src: url, alt: `Input picture ${index + 1}` }),
-    mask && index === 0 ? h("img", { src: mask, alt: "Mask", class: "mask" }) : null, remove);
-}
-
-async function addFiles(files) {
-  for (const file of files) {
-    if (!file.type.startsWith("image/")) {
-      toast(`${file.name} is no picture.`, "error");
-      continue;
-    }
-    await useInput(await dataUrl(file), { withSettings: true });
-  }
-}
-
-/** Take a picture as input; one that carries its settings offers them. */
-export async function useInput(url, { withSettings = false } = {}) {
-  const most = model()?.meta.limits.max_images ?? 1;
-  inputs = most > 1 ? [...inputs, url].slice(-most) : [url];
-  mask = null;
-  show();
-  if (!withSettings) return;
-  try {
-    const { info, parameters } = await call("POST", "/sdapi/v1/png-info", { image: url });
-    if (info) {
-      toastWithAction("This picture carries its settings.", "Use them", () => { inputs = inputs.filter((each) => each !== url); apply(named(parameters)); });
-    }
-  } catch (error) {
-    inputs = inputs.filter((each) => each !== url);
-    show();
-    toast(error.message, "error");
-  }
-}
-
-function toastWithAction(text, label, act) {
-  const box = h("p", { class: "toast info" }, `${text} `);
-  box.append(button(label, () => { act(); box.remove(); }));
-  $("toasts").append(box);
-  setTimeout(() => box.remove(), 15000);
-}
-
-/** AUTOMATIC1111's names of parameters as the form's. */
-export function named(parameters) {
-  const [width, height] = (parameters.Size || "").split("x");
-  return {
-    prompt: parameters.Prompt, negative: parameters["Negative prompt"], steps: parameters.Steps, sampler: parameters.Sampler,
-    schedule: parameters["Schedule type"], cfg: parameters["CFG scale"], seed: parameters.Seed, width, height,
-    model: parameters.Model, strength: parameters["Denoising strength"],
-  };
+  return memory.fits ? `Loaded when needed: ${words}.` : `It may not fit: ${words}.`;
 }
 
 /** Put values into the form; those that the model does not know stay as they are. */
 export function apply(values) {
-  if (models.some((each) => each.id === values.model)) {
+  const known = models.some((each) => each.id === values.model);
+  if (known) {
     $("model").value = values.model;
+    kept.set("model", values.model);
     fill();
+  } else if (values.model) {
+    toast(`Its model, ${values.model}, is not here: ${$("model").value} stays chosen.`);
   }
-  for (const [name, value] of Object.entries(values)) {
-    const field = $(name);
-    if (name === "model" || value == null || value === "" || !field) continue;
-    if (field.tagName === "SELECT" && ![...field.options].some((option) => option.value === value)) continue;
-    field.value = value;
+  for (const name of [...REMEMBERED, ...PER_MODEL, "seed"]) {
+    const value = values[name];
+    if (value == null || (value === "" && name !== "negative")) continue;
+    if ($(name).tagName === "SELECT") choose($(name), value);
+    else $(name).value = value;
   }
+  if (values.seed != null) lock(values.seed !== "");
   remember();
   show();
   location.hash = "#create";
   $("prompt").focus();
 }
 
+/** Draw a new seed for the next picture. */
+export function unlock() {
+  $("seed").value = "";
+  lock(false);
+  remember();
+}
+
 function remember() {
   for (const name of REMEMBERED) kept.set(name, $(name).value);
+  kept.set("seed", $("seed").value);
+  kept.set("locked", pressed($("lock")));
+  if (!model()) return;
   const every = kept.get("models", {});
   every[$("model").value] = Object.fromEntries(PER_MODEL.map((name) => [name, $(name).value]));
   kept.set("models", every);
-  kept.set("loras", Object.fromEntries([...document.querySelectorAll("[data-lora]")].map((each) => [each.dataset.lora, each.value])));
+  const fields = [...document.querySelectorAll("[data-lora]")];
+  if (fields.length) kept.set("loras", Object.fromEntries(fields.map((each) => [each.dataset.lora, each.value])));
 }
 
 function wanted() {
   const { meta } = model();
   const visible = (name) => !$(`${name}-field`).hidden;
   const number = (name) => ($(name).value === "" ? undefined : Number($(name).value));
-  const [factor, upscaler] = $("upscale").value.split(/ (.*)/);
+  const [factor, upscaler] = visible("upscale") ? $("upscale").value.split(/ (.*)/) : [];
   const chosen = [...document.querySelectorAll("[data-lora]")].filter((each) => Number(each.value));
+  const images = inputs.given();
   return {
     model: $("model").value,
     prompt: $("prompt").value,
@@ -247,7 +246,7 @@ function wanted() {
     size: $("width").value && $("height").value ? `${$("width").value}x${$("height").value}` : undefined,
     steps: number("steps"),
     n: number("count"),
-    seed: $("seed").value.trim() === "" ? undefined : Number($("seed").value),
+    seed: pressed($("lock")) ? number("seed") : undefined,
     cfg_scale: visible("cfg") ? number("cfg") : undefined,
     guidance: visible("guidance") ? number("guidance") : undefined,
     sampler: $("sampler").value,
@@ -255,37 +254,62 @@ function wanted() {
     upscale: factor ? Number(factor) : undefined,
     upscaler,
     lora: chosen.length ? chosen.map((each) => ({ name: each.dataset.lora, scale: Number(each.value) })) : undefined,
-    image: inputs.length ? inputs : undefined,
-    mask: mask ?? undefined,
-    strength: inputs.length && visible("strength") ? number("strength") : undefined,
+    image: images.length ? images : undefined,
+    mask: inputs.givenMask() ?? undefined,
+    strength: images.length && visible("strength") ? number("strength") : undefined,
     stream_options: { preview: meta.previews.some((name) => name !== "vae") },
     on_disconnect: "continue",
   };
 }
 
+/** What is wrong with the form, and where; null if nothing is. */
+function fault() {
+  const chosen = model();
+  if (loras === null) return [$("prompt"), "Which models there are is still being read. Try again in a moment."];
+  if (!chosen) return [$("model"), "There is no model to work with. Pull one under Models."];
+  if (!$("prompt").value.trim()) return [$("prompt"), "Say what the picture should show."];
+  const wrong = [...$("create").querySelectorAll(":invalid")].find((each) => each.labels && !each.closest("[hidden]"));
+  if (wrong) return [wrong, `${wrong.labels[0].firstChild.textContent.trim()}: ${wrong.validationMessage}`];
+  const needs = !chosen.meta.capabilities.includes("text-to-image") && !inputs.given().length;
+  return needs ? [$("pick"), `${chosen.id} works on a picture. Choose one, or drop or paste it.`] : null;
+}
+
 async function generate() {
   const error = $("create-error");
   error.textContent = "";
-  if (!$("prompt").value.trim()) {
-    error.textContent = "Say what should be in the picture.";
-    $("prompt").focus();
-    return;
+  const found = fault();
+  if (found) {
+    if ($("more").contains(found[0])) $("more").open = true;
+    found[0].focus();
+    return void (error.textContent = found[1]);
   }
   const body = wanted();
-  const path = body.image ? "/v1/images/edits" : "/v1/images/generations";
   try {
-    const job = await call("POST", path, body, { Prefer: "respond-async" });
-    if (inputs.length) sources.set(job.id, inputs[0]);
-    jobs.take(job);
-    if ($("watch").getBoundingClientRect().top > innerHeight - 120) $("watch").scrollIntoView();
+    const path = body.image ? "/v1/images/edits" : "/v1/images/generations";
+    const job = jobs.take(await call("POST", path, body, { Prefer: "respond-async" }));
+    if (body.image) addSource({ job: job.id, url: body.image[0] });
+    if (job.over) rememberNames(job);
+    if (!pressed($("lock"))) {
+      $("seed").value = job.parameters.seed;
+      lock(false);
+      remember();
+    }
+    if ($("watch").getBoundingClientRect().top > innerHeight - 160) $("watch").scrollIntoView();
   } catch (problem) {
     if (!(problem instanceof ApiError)) throw problem;
     error.textContent = problem.message;
   }
 }
 
-/** The same request as a command line, without inputs, which do not fit on one. */
-export function curlOf(values) {
-  const body = JSON.stringify(values).replaceAll("'", "'\\''");
-  return `curl -N ${location.origin}/v1/images/generations -H 'Content-Type: application/json' -d '${body}'`;
+function addSource(source) {
+  sources = [...sources, source].slice(-SOURCES);
+  pictures.set("sources", sources);
+}
+
+/** Finished pictures outlive their job. */
+function rememberNames(job) {
+  const source = sources.find((each) => each.job === job.id);
+  if (!source) return;
+  source.names = job.pictures.map((each) => each.name);
+  pictures.set("sources", sources);
 }

@@ -1,4 +1,4 @@
-// Small helpers for the page: elements, messages, and values that outlive a reload.
+// Small helpers for the page: elements, messages, questions, and numbers in words.
 
 export const $ = (id) => document.getElementById(id);
 
@@ -17,40 +17,65 @@ export function h(tag, attributes = {}, ...children) {
 export const button = (text, onclick, attributes = {}) =>
   h("button", { type: "button", onclick, ...attributes }, text);
 
-/** A message in a corner; errors stay longer. */
-export function toast(text, kind = "info") {
-  const box = h("p", { class: `toast ${kind}` }, text);
-  $("toasts").append(box);
-  setTimeout(() => box.remove(), kind === "error" ? 12000 : 5000);
+/** Whether a button that stays down is down; `press(element, true)` presses it. */
+export const pressed = (element) => element.getAttribute("aria-pressed") === "true";
+export const press = (element, down) => element.setAttribute("aria-pressed", String(down));
+
+/** Text that is set only when it differs: what is selected or read aloud stays undisturbed. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
 }
+
+/** Messages must be in the open dialog, because what is behind one can be neither reached nor heard. */
+const front = () => [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+
+/** A message in a corner; errors stay longer, and any can be sent away. */
+export function toast(text, kind = "info") {
+  const box = h("p", { class: `toast ${kind}` }, h("span", {}, text), button("×", () => box.remove(), { "aria-label": "Dismiss" }));
+  front().append($("toasts"));
+  $("toasts").append(box);
+  while ($("toasts").childElementCount > 4) $("toasts").firstElementChild.remove();
+  setTimeout(() => box.remove(), kind === "error" ? 15000 : 5000);
+}
+
+document.addEventListener("close", () => front().append($("toasts")), true);
 
 /** Said to those who do not see the page. */
 export const announce = (text) => { $("announce").textContent = text; };
 
+/** A question before something is lost; true if it shall be. */
+export function ask(title, text, verb) {
+  const dialog = $("ask");
+  [$("ask-title").textContent, $("ask-text").textContent, $("ask-yes").textContent] = [title, text, verb];
+  return new Promise((resolve) => {
+    $("ask-yes").onclick = () => dialog.close("yes");
+    $("ask-no").onclick = () => dialog.close("no");
+    dialog.returnValue = "no";
+    dialog.onclose = () => resolve(dialog.returnValue === "yes");
+    dialog.showModal();
+  });
+}
+
 export async function copy(text, what) {
   try {
     await navigator.clipboard.writeText(text);
-    toast(`${what} copied`);
-  } catch {
-    toast("The browser does not let this page copy; select the text instead.", "error");
+  } catch { // pages without https have no such clipboard
+    if (!copyBySelecting(text)) return toast("The browser does not let this page copy; select the text instead.", "error");
   }
+  return toast(`${what} copied.`);
 }
 
-/** What the browser keeps for this page. */
-export const kept = {
-  get(name, otherwise) {
-    try {
-      return JSON.parse(localStorage.getItem(`imagegen.${name}`)) ?? otherwise;
-    } catch {
-      return otherwise;
-    }
-  },
-  set(name, value) {
-    try {
-      localStorage.setItem(`imagegen.${name}`, JSON.stringify(value));
-    } catch { /* storage is off or full: nothing is remembered */ }
-  },
-};
+function copyBySelecting(text) {
+  const focused = document.activeElement;
+  const area = h("textarea", { class: "unseen", "aria-hidden": "true" });
+  area.value = text;
+  front().append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  focused?.focus();
+  return done;
+}
 
 export const seconds = (value) => {
   const whole = Math.max(0, Math.round(value));
@@ -68,3 +93,15 @@ export const dataUrl = (blob) => new Promise((resolve, reject) => {
   reader.onerror = () => reject(reader.error);
   reader.readAsDataURL(blob);
 });
+
+/** A picture, loaded, of any URL that the page may show. */
+export async function loadImage(url) {
+  const image = new Image();
+  image.src = url;
+  try {
+    await image.decode();
+  } catch {
+    throw new Error("The browser cannot show this picture.");
+  }
+  return image;
+}

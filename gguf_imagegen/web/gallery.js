@@ -1,67 +1,97 @@
 // The finished pictures of this server, page by page as one scrolls.
 
 import { call, imagePath } from "./api.js";
-import { $, h, toast } from "./dom.js";
+import { $, button, h, say } from "./dom.js";
 import * as jobs from "./jobs.js";
 import { open } from "./viewer.js";
 
-let items = [];
+const PAGE = 60;
+let items = []; // the newest first
 let more = true;
-let reading = false;
+let reading = null;
 let begun = false;
+let stale = false;
 
 export function start() {
-  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) read(); }, { rootMargin: "600px" })
+  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) fillView(); }, { rootMargin: "800px" })
     .observe($("gallery-end"));
-  jobs.listen((job, event) => { if (event.type === "ended" && begun) refresh(); });
-}
-
-export function enter() {
-  if (begun) refresh();
-  else read();
-  begun = true;
-}
-
-async function read() {
-  if (reading || !more || $("view-gallery").hidden) return;
-  reading = true;
-  try {
-    const before = items.length ? `&before=${encodeURIComponent(items.at(-1).name)}` : "";
-    const { data, has_more: rest } = await call("GET", `/v1/images?limit=60${before}`);
-    more = rest;
-    add(data.map(item), false);
-  } catch (error) {
-    toast(error.message, "error");
-  }
-  reading = false;
-  $("gallery-empty").hidden = items.length > 0;
-}
-
-/** What came since. */
-async function refresh() {
-  try {
-    const { data } = await call("GET", "/v1/images?limit=60");
-    const known = new Set(items.map((each) => each.name));
-    add(data.map(item).filter((each) => !known.has(each.name)), true);
-  } catch { /* the connection's own message says so */ }
-  $("gallery-empty").hidden = items.length > 0;
-}
-
-const item = ({ id, parameters }) => ({ name: id, parameters });
-
-function add(found, first) {
-  items = first ? [...found, ...items] : [...items, ...found];
-  const tiles = found.map((each) => {
-    const label = each.parameters.Prompt || "Picture";
-    return h("button", { type: "button", class: "tile", "data-name": each.name, "aria-label": `Open: ${label}`, onclick: () => open(items, items.indexOf(each)) },
-      h("img", { src: imagePath(each.name), alt: "", loading: "lazy", decoding: "async" }));
+  jobs.listen((job, event) => {
+    if (event.type !== "ended" && event.type !== "online") return;
+    stale = true;
+    if (!$("view-gallery").hidden) enter();
   });
-  if (first) $("gallery").prepend(...tiles);
-  else $("gallery").append(...tiles);
+}
+
+/** The gallery is looked at. */
+export async function enter() {
+  if (!begun) await fillView();
+  else if (stale) await attempt(refresh);
+}
+
+/** Items after the last one that is known. */
+export async function read() {
+  const before = items.length ? `&before=${encodeURIComponent(items.at(-1).name)}` : "";
+  const { data, has_more: rest } = await call("GET", `/v1/images?limit=${PAGE}${before}`);
+  more = rest && data.length > 0;
+  begun = true;
+  const found = data.map(item);
+  items = [...items, ...found];
+  $("gallery").append(...found.map(tile));
+  return found;
+}
+
+/** What the viewer goes on with. */
+export const readOn = async () => (more ? (await attempt(read)) ?? [] : []);
+
+/** Pages until the view is full. */
+async function fillView() {
+  while (more && !$("view-gallery").hidden && $("gallery-end").getBoundingClientRect().top < innerHeight + 800) {
+    if (!await attempt(read)) return;
+  }
+}
+
+/** What came, and what went from the first page, since. */
+async function refresh() {
+  const { data } = await call("GET", `/v1/images?limit=${PAGE}`);
+  stale = false;
+  const known = new Set(items.map((each) => each.name));
+  const now = new Set(data.map(({ id }) => id));
+  const last = data.at(-1)?.id ?? "";
+  items.filter(({ name }) => name >= last && !now.has(name)).forEach(({ name }) => forget(name));
+  const found = data.map(item).filter(({ name }) => !known.has(name));
+  const newer = found.filter(({ name }) => !items.length || name > items[0].name);
+  items = [...newer, ...items];
+  $("gallery").prepend(...newer.map(tile));
+  return true;
+}
+
+/** One reading at a time; what goes wrong is said where the pictures would be. */
+function attempt(what) {
+  reading ??= what().then(
+    (result) => { $("gallery-error").replaceChildren(); return result; },
+    (error) => { $("gallery-error").replaceChildren(error.message, " ", button("Try again", () => (begun ? attempt(refresh) : fillView()), { class: "small" })); },
+  ).finally(() => { reading = null; count(); });
+  return reading;
+}
+
+function count() {
+  $("gallery-empty").hidden = items.length > 0 || !begun;
+  say($("gallery-hint"), items.length ? `${items.length}${more ? " and more" : ""}` : "");
+}
+
+const item = ({ id, parameters }) => ({ name: id, parameters, whole: true });
+
+function tile(each) {
+  const image = h("img", { src: imagePath(each.name), alt: "", loading: "lazy", decoding: "async" });
+  const show = () => open(items, items.findIndex(({ name }) => name === each.name), { gallery: true });
+  const element = h("li", { "data-name": each.name },
+    h("button", { type: "button", class: "tile", "aria-label": `Open: ${each.parameters.Prompt || "picture"}`, title: each.parameters.Prompt, onclick: show }, image));
+  image.onerror = () => element.classList.add("gone");
+  return element;
 }
 
 export function forget(name) {
   items = items.filter((each) => each.name !== name);
   document.querySelector(`#gallery [data-name="${CSS.escape(name)}"]`)?.remove();
-  $("gallery-empty").hidden = items.length > 0;
+  count();
 }

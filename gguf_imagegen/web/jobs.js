@@ -2,72 +2,87 @@
 
 import { call, stream } from "./api.js";
 
-const jobs = new Map(); // by id, in the order of their creation
-const listeners = new Set();
-const RETRY = [500, 1000, 2000, 4000];
+const RETRY = [500, 1000, 2000, 4000]; // ms before the first, second … attempt to connect again
 const SILENCE = 20000; // ms; the server sends a heartbeat at least every 10 s
+const RECENT = 12; // ended jobs to hear of when the page is opened
+const KEPT = 24; // ended jobs to remember
+const OVER = ["succeeded", "failed", "cancelled"];
 
+const jobs = new Map(); // by id
+const listeners = new Set();
+let orders = 0;
+
+/** The newest first. */
 export const all = () => [...jobs.values()].sort((one, other) => other.order - one.order);
 export const active = () => all().filter((job) => !job.over);
-/** `listener(job, event)` after each change; `listener(null, {type: "online" | "offline"})` of the connection. */
+export const cancel = (id) => call("DELETE", `/v1/jobs/${id}`);
+
+/**
+ * `listener(job, event)` after each change: an event of the stream, {type: "job"} when the job object was read,
+ * {type: "forgotten"} when it is not kept any more; and `listener(null, {type: "online" | "offline"})`.
+ */
 export const listen = (listener) => listeners.add(listener);
 const tell = (job, event) => listeners.forEach((listener) => listener(job, event));
 
-let orders = 0;
-
-/** A job object of the server, new or newer. */
+/** A job object of the server. The stream tells a job's state better than an answer that may be late. */
 export function take(object) {
-  const known = jobs.get(object.id);
-  const job = known || { id: object.id, order: object.created * 1000 + (orders++ % 1000), seen: -1, pictures: [] };
-  jobs.set(object.id, job);
-  job.model = object.model;
-  job.operation = object.operation;
-  job.n = object.n;
-  job.parameters = object.parameters;
-  job.warnings = object.warnings || [];
-  job.status = object.status;
-  job.progress = object.progress;
-  job.position = object.position;
-  job.eta = object.eta;
-  job.steps = object.steps;
-  job.error = object.error;
-  job.over = ["succeeded", "failed", "cancelled"].includes(object.status);
-  for (let index = 0; index < job.n; index += 1) {
+  let job = jobs.get(object.id);
+  const known = Boolean(job);
+  const streamed = job && job.seen >= 0;
+  if (!job) {
+    const order = object.created * 1000 + (orders++ % 1000);
+    job = { id: object.id, order, seen: -1, pictures: [], progress: 0, over: false };
+    jobs.set(job.id, job);
+  }
+  const over = OVER.includes(object.status);
+  const ends = over && !job.over && known;
+  if (!job.over && (over || !streamed)) {
+    const { status, progress, position, eta, error } = object;
+    Object.assign(job, { status, progress, position, eta, error, over, loading: null });
+  }
+  const { model, operation, n, parameters } = object;
+  Object.assign(job, { model, operation, n, parameters, warnings: object.warnings });
+  for (let index = 0; index < n; index += 1) {
     job.pictures[index] ??= { phase: "", step: 0, steps: object.steps, preview: "", name: "" };
   }
   for (const item of object.data) {
-    job.pictures[item.index].name = decodeURIComponent(item.url.split("/").pop());
-    job.pictures[item.index].seed = item.seed;
+    Object.assign(job.pictures[item.index], { name: decodeURIComponent(item.url.split("/").pop()), seed: item.seed, preview: "" });
   }
-  tell(job, { type: "job" });
+  tell(job, { type: ends ? "ended" : "job" });
+  forgetOld();
   return job;
+}
+
+function forgetOld() {
+  if (jobs.size <= KEPT) return;
+  for (const job of all().filter((each) => each.over).slice(KEPT)) {
+    jobs.delete(job.id);
+    tell(job, { type: "forgotten" });
+  }
 }
 
 function reduce(frame) {
   if (frame.type === "job") return void take(frame);
   const job = jobs.get(frame.job);
-  if (!job || frame.index <= job.seen) return;
+  if (!job || job.over || frame.index <= job.seen) return;
   job.seen = frame.index;
-  if (job.over) return;
-  Object.assign(job, { status: frame.status, progress: frame.progress, eta: frame.eta });
+  const { status, progress, eta } = frame;
+  Object.assign(job, { status, progress, eta });
   const picture = job.pictures[frame.image] || {};
   switch (frame.type) {
     case "queued": job.position = frame.position; break;
-    case "started": job.status = "running"; job.position = null; break;
+    case "started": job.position = null; break;
     case "loading": job.loading = frame.total ? frame.done / frame.total : 0; break;
     case "loaded": job.loading = null; break;
     case "phase": Object.assign(picture, { phase: frame.phase, step: 0 }); break;
     case "progress": Object.assign(picture, { phase: frame.phase, step: frame.step, steps: frame.steps }); break;
     case "preview": picture.preview = frame.b64_json; break;
     case "image": Object.assign(picture, { name: frame.name, seed: frame.seed, preview: "" }); break;
-    case "notice": job.warnings.push(frame.message); break;
-    case "ended":
-      job.over = true;
-      job.error = frame.error;
-      job.pictures.forEach((each) => { each.preview = each.name ? "" : each.preview; });
-      break;
+    case "notice": if (!job.warnings.includes(frame.message)) job.warnings.push(frame.message); break;
+    case "ended": Object.assign(job, { over: true, error: frame.error, loading: null }); break;
   }
   tell(job, frame);
+  if (job.over) forgetOld();
 }
 
 /** What ended while nobody listened is told by the job's own page. */
@@ -77,45 +92,54 @@ async function catchUp(known) {
       take(await call("GET", `/v1/jobs/${job.id}`));
     } catch (error) {
       if (error.status !== 404) throw error;
-      Object.assign(job, { over: true, status: "failed", error: { message: "The server has forgotten this job." } });
+      const words = "The server was started anew before this was finished. Generate it again.";
+      Object.assign(job, { over: true, status: "failed", loading: null, error: { message: words } });
       tell(job, { type: "ended" });
     }
   }
 }
 
+/** One connection, to its end; whether there was one at all. */
+async function connect() {
+  const known = active();
+  const leave = new AbortController();
+  let watchdog;
+  let online = false;
+  const alive = () => {
+    clearTimeout(watchdog);
+    watchdog = setTimeout(() => leave.abort(), SILENCE);
+  };
+  try {
+    alive();
+    for await (const frame of stream("GET", `/v1/events?recent=${RECENT}`, { signal: leave.signal })) {
+      alive();
+      if (frame) reduce(frame);
+      if (online) continue;
+      online = true;
+      tell(null, { type: "online" });
+      catchUp(known).catch(() => leave.abort());
+    }
+  } catch { /* it is lost, however: the next attempt tells whether the server is there */ }
+  clearTimeout(watchdog);
+  return online;
+}
+
 /** Follow the server for ever. */
 export async function follow() {
-  for (let failures = 0; ; failures += 1) {
-    const known = active();
-    const leave = new AbortController();
-    let watchdog;
-    const alive = () => {
-      clearTimeout(watchdog);
-      watchdog = setTimeout(() => leave.abort(), SILENCE);
-    };
-    try {
-      alive();
-      for await (const frame of stream("GET", "/v1/events", { signal: leave.signal })) {
-        alive();
-        if (frame) reduce(frame);
-        else if (failures >= 0) {
-          failures = -1;
-          tell(null, { type: "online" });
-          catchUp(known).catch(() => leave.abort());
-        }
-      }
-    } catch { /* told below */ }
-    clearTimeout(watchdog);
-    if (failures < 0) failures = 0;
+  for (let failures = 0; ;) {
+    failures = (await connect()) ? 0 : failures + 1;
     tell(null, { type: "offline" });
-    await new Promise((resolve) => setTimeout(resolve, RETRY[Math.min(failures, RETRY.length - 1)]));
+    await pause(RETRY[Math.min(failures, RETRY.length - 1)]);
   }
 }
 
-/** The latest jobs of the server, for a page that was just opened. */
-export async function recent(count) {
-  const { data } = await call("GET", "/v1/jobs");
-  data.slice(0, count).reverse().forEach(take);
+/** So long, or until the network or the reader is back. */
+function pause(time) {
+  return new Promise((resolve) => {
+    const over = new AbortController();
+    const go = () => { over.abort(); resolve(); };
+    setTimeout(go, time);
+    window.addEventListener("online", go, over);
+    document.addEventListener("visibilitychange", () => { if (!document.hidden) go(); }, over);
+  });
 }
-
-export const cancel = (id) => call("DELETE", `/v1/jobs/${id}`);

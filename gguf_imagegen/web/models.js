@@ -1,129 +1,219 @@
 // The catalog: what each model needs, what is here, pulling and loading it.
 
 import { call, stream } from "./api.js";
-import { $, announce, button, bytes, h, seconds, toast } from "./dom.js";
-
-let models = [];
-let changed = () => {};
-const pulls = new Map(); // name -> {id, done, total, words}
+import { $, announce, ask, button, bytes, h, say, seconds, toast } from "./dom.js";
 
 const STATES = {
   loaded: "In memory", loading: "Loading", ready: "On this machine", absent: "Not here", pulling: "Being pulled",
-  unsupported: "Cannot be run", partial: "Partly here", corrupt: "Damaged",
+  unsupported: "Cannot be run",
 };
+const CAN = {
+  "text-to-image": "text to picture", "image-to-image": "changes pictures", inpainting: "repaints masks",
+  "reference-edit": "edits by instruction",
+};
+const AGAIN = [300, 1000, 2000, 4000, 8000]; // ms after a wish to load or unload, when its effect is looked for
+let models = null;
+let changed = () => {};
+const pulls = new Map(); // id -> {name, done, total, words}
+const faults = new Map(); // id -> what went wrong with it last
+const cards = new Map(); // id -> {element, shown, bar}
 
 export function start(refresh) {
   changed = refresh;
   $("models-find").oninput = draw;
+  $("models-here").onchange = draw;
 }
 
+/** New from the server. */
 export function offer(list) {
   models = list;
   draw();
   for (const { id, meta } of list) if (meta.pulling.length && !pulls.has(id)) pull(id, meta.pulling.at(-1));
 }
 
+/** The catalog could not be read. */
+export function fail(message) {
+  if (!models) say($("models-hint"), message);
+}
+
 function draw() {
+  if (!models) return;
   const words = $("models-find").value.toLowerCase().split(/\s+/).filter(Boolean);
   const found = models.filter(({ id, meta }) => {
     const text = [id, meta.description, meta.family, ...meta.aliases].join(" ").toLowerCase();
-    return words.every((word) => text.includes(word));
+    return words.every((word) => text.includes(word)) && (!$("models-here").checked || isHere(meta));
   });
-  const here = (each) => (["absent", "unsupported"].includes(each.meta.state) ? 1 : 0);
-  found.sort((one, other) => here(one) - here(other));
-  const focused = document.activeElement?.dataset?.act;
-  $("models").replaceChildren(...found.map(card));
-  if (!found.length) $("models").append(h("p", { class: "empty" }, "No model of this name."));
-  if (focused) document.querySelector(`[data-act="${CSS.escape(focused)}"]`)?.focus();
+  found.sort((one, other) => rank(one.meta) - rank(other.meta));
+  const wanted = found.map(card);
+  const there = [...$("models").children];
+  if (wanted.length !== there.length || wanted.some((each, index) => each !== there[index])) replaceKeepingFocus(wanted);
+  say($("models-hint"), found.length ? `${found.length} of ${models.length} models` : "No model like this. Other words may find one.");
 }
 
-function card({ id, meta }) {
-  const facts = [meta.family, meta.licence, meta.capabilities.join(", ")].filter(Boolean).join(" · ");
-  const links = meta.links?.map((link) => h("a", { href: link, target: "_blank", rel: "noreferrer noopener" }, "Source and licence"));
-  const pull = pulls.get(id);
-  return h("article", { class: "model", "data-state": meta.state, "data-model": id },
-    h("div", { class: "bar" }, h("h3", {}, id), h("span", { class: "badge" }, STATES[meta.state] || meta.state)),
-    h("p", {}, meta.description), h("p", { class: "hint" }, facts, " ", ...(links || [])),
-    meta.unsupported ? h("p", { class: "error" }, meta.unsupported) : null,
-    meta.gated ? h("p", { class: "hint" }, "Its publisher wants the licence accepted first: follow the link, accept, and set HF_TOKEN on the server.") : null,
-    meta.memory ? h("p", { class: meta.memory.fits ? "hint" : "warning" }, memoryWords(meta.memory)) : null,
-    pull ? pullBar(id, pull) : null,
-    h("div", { class: "row" }, ...actions(id, meta)));
+const isHere = (meta) => ["loaded", "loading", "ready", "pulling"].includes(meta.state) || meta.quants.some((quant) => quant.on_disk);
+const rank = (meta) => (meta.state === "loaded" ? 0 : isHere(meta) ? 1 : meta.state === "absent" ? 2 : 3);
+
+function replaceKeepingFocus(elements) {
+  const focused = document.activeElement;
+  $("models").replaceChildren(...elements);
+  if (focused?.isConnected && focused !== document.activeElement) focused.focus();
 }
+
+/** A model's card, made anew only if something about it is new; the figures of a pull change in their place. */
+function card({ id, meta }) {
+  const { memory, ...rest } = meta;
+  const shown = JSON.stringify([rest, memory && [memory.needs, memory.fits], pulls.has(id), faults.get(id)]);
+  const known = cards.get(id);
+  if (known?.shown !== shown) {
+    const made = { ...makeCard(id, meta), shown };
+    cards.set(id, made);
+    if (known) {
+      const act = known.element.contains(document.activeElement) ? document.activeElement.dataset.act : undefined;
+      const choice = known.element.querySelector("select")?.value;
+      if (choice && made.element.querySelector("select")) made.element.querySelector("select").value = choice;
+      known.element.replaceWith(made.element);
+      if (act) (made.element.querySelector(`[data-act="${act}"]`) ?? made.element.querySelector("button, select"))?.focus();
+    }
+  }
+  drawPull(id);
+  return cards.get(id).element;
+}
+
+function makeCard(id, meta) {
+  const fits = meta.memory ? h("p", { class: meta.memory.fits ? "hint" : "warning" }, memoryWords(meta.memory)) : null;
+  const bar = pulls.has(id) ? pullBar(id) : null;
+  const element = h("article", { class: "model", "data-state": meta.state, "data-model": id, "aria-label": id },
+    h("div", { class: "bar" }, h("h3", {}, id), h("span", { class: "badge" }, STATES[meta.state] || meta.state)),
+    h("p", {}, meta.description),
+    h("p", { class: "hint" }, meta.capabilities.map((each) => CAN[each] || each).join(", ")),
+    fits,
+    h("p", { class: "hint links" }, `Licence ${meta.licence || "unknown"}`, ...meta.links.map(link)),
+    meta.unsupported ? h("p", { class: "warning" }, meta.unsupported) : null,
+    meta.gated ? h("p", { class: "warning" }, "Its publisher wants the licence accepted first: follow the link, accept, and start the server with HF_TOKEN set.") : null,
+    faults.has(id) ? h("p", { class: "error", role: "alert" }, faults.get(id)) : null,
+    bar?.element,
+    h("div", { class: "row" }, ...actions(id, meta)));
+  return { element, bar };
+}
+
+const link = (url) => h("a", { href: url, target: "_blank", rel: "noreferrer noopener" }, new URL(url).pathname.slice(1));
 
 function memoryWords({ needs, free, fits }) {
-  return fits ? `Needs ${bytes(needs)} of memory, ${bytes(free)} are free.` : `Needs ${bytes(needs)} of memory, and only ${bytes(free)} are free.`;
+  return fits ? `Fits: needs ${bytes(needs)} of memory.` : `Does not fit: needs ${bytes(needs)} of memory, ${bytes(free)} are free.`;
 }
 
-function pullBar(id, pull) {
-  return h("div", { class: "pull" },
-    h("progress", { max: pull.total || 1, value: pull.done, "aria-label": `Pulling ${id}` }),
-    h("span", {}, pull.words),
-    button("Cancel", () => act(() => call("DELETE", `/v1/models/pull/${pull.id}`)), { class: "small", "data-act": `cancel ${id}` }));
+function pullBar(id) {
+  const progress = h("progress", { max: 1, value: 0, "aria-label": `Pulling ${id}` });
+  const words = h("span", { class: "hint" });
+  const cancel = button("Cancel", () => act(id, () => call("DELETE", `/v1/models/pull/${encodeURIComponent(pulls.get(id).name)}`)),
+    { class: "small", "data-act": "cancel", "aria-label": `Cancel the pull of ${id}` });
+  return { element: h("div", { class: "pull" }, progress, words, cancel), progress, words };
+}
+
+function drawPull(id) {
+  const pulling = pulls.get(id);
+  const bar = cards.get(id)?.bar;
+  if (!pulling || !bar) return;
+  if (pulling.total) [bar.progress.max, bar.progress.value] = [pulling.total, pulling.done];
+  say(bar.words, pulling.words);
 }
 
 function actions(id, meta) {
-  const of = (label, method, path, attributes = {}) =>
-    button(label, () => act(() => call(method, path)), { "data-act": `${label} ${id}`, "aria-label": `${label} ${id}`, ...attributes });
   const path = `/v1/models/${encodeURIComponent(id)}`;
   const buttons = [];
-  if (meta.state === "ready") buttons.push(of("Load", "POST", `${path}/load`));
-  if (meta.state === "loaded") buttons.push(of("Unload", "POST", `${path}/unload`));
-  if (meta.pullable && !pulls.has(id)) {
-    const quants = meta.quants.filter((quant) => quant.quant);
-    const choice = quants.length > 1
-      ? h("select", { "aria-label": `Quantisation of ${id}`, "data-act": `quant ${id}` }, h("option", { value: id }, "Best that fits"),
-        ...quants.map((quant) => h("option", { value: quant.name }, quantWords(quant)))) : null;
-    if (choice) buttons.push(choice);
-    if (meta.state === "absent" || choice) {
-      buttons.push(button("Pull", () => pull(id, choice ? choice.value : id), { class: "primary", "data-act": `Pull ${id}`, "aria-label": `Pull ${id}` }));
-    }
-  }
+  if (meta.state === "ready") buttons.push(of("Load", id, () => wish(id, "load")));
+  if (meta.state === "loaded") buttons.push(of("Unload", id, () => wish(id, "unload")));
+  if (meta.pullable && !pulls.has(id)) buttons.push(...pullActions(id, meta));
   if (meta.state === "ready" && meta.pullable) {
-    buttons.push(button("Delete", () => window.confirm(`Delete the files of ${id} from this machine?`) && act(() => call("DELETE", path)),
-      { class: "danger", "data-act": `Delete ${id}`, "aria-label": `Delete ${id}` }));
+    const really = () => ask(`Delete ${id}?`, "Its files are deleted from this machine; they can be pulled again.", "Delete");
+    buttons.push(of("Delete", id, async () => { if (await really()) act(id, () => call("DELETE", path)); }, { class: "danger" }));
   }
   return buttons;
+}
+
+const of = (label, id, onclick, attributes = {}) =>
+  button(label, onclick, { "data-act": label.toLowerCase(), "aria-label": `${label} ${id}`, ...attributes });
+
+function pullActions(id, meta) {
+  const quants = meta.quants.filter((quant) => quant.quant);
+  const choice = quants.length > 1
+    ? h("select", { "aria-label": `Quantisation of ${id}`, "data-act": "quant" }, h("option", { value: id }, "Best that fits"),
+      ...quants.map((quant) => h("option", { value: quant.name }, quantWords(quant)))) : null;
+  const missing = quants.length ? quants.some((quant) => !quant.on_disk) : !meta.quants.every((quant) => quant.on_disk);
+  return missing ? [choice, of("Pull", id, () => pull(id, choice ? choice.value : id), { class: meta.state === "absent" ? "primary" : null })] : [];
 }
 
 function quantWords({ quant, bytes: size, fits, on_disk: here }) {
   return [quant, size ? bytes(size) : "", here ? "here" : fits === false ? "does not fit" : ""].filter(Boolean).join(" · ");
 }
 
-async function act(what) {
+async function act(id, what) {
+  faults.delete(id);
   try {
     await what();
   } catch (error) {
-    toast(error.message, "error");
+    faults.set(id, error.message);
   }
   changed();
+}
+
+/** Load or unload; the server does it when no job waits, so the effect is looked for several times. */
+async function wish(id, what) {
+  await act(id, () => call("POST", `/v1/models/${encodeURIComponent(id)}/${what}`));
+  const state = () => models.find((each) => each.id === id)?.meta.state;
+  const reached = () => (what === "load" ? state() === "loaded" : state() !== "loaded");
+  let loading = false;
+  for (const time of AGAIN) {
+    if (faults.has(id) || reached()) return;
+    await new Promise((resolve) => setTimeout(resolve, time));
+    await changed();
+    loading ||= state() === "loading";
+    if (loading && state() === "ready") return void await tellLoadError(id);
+  }
+  if (!reached() && state() !== "loading") await tellLoadError(id);
+}
+
+async function tellLoadError(id) {
+  const answer = await fetch("/health", { credentials: "omit" }).then((each) => each.json()).catch(() => ({}));
+  if (answer.error) faults.set(id, answer.error.message);
+  draw();
 }
 
 async function pull(id, name) {
-  pulls.set(id, { done: 0, total: 0, words: "Asking the hub…" });
+  faults.delete(id);
+  pulls.set(id, { name, done: 0, total: 0, words: "Asking the hub…" });
   draw();
+  let last = null;
   try {
     for await (const frame of stream("POST", "/v1/models/pull", { body: { model: name, stream: true } })) {
       if (!frame) continue;
-      if (frame.error) throw new Error(frame.error.message);
-      const pulling = { ...pulls.get(id), ...progress(frame) };
-      pulls.set(id, pulling);
-      draw();
+      if (frame.error) throw Object.assign(new Error(frame.error.message), frame.error);
+      last = frame;
+      pulls.set(id, { ...pulls.get(id), ...progress(frame) });
+      drawPull(id);
     }
-    announce(`${id} is here.`);
-    toast(`${id} is here.`);
+    if (last?.status === "succeeded") {
+      announce(`${id} is here.`);
+      toast(`${id} is here.`);
+    }
   } catch (error) {
-    toast(error.message, "error");
+    // a lost connection does not end a pull: it is followed again when the server answers
+    if (error.code === "cancelled") toast(`The pull of ${id} was cancelled. What has come is kept for the next one.`);
+    else if (error.status !== 0 && !(error instanceof TypeError)) faults.set(id, error.message);
   }
   pulls.delete(id);
+  draw();
   changed();
 }
 
-function progress({ model, status, speed, eta, overall }) {
-  const { done = 0, total = 0 } = overall || {};
-  const words = [
-    status === "downloading" ? "" : status, total ? `${bytes(done)} of ${bytes(total)}` : "", speed ? `${bytes(speed)}/s` : "",
-    eta ? `${seconds(eta)} left` : "",
+function progress({ model, status, done, total, speed, eta, overall }) {
+  const whole = overall ?? { done, total };
+  const words = {
+    downloading: "", planned: "", running: "", waiting: "Waiting for another pull", verifying: "Checking", rewriting: "Rewriting", ready: "",
+  };
+  const parts = [
+    words[status] ?? status, whole.total ? `${bytes(whole.done)} of ${bytes(whole.total)}` : "Asking the hub…",
+    speed ? `${bytes(speed)}/s` : "", eta ? `${seconds(eta)} left` : "",
   ];
-  return { id: model, done, total, words: words.filter(Boolean).join(", ") };
+  return { name: model, done: whole.done ?? 0, total: whole.total ?? 0, words: parts.filter(Boolean).join(" · ") };
 }

@@ -1,29 +1,38 @@
 // One picture, full, with everything that made it and what can be done with it.
 
-import { call, imagePath } from "./api.js";
-import { apply, curlOf, named, sourceOf, useInput } from "./create.js";
-import { $, button, copy, dataUrl, h, toast } from "./dom.js";
+import { call, hasKey, imagePath } from "./api.js";
+import { apply, sourceOf, sourceOfPicture, unlock } from "./create.js";
+import { $, ask, button, copy, h, toast } from "./dom.js";
+import { useMade } from "./inputs.js";
+import { curlOf, named, ofJob as parametersOf, requestOf } from "./settings.js";
 
-let list = []; // items {name, parameters, source}
+let list = []; // items {name, parameters, source, whole}
 let index = 0;
 let onDeleted = () => {};
+let readMore = async () => [];
 
-export function start(deleted) {
-  onDeleted = deleted;
+/** `deleted(name)` is told of each deletion; `more()` gives items to go on with at the end of the gallery. */
+export function start(deleted, more) {
+  [onDeleted, readMore] = [deleted, more];
   const dialog = $("viewer");
   dialog.querySelector(".close").onclick = () => dialog.close();
   dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); };
+  dialog.onclose = () => { $("viewer-figure").replaceChildren(); };
   $("viewer-back").onclick = () => go(-1);
   $("viewer-next").onclick = () => go(1);
   dialog.onkeydown = (event) => {
-    if (event.target.matches("input")) return;
+    if (event.target.matches("input") || event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.key === "ArrowLeft") go(-1);
     if (event.key === "ArrowRight") go(1);
+    if (event.key === "Delete") remove(list[index].name);
   };
 }
 
-export function open(items, at) {
-  [list, index] = [items, at];
+let endless = false;
+
+/** Items of the gallery have `whole` parameters; those of a job are completed when they are looked at. */
+export function open(items, at, { gallery = false } = {}) {
+  [list, index, endless] = [items, at, gallery];
   show();
   if (!$("viewer").open) $("viewer").showModal();
 }
@@ -32,68 +41,91 @@ export function open(items, at) {
 export const ofJob = (job) => job.pictures.filter((each) => each.name).map((each) => ({
   name: each.name,
   source: sourceOf(job.id),
-  parameters: {
-    Prompt: job.parameters.prompt, "Negative prompt": job.parameters.negative_prompt, Model: job.model,
-    Steps: job.parameters.steps, Sampler: job.parameters.sampler, "Schedule type": job.parameters.schedule,
-    "CFG scale": job.parameters.cfg_scale, Seed: each.seed, Size: `${job.parameters.width}x${job.parameters.height}`,
-  },
+  parameters: parametersOf(job, each.seed),
 }));
 
-function go(step) {
+async function go(step) {
+  if (endless && index + step >= list.length) list = [...list, ...await readMore()];
   if (index + step < 0 || index + step >= list.length) return;
   index += step;
   show();
 }
 
 function show() {
-  const { name, parameters, source } = list[index];
+  const item = list[index];
+  const { name, parameters } = item;
   const image = h("img", { src: imagePath(name), alt: parameters.Prompt || "Picture" });
+  image.onerror = () => $("viewer-figure").replaceChildren(h("p", { class: "empty" }, "This picture is not on the server any more."));
+  const source = item.source ?? sourceOfPicture(name);
   $("viewer-figure").replaceChildren(source ? comparison(image, source) : image);
   $("viewer-back").disabled = index === 0;
-  $("viewer-next").disabled = index === list.length - 1;
-  const rows = Object.entries(parameters).filter(([, value]) => value !== "" && value != null);
+  $("viewer-next").disabled = index === list.length - 1 && !endless;
+  $("viewer-title").textContent = list.length > 1 ? `Picture ${index + 1} of ${list.length}` : "Picture";
+  drawParameters(parameters);
+  $("viewer-actions").replaceChildren(...actions(item));
+  $("viewer-copies").replaceChildren(...copies(parameters));
+  if (!item.whole) complete(item);
+}
+
+function drawParameters(parameters) {
+  $("viewer-prompt").textContent = parameters.Prompt || "";
+  const rows = Object.entries(parameters).filter(([key, value]) => key !== "Prompt" && value !== "" && value != null);
   $("viewer-parameters").replaceChildren(...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, String(value))]));
-  $("viewer-actions").replaceChildren(...actions(name, parameters));
+}
+
+/** All parameters of a job's picture, as its file tells them: the one image after which its name would come. */
+async function complete(item) {
+  try {
+    const { data: [found] } = await call("GET", `/v1/images?limit=1&before=${encodeURIComponent(`${item.name}~`)}`);
+    if (found?.id !== item.name) return;
+    Object.assign(item, { parameters: found.parameters, whole: true });
+    if (list[index] === item) {
+      drawParameters(item.parameters);
+      $("viewer-copies").replaceChildren(...copies(item.parameters));
+    }
+  } catch { /* what is known already must do */ }
 }
 
 /** Before and after, with a slider between them. */
 function comparison(after, source) {
-  const before = h("img", { src: source, alt: "Before", class: "before" });
-  const slider = h("input", { type: "range", min: 0, max: 100, value: 100, "aria-label": "Before and after" });
-  slider.oninput = () => { after.style.clipPath = `inset(0 ${100 - slider.value}% 0 0)`; };
-  return h("div", { class: "compare" }, h("div", { class: "pair" }, before, after), slider);
+  const before = h("img", { src: source, alt: "Before" });
+  const line = h("span", { class: "edge" });
+  const slider = h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "How much of the new picture is shown" });
+  slider.oninput = () => {
+    after.style.clipPath = `inset(0 ${100 - slider.value}% 0 0)`;
+    line.style.left = `${slider.value}%`;
+  };
+  slider.oninput();
+  return h("div", { class: "compare" }, h("div", { class: "pair" }, before, after, line),
+    h("label", {}, h("span", { class: "ends" }, h("span", {}, "Before"), h("span", {}, "After")), slider));
 }
 
-function actions(name, parameters) {
-  const values = named(parameters);
-  const request = {
-    prompt: values.prompt, negative_prompt: values.negative || undefined, model: values.model, steps: Number(values.steps),
-    sampler: values.sampler, schedule: values.schedule, cfg_scale: Number(values.cfg), seed: Number(values.seed),
-    size: parameters.Size, stream: true,
-  };
+function actions({ name, parameters }) {
+  const path = imagePath(name);
   const close = () => $("viewer").close();
   return [
-    h("a", { class: "button", href: imagePath(name), download: name }, "Download"),
-    button("Use as input", async () => { await asInput(name); close(); }),
-    button("Vary", async () => { apply({ ...values, seed: "" }); $("seed").value = ""; await asInput(name); close(); }),
-    button("Load settings", () => { apply(values); close(); }),
-    button("Copy seed", () => copy(String(values.seed), "Seed")),
-    button("Copy prompt", () => copy(values.prompt, "Prompt")),
-    button("Copy JSON", () => copy(JSON.stringify(request, null, 2), "JSON")),
-    button("Copy curl", () => copy(curlOf(request), "Command")),
+    h("a", { class: "button primary", href: path, download: name }, "Download"),
+    button("Use as input", async () => { close(); await useMade(path); }),
+    button("Vary", async () => { close(); apply(named({ ...parameters, Seed: undefined })); unlock(); await useMade(path); },
+      { title: "Start from this picture, with its settings and a new seed" }),
+    button("Load settings", () => { close(); apply(named(parameters)); }),
     button("Delete", () => remove(name), { class: "danger" }),
   ];
 }
 
-async function asInput(name) {
-  const answer = await fetch(imagePath(name));
-  if (!answer.ok) return toast("This picture is gone.", "error");
-  location.hash = "#create";
-  return useInput(await dataUrl(await answer.blob()));
+function copies(parameters) {
+  const request = requestOf(parameters);
+  return [
+    h("span", { class: "hint" }, "Copy"),
+    button("Seed", () => copy(String(parameters.Seed ?? ""), "Seed"), { class: "small" }),
+    button("Prompt", () => copy(parameters.Prompt ?? "", "Prompt"), { class: "small" }),
+    button("JSON", () => copy(JSON.stringify(request, null, 2), "JSON"), { class: "small" }),
+    button("curl", () => copy(curlOf(request, hasKey()), "Command"), { class: "small" }),
+  ].map((each) => { if (each.localName === "button") each.setAttribute("aria-label", `Copy ${each.textContent}`); return each; });
 }
 
 async function remove(name) {
-  if (!window.confirm("Delete this picture for good?")) return;
+  if (!await ask("Delete this picture?", "It is deleted from the server for good, also from its output folder.", "Delete")) return;
   try {
     await call("DELETE", imagePath(name));
   } catch (error) {

@@ -1,87 +1,111 @@
 // The cards of the jobs: a picture each, sharpening as it comes.
 
 import { imagePath } from "./api.js";
-import { $, announce, button, h, seconds, toast } from "./dom.js";
+import { apply } from "./create.js";
+import { $, announce, button, h, say, seconds, toast } from "./dom.js";
 import * as jobs from "./jobs.js";
-import { kept } from "./dom.js";
+import { named, ofJob } from "./settings.js";
+import { kept } from "./store.js";
 
-const SHOWN = 12; // jobs that have ended
 const PHASES = {
   queued: "Waiting", loading: "Loading the model", conditioning: "Reading the prompt", encoding: "Reading the picture",
   sampling: "Painting", hires: "Painting larger", decoding: "Developing", upscaling: "Enlarging",
 };
-const cards = new Map();
+const cards = new Map(); // by the job's id
+const changed = new Set(); // cards to draw
 let open = () => {};
+let drawing = null;
 
+/** `openViewer(job, index)` shows a finished picture. */
 export function start(openViewer) {
   open = openViewer;
   jobs.listen((job, event) => {
     if (job) update(job, event);
-    title();
   });
   $("cancel-all").onclick = () => jobs.active().forEach((job) => stop(job.id));
+  $("notify-field").hidden = !("Notification" in window) || !window.isSecureContext;
+  $("notify").checked = kept.get("notify", false) && window.Notification?.permission === "granted";
+  $("notify").onchange = askToNotify;
+}
+
+async function askToNotify() {
+  const asked = $("notify").checked;
+  const granted = asked && await Notification.requestPermission() === "granted";
+  $("notify").checked = granted;
+  kept.set("notify", granted);
+  if (asked && !granted) toast("The browser does not allow notifications of this page; its site settings can.", "error");
 }
 
 async function stop(id) {
   try {
     await jobs.cancel(id);
   } catch (error) {
-    toast(error.message, "error");
+    if (error.status !== 404) toast(error.message, "error");
   }
 }
 
 function update(job, event) {
-  let card = cards.get(job.id);
-  if (!card) {
-    card = makeCard(job);
-    cards.set(job.id, card);
-    const after = [...cards.values()].find((other) => other.job.order < job.order && other !== card);
-    $("jobs").insertBefore(card.element, after ? after.element : null);
-    prune();
+  if (event.type === "forgotten") {
+    cards.get(job.id)?.element.remove();
+    cards.delete(job.id);
+    return;
   }
-  draw(card);
   if (event.type === "ended") finished(job);
+  const card = cards.get(job.id) ?? addCard(job);
+  changed.add(card);
+  drawing ??= setTimeout(drawAll); // several events of one moment are drawn once
 }
 
-function prune() {
-  const over = [...cards.values()].filter((card) => card.job.over).sort((one, other) => other.job.order - one.job.order);
-  for (const card of over.slice(SHOWN)) {
-    card.element.remove();
-    cards.delete(card.job.id);
-  }
-  $("jobs-empty").hidden = cards.size > 0;
+function drawAll() {
+  drawing = null;
+  changed.forEach(draw);
+  changed.clear();
+  overall();
+}
+
+function addCard(job) {
+  const card = makeCard(job);
+  cards.set(job.id, card);
+  const next = [...$("jobs").children].find((element) => cards.get(element.dataset.job).job.order < job.order);
+  $("jobs").insertBefore(card.element, next ?? null);
+  $("jobs-empty").hidden = true;
+  return card;
 }
 
 function makeCard(job) {
-  const cancel = button("Cancel", () => stop(job.id), { class: "small" });
-  const words = h("p", { class: "prompt" }, job.parameters.prompt || job.operation);
+  const text = job.parameters.prompt || (job.operation === "upscale" ? "Enlarged picture" : "Picture without a prompt");
+  const cancel = button("Cancel", () => stop(job.id), { class: "small", "aria-label": `Cancel: ${text}` });
+  const again = button("Load settings", () => apply(named(ofJob(job))), { class: "small", hidden: true });
   const state = h("p", { class: "state" });
   const error = h("p", { class: "error" });
   const notes = h("ul", { class: "notes" });
   const tiles = job.pictures.map((_, index) => makeTile(job, index));
-  const element = h("article", { class: "job", "data-job": job.id, "aria-label": job.parameters.prompt || job.operation },
-    h("div", { class: "bar" }, words, cancel), h("div", { class: "tiles" }, ...tiles.map((tile) => tile.element)),
-    state, error, notes);
-  return { job, element, cancel, state, error, notes, tiles };
+  const element = h("article", { class: "job", "data-job": job.id, "aria-label": text },
+    h("div", { class: "tiles", "data-count": tiles.length }, ...tiles.map((tile) => tile.element)),
+    h("div", { class: "bar" }, h("p", { class: "prompt", title: text }, text), cancel, again), state, error, notes);
+  return { job, element, cancel, again, state, error, notes, tiles };
 }
 
 function makeTile(job, index) {
-  const image = h("img", { alt: "", width: job.parameters.width, height: job.parameters.height });
+  const { width, height } = job.parameters;
+  const image = h("img", { alt: "", width, height });
+  const view = h("button", { type: "button", class: "tile", onclick: () => open(job, index) }, image);
   const ring = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   ring.setAttribute("viewBox", "0 0 36 36");
   ring.innerHTML = '<circle cx="18" cy="18" r="15.9"/><circle class="done" cx="18" cy="18" r="15.9" pathLength="100"/>';
   const percent = h("span", { class: "percent" });
-  const progress = h("div", { class: "ring", role: "progressbar", "aria-valuemin": 0, "aria-valuemax": 100 }, ring, percent);
-  const element = h("button", { type: "button", class: "tile", onclick: () => open(job, index) }, image, progress);
-  return { element, image, progress, percent, ring: ring.querySelector(".done"), shown: "" };
+  const progress = h("div", { class: "ring", role: "progressbar", "aria-label": `Picture ${index + 1} of ${job.n}`, "aria-valuemin": 0, "aria-valuemax": 100 }, ring, percent);
+  const element = h("div", { class: "picture" }, view, progress);
+  return { element, view, image, progress, percent, ring: ring.querySelector(".done"), shown: "" };
 }
 
 function draw(card) {
   const { job } = card;
   card.element.dataset.status = job.status;
   card.cancel.hidden = job.over;
-  card.state.textContent = stateWords(job);
-  card.error.textContent = job.status === "failed" && job.error ? advice(job.error) : "";
+  card.again.hidden = job.status !== "failed" && job.status !== "cancelled";
+  say(card.state, stateWords(job));
+  say(card.error, job.status === "failed" && job.error ? advice(job.error) : "");
   if (card.notes.childElementCount !== job.warnings.length) {
     card.notes.replaceChildren(...job.warnings.map((text) => h("li", {}, text)));
   }
@@ -89,76 +113,79 @@ function draw(card) {
 }
 
 function drawTile(tile, job, picture, index) {
-  const source = picture.name ? imagePath(picture.name)
-    : picture.preview ? `data:image/png;base64,${picture.preview}` : "";
-  if (source !== tile.shown) {
-    tile.shown = source;
-    if (source) tile.image.src = source;
-    tile.element.dataset.previews = Number(tile.element.dataset.previews || 0) + (picture.preview ? 1 : 0);
+  const source = picture.name ? imagePath(picture.name) : picture.preview ? `data:image/png;base64,${picture.preview}` : "";
+  if (source && source !== tile.shown) {
+    tile.image.src = tile.shown = source;
+    if (picture.preview) tile.element.dataset.previews = Number(tile.element.dataset.previews || 0) + 1;
   }
-  const label = `Picture ${index + 1} of ${job.n}: ${job.parameters.prompt}`;
-  tile.image.alt = picture.name ? label : "";
-  tile.element.disabled = !picture.name;
-  tile.element.setAttribute("aria-label", picture.name ? `Open. ${label}` : label);
-  tile.element.dataset.state = picture.name ? "done" : picture.preview ? "preview" : "empty";
-  const done = part(job, picture);
+  tile.view.disabled = !picture.name;
+  tile.view.setAttribute("aria-label", `${picture.name ? "Open" : "Not finished"}: picture ${index + 1} of ${job.n}`);
+  tile.element.dataset.state = picture.name ? "done" : tile.shown ? "preview" : "empty";
   tile.progress.hidden = Boolean(picture.name) || job.over;
+  if (tile.progress.hidden) return;
+  const done = part(job, picture);
+  const waits = job.status === "queued";
   tile.progress.setAttribute("aria-valuenow", Math.round(100 * done));
-  tile.progress.setAttribute("aria-label", `Picture ${index + 1}`);
+  tile.progress.setAttribute("aria-valuetext", waits ? `place ${job.position} in the queue` : `${Math.round(100 * done)} %`);
   tile.ring.style.strokeDasharray = `${100 * done} 100`;
-  tile.percent.textContent = job.status === "queued" ? `#${job.position ?? ""}` : `${Math.round(100 * done)}%`;
+  say(tile.percent, waits ? `#${job.position ?? ""}` : `${Math.round(100 * done)}%`);
 }
 
 /** How much of one picture is done, 0 to 1. */
 function part(job, picture) {
-  if (picture.name) return 1;
-  if (job.loading != null) return 0;
-  if (picture.phase === "sampling" || picture.phase === "hires" || picture.phase === "upscaling") {
-    return picture.steps ? picture.step / picture.steps : 0;
-  }
+  if (job.loading != null) return job.loading;
+  if (["sampling", "hires", "upscaling"].includes(picture.phase)) return picture.steps ? picture.step / picture.steps : 0;
   return picture.phase === "decoding" ? 1 : 0;
 }
 
 function stateWords(job) {
+  const { width, height } = job.parameters;
   if (job.status === "queued") {
-    const wait = job.eta ? `, about ${seconds(job.eta)}` : "";
-    return job.position > 1 ? `Waiting, ${job.position - 1} before it${wait}` : `Next in line${wait}`;
+    const wait = job.eta ? ` · done in about ${seconds(job.eta)}` : "";
+    return job.position > 1 ? `Waiting, number ${job.position} in the queue${wait}` : `Next in the queue${wait}`;
   }
   if (job.status === "cancelled") return "Cancelled";
   if (job.status === "failed") return "Failed";
-  if (job.status === "succeeded") return `${job.model} · ${job.parameters.width}×${job.parameters.height} · seed ${job.parameters.seed}`;
-  if (job.loading != null) return `Loading the model, ${Math.round(100 * job.loading)}%`;
+  if (job.status === "succeeded") return `${job.model} · ${width} × ${height} · seed ${job.parameters.seed}`;
+  if (job.loading != null) return `Loading the model, ${Math.round(100 * job.loading)} %`;
   const index = job.pictures.findIndex((picture) => !picture.name);
   const picture = job.pictures[index] || {};
   const words = [PHASES[picture.phase] || "Starting"];
   if (picture.step && picture.phase !== "decoding") words[0] += `, step ${picture.step} of ${picture.steps}`;
-  if (job.n > 1) words.push(`picture ${index + 1} of ${job.n}`);
+  if (job.n > 1 && index >= 0) words.push(`picture ${index + 1} of ${job.n}`);
   if (job.eta) words.push(`${seconds(job.eta)} left`);
   return words.join(" · ");
 }
 
 const ADVICE = {
-  worker_crashed: "The server goes on: generate again, smaller if it happens twice.",
+  worker_crashed: "The server goes on: generate again, and smaller if it happens twice.",
   insufficient_memory: "Choose a smaller size or a smaller model.",
-  model_load_failed: "Look at the model's files, or choose another one.",
+  model_load_failed: "Choose another model, or pull this one again.",
+  generation_failed: "Other settings or a smaller size may work.",
 };
 
 const advice = (error) => [error.message, ADVICE[error.code]].filter(Boolean).join(" ");
 
 function finished(job) {
+  const prompt = job.parameters.prompt;
   const what = { succeeded: "is finished", failed: "failed", cancelled: "was cancelled" }[job.status];
-  announce(`The picture “${job.parameters.prompt}” ${what}. ${job.error && job.status === "failed" ? job.error.message : ""}`);
-  if (job.status === "succeeded" && kept.get("notify", false) && document.hidden && Notification.permission === "granted") {
-    new Notification("A picture is finished", { body: job.parameters.prompt, tag: job.id });
+  announce(`“${prompt}” ${what}. ${job.status === "failed" && job.error ? advice(job.error) : ""}`);
+  if (job.status === "succeeded" && $("notify").checked && document.hidden) {
+    const notification = new Notification("A picture is finished", { body: prompt, tag: job.id, icon: "/web/icon.svg" });
+    notification.onclick = () => { window.focus(); notification.close(); };
   }
-  prune();
 }
 
-function title() {
+/** All jobs in a few words: in the tab's title, and in the header for those who look at something else. */
+function overall() {
   const active = jobs.active();
+  $("jobs-empty").hidden = cards.size > 0;
   $("cancel-all").hidden = active.length < 2;
   const running = active.find((job) => job.status === "running");
   const waiting = active.length - (running ? 1 : 0);
-  const head = running ? `${Math.round(running.progress)}%${waiting ? ` +${waiting}` : ""} · ` : waiting ? `${waiting} waiting · ` : "";
-  document.title = `${head}gguf_imagegen`;
+  const queue = waiting ? `${running ? " +" : ""}${waiting} waiting` : "";
+  const words = running ? `${Math.round(running.progress)}%${queue}` : queue;
+  document.title = words ? `${words} · gguf_imagegen` : "gguf_imagegen";
+  $("activity").hidden = !active.length;
+  say($("activity"), words);
 }

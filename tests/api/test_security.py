@@ -368,7 +368,7 @@ def test_curl_can_send_an_edit(server: ServerProcess) -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "not_found"),
-        ("POST", "/", 404, "not_found"),
+        ("POST", "/", 405, "method_not_allowed"),
         ("GET", GENERATIONS, 405, "method_not_allowed"),
         ("PUT", "/v1/jobs/x", 405, "method_not_allowed"),
     ],

@@ -1,0 +1,272 @@
+"""Pictures of every state of the web page: on a desk, on a phone, in the dark, at 4K.
+
+The server, the engine and the embedded model are the real ones; the models that are pulled come from a hub of
+the tests. Takes about two minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.conftest import ServerProcess
+from tests.hub import HubServer, write_catalog
+from tests.weights import write_lora, write_upscaler
+
+DEADLINE = 60_000
+PROMPTS = (
+    "a red circle on a blue background", "a lovely cat", "a pink heart on a white background", "a house",
+    "a blue triangle on a yellow background", "an apple", "a tree", "a fish", "a green star", "a bird",
+)  # fmt: skip
+VARIANTS: dict[str, dict[str, Any]] = {
+    "desktop": {"viewport": {"width": 1440, "height": 900}},
+    "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
+    "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True, "device_scale_factor": 2},
+    "4k": {"viewport": {"width": 3840, "height": 2160}},
+}
+KEY = "a-key"
+
+
+class Shots:
+    """One page in one variant, and the states that it is brought into."""
+
+    def __init__(self, page: Page, url: str, folder: Path, variant: str) -> None:
+        self.page = page
+        self.url = url
+        self._folder = folder
+        self._variant = variant
+
+    def take(self, name: str, *, whole: bool = False) -> None:
+        self.page.wait_for_timeout(250)
+        self.page.screenshot(path=self._folder / f"{name}-{self._variant}.png", full_page=whole)
+
+    def go(self, view: str) -> None:
+        self.page.goto(f"{self.url}/#{view}")
+        self.page.wait_for_selector(f"#view-{view}:not([hidden])")
+
+    def generate(self, prompt: str, **fields: str | int) -> None:
+        for name, value in {"prompt": prompt, **fields}.items():
+            self.page.fill(f"#{name}", str(value))
+        before = self.page.evaluate("document.querySelector('.job')?.dataset.job ?? ''")
+        self.page.press("#prompt", "Control+Enter")
+        self.page.wait_for_function("old => document.querySelector('.job')?.dataset.job !== old", arg=before)
+
+    def settle(self) -> None:
+        """Until no job is left."""
+        self.page.wait_for_selector("#activity", state="hidden")
+
+
+def create(shots: Shots, server: ServerProcess) -> None:
+    page = shots.page
+    shots.go("create")
+    page.wait_for_selector("#model option", state="attached")
+    shots.take("create", whole=True)
+    page.fill("#prompt", "")
+    page.click("#generate")
+    shots.take("create-says-what-is-missing")
+    page.click("#more summary")
+    shots.take("create-more", whole=True)
+    page.click("#more summary")
+    shots.generate("a lovely cat", steps=40, count=2)
+    shots.generate("a house", count=1)
+    page.wait_for_selector(".picture[data-previews='9']")
+    shots.take("watch")
+    page.click("#cancel-all")
+    shots.settle()
+    shots.take("watch-cancelled")
+    shots.generate("a green heart", steps=8)
+    shots.settle()
+    shots.generate("a fish", steps=150)
+    page.wait_for_selector(".job:first-child .picture[data-state=preview]")
+    worker = server.worker()
+    assert worker is not None
+    worker.send_signal(signal.SIGKILL)
+    page.wait_for_selector(".job[data-status=failed]")
+    shots.take("watch-failed")
+    page.evaluate("localStorage.clear()")
+
+
+def edit(shots: Shots, server: ServerProcess) -> None:
+    page = shots.page
+    shots.go("gallery")
+    page.click("#gallery .tile >> nth=3")
+    with page.expect_request("**/v1/images/files/*"):
+        page.get_by_role("button", name="Use as input").click()
+    page.wait_for_selector(".thumb")
+    page.click("#paint")
+    page.wait_for_selector("#mask[open]")
+    box = page.locator("#mask-paint").bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + box["height"] * 0.5, steps=8)
+    page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] * 0.7, steps=8)
+    page.mouse.up()
+    shots.take("mask")
+    page.click("#mask-done")
+    shots.generate("a red apple", steps=8)
+    shots.settle()
+    page.evaluate("scrollTo(0, 0)")
+    shots.take("edit")
+    page.click(".job >> nth=0 >> .tile")
+    page.wait_for_selector("#viewer[open] .compare")
+    shots.take("compare")
+    page.click("#viewer .close")
+    page.click(".thumb button")
+    with urlopen(f"{shots.url}/v1/images?limit=1") as answer:
+        newest = json.load(answer)["data"][0]["url"]
+    with urlopen(newest) as answer:
+        data = answer.read()
+    page.set_input_files("#file", {"name": "made.png", "mimeType": "image/png", "buffer": data})
+    page.wait_for_selector("#offer:not([hidden])")
+    page.evaluate("scrollTo(0, 0)")
+    shots.take("offer")
+    page.click(".thumb button")
+
+
+def look(shots: Shots, server: ServerProcess) -> None:
+    page = shots.page
+    shots.go("gallery")
+    page.wait_for_selector("#gallery img")
+    page.wait_for_timeout(500)
+    shots.take("gallery")
+    page.click("#gallery .tile >> nth=1")
+    page.wait_for_selector("#viewer[open] img")
+    shots.take("viewer")
+    page.get_by_role("button", name="Copy Seed").click()
+    page.get_by_role("button", name="Delete").click()
+    shots.take("ask")
+    page.click("#ask-no")
+    page.click("#viewer .close")
+
+
+def models(shots: Shots, server: ServerProcess) -> None:
+    page = shots.page
+    shots.go("models")
+    page.wait_for_selector(".model")
+    shots.take("models")
+    if shots.page.locator("[data-model=big] [data-act=pull]").count():
+        page.click("[data-model=big] [data-act=pull]")
+    page.wait_for_selector("[data-model=big] progress")
+    page.wait_for_timeout(800)
+    page.locator("[data-model=big]").scroll_into_view_if_needed()
+    shots.take("models-pull")
+    page.click("[data-model=big] [data-act=cancel]")
+    page.wait_for_selector("[data-model=big] [data-act=pull]")
+
+
+STATES: tuple[Callable[[Shots, ServerProcess], None], ...] = (create, edit, look, models)
+
+
+@contextmanager
+def server_with_everything(folder: Path, hub: HubServer) -> Iterator[ServerProcess]:
+    """The embedded model, models to pull, LoRAs, an upscaler, and pictures made before."""
+    for name in ("models", "loras", "upscalers", "out"):
+        (folder / name).mkdir()
+    write_lora(folder / "loras" / "watercolour.gguf")
+    write_upscaler(folder / "upscalers" / "double.gguf", 2)
+    big = hub.add("org/big", "big.gguf", os.urandom(30_000_000))
+    catalog = write_catalog(folder / "hub.yaml", big={"model": big})
+    hub.faults.hold_after = 18_000_000
+    server = ServerProcess(
+        folder / "models", "--model", "embedded", "--catalog", str(catalog),
+        "--output-dir", str(folder / "out"),
+        "--lora-dir", str(folder / "loras"), "--upscaler-dir", str(folder / "upscalers"), "--grace", "1",
+        env={"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf")},
+    )  # fmt: skip
+    try:
+        server.wait_until_ready()
+        for prompt in PROMPTS:
+            body = {"prompt": prompt, "n": 3, "steps": 8, "response_format": "url"}
+            request = Request(
+                f"{server.url}/v1/images/generations",
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json"},
+            )
+            with urlopen(request, timeout=120) as answer:
+                answer.read()
+        yield server
+    finally:
+        hub.release()
+        server.stop()
+
+
+def bare_states(browser: Browser, folder: Path, variant: str, options: dict[str, Any]) -> None:
+    """A server that wants a key, and one that has made nothing."""
+    with tempfile.TemporaryDirectory() as models_dir:
+        server = ServerProcess(Path(models_dir), "--model", "embedded", "--api-key", KEY, "--grace", "1")
+        try:
+            with browser.new_context(**options) as context:
+                shots = Shots(context.new_page(), server.url, folder, variant)
+                shots.page.set_default_timeout(DEADLINE)
+                shots.page.goto(server.url)
+                shots.page.wait_for_selector("#key[open]")
+                shots.page.fill("#key-value", "wrong")
+                shots.page.click("#key-form button")
+                shots.page.wait_for_selector("#key-error:not(:empty)")
+                shots.take("key")
+                shots.page.fill("#key-value", KEY)
+                shots.page.click("#key-form button")
+                shots.go("gallery")
+                shots.page.wait_for_selector("#gallery-empty:not([hidden])")
+                shots.take("gallery-empty")
+                shots.go("create")
+                server.process.kill()
+                shots.page.wait_for_selector("#connection:not(:empty)")
+                shots.take("offline")
+        finally:
+            with suppress(ProcessLookupError):
+                server.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this one")
+    parser.add_argument("--state", action="append", help="only these: create, edit, look, models, bare")
+    wanted = parser.parse_args()
+    wanted.folder.mkdir(parents=True, exist_ok=True)
+    chosen = wanted.state or [*(state.__name__ for state in STATES), "bare"]
+    chromium = shutil.which("chromium")
+    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder, HubServer() as hub:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox"] if os.geteuid() == 0 else []
+        )
+        with server_with_everything(Path(folder), hub) as server:
+            for variant in wanted.variant or VARIANTS:
+                options = VARIANTS[variant]
+                with browser.new_context(**options) as context:
+                    page = context.new_page()
+                    page.set_default_timeout(DEADLINE)
+                    page.on(
+                        "console", lambda message: print(message.text) if message.type == "error" else None
+                    )
+                    page.on("pageerror", lambda error: print(error))
+                    shots = Shots(page, server.url, wanted.folder, variant)
+                    for state in STATES:
+                        if state.__name__ in chosen:
+                            state(shots, server)
+        for variant in wanted.variant or VARIANTS:
+            if "bare" in chosen:
+                bare_states(browser, wanted.folder, variant, VARIANTS[variant])
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,86 @@
+"""Keys, lost connections, restarts, and a page that keeps to its own server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from playwright.async_api import expect
+
+from tests.conftest import RunningApp, ServerProcess
+from tests.engines import QuickEngine
+from tests.web.conftest import OpenPage, check_accessible, generate, ready, settled
+
+KEY = "a-secret-key"
+
+
+async def test_a_keyed_server(running: RunningApp, visit: OpenPage) -> None:
+    """The key is asked for once, a wrong one again; it stays in this tab, and is in no address."""
+    addresses = []
+    async with running(engine=QuickEngine, api_key=(KEY,)) as app, visit(app.url, statuses=(401,)) as page:
+        page.on("request", lambda request: addresses.append(request.url))
+        await expect(page.locator("#key")).to_be_visible()
+        await check_accessible(page)
+        await page.keyboard.press("Escape")
+        await expect(page.locator("#key")).to_be_visible()
+        await page.fill("#key-value", "wrong")
+        await page.get_by_role("button", name="Continue").click()
+        await expect(page.locator("#key-error")).to_have_text("That is no key of this server.")
+        await page.fill("#key-value", KEY)
+        await page.press("#key-value", "Enter")
+        await generate(page, "a cat", steps=2)
+        await settled(page)
+        await expect(page.locator(".job .picture[data-state=done] img")).to_have_js_property("complete", True)
+        await page.reload()
+        await ready(page)
+        await expect(page.locator("#key")).to_be_hidden()
+        await expect(page.locator(".job")).to_have_count(1)
+        await page.locator(".job .tile").click()
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await page.get_by_role("button", name="Copy curl").click()
+        await expect(page.locator("#toasts")).to_contain_text("Command copied")
+        command = await page.evaluate("navigator.clipboard.readText()")
+        assert "Bearer $KEY" in command
+        await page.get_by_role("button", name="Close").click()
+        await page.get_by_role("button", name="Forget key").click()
+        await expect(page.locator("#key")).to_be_visible()
+        assert not any(KEY in address for address in addresses)
+
+
+async def test_the_server_stops_and_comes_back(
+    serve: Callable[..., ServerProcess], tmp_path: Path, visit: OpenPage
+) -> None:
+    """The page says that it is reconnecting, then goes on by itself; what was lost is said."""
+    flags = ("--output-dir", str(tmp_path), "--grace", "0")
+    server = serve(*flags)
+    server.wait_until_ready()
+    async with visit(server.url, statuses=(404,), broken_lines=True) as page:
+        await generate(page, "kept", steps=2)
+        await settled(page)
+        await generate(page, "lost", steps=150)
+        await expect(page.locator(".job").first.locator(".picture[data-state=preview]")).to_be_visible()
+        server.stop()
+        await expect(page.locator("#connection")).to_contain_text("Reconnecting…")
+        await check_accessible(page)
+        await page.press("#prompt", "Control+Enter")
+        await expect(page.locator("#create-error")).to_contain_text("The server does not answer")
+        await expect(page.locator("#connection")).to_contain_text("What is shown may be old")
+        again = serve(*flags, "--port", server.url.rsplit(":", 1)[1])
+        assert again.url == server.url
+        await expect(page.locator("#connection")).to_be_empty()
+        await expect(page.locator(".job").first.locator(".error")).to_contain_text("started anew")
+        await generate(page, "new", steps=2)
+        await settled(page)
+        await expect(page.locator(".job").first).to_have_attribute("data-status", "succeeded")
+        await page.get_by_role("link", name="Gallery").click()
+        await expect(page.locator("#gallery li")).to_have_count(2)
+
+
+async def test_a_job_told_late(running: RunningApp, visit: OpenPage) -> None:
+    """Jobs that ended before the page was opened are there, and none looks unfinished."""
+    async with running(engine=QuickEngine) as app:
+        for seed in range(3):
+            await app.post("/v1/images/generations", prompt=f"cat {seed}", size="64x64", steps=1)
+        async with visit(app.url) as page:
+            await expect(page.locator(".job[data-status=succeeded]")).to_have_count(3)
+            await expect(page.locator(".job").first).to_contain_text("cat 2")

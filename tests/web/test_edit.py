@@ -1,0 +1,225 @@
+"""Pictures to start from: dropped, picked, taken from a result; masks by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from playwright.async_api import Page, expect
+
+from gguf_imagegen import metadata
+from tests.api.client import noise, picture, png
+from tests.conftest import ServerProcess
+from tests.web.conftest import OpenPage, check_accessible, generate, ready, send, settled
+
+PAINTED = """(canvas) => canvas.getContext("2d").getImageData(0, 0, 128, 128).data
+  .filter((value, index) => index % 4 === 3 && value > 127).length"""
+Pixels = npt.NDArray[np.int16]
+A1111 = (
+    "a castle, (evening:1.2)\nNegative prompt: fog\nSteps: 7, Sampler: DPM++ 2M Karras, CFG scale: 4.5, "
+    "Seed: 1234, Size: 96x128, Model hash: 6ce0161689, Model: someone-elses-model, Version: v1.10.1"
+)
+
+
+def pixels(image: Image.Image) -> Pixels:
+    return np.asarray(image.convert("RGB"), np.int16)
+
+
+def upload(name: str, data: bytes) -> Any:
+    return {"name": name, "mimeType": "image/png", "buffer": data}
+
+
+def with_parameters(text: str) -> bytes:
+    file = io.BytesIO()
+    noise(96, 96).save(file, "PNG", pnginfo=metadata.png_text(text))
+    return file.getvalue()
+
+
+async def drop(page: Page, data: bytes) -> None:
+    """Drop a file on the page, as a desktop does."""
+    await page.evaluate(
+        """(text) => {
+            const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], "dropped.png", {type: "image/png"}));
+            for (const type of ["dragover", "drop"]) {
+              const options = {bubbles: true, cancelable: true, dataTransfer: transfer};
+              document.body.dispatchEvent(new DragEvent(type, options));
+            }
+        }""",
+        base64.b64encode(data).decode(),
+    )
+
+
+async def newest(page: Page, server: ServerProcess) -> Image.Image:
+    """The newest card's picture as the server has it."""
+    await settled(page)
+    done = page.locator(".job").first.locator(".picture[data-state=done] img").first
+    answer = await page.request.get(server.url + str(await done.get_attribute("src")))
+    return picture(await answer.body())
+
+
+async def test_only_the_mask_changes(studio: ServerProcess, visit: OpenPage) -> None:
+    """A mask painted with the mouse: pixels outside are the very same, those inside are new."""
+    original = noise()
+    async with visit(studio.url) as page:
+        await ready(page)
+        await page.set_input_files("#file", upload("noise.png", png(original)))
+        await page.get_by_role("button", name="Paint a mask…").click()
+        box = await page.locator("#mask-paint").bounding_box()
+        assert box is not None
+        left, top = box["x"] + box["width"] / 4, box["y"] + box["height"] / 4
+        await page.mouse.move(left, top)
+        await page.mouse.down()
+        await page.mouse.move(left + box["width"] / 4, top, steps=5)
+        await page.mouse.up()
+        await check_accessible(page)
+        await page.get_by_role("button", name="Use this mask").click()
+        await expect(page.get_by_alt_text("Its mask")).to_be_visible()
+        await expect(page.get_by_role("button", name="Change the mask…")).to_be_visible()
+        await generate(page, "a red circle", steps=4)
+        changed = np.abs(pixels(await newest(page, studio)) - pixels(original)).max(axis=2)
+        assert changed.shape == (128, 128)
+        # the stroke: from (32, 32) to (64, 32), 60 of 800 wide, that is 10 pixels of 128
+        inside = changed[29:35, 32:64]
+        outside = changed.copy()
+        outside[24:41, 24:72] = 0
+        assert outside.max() == 0
+        assert (inside > 8).mean() > 0.5
+        await page.locator(".job").first.locator(".tile").click()
+        slider = page.get_by_label("How much of the new picture is shown")
+        await slider.press("Home")
+        clip = await page.locator(".pair img").nth(1).evaluate("(image) => image.style.clipPath")
+        assert clip.replace("px", "") == "inset(0 100% 0 0)"
+        await check_accessible(page)
+
+
+async def test_a_mask_by_keyboard(studio: ServerProcess, visit: OpenPage) -> None:
+    """Space paints, Shift and an arrow draw, Ctrl+Z takes back, Invert turns over, Escape changes nothing."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        await page.set_input_files("#file", upload("noise.png", png(noise())))
+        await page.get_by_role("button", name="Paint a mask…").press("Enter")
+        canvas = page.locator("#mask-paint")
+        await expect(page.locator("#mask-area")).to_be_focused()
+        await page.keyboard.press("Space")
+        dot = await canvas.evaluate(PAINTED)
+        assert 40 < dot < 120
+        await page.keyboard.down("Shift")
+        for _ in range(6):
+            await page.keyboard.press("ArrowRight")
+        await page.keyboard.up("Shift")
+        line = await canvas.evaluate(PAINTED)
+        assert line > dot + 60
+        await expect(page.locator("#mask-said")).to_contain_text("Painted at")
+        await page.keyboard.press("Control+z")
+        assert await canvas.evaluate(PAINTED) == dot
+        await page.get_by_role("button", name="Invert").press("Enter")
+        assert abs(await canvas.evaluate(PAINTED) - (128 * 128 - dot)) <= 40
+        await page.get_by_role("button", name="Undo").press("Enter")
+        await page.get_by_role("button", name="Erase").press("Enter")
+        await page.focus("#mask-area")
+        await page.keyboard.press("Shift+ArrowLeft")
+        await page.keyboard.press("Space")
+        assert await canvas.evaluate(PAINTED) < dot
+        await page.locator("#zoom").fill("3")
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("button", name="Paint a mask…")).to_be_visible()
+
+
+async def test_a_dropped_picture_brings_its_settings(studio: ServerProcess, visit: OpenPage) -> None:
+    """One of ours and one of AUTOMATIC1111's: as a picture, or for what made it."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        await drop(page, with_parameters(A1111))
+        await expect(page.locator("#offer")).to_contain_text("carries the settings")
+        await expect(page.locator(".thumb")).to_have_count(1)
+        await expect(page.locator("#width")).to_have_value("96")
+        await page.get_by_role("button", name="Load its settings").click()
+        await expect(page.locator("#prompt")).to_have_value("a castle, (evening:1.2)")
+        values = {
+            "negative": "fog",
+            "steps": "7",
+            "cfg": "4.5",
+            "seed": "1234",
+            "width": "96",
+            "height": "128",
+        }
+        assert {name: await page.input_value(f"#{name}") for name in values} == values
+        assert await page.input_value("#sampler") == "dpm++2m"
+        assert await page.input_value("#schedule") == "karras"
+        await expect(page.locator("#toasts")).to_contain_text("someone-elses-model, is not here")
+        await expect(page.locator(".thumb")).to_have_count(0)
+        await send(page)
+        made = await newest(page, studio)
+        assert made.size == (96, 128)
+        await page.fill("#prompt", "other words")
+        file = io.BytesIO()
+        made.save(file, "PNG", pnginfo=metadata.png_text(str(made.info["parameters"])))
+        await drop(page, file.getvalue())
+        await page.get_by_role("button", name="Load its settings").click()
+        await expect(page.locator("#prompt")).to_have_value("a castle, (evening:1.2)")
+
+
+async def test_what_is_no_picture(studio: ServerProcess, visit: OpenPage) -> None:
+    """Is refused in words, and the form stays as it was."""
+    async with visit(studio.url, statuses=(400,)) as page:
+        await ready(page)
+        text = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"x"}
+        await page.set_input_files("#file", text)  # type: ignore[arg-type]
+        await expect(page.locator("#toasts")).to_contain_text("notes.txt is no picture")
+        await page.set_input_files("#file", upload("broken.png", b"\x89PNG\r\n\x1a\nbroken"))
+        await expect(page.locator("#toasts")).to_contain_text("cannot show this picture")
+        await expect(page.locator(".thumb")).to_have_count(0)
+
+
+async def test_use_as_input_and_vary(studio: ServerProcess, visit: OpenPage) -> None:
+    """A result becomes an input, with or without its settings; the picture outlives a reload."""
+    async with visit(studio.url) as page:
+        await generate(page, "a lovely cat", steps=4, seed=5)
+        await settled(page)
+        await page.locator(".job").first.locator(".tile").first.click()
+        await page.get_by_role("button", name="Use as input").click()
+        await expect(page.locator("#viewer")).to_be_hidden()
+        await expect(page.locator(".thumb")).to_have_count(1)
+        await page.locator("#strength").fill("0.4")
+        await page.fill("#prompt", "a dog")
+        await page.reload()
+        await expect(page.locator(".thumb")).to_have_count(1)
+        async with page.expect_request("**/v1/images/edits") as sent:
+            await send(page)
+        body = json.loads((await sent.value).post_data or "")
+        assert (body["strength"], body["seed"], len(body["image"])) == (0.4, 5, 1)
+        await settled(page)
+        await page.locator(".job").first.locator(".tile").first.click()
+        await page.get_by_role("button", name="Vary").click()
+        await expect(page.locator("#prompt")).to_have_value("a dog")
+        await expect(page.locator("#lock")).to_have_attribute("aria-pressed", "false")
+        await page.get_by_role("button", name="Remove picture 1").click()
+        await expect(page.locator(".thumb")).to_have_count(0)
+
+
+async def test_several_references(studio: ServerProcess, visit: OpenPage) -> None:
+    """A model of three references takes three; another says that it uses one."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        await page.select_option("#model", "by-reference")
+        files = [upload(f"{size}.png", png(noise(size, size))) for size in (64, 80, 96)]
+        await page.set_input_files("#file", files)
+        await expect(page.locator(".thumb")).to_have_count(3)
+        await expect(page.locator("#strength-field")).to_be_hidden()
+        async with page.expect_request("**/v1/images/edits") as sent:
+            await generate(page, "combine them", steps=1)
+        assert len(json.loads((await sent.value).post_data or "")["image"]) == 3
+        await settled(page)
+        await expect(page.locator(".job").first).to_have_attribute("data-status", "succeeded")
+        await page.select_option("#model", "glyph-128")
+        await expect(page.locator("#inputs-hint")).to_contain_text(
+            "takes 1 picture: the pale ones are not used"
+        )
+        await expect(page.locator(".thumb.unused")).to_have_count(2)

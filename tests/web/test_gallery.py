@@ -1,0 +1,147 @@
+"""The gallery and the viewer: many pictures, keyboard, copies, deletion, restarts."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.async_api import Page, expect
+
+from gguf_imagegen import metadata
+from tests.conftest import RunningApp
+from tests.engines import QuickEngine
+from tests.web.conftest import OpenPage, check_accessible, generate, ready, settled
+
+MANY = 200
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of two hundred pictures that were made before."""
+    folder = tmp_path_factory.mktemp("shelf")
+    rng = np.random.default_rng(1)
+    for number in range(MANY):
+        small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+        text = metadata.parameters_text(
+            prompt=f"picture {number}", steps=4, sampler="euler", schedule="discrete", cfg_scale=2.5,
+            seed=number, width=512, height=512, model="tiny-random", version="a test",
+        )  # fmt: skip
+        name = f"20260101-{number // 60:02}{number % 60:02}00-{secrets.token_urlsafe(18)}.png"
+        small.resize((512, 512)).save(folder / name, pnginfo=metadata.png_text(text))
+    return folder
+
+
+async def scroll_to_end(page: Page) -> None:
+    """Down, a screen at a time, until all pictures are there."""
+    for _ in range(200):
+        await page.mouse.wheel(0, 700)
+        await page.wait_for_timeout(30)
+        if await page.locator("#gallery li").count() == MANY:
+            return
+    raise AssertionError("the gallery did not come to its end")
+
+
+async def test_two_hundred_pictures(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
+    """They come page by page as one scrolls, the newest first; the viewer goes through them all."""
+    async with running(engine=QuickEngine, output_dir=shelf) as app, visit(app.url, "#gallery") as page:
+        tiles = page.locator("#gallery li")
+        await expect(tiles.first.get_by_role("button", name="Open: picture 199")).to_be_visible()
+        assert await tiles.count() <= 120
+        await expect(page.locator("#gallery-hint")).to_contain_text("and more")
+        await page.mouse.move(600, 400)
+        await scroll_to_end(page)
+        await expect(page.locator("#gallery-hint")).to_have_text("200")
+        await tiles.nth(197).get_by_role("button").click()
+        await expect(page.locator("#viewer-title")).to_have_text("Picture 198 of 200")
+        for _ in range(5):
+            await page.keyboard.press("ArrowRight")
+        await expect(page.locator("#viewer-title")).to_have_text("Picture 200 of 200")
+        await expect(page.locator("#viewer-prompt")).to_have_text("picture 0")
+        await page.keyboard.press("ArrowLeft")
+        await expect(page.locator("#viewer-prompt")).to_have_text("picture 1")
+        await page.keyboard.press("Escape")
+        await expect(page.locator("#viewer")).to_be_hidden()
+        await expect(tiles.nth(197).get_by_role("button")).to_be_focused()
+
+
+async def test_the_viewer_goes_on_past_a_page(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
+    """The arrow keys read further pages of the gallery."""
+    viewport = {"width": 500, "height": 300}
+    async with (
+        running(engine=QuickEngine, output_dir=shelf) as app,
+        visit(app.url, "#gallery", viewport=viewport) as page,
+    ):
+        tiles = page.locator("#gallery li")
+        await expect(tiles.first).to_be_visible()
+        here = await tiles.count()
+        await tiles.nth(here - 1).get_by_role("button").click()
+        await page.keyboard.press("ArrowRight")
+        await expect(page.locator("#viewer-prompt")).to_have_text(f"picture {MANY - 1 - here}")
+
+
+async def test_everything_about_a_picture(running: RunningApp, visit: OpenPage, tmp_path: Path) -> None:
+    """All parameters, copies of them, the file itself, and its end; what was made stays after a restart."""
+    async with running(engine=QuickEngine, output_dir=tmp_path) as app, visit(app.url) as page:
+        await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        await generate(page, "it's a cat", steps=2, seed=42)
+        await settled(page)
+        await page.locator(".job .tile").first.click()
+        parameters = page.locator("#viewer-parameters")
+        for text in ("Seed", "42", "tiny-random", "128x128", "Version"):
+            await expect(parameters).to_contain_text(text)
+        copied = {}
+        for name in ("seed", "Prompt", "JSON", "curl"):
+            await page.get_by_role("button", name=f"Copy {name}").click()
+            await expect(page.locator(".toast")).to_have_count(1)
+            copied[name] = await page.evaluate("navigator.clipboard.readText()")
+            await page.get_by_role("button", name="Dismiss").click()
+        assert (copied["seed"], copied["Prompt"]) == ("42", "it's a cat")
+        request = json.loads(copied["JSON"])
+        assert (request["seed"], request["size"], request["steps"]) == (42, "128x128", 2)
+        assert r"it'\''s a cat" in copied["curl"]
+        async with page.expect_download() as download:
+            await page.get_by_role("link", name="Download").click()
+        assert (await download.value).suggested_filename == next(tmp_path.iterdir()).name
+        await check_accessible(page)
+    async with running(engine=QuickEngine, output_dir=tmp_path) as app, visit(app.url, "#gallery") as page:
+        await page.get_by_role("button", name="Open: it's a cat").click()
+        await page.get_by_role("button", name="Delete").click()
+        await check_accessible(page)
+        await page.get_by_role("button", name="Keep").click()
+        assert len(list(tmp_path.iterdir())) == 1
+        await page.get_by_role("button", name="Delete").click()
+        await page.locator("#ask").get_by_role("button", name="Delete").click()
+        await expect(page.locator("#viewer")).to_be_hidden()
+        await expect(page.locator("#gallery-empty")).to_be_visible()
+        assert list(tmp_path.iterdir()) == []
+
+
+async def test_new_pictures_come_by_themselves(running: RunningApp, visit: OpenPage) -> None:
+    """And those that somebody else deleted go."""
+    async with running(engine=QuickEngine) as app, visit(app.url, "#gallery") as page:
+        await expect(page.locator("#gallery-empty")).to_be_visible()
+        _, made = await app.post("/v1/images/generations", prompt="one", size="64x64", steps=1)
+        await expect(page.locator("#gallery li")).to_have_count(1)
+        async with app.session.delete(made["data"][0]["url"]) as answer:
+            assert answer.status == 200
+        await app.post("/v1/images/generations", prompt="two", size="64x64", steps=1)
+        await expect(page.get_by_role("button", name="Open: two")).to_be_visible()
+        await expect(page.locator("#gallery li")).to_have_count(1)
+
+
+async def test_a_gallery_that_cannot_be_read(running: RunningApp, visit: OpenPage) -> None:
+    """Says so in its place, and tries again when told."""
+    async with running(engine=QuickEngine) as app, visit(app.url, broken_lines=True) as page:
+        await ready(page)
+        await app.post("/v1/images/generations", prompt="one", size="64x64", steps=1)
+        await page.route("**/v1/images?*", lambda route: route.abort())
+        await page.get_by_role("link", name="Gallery").click()
+        await expect(page.locator("#gallery-error")).to_contain_text("The server does not answer")
+        await page.unroute("**/v1/images?*")
+        await page.get_by_role("button", name="Try again").click()
+        await expect(page.locator("#gallery li")).to_have_count(1)
+        await expect(page.locator("#gallery-error")).to_be_empty()

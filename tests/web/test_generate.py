@@ -1,0 +1,238 @@
+"""Making pictures on the page, with the real engine: previews, cancel, tabs, reloads, crashes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import signal
+
+from playwright.async_api import Page, expect
+
+from tests.conftest import RunningApp, ServerProcess
+from tests.engines import CannotLoad, SlowEngine
+from tests.web.conftest import OpenPage, generate, ready, send, settled
+
+LONG = 150
+COUNT_PREVIEWS = """
+window.shown = new Set();
+new MutationObserver((changes) => changes.forEach(({target}) => {
+  if (target.src.startsWith("data:")) window.shown.add(target.src);
+})).observe(document.body, {subtree: true, attributes: true, attributeFilter: ["src"]});
+"""
+
+
+async def finished_source(page: Page) -> str:
+    """The path of the newest finished picture, loaded and decoded."""
+    image = page.locator(".job").first.locator(".picture[data-state=done] img").first
+    await expect(image).to_have_attribute("src", re.compile("/v1/images/files/"))
+    await expect(image).to_have_js_property("complete", True)
+    assert await image.evaluate("(image) => image.naturalWidth") > 0
+    return str(await image.get_attribute("src"))
+
+
+async def test_a_picture_comes_step_by_step(studio: ServerProcess, visit: OpenPage) -> None:
+    """At least three different previews, a ring that fills, words on the step, and the picture at the end."""
+    async with visit(studio.url) as page:
+        await page.evaluate(COUNT_PREVIEWS)
+        await generate(page, "a red circle", steps=20)
+        card = page.locator(".job").first
+        await expect(card.locator(".state")).to_have_text(re.compile(r"Painting, step \d+ of 20"))
+        ring = card.get_by_role("progressbar")
+        await expect(ring).to_have_attribute("aria-valuenow", re.compile(r"[1-9]\d?"))
+        assert re.match(r"\d+% · ", await page.title())
+        await settled(page)
+        await finished_source(page)
+        assert await page.evaluate("window.shown.size") >= 3
+        await expect(card).to_have_attribute("data-status", "succeeded")
+        await expect(page).to_have_title("gguf_imagegen")
+        assert "a red circle" in await page.locator("#announce").inner_text()
+
+
+async def test_the_form_shows_what_the_model_can(studio: ServerProcess, visit: OpenPage) -> None:
+    """Sizes, steps and fields are those of the chosen model; LoRAs and upscalers are there to choose."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        await expect(page.locator("#width")).to_have_value("128")
+        await expect(page.locator("#negative-field")).to_be_visible()
+        await page.get_by_role("button", name="16:9").click()
+        assert (await page.input_value("#width"), await page.input_value("#height")) == ("176", "96")
+        await page.get_by_role("button", name="High").click()
+        await expect(page.locator("#steps")).to_have_value("20")
+        await page.fill("#cfg", "1")
+        await expect(page.locator("#negative-field")).to_be_hidden()
+        await page.fill("#width", "4096")
+        await expect(page.locator("#size-hint")).to_contain_text("Too large")
+        await page.click("#more summary")
+        await page.get_by_label("watercolour").fill("0.5")
+        await page.select_option("#upscale", "2 double")
+        await page.select_option("#model", "by-reference")
+        await expect(page.locator("#steps")).to_have_value("2")
+        await expect(page.locator("#inputs-label")).to_have_text("Pictures to edit or combine")
+        await expect(page.locator("#model-state")).to_contain_text("Loaded when needed: needs")
+
+
+async def test_everything_is_remembered(studio: ServerProcess, visit: OpenPage) -> None:
+    """After a reload the form is as it was, for each model."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        values = {"prompt": "a cat\nin a hat", "negative": "rain", "steps": "9", "seed": "77", "cfg": "3.5"}
+        for name, value in values.items():
+            await page.fill(f"#{name}", value)
+        await page.reload()
+        await ready(page)
+        assert {name: await page.input_value(f"#{name}") for name in values} == values
+        await expect(page.locator("#lock")).to_have_attribute("aria-pressed", "true")
+        await page.click("#more summary")
+        await page.click("#defaults")
+        await expect(page.locator("#steps")).to_have_value("12")
+
+
+async def test_the_seed_is_drawn_or_locked(studio: ServerProcess, visit: OpenPage) -> None:
+    """A drawn seed is shown, and Lock makes the same picture again."""
+    async with visit(studio.url) as page:
+        await generate(page, "a blue square", steps=2)
+        await settled(page)
+        await finished_source(page)
+        seed = await page.input_value("#seed")
+        assert seed.isdecimal()
+        await page.click("#lock")
+        await send(page)
+        await settled(page)
+        await expect(page.locator(".job .state", has_text=f"seed {seed}")).to_have_count(2)
+        await page.click("#lock")
+        await send(page)
+        await expect(page.locator("#seed")).not_to_have_value(seed)
+        await settled(page)
+
+
+async def test_cancel_in_the_middle(studio: ServerProcess, visit: OpenPage) -> None:
+    """One job by its button, all by one more; the next works."""
+    async with visit(studio.url) as page:
+        await generate(page, "a long one", steps=LONG)
+        card = page.locator(".job").first
+        await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
+        await card.get_by_role("button", name="Cancel").click()
+        await expect(card.locator(".state")).to_have_text("Cancelled")
+        await expect(page.locator("#cancel-all")).to_be_hidden()
+        for name in ("first", "second", "third"):
+            await generate(page, name, steps=LONG)
+        await expect(page.locator(".job").first.locator(".state")).to_contain_text("number 2 in the queue")
+        await page.click("#cancel-all")
+        await settled(page)
+        await expect(page.locator(".job[data-status=cancelled]")).to_have_count(4)
+        await generate(page, "a short one", steps=2)
+        await settled(page)
+        await finished_source(page)
+
+
+async def test_two_tabs_show_the_same(studio: ServerProcess, visit: OpenPage) -> None:
+    """A job of one tab is watched, and cancelled, in the other."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        other = await page.context.new_page()
+        other.set_default_timeout(60_000)
+        await other.goto(studio.url)
+        await ready(other)
+        await generate(page, "seen twice", steps=LONG)
+        card = other.locator(".job").first
+        await expect(card).to_contain_text("seen twice")
+        await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
+        await card.get_by_role("button", name="Cancel").click()
+        await expect(page.locator(".job").first.locator(".state")).to_have_text("Cancelled")
+
+
+async def test_a_reload_in_the_middle(studio: ServerProcess, visit: OpenPage) -> None:
+    """The job goes on, and so does its card."""
+    async with visit(studio.url) as page:
+        await generate(page, "survives", steps=20, count=2)
+        card = page.locator(".job").first
+        await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
+        await page.reload()
+        await expect(card).to_contain_text("survives")
+        await expect(card.locator(".state")).to_have_text(re.compile(r"step \d+ of 20 · picture \d of 2"))
+        await settled(page)
+        await expect(card.locator(".picture[data-state=done]")).to_have_count(2)
+        await finished_source(page)
+
+
+async def test_the_worker_is_killed(studio: ServerProcess, visit: OpenPage) -> None:
+    """The card says what happened and what to do, and the next picture comes."""
+    async with visit(studio.url) as page:
+        await generate(page, "ill-fated", steps=LONG)
+        card = page.locator(".job").first
+        await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
+        worker = studio.worker()
+        assert worker is not None
+        worker.send_signal(signal.SIGKILL)
+        await expect(card.locator(".error")).to_contain_text("generate again")
+        await expect(card.locator(".state")).to_have_text("Failed")
+        await page.fill("#prompt", "something else")
+        await card.get_by_role("button", name="Load settings").click()
+        await expect(page.locator("#prompt")).to_have_value("ill-fated")
+        await generate(page, "after it", steps=2)
+        await settled(page)
+        await finished_source(page)
+        await expect(page.locator(".job").first).to_have_attribute("data-status", "succeeded")
+
+
+async def test_what_is_wrong_is_said(studio: ServerProcess, visit: OpenPage) -> None:
+    """By the field where it can be mended, and by the server's own words where it refuses."""
+    async with visit(studio.url, statuses=(400,)) as page:
+        await ready(page)
+        error = page.locator("#create-error")
+        await page.fill("#prompt", " ")
+        await page.click("#generate")
+        await expect(error).to_have_text("Say what the picture should show.")
+        await expect(page.locator("#prompt")).to_be_focused()
+        await page.fill("#prompt", "a cat")
+        await page.fill("#steps", "0")
+        await page.click("#generate")
+        await expect(error).to_contain_text("Steps:")
+        await expect(page.locator("#steps")).to_be_focused()
+        await page.fill("#steps", "2")
+        await page.fill("#width", "256")
+        await page.fill("#height", "96")
+        await page.fill("#prompt", "x" * 9000)
+        await page.click("#generate")
+        await expect(error).to_contain_text("8000")
+        await page.fill("#prompt", "a cat")
+        await page.click("#generate")
+        await expect(error).to_be_empty()
+        await settled(page)
+
+
+async def test_a_model_that_cannot_be_loaded(running: RunningApp, visit: OpenPage) -> None:
+    """Its card gives the reason and what to do."""
+    async with running(engine=CannotLoad) as app, visit(app.url) as page:
+        await generate(page, "a cat")
+        await expect(page.locator(".job .error")).to_contain_text("wrong tensors. Choose another model")
+
+
+async def test_loading_and_waiting_have_words(running: RunningApp, visit: OpenPage) -> None:
+    """A model that is being loaded, a queue, an end that comes without a reload."""
+    async with running(engine=SlowEngine) as app, visit(app.url) as page:
+        await generate(page, "one", steps=4)
+        await generate(page, "two", steps=1)
+        waiting = page.locator(".job").first.locator(".state")
+        await expect(waiting).to_contain_text("Next in the queue")
+        await expect(page.locator(".job").first.get_by_role("progressbar")).to_have_text("#1")
+        await settled(page)
+        await expect(page.locator(".job[data-status=succeeded]")).to_have_count(2)
+
+
+async def test_many_jobs_are_bounded(running: RunningApp, visit: OpenPage) -> None:
+    """Old cards go; a job that ends before its own answer is read has ended."""
+    async with running(engine=SlowEngine, max_queue=64) as app, visit(app.url) as page:
+        SlowEngine.SECONDS, before = 0.0, SlowEngine.SECONDS
+        try:
+            await ready(page)
+            for seed in range(40):
+                await app.post("/v1/images/generations", prompt="a cat", size="64x64", steps=1, seed=seed)
+            await generate(page, "last", steps=1)
+            await settled(page)
+            await expect(page.locator(".job").first).to_contain_text("last")
+            await expect(page.locator(".job")).to_have_count(24)
+            await asyncio.sleep(0.2)
+            await expect(page.locator(".job[data-status=succeeded]")).to_have_count(24)
+        finally:
+            SlowEngine.SECONDS = before

@@ -1,0 +1,106 @@
+"""The catalog on the page: pulls with progress and cancel, loading, licences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import expect
+
+from tests.conftest import ServerProcess
+from tests.hub import HubServer, write_catalog
+from tests.web.conftest import OpenPage, check_accessible, ready
+
+MB = 1_000_000
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def shop(hub: HubServer, serve: Callable[..., ServerProcess], tmp_path: Path) -> ServerProcess:
+    """A server whose catalog has a model of the hub, and one that wants its licence accepted."""
+    big = hub.add("org/big", "big.gguf", b"\1" * 4 * MB)
+    gated = {**hub.add("org/gated", "gated.gguf", b"\2" * MB), "gated": True}
+    hub.repos["org/gated"].gated = True
+    catalog = write_catalog(tmp_path / "hub.yaml", big={"model": big}, gated={"model": gated})
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
+    server = serve(
+        "--models-dir", str(tmp_path / "models"), "--model", "embedded", "--catalog", str(catalog), env=env
+    )
+    server.wait_until_ready()
+    return server
+
+
+async def test_pull_cancel_and_pull_again(shop: ServerProcess, hub: HubServer, visit: OpenPage) -> None:
+    """Progress in bytes, an end by a button, a reload in the middle, and the model at last."""
+    hub.faults.hold_after = 2 * MB
+    async with visit(shop.url, "#models") as page:
+        card = page.locator("[data-model=big]")
+        await card.get_by_role("button", name="Pull big").click()
+        await expect(card.locator(".pull")).to_contain_text("of 4 MB")
+        await expect(card.get_by_role("progressbar")).to_have_js_property("max", 4 * MB)
+        await page.get_by_role("button", name="Cancel the pull of big").click()
+        await expect(page.locator("#toasts")).to_contain_text("was cancelled")
+        await card.get_by_role("button", name="Pull big").click()
+        await expect(card.locator(".pull")).to_be_visible()
+        await page.reload()
+        await expect(card.locator(".pull")).to_contain_text("of 4 MB")
+        await check_accessible(page)
+        hub.release()
+        await expect(card.locator(".badge")).to_have_text("On this machine")
+        await expect(card.locator(".pull")).to_have_count(0)
+        await card.get_by_role("button", name="Delete big").click()
+        await page.locator("#ask").get_by_role("button", name="Delete").click()
+        await expect(card.locator(".badge")).to_have_text("Not here")
+
+
+async def test_a_gated_model(shop: ServerProcess, visit: OpenPage) -> None:
+    """The card says what its publisher wants, with a link; a refused pull says why."""
+    async with visit(shop.url, "#models") as page:
+        card = page.locator("[data-model=gated]")
+        await expect(card).to_contain_text("licence accepted first")
+        link = card.get_by_role("link", name="org/gated")
+        assert str(await link.get_attribute("href")).endswith("/org/gated")
+        assert await link.get_attribute("rel") == "noreferrer noopener"
+        await card.get_by_role("button", name="Pull gated").click()
+        await expect(card.locator(".error")).to_contain_text("HF_TOKEN")
+
+
+async def test_load_and_unload(studio: ServerProcess, visit: OpenPage) -> None:
+    """The state follows, here and in the form."""
+    async with visit(studio.url, "#models") as page:
+        card = page.locator("[data-model=glyph-128]")
+        await expect(card.locator(".badge")).to_have_text(re.compile("In memory|On this machine"))
+        for _ in range(2):
+            now = await card.locator(".badge").inner_text()
+            verb, then = ("Unload", "On this machine") if now == "In memory" else ("Load", "In memory")
+            await card.get_by_role("button", name=f"{verb} glyph-128", exact=True).click()
+            await expect(card.locator(".badge")).to_have_text(then)
+        await page.get_by_label("Find").fill("glyph")
+        await expect(page.locator(".model")).to_have_count(1)
+        await expect(page.locator("#models-hint")).to_contain_text("1 of ")
+        await page.get_by_label("Find").fill("nothing like it")
+        await expect(page.locator("#models-hint")).to_contain_text("No model like this")
+        await page.get_by_role("link", name="Create").click()
+        await ready(page)
+        await expect(page.locator("#model")).to_contain_text("glyph-128")
+
+
+async def test_a_refresh_disturbs_nobody(studio: ServerProcess, visit: OpenPage) -> None:
+    """What is chosen and what has the focus stay when the list is read again."""
+    async with visit(studio.url, "#models") as page:
+        choice = page.get_by_label("Quantisation of sd-1.5", exact=True)
+        await choice.select_option(index=2)
+        chosen = await choice.input_value()
+        await choice.focus()
+        async with page.expect_response("**/v1/models"):
+            await page.evaluate("window.dispatchEvent(new HashChangeEvent('hashchange'))")
+            await page.evaluate("location.hash = '#gallery'")
+            await page.evaluate("location.hash = '#models'")
+        await expect(choice).to_have_value(chosen)

@@ -1,0 +1,132 @@
+"""Every view, in light and dark, on a phone and on a large screen, by keyboard, and by axe-core."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.api.client import noise, png
+from tests.conftest import ServerProcess
+from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, settled
+
+VIEWS = {"create": "#model", "gallery": "#gallery li", "models": ".model"}
+"""Each with what is there once it has been read."""
+SIZES = {"phone": (360, 740), "tablet": (860, 1100), "desk": (1440, 900), "4k": (3840, 2160)}
+
+
+async def go(page: Page, view: str) -> None:
+    await page.evaluate(f"location.hash = '#{view}'")
+    await expect(page.locator(f"#view-{view}")).to_be_visible()
+    await expect(page.locator(VIEWS[view]).first).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_every_view_is_accessible(studio: ServerProcess, visit: OpenPage, scheme: str) -> None:
+    """axe-core finds nothing in any view or dialog, with jobs in every state."""
+    async with visit(studio.url, color_scheme=scheme) as page:
+        await generate(page, "a cat", steps=3, count=2)
+        await settled(page)
+        await generate(page, "a long one", steps=150)
+        await expect(page.locator(".job").first.locator(".picture[data-state=preview]")).to_be_visible()
+        await page.click("#more summary")
+        file = {"name": "noise.png", "mimeType": "image/png", "buffer": png(noise())}
+        await page.set_input_files("#file", file)  # type: ignore[arg-type]
+        await expect(page.locator(".thumb")).to_have_count(1)
+        await check_accessible(page)
+        await page.locator(".job").first.get_by_role("button", name="Cancel").click()
+        await expect(page.locator(".job").first.locator(".state")).to_have_text("Cancelled")
+        await page.fill("#prompt", "")
+        await page.click("#generate")
+        await check_accessible(page)
+        for view in ("gallery", "models"):
+            await go(page, view)
+            await check_accessible(page)
+        await go(page, "gallery")
+        await page.locator("#gallery button").first.click()
+        await check_accessible(page)
+        await page.get_by_role("button", name="Copy seed").click()
+        await expect(page.locator(".toast")).to_be_visible()
+        await check_accessible(page)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_nothing_scrolls_sideways(studio: ServerProcess, visit: OpenPage, size: str) -> None:
+    """From 360 px to 4K, in every view and dialog."""
+    width, height = SIZES[size]
+    async with visit(studio.url, viewport={"width": width, "height": height}) as page:
+        await ready(page)
+        await page.click("#more summary")
+        await generate(page, "averylongwordwithoutanyspaceinit" * 9, steps=2, count=3)
+        await settled(page)
+        for view in VIEWS:
+            await go(page, view)
+            assert await fits_across(page), view
+        await go(page, "create")
+        await page.locator(".job .tile").first.click()
+        assert await page.evaluate("document.querySelector('#viewer').scrollWidth <= innerWidth")
+        assert await fits_across(page)
+        await page.get_by_role("button", name="Use as input").click()
+        await page.get_by_role("button", name="Paint a mask…").click()
+        inside = """(() => {
+            const dialog = document.querySelector("#mask");
+            return dialog.scrollWidth <= dialog.clientWidth && dialog.clientWidth <= innerWidth;
+        })()"""
+        assert await page.evaluate(inside)
+        box = await page.locator("#mask-done").bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= height
+
+
+async def test_by_keyboard_alone(studio: ServerProcess, visit: OpenPage) -> None:
+    """From the address bar to a finished picture, its viewer, and back to where the focus was."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#main")).to_be_focused()
+        await page.keyboard.press("Tab")
+        await expect(page.locator("#prompt")).to_be_focused()
+        await page.keyboard.type("a house")
+        await page.keyboard.press("Control+Enter")
+        await expect(page.locator(".job").first).to_contain_text("a house")
+        await settled(page)
+        tile = page.locator(".job").first.locator(".tile").first
+        await tile.press("Enter")
+        await expect(page.locator("#viewer")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(tile).to_be_focused()
+
+
+async def test_less_motion(studio: ServerProcess, visit: OpenPage) -> None:
+    """Nothing moves for those who asked for that."""
+    async with visit(studio.url, reduced_motion="reduce") as page:
+        await generate(page, "a cat", steps=2)
+        moving = (
+            "[...document.querySelectorAll('*')].some((e) => getComputedStyle(e).transitionDuration !== '0s')"
+        )
+        assert not await page.evaluate(moving)
+        await settled(page)
+
+
+async def test_a_finished_picture_notifies(studio: ServerProcess, visit: OpenPage) -> None:
+    """When it was asked to, and nobody looks at the page."""
+    async with visit(studio.url) as page:
+        await page.context.grant_permissions(["notifications"])
+        await ready(page)
+        await page.evaluate(
+            """() => {
+                window.told = [];
+                window.Notification = class {
+                  static permission = "granted";
+                  static requestPermission = async () => "granted";
+                  constructor(title, {body}) { window.told.push(`${title}: ${body}`); }
+                };
+                Object.defineProperty(document, "hidden", {value: true});
+            }"""
+        )
+        await page.get_by_label("Notify me").check()
+        await generate(page, "a bell", steps=2)
+        await settled(page)
+        await page.wait_for_function("window.told.length > 0")
+        assert await page.evaluate("window.told") == ["A picture is finished: a bell"]
