@@ -181,7 +181,7 @@ def server_with_everything(folder: Path, hub: HubServer) -> Iterator[ServerProce
     write_upscaler(folder / "upscalers" / "double.gguf", 2)
     big = hub.add("org/big", "big.gguf", os.urandom(30_000_000))
     catalog = write_catalog(folder / "hub.yaml", big={"model": big})
-    hub.faults.hold_after = 18_000_000
+    hub.faults.hold_after = 5_000_000
     server = ServerProcess(
         folder / "models", "--model", "embedded", "--catalog", str(catalog),
         "--output-dir", str(folder / "out"),

@@ -38,6 +38,7 @@ def example(name: str) -> tuple[str, Any]:
         "max_input_pixels": ("5000", 5000),
         "max_loaded": ("4", 4),
         "max_pixels": ("5000", 5000),
+        "max_side": ("5000", 5000),
     }
     annotation = Settings.model_fields[name].annotation
     if name in special:

@@ -35,20 +35,30 @@ async def events(request: web.Request) -> web.StreamResponse:
         frame({"type": "job", **job_object(job, 0.0, url)}) for job in ended[max(0, len(ended) - recent) :]
     ]
     response = web.StreamResponse(headers=HEADERS)
-    await response.prepare(request)
-    await _write(response, HEARTBEAT + b"".join(told))
+    try:
+        await response.prepare(request)
+        await _write(response, HEARTBEAT + b"".join(told))
+        await _follow(request, response, sent)
+        await response.write_eof()
+    except (ConnectionError, asyncio.TimeoutError):
+        if request.transport is not None:  # else an error answer would end up inside the stream
+            request.transport.abort()
+    return response
+
+
+async def _follow(request: web.Request, response: web.StreamResponse, sent: dict[str, int]) -> None:
+    """Send what happens, with heartbeats; `sent` has how many events of each job are told already."""
+    scheduler = request.app[SCHEDULER]
     while not scheduler.draining:
         data = b"".join(_news(request, scheduler, job, sent) for job in list(scheduler.jobs.values()))
-        if len(sent) > 2 * len(scheduler.jobs):
-            sent = {id: count for id, count in sent.items() if id in scheduler.jobs}
+        for id in [id for id in sent if id not in scheduler.jobs]:
+            del sent[id]
         if data:
             await _write(response, data)
         else:
             await scheduler.change(request.app[SETTINGS].heartbeat)
             if all(sent.get(job.id) == len(job.events) for job in scheduler.jobs.values()):
                 await _write(response, HEARTBEAT)
-    await response.write_eof()
-    return response
 
 
 def _recent(request: web.Request) -> int:

@@ -10,6 +10,14 @@ from gguf_imagegen.settings import Settings
 _WEIGHT = re.compile(r":([+-]?[.\d]+)\)")
 _PLAIN_WEIGHT = re.compile(r"(?:\d{1,2}(?:\.\d{0,6})?|\.\d{1,6})")
 _LORA_TAG = re.compile(r"<lora:[^<>]*>")
+_NO_TEXT = re.compile(
+    "[^\0-\U0001ffff\U00020000-\U0002a6df\U0002a700-\U0002b81d\U0002b820-\U0002cead\U0002ceb0-\U0002ebe0"
+    "\U0002ebf0-\U0002ee5d\U0002f800-\U0002fa1d\U00030000-\U0003134a\U00031350-\U00033479]+"
+)
+"""All that is neither in Unicode's first two planes nor, as `is_letter` of sd.cpp's tokenize_util.cpp lists
+them, Han: of these it asks `isspace`, whose table in glibc has 384 entries, and reads further and further
+beyond it. glibc's own memory reaches to about U+2B600.
+"""
 MAX_NESTING = 16
 """Weights multiply with each level, and an infinite one makes the whole picture NaN."""
 
@@ -25,6 +33,9 @@ def checked_prompt(text: str, param: str, settings: Settings, notes: list[str]) 
         )
     if "\0" in text:
         raise InvalidRequest(f"{param}: contains a NUL character; remove it", param=param)
+    if _NO_TEXT.search(text):
+        notes.append(f"{param}: characters without a meaning to the model (private or unassigned) were removed")
+        text = _NO_TEXT.sub("", text)
     if _LORA_TAG.search(text):
         notes.append(f"{param}: <lora:…> tags were removed; name LoRAs in the field 'lora'")
     while _LORA_TAG.search(text):  # what is left of a nested tag may be a tag again

@@ -67,6 +67,7 @@ function connection({ type }) {
     lost = setTimeout(() => say($("connection"), "Reconnecting… The server does not answer. Is it still running? What is shown may be old."), LONG);
   }
   document.body.classList.toggle("offline", type !== "online");
+  if (window.scrollY < 100) window.scrollTo(0, 0); // the words push the page down
 }
 
 viewer.start(gallery.forget, gallery.readOn);

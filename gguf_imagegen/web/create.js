@@ -14,6 +14,8 @@ const HERE = ["loaded", "loading", "ready"];
 const SOURCES = 12; // pictures that jobs started from, to compare with
 let models = [];
 let loras = null; // and upscalers, as JSON; null until the server was heard of
+let heard = () => {};
+const offered = new Promise((resolve) => { heard = resolve; });
 let pictureSize = null; // of the picture to start from
 let sources = []; // {job, url}, the newest last
 
@@ -77,6 +79,7 @@ export function offer(list, loraNames, upscalers) {
   offerAddons(loraNames, upscalers);
   if (model() && $("model").value !== before) fill();
   else show();
+  heard();
 }
 
 function offerAddons(loraNames, upscalers) {
@@ -152,7 +155,9 @@ function fitSize([width, height]) {
 function show() {
   const chosen = model();
   $("generate").disabled = !chosen;
+  $("create").classList.toggle("waiting", !chosen);
   if (!chosen) {
+    if (loras === null) return; // the server was not heard of yet
     $("model-state").replaceChildren("No model is on this machine yet. ", h("a", { href: "#models" }, "Pull one"), " first.");
     return;
   }
@@ -265,7 +270,6 @@ function wanted() {
 /** What is wrong with the form, and where; null if nothing is. */
 function fault() {
   const chosen = model();
-  if (loras === null) return [$("prompt"), "Which models there are is still being read. Try again in a moment."];
   if (!chosen) return [$("model"), "There is no model to work with. Pull one under Models."];
   if (!$("prompt").value.trim()) return [$("prompt"), "Say what the picture should show."];
   const wrong = [...$("create").querySelectorAll(":invalid")].find((each) => each.labels && !each.closest("[hidden]"));
@@ -276,6 +280,8 @@ function fault() {
 
 async function generate() {
   const error = $("create-error");
+  if (loras === null) error.textContent = "Which models there are is still being read…";
+  await offered;
   error.textContent = "";
   const found = fault();
   if (found) {

@@ -97,6 +97,7 @@ function offer(url, parameters) {
     button("Just the picture", done, { class: "small" }));
   $("offer").hidden = false;
   location.hash = "#create";
+  $("offer").scrollIntoView({ block: "nearest" });
 }
 
 function load(parameters) {

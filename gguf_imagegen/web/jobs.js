@@ -22,7 +22,16 @@ export const cancel = (id) => call("DELETE", `/v1/jobs/${id}`);
  * {type: "forgotten"} when it is not kept any more; and `listener(null, {type: "online" | "offline"})`.
  */
 export const listen = (listener) => listeners.add(listener);
-const tell = (job, event) => listeners.forEach((listener) => listener(job, event));
+
+function tell(job, event) {
+  for (const listener of listeners) {
+    try {
+      listener(job, event);
+    } catch (error) {
+      reportError(error); // a fault of one must not look like a lost connection
+    }
+  }
+}
 
 /** A job object of the server. The stream tells a job's state better than an answer that may be late. */
 export function take(object) {

@@ -82,13 +82,15 @@ function card({ id, meta }) {
 function makeCard(id, meta) {
   const fits = meta.memory ? h("p", { class: meta.memory.fits ? "hint" : "warning" }, memoryWords(meta.memory)) : null;
   const bar = pulls.has(id) ? pullBar(id) : null;
-  const element = h("article", { class: "model", "data-state": meta.state, "data-model": id, "aria-label": id },
-    h("div", { class: "bar" }, h("h3", {}, id), h("span", { class: "badge" }, STATES[meta.state] || meta.state)),
-    h("p", {}, meta.description),
+  const state = bar ? "pulling" : meta.state;
+  const element = h("article", { class: "model", "data-state": state, "data-model": id, "aria-label": id },
+    h("div", { class: "bar" }, h("h3", {}, id), h("span", { class: "badge" }, STATES[state] || state)),
+    meta.description ? h("p", {}, meta.description) : null,
     h("p", { class: "hint" }, meta.capabilities.map((each) => CAN[each] || each).join(", ")),
     fits,
     h("p", { class: "hint links" }, `Licence ${meta.licence || "unknown"}`, ...meta.links.map(link)),
     meta.unsupported ? h("p", { class: "warning" }, meta.unsupported) : null,
+    meta.state === "absent" && !meta.pullable ? h("p", { class: "hint" }, "It has no source to pull from: its files must be put into the models folder.") : null,
     meta.gated ? h("p", { class: "warning" }, "Its publisher wants the licence accepted first: follow the link, accept, and start the server with HF_TOKEN set.") : null,
     faults.has(id) ? h("p", { class: "error", role: "alert" }, faults.get(id)) : null,
     bar?.element,

@@ -86,13 +86,13 @@ async function complete(item) {
   } catch { /* what is known already must do */ }
 }
 
-/** Before and after, with a slider between them. */
+/** Before on the left, after on the right, with an edge between them to move. */
 function comparison(after, source) {
   const before = h("img", { src: source, alt: "Before" });
   const line = h("span", { class: "edge" });
-  const slider = h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "How much of the new picture is shown" });
+  const slider = h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "Where the picture before ends, and the new one begins" });
   slider.oninput = () => {
-    after.style.clipPath = `inset(0 ${100 - slider.value}% 0 0)`;
+    after.style.clipPath = `inset(0 0 0 ${slider.value}%)`;
     line.style.left = `${slider.value}%`;
   };
   slider.oninput();

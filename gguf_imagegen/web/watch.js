@@ -170,10 +170,14 @@ function finished(job) {
   const prompt = job.parameters.prompt;
   const what = { succeeded: "is finished", failed: "failed", cancelled: "was cancelled" }[job.status];
   announce(`“${prompt}” ${what}. ${job.status === "failed" && job.error ? advice(job.error) : ""}`);
-  if (job.status === "succeeded" && $("notify").checked && document.hidden) {
-    const notification = new Notification("A picture is finished", { body: prompt, tag: job.id, icon: "/web/icon.svg" });
+  if (job.status === "succeeded" && $("notify").checked && document.hidden) notify(job, prompt);
+}
+
+function notify(job, body) {
+  try {
+    const notification = new Notification("A picture is finished", { body, tag: job.id, icon: "/web/icon.svg" });
     notification.onclick = () => { window.focus(); notification.close(); };
-  }
+  } catch { /* some phones let only service workers notify; the card says it too */ }
 }
 
 /** All jobs in a few words: in the tab's title, and in the header for those who look at something else. */
@@ -183,9 +187,9 @@ function overall() {
   $("cancel-all").hidden = active.length < 2;
   const running = active.find((job) => job.status === "running");
   const waiting = active.length - (running ? 1 : 0);
-  const queue = waiting ? `${running ? " +" : ""}${waiting} waiting` : "";
-  const words = running ? `${Math.round(running.progress)}%${queue}` : queue;
+  const words = running ? `${Math.round(running.progress)}%${waiting ? ` +${waiting}` : ""}` : waiting ? `${waiting} waiting` : "";
   document.title = words ? `${words} · gguf_imagegen` : "gguf_imagegen";
   $("activity").hidden = !active.length;
   say($("activity"), words);
+  $("activity").title = `${active.length} not finished`;
 }

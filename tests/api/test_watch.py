@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.api.client import DONE, GENERATIONS, SMALL, eventually, picture, read_block, start_job
+from tests.api.client import DONE, GENERATIONS, SMALL, Event, eventually, picture, read_block, start_job
 from tests.conftest import App, RunningApp
 from tests.engines import QuickEngine, SlowEngine
 
@@ -103,6 +103,23 @@ async def test_who_comes_later_gets_what_goes_on(running: RunningApp) -> None:
             assert watcher.types(job["id"])[:3] == ["job", "queued", "started"]
             assert watcher.of(job["id"])[-1]["error"]["code"] == "cancelled"
         await asyncio.gather(first, second)
+
+
+async def test_what_has_ended_is_told_when_asked_for(running: RunningApp) -> None:
+    """`recent` gives that many of the latest ended jobs, each by its job object alone."""
+    async with running(engine=QuickEngine) as app:
+        made = [(await app.post(GENERATIONS, **SMALL, seed=seed))[1]["id"] for seed in range(4)]
+        for recent, told in ((2, made[2:]), (100, made), (0, [])):
+            async with app.session.get(f"{app.url}/v1/events?recent={recent}") as answer:
+                assert (await answer.content.readuntil(b"\n\n")) == b": hb\n\n"
+                blocks = [
+                    read_block((await answer.content.readuntil(b"\n\n")).decode().strip()) for _ in told
+                ]
+            assert [block.data["id"] for block in blocks if isinstance(block, Event)] == told
+            assert {block.data["type"] for block in blocks if isinstance(block, Event)} <= {"job"}
+        for wrong in ("101", "-1", "x", ""):
+            status, body = await app.get(f"/v1/events?recent={wrong}")
+            assert (status, body["error"]["param"]) == (400, "recent")
 
 
 async def test_the_server_ends_its_streams(running: RunningApp) -> None:

@@ -436,6 +436,16 @@ def test_lora_tags_are_removed(prompt: str, left: str) -> None:
     assert all("'lora'" in warning for warning in result.warnings)
 
 
+def test_characters_that_the_tokenizer_must_not_see() -> None:
+    """Private and unassigned planes go, with a warning; emoji, Han and what is written with them stay."""
+    kept = "fox 🦊👩‍🎨 漢 \U00020000\U0002ebf0\U00030000 \ue000\ufffd"
+    assert planned(prompt=kept).warnings == ()
+    assert planned(prompt=kept).spec.prompt == kept
+    result = planned(prompt="a\U0002b81e f\U000b1a17o\U000e0020x\U0010fffd")
+    assert result.spec.prompt == "a fox"
+    assert len(result.warnings) == 1
+
+
 def test_warnings_of_the_request_are_kept() -> None:
     """What the parser warned of reaches the answer."""
     assert planned(odd=1).warnings == ("unknown field 'odd' was ignored",)

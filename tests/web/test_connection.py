@@ -9,7 +9,7 @@ from playwright.async_api import expect
 
 from tests.conftest import RunningApp, ServerProcess
 from tests.engines import QuickEngine
-from tests.web.conftest import OpenPage, check_accessible, generate, ready, settled
+from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, settled
 
 KEY = "a-secret-key"
 
@@ -42,6 +42,8 @@ async def test_a_keyed_server(running: RunningApp, visit: OpenPage) -> None:
         command = await page.evaluate("navigator.clipboard.readText()")
         assert "Bearer $KEY" in command
         await page.get_by_role("button", name="Close").click()
+        await page.set_viewport_size({"width": 360, "height": 740})
+        assert await fits_across(page)
         await page.get_by_role("button", name="Forget key").click()
         await expect(page.locator("#key")).to_be_visible()
         assert not any(KEY in address for address in addresses)

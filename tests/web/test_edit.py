@@ -92,10 +92,10 @@ async def test_only_the_mask_changes(studio: ServerProcess, visit: OpenPage) -> 
         assert outside.max() == 0
         assert (inside > 8).mean() > 0.5
         await page.locator(".job").first.locator(".tile").click()
-        slider = page.get_by_label("How much of the new picture is shown")
-        await slider.press("Home")
+        slider = page.get_by_label("Where the picture before ends")
+        await slider.press("End")
         clip = await page.locator(".pair img").nth(1).evaluate("(image) => image.style.clipPath")
-        assert clip.replace("px", "") == "inset(0 100% 0 0)"
+        assert clip.replace("px", "") == "inset(0 0 0 100%)"
         await check_accessible(page)
 
 
@@ -124,7 +124,8 @@ async def test_a_mask_by_keyboard(studio: ServerProcess, visit: OpenPage) -> Non
         await page.get_by_role("button", name="Undo").press("Enter")
         await page.get_by_role("button", name="Erase").press("Enter")
         await page.focus("#mask-area")
-        await page.keyboard.press("Shift+ArrowLeft")
+        for _ in range(6):
+            await page.keyboard.press("ArrowLeft")
         await page.keyboard.press("Space")
         assert await canvas.evaluate(PAINTED) < dot
         await page.locator("#zoom").fill("3")
@@ -166,6 +167,29 @@ async def test_a_dropped_picture_brings_its_settings(studio: ServerProcess, visi
         await expect(page.locator("#prompt")).to_have_value("a castle, (evening:1.2)")
 
 
+async def test_a_pasted_picture(studio: ServerProcess, visit: OpenPage) -> None:
+    """Wherever the focus is; text goes where it would."""
+    paste = """([text, kind]) => {
+        const transfer = new DataTransfer();
+        const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+        if (kind) transfer.items.add(new File([bytes], "pasted.png", {type: kind}));
+        else transfer.setData("text/plain", "words");
+        const options = {bubbles: true, cancelable: true, clipboardData: transfer};
+        return document.querySelector("#prompt").dispatchEvent(new ClipboardEvent("paste", options));
+    }"""
+    async with visit(studio.url, "#gallery") as page:
+        await expect(page.locator("#model option")).not_to_have_count(0)
+        data = base64.b64encode(png(noise(96, 64))).decode()
+        assert await page.evaluate(paste, [data, ""])
+        assert not await page.evaluate(paste, [data, "image/png"])
+        await expect(page.locator("#view-create")).to_be_visible()
+        await expect(page.locator(".thumb")).to_have_count(1)
+        assert (await page.input_value("#width"), await page.input_value("#height")) == ("96", "64")
+        await expect(page.get_by_role("button", name="As the picture")).to_have_attribute(
+            "aria-pressed", "true"
+        )
+
+
 async def test_what_is_no_picture(studio: ServerProcess, visit: OpenPage) -> None:
     """Is refused in words, and the form stays as it was."""
     async with visit(studio.url, statuses=(400,)) as page:
@@ -191,6 +215,7 @@ async def test_use_as_input_and_vary(studio: ServerProcess, visit: OpenPage) -> 
         await page.fill("#prompt", "a dog")
         await page.reload()
         await expect(page.locator(".thumb")).to_have_count(1)
+        await expect(page.locator(".job").first).to_be_visible()
         async with page.expect_request("**/v1/images/edits") as sent:
             await send(page)
         body = json.loads((await sent.value).post_data or "")

@@ -31,7 +31,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
             seed=number, width=512, height=512, model="tiny-random", version="a test",
         )  # fmt: skip
         name = f"20260101-{number // 60:02}{number % 60:02}00-{secrets.token_urlsafe(18)}.png"
-        small.resize((512, 512)).save(folder / name, pnginfo=metadata.png_text(text))
+        small.resize((512, 512), 0).save(folder / name, pnginfo=metadata.png_text(text))
     return folder
 
 

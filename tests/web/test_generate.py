@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 
@@ -69,6 +70,15 @@ async def test_the_form_shows_what_the_model_can(studio: ServerProcess, visit: O
         await expect(page.locator("#steps")).to_have_value("2")
         await expect(page.locator("#inputs-label")).to_have_text("Pictures to edit or combine")
         await expect(page.locator("#model-state")).to_contain_text("Loaded when needed: needs")
+        async with page.expect_request("**/v1/images/generations") as sent:
+            await generate(page, "a cat", steps=1)
+        body = json.loads((await sent.value).post_data or "")
+        assert body["lora"] == [{"name": "watercolour", "scale": 0.5}]
+        assert (body["model"], body["upscale"], body["upscaler"]) == ("by-reference", 2, "double")
+        assert "negative_prompt" in body
+        await settled(page)
+        await finished_source(page)
+        await expect(page.locator(".job .state").first).to_contain_text("256 × 256")
 
 
 async def test_everything_is_remembered(studio: ServerProcess, visit: OpenPage) -> None:

@@ -25,7 +25,7 @@ def hub() -> Iterator[HubServer]:
 @pytest.fixture
 def shop(hub: HubServer, serve: Callable[..., ServerProcess], tmp_path: Path) -> ServerProcess:
     """A server whose catalog has a model of the hub, and one that wants its licence accepted."""
-    big = hub.add("org/big", "big.gguf", b"\1" * 4 * MB)
+    big = hub.add("org/big", "big.gguf", b"\1" * 9 * MB)
     gated = {**hub.add("org/gated", "gated.gguf", b"\2" * MB), "gated": True}
     hub.repos["org/gated"].gated = True
     catalog = write_catalog(tmp_path / "hub.yaml", big={"model": big}, gated={"model": gated})
@@ -43,14 +43,15 @@ async def test_pull_cancel_and_pull_again(shop: ServerProcess, hub: HubServer, v
     async with visit(shop.url, "#models") as page:
         card = page.locator("[data-model=big]")
         await card.get_by_role("button", name="Pull big").click()
-        await expect(card.locator(".pull")).to_contain_text("of 4 MB")
-        await expect(card.get_by_role("progressbar")).to_have_js_property("max", 4 * MB)
+        await expect(card.locator(".pull")).to_contain_text("of 9 MB")
+        await expect(card.locator(".badge")).to_have_text("Being pulled")
+        await expect(card.get_by_role("progressbar")).to_have_js_property("max", 9 * MB)
         await page.get_by_role("button", name="Cancel the pull of big").click()
         await expect(page.locator("#toasts")).to_contain_text("was cancelled")
         await card.get_by_role("button", name="Pull big").click()
         await expect(card.locator(".pull")).to_be_visible()
         await page.reload()
-        await expect(card.locator(".pull")).to_contain_text("of 4 MB")
+        await expect(card.locator(".pull")).to_contain_text("of 9 MB")
         await check_accessible(page)
         hub.release()
         await expect(card.locator(".badge")).to_have_text("On this machine")

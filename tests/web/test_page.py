@@ -128,5 +128,5 @@ async def test_a_finished_picture_notifies(studio: ServerProcess, visit: OpenPag
         await page.get_by_label("Notify me").check()
         await generate(page, "a bell", steps=2)
         await settled(page)
-        await page.wait_for_function("window.told.length > 0")
+        await page.wait_for_function("() => window.told.length > 0")
         assert await page.evaluate("window.told") == ["A picture is finished: a bell"]
