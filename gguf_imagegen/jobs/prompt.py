@@ -34,7 +34,9 @@ def checked_prompt(text: str, param: str, settings: Settings, notes: list[str]) 
     if "\0" in text:
         raise InvalidRequest(f"{param}: contains a NUL character; remove it", param=param)
     if _NO_TEXT.search(text):
-        notes.append(f"{param}: characters without a meaning to the model (private or unassigned) were removed")
+        notes.append(
+            f"{param}: characters without a meaning to the model (private or unassigned) were removed"
+        )
         text = _NO_TEXT.sub("", text)
     if _LORA_TAG.search(text):
         notes.append(f"{param}: <lora:…> tags were removed; name LoRAs in the field 'lora'")
