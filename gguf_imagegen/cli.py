@@ -1,4 +1,4 @@
-"""The command line: serve, generate, models, pull, rm, verify, doctor, make-test-model."""
+"""The command line: serve, generate, models, pull, tune, rm, verify, doctor, make-test-model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from gguf_imagegen.settings import Settings
 
 MODEL_FLAGS = ("model", "component", "models_dir", "catalog")
 ENGINE_FLAGS = (
-    "lora_dir", "threads", "flash_attention", "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng",
-    "load_timeout",
+    "threads", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "offload_to_cpu",
+    "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
 )  # fmt: skip
 
 app = typer.Typer(
@@ -59,7 +59,7 @@ def serve(settings: Settings) -> int:
 
 
 @app.command("generate")
-@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS)
+@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "lora_dir", "tuning")
 def generate(
     settings: Settings,
     prompt: Annotated[str, typer.Argument(help="what the picture shows")],
@@ -123,6 +123,25 @@ def pull(
     from gguf_imagegen import pulling
 
     return pulling.pull(settings, model)
+
+
+@app.command("tune")
+@with_settings("component", "models_dir", "catalog", "memory_check", *ENGINE_FLAGS)
+def tune(
+    settings: Settings,
+    model: Annotated[str, typer.Argument(help="catalog id or FILE.gguf")],
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; the model's own if not given")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=3, help="steps measured of each candidate; 3 s of them if not given")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+) -> int:
+    """Measure which options are fastest for a model on this machine; `serve` uses them from then on."""
+    from gguf_imagegen.tuning import command
+    from gguf_imagegen.tuning.measure import Effort
+
+    effort = Effort() if steps is None else Effort(steps, 0)
+    return command.tune(settings, model, effort, size, json_file)
 
 
 @app.command("rm")

@@ -44,6 +44,10 @@ class Settings(BaseSettings):
     # the engine
     threads: int = Field(0, ge=0, le=1024, description="CPU threads, 0 = all usable cores")
     flash_attention: bool = Field(False, description="flash attention in the diffusion model")
+    diffusion_conv_direct: bool = Field(False, description="direct convolutions in a UNet")
+    vae_conv_direct: bool = Field(False, description="direct convolutions in the VAE")
+    huge_pages: bool = Field(False, description="huge pages for the engine's memory (Linux with glibc)")
+    tuning: bool = Field(True, description="use what the command tune found for a model on this machine")
     offload_to_cpu: bool = Field(False, description="keep weights in RAM, move to the GPU when used")
     vae_on_cpu: bool = Field(False, description="decode on the CPU")
     text_encoders_on_cpu: bool = Field(False, description="encode prompts on the CPU")

@@ -10,6 +10,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from aiohttp import web
+from bench_figures import Run
 
 from gguf_imagegen.catalog.download import Pull
 from gguf_imagegen.catalog.entry import Entry, Source
@@ -38,6 +40,25 @@ class Took:
     download: float
     whole: float
     cpu: float
+
+
+async def pull(run: Run) -> None:
+    """A large file from a server of this machine: pulled, and fetched by curl and hashed by sha256sum."""
+    size = 256_000_000 if run.quick else 1_000_000_000
+    curls, pulls = [], []
+    with (
+        tempfile.TemporaryDirectory(prefix="gguf-imagegen-bench-pull-") as name,
+        hub(Path(name), size) as url,
+    ):
+        for _ in run.rounds(run.repeats):
+            curls.append(await asyncio.to_thread(by_curl, url, Path(name)))
+            pulls.append(await asyncio.to_thread(by_pull, url, Path(name)))
+    pairs = list(zip(pulls, curls, strict=True))
+    run.tell("curl", "MB/s", (size / 1e6 / b.download for b in curls))
+    run.tell("pull, until it verifies", "MB/s", (size / 1e6 / a.download for a in pulls))
+    run.tell("time of the download, pull to curl", "", (a.download / b.download for a, b in pairs), most=1.25)
+    run.tell("time with sha256, pull to curl + sha256sum", "", (a.whole / b.whole for a, b in pairs))
+    run.tell("CPU of the download, pull to curl", "", (a.cpu / b.cpu for a, b in pairs))
 
 
 @contextmanager

@@ -57,12 +57,17 @@ class Build:
         return self.repeatable and self.psnr >= LEAST_PSNR
 
     def run(self, *arguments: str) -> dict[str, float]:
-        command = [sys.executable, str(ROOT / "scripts" / "engine_speed.py"), *arguments]
-        paths = os.pathsep.join([str(self.folder), str(ROOT)])
-        ran = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, check=True, text=True
-        )
-        return dict(json.loads(ran.stdout))
+        return engine_speed(str(self.folder), *arguments)
+
+
+def engine_speed(engine: str, *arguments: str) -> dict[str, float]:
+    """Figures of `scripts/engine_speed.py`; `engine` is the folder of a build, empty: the installed one."""
+    command = [sys.executable, str(ROOT / "scripts" / "engine_speed.py"), *arguments]
+    paths = os.pathsep.join(filter(None, [engine, str(ROOT), os.environ.get("PYTHONPATH")]))
+    ran = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, check=True, text=True
+    )
+    return dict(json.loads(ran.stdout))
 
 
 def build(name: str, flags: str, engine: str, console: Console) -> Build:

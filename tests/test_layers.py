@@ -21,10 +21,11 @@ LAYERS: list[tuple[str, ...]] = [
     ("images", "metadata"),
     ("schema", "catalog"),
     ("engine",),
+    ("tuning.machine", "tuning.options", "tuning.record"),
     ("jobs", "pulling"),
     ("api",),
     ("server",),
-    ("oneshot", "doctor", "inspecting", "flags", "testmodel", "train"),
+    ("oneshot", "doctor", "inspecting", "flags", "testmodel", "train", "tuning"),
     ("cli",),
     ("__main__",),
 ]

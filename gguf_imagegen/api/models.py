@@ -64,6 +64,7 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
             "aliases": list(entry.aliases),
             "description": entry.description,
             "state": _state(app, entry),
+            "tuned": _tuned(app, entry),
             "default": entry.id == app[DEFAULT_MODEL].id,
             "quants": [_quant(app, each, free) for each in app[CATALOG].quants(entry.id)],
             "memory": _memory(app, entry, free),
@@ -79,6 +80,7 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
             "edit_mode": entry.edit_mode,
             "distilled_guidance": traits.distilled_guidance,
             "defaults": {**defaults, "size": "x".join(map(str, entry.defaults.size))},
+            "step_caches": traits.step_caches,
             "limits": {
                 "max_side": min(entry.limits.max_side, traits.max_side, settings.max_side),
                 "max_pixels": min(entry.limits.max_pixels, settings.max_pixels),
@@ -111,6 +113,11 @@ def _quant(app: web.Application, entry: Entry, free: Available) -> dict[str, Any
 def _memory(app: web.Application, entry: Entry, free: Available) -> dict[str, Any] | None:
     room = room_for(app[CATALOG], entry, app[SETTINGS], free)
     return asdict(room) if room else None
+
+
+def _tuned(app: web.Application, entry: Entry) -> dict[str, Any] | None:
+    options = app[SCHEDULER].resident.tuned(entry)
+    return None if options is None else dict(options.given)
 
 
 def _state(app: web.Application, entry: Entry) -> str:

@@ -81,7 +81,7 @@ def _features(entry: Entry, settings: Settings) -> dict[str, bool]:
         "lora": settings.lora_dir is not None,
         "vae_tiling": True,
         "hires": True,
-        "cache": False,
+        "cache": True,
         "cancel_queued": True,
         "cancel_generating": True,
     }

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from gguf_imagegen.catalog.traits import EditMode, Traits, traits_of
-from gguf_imagegen.engine.protocol import Role
+from gguf_imagegen.engine.protocol import Role, StepCache
 
 UNSUPPORTED = Traits(64, latent_preview=False)
 Capability = Literal["text-to-image", "image-to-image", "inpainting", "reference-edit"]
@@ -82,6 +82,7 @@ class Defaults(Strict):
     strength: float = Field(0.75, ge=0, le=1)
     clip_skip: int = -1
     flow_shift: float | None = None
+    step_cache: StepCache = "none"
 
 
 class Limits(Strict):

@@ -9,7 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from gguf_imagegen.engine.protocol import StepCache
+
 EditMode = Literal["img2img", "inpaint", "reference"]
+
+
+_UNET_MULTIPLE = 64
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,13 @@ class Traits:
     max_side: int = 16384
     latent_preview: bool = True
     defaults: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def step_caches(self) -> tuple[StepCache, ...]:
+        """Those that sd.cpp has for the kind of network, which the multiple of its sizes tells."""
+        if self.multiple == _UNET_MULTIPLE:
+            return ("none", "ucache", "spectrum")
+        return ("none", "easycache", "dbcache", "taylorseer", "cache-dit", "spectrum")
 
 
 _SD = Traits(64, ays=True, defaults={"steps": 20, "sampler": "euler_a", "cfg_scale": 7.0})

@@ -39,6 +39,8 @@ PIPE_BUFFER: Final = 1 << 20
 EVENTS_AHEAD: Final = 64
 EXIT_TIMEOUT: Final = 5.0
 SECRETS: Final = ("API_KEY", "TOKEN", "SECRET", "PASSWORD")
+HUGE_PAGES: Final = "glibc.malloc.hugetlb=1"
+"""madvise(MADV_HUGEPAGE) on what malloc maps: weights and compute buffers (glibc 2.35, `man 7 ld.so`)."""
 COMMAND: Final = "COMMAND: "
 CAUSES: Final = (wire.CRASH, "terminate called", "  what():", wire.ERROR)  # best first
 
@@ -93,7 +95,7 @@ class EngineProcess:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
-    async def _start(self) -> None:
+    async def _start(self, *, huge_pages: bool) -> None:
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=PIPE,
@@ -101,7 +103,7 @@ class EngineProcess:
             stderr=PIPE,
             limit=PIPE_BUFFER,
             start_new_session=True,
-            env=worker_environment(os.environ),
+            env=worker_environment(os.environ, huge_pages=huge_pages),
         )
         self._tasks = [
             asyncio.create_task(self._read_events(self._process)),
@@ -117,7 +119,7 @@ class EngineProcess:
         frame = wire.encode(command)
         self._busy = True
         if self._process is None and not isinstance(command, wire.Generate):
-            await self._start()
+            await self._start(huge_pages=isinstance(command, wire.Load) and command.model.huge_pages)
         if not self.alive:
             raise WorkerCrashed("The engine is not running.")
         self._log.append(f"{COMMAND}{type(command).__name__}")
@@ -229,13 +231,19 @@ class EngineProcess:
             self._log.append(_log_line(rest))
 
 
-def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` without secrets, and so that the worker imports the very package that is running."""
+def worker_environment(environment: Mapping[str, str], *, huge_pages: bool = False) -> dict[str, str]:
+    """`environment` without secrets, and so that the worker imports the very package that is running.
+
+    With `huge_pages` glibc's malloc asks the kernel for them, unless the environment says otherwise.
+    """
     clean = {
         name: value for name, value in environment.items() if not any(s in name.upper() for s in SECRETS)
     }
     package_root = str(Path(gguf_imagegen.__file__).parents[1])
     paths = [package_root, *filter(None, [clean.get("PYTHONPATH")])]
+    if huge_pages:
+        tunables = [HUGE_PAGES, *filter(None, [clean.get("GLIBC_TUNABLES")])]  # of equal names the last wins
+        clean["GLIBC_TUNABLES"] = ":".join(tunables)
     return {**clean, "PYTHONPATH": os.pathsep.join(paths)}
 
 

@@ -18,6 +18,8 @@ Role = Literal[
     "control_net", "upscaler",
 ]  # fmt: skip
 PreviewMode = Literal["none", "proj", "tae", "vae"]
+StepCache = Literal["none", "easycache", "ucache", "dbcache", "taylorseer", "cache-dit", "spectrum"]
+"""Ways of sd.cpp to leave out steps that would change little (`docs/caching.md` there)."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class ModelSpec:
     """The files of one model by role, and how to load them.
 
     With `built_in_vae` the model file holds a VAE itself; a TAESD then makes previews only. `zero_cond_t` is
-    how Qwen-Image-Edit 2511 wants its timestep (sd.cpp's docs/qwen_image_edit.md).
+    how Qwen-Image-Edit 2511 wants its timestep (sd.cpp's docs/qwen_image_edit.md). Direct convolutions need
+    less memory and may be faster or slower. `huge_pages` is for the worker's malloc, see `engine.process`.
     """
 
     name: str
@@ -44,6 +47,9 @@ class ModelSpec:
     built_in_vae: bool = False
     zero_cond_t: bool = False
     flash_attention: bool = False
+    diffusion_conv_direct: bool = False
+    vae_conv_direct: bool = False
+    huge_pages: bool = False
     offload_to_cpu: bool = False
     vae_on_cpu: bool = False
     text_encoders_on_cpu: bool = False
@@ -84,9 +90,9 @@ class SkipLayers:
 class GenerateSpec:
     """One request, complete. Sizes are pixels, aligned to what the model family needs.
 
-    `eta` None means the sampler's own default. Image i uses seed `seed + i`. `preview_steps` names the
-    denoising steps after which a preview is wanted (empty: after every step, at most one each
-    `preview_interval` seconds).
+    `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. Image i uses
+    seed `seed + i`. `preview_steps` names the denoising steps after which a preview is wanted (empty: after
+    every step, at most one each `preview_interval` seconds).
     """
 
     prompt: str
@@ -104,6 +110,8 @@ class GenerateSpec:
     clip_skip: int
     eta: float | None
     flow_shift: float | None
+    step_cache: StepCache
+    step_cache_threshold: float | None
     strength: float
     vae_tiling: bool
     init_image: RawImage | None

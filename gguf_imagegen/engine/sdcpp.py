@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
 import stable_diffusion_cpp.stable_diffusion_cpp as low
 
@@ -25,6 +25,7 @@ from gguf_imagegen.engine.protocol import (
     RawImage,
     Role,
     SkipLayers,
+    StepCache,
 )
 
 # Each tuple is in the order of the C enum; `self_test` compares names with the library's.
@@ -41,6 +42,7 @@ HIRES_UPSCALERS: Final = (
     "latent_bicubic_antialiased", "lanczos", "nearest", "model",
 )  # fmt: skip
 PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
+STEP_CACHES: Final[tuple[StepCache, ...]] = get_args(StepCache)
 RNGS: Final = ("std_default", "cuda", "cpu")
 PATH_FIELDS: Final[Mapping[Role, str]] = {
     "model": "model_path",
@@ -170,6 +172,8 @@ def context_params(model: ModelSpec) -> Any:
     params.keep_vae_on_cpu = model.vae_on_cpu
     params.keep_clip_on_cpu = model.text_encoders_on_cpu
     params.flash_attn = params.diffusion_flash_attn = model.flash_attention
+    params.diffusion_conv_direct = model.diffusion_conv_direct
+    params.vae_conv_direct = model.vae_conv_direct
     params.qwen_image_zero_cond_t = model.zero_cond_t
     params.chroma_use_dit_mask = not model.flash_attention  # together they break (docs/chroma.md)
     params.tae_preview_only = model.built_in_vae or "vae" in model.files
@@ -192,6 +196,7 @@ def generation_params(spec: GenerateSpec, index: int) -> tuple[Any, list[object]
     params.vae_tiling_params.enabled = spec.vae_tiling
     params.auto_resize_ref_image = True
     _set_sampling(params.sample_params, spec)
+    _set_step_cache(params.cache, spec)
     _set_skip_layers(params.sample_params.guidance.slg, spec.skip_layers, kept)
     set_image(params.init_image, spec.init_image, kept)
     set_image(params.mask_image, spec.mask, kept)
@@ -213,6 +218,12 @@ def _set_sampling(sampling: Any, spec: GenerateSpec) -> None:
     sampling.guidance.txt_cfg = spec.cfg_scale
     sampling.guidance.img_cfg = spec.image_cfg_scale
     sampling.guidance.distilled_guidance = spec.guidance
+
+
+def _set_step_cache(cache: Any, spec: GenerateSpec) -> None:
+    cache.mode = STEP_CACHES.index(spec.step_cache)
+    if spec.step_cache_threshold is not None:
+        cache.reuse_threshold = cache.residual_diff_threshold = spec.step_cache_threshold
 
 
 def _set_skip_layers(target: Any, skip: SkipLayers | None, kept: list[object]) -> None:

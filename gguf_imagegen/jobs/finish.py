@@ -45,6 +45,8 @@ def describe(plan: Plan, seed: int) -> str:
             "Hires steps": f"{spec.hires.steps}",
             "Hires upscaler": spec.hires.model.stem if spec.hires.model else spec.hires.upscaler,
         }
+    if spec.step_cache != "none":
+        extra["Step cache"] = spec.step_cache
     if spec.loras:
         extra["LoRA"] = ", ".join(f"{lora.path.stem}: {lora.scale:g}" for lora in spec.loras)
     if plan.upscale is not None:

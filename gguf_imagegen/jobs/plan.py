@@ -16,7 +16,15 @@ from PIL import Image
 
 from gguf_imagegen import images
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.engine.protocol import GenerateSpec, Hires, Lora, PreviewMode, RawImage, SkipLayers
+from gguf_imagegen.engine.protocol import (
+    GenerateSpec,
+    Hires,
+    Lora,
+    PreviewMode,
+    RawImage,
+    SkipLayers,
+    StepCache,
+)
 from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
 from gguf_imagegen.jobs.folders import named_file
 from gguf_imagegen.jobs.inputs import (
@@ -98,6 +106,7 @@ def plan(
     sampler = request.sampler or entry.defaults.sampler
     schedule = request.schedule or entry.defaults.schedule
     _check_schedule(schedule, steps, entry)
+    step_cache = _step_cache(request, entry)
     strength = entry.defaults.strength if request.strength is None else request.strength
     cfg_scale, guidance = _guidance(request, entry, notes)
     spec = GenerateSpec(
@@ -116,6 +125,8 @@ def plan(
         clip_skip=entry.defaults.clip_skip if request.clip_skip is None else request.clip_skip,
         eta=request.eta,
         flow_shift=entry.defaults.flow_shift if request.flow_shift is None else request.flow_shift,
+        step_cache=step_cache,
+        step_cache_threshold=request.step_cache_threshold,
         strength=1.0 if edit.references else strength,
         vae_tiling=request.vae_tiling,
         init_image=edit.init,
@@ -164,7 +175,8 @@ def _upscale_plan(
     spec = GenerateSpec(
         prompt="", negative_prompt="", width=width, height=height, steps=0, sampler="", schedule="",
         cfg_scale=0.0, image_cfg_scale=0.0, guidance=0.0, seed=0, n=len(pictures), clip_skip=-1, eta=None,
-        flow_shift=None, strength=0.0, vae_tiling=False, init_image=None, mask=None, ref_images=(),
+        flow_shift=None, step_cache="none", step_cache_threshold=None, strength=0.0,
+        vae_tiling=False, init_image=None, mask=None, ref_images=(),
         control_image=None, control_strength=0.0, loras=(), hires=None, skip_layers=None, preview="none",
         preview_steps=(), preview_interval=0.0,
     )  # fmt: skip
@@ -222,6 +234,17 @@ def _check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps
         )
     if steps < 2 and schedule in ("gits", "karras", "exponential"):
         raise InvalidRequest(f"{param}: schedule {schedule!r} needs at least 2 steps", param=param)
+
+
+def _step_cache(request: ImageRequest, entry: Entry) -> StepCache:
+    cache = request.step_cache or entry.defaults.step_cache
+    if cache not in entry.traits.step_caches:
+        raise UnsupportedOperation(
+            f"step_cache: sd.cpp has no {cache!r} for {entry.id} ({entry.family}); it can have"
+            f" {', '.join(entry.traits.step_caches)}",
+            param="step_cache",
+        )
+    return cache
 
 
 def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float]:

@@ -16,12 +16,14 @@ from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.fit import Available, available
 from gguf_imagegen.catalog.header import Header
-from gguf_imagegen.catalog.inspect import holds_vae
 from gguf_imagegen.catalog.room import needs_tiling, next_best, refusal, verdict_of
 from gguf_imagegen.engine.protocol import Engine, GenerateSpec, ModelSpec, Role
 from gguf_imagegen.errors import Cancelled, ImagegenError, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.events import Loaded, Loading
+from gguf_imagegen.jobs.model_spec import model_spec
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.tuning.options import Options
+from gguf_imagegen.tuning.record import Tunings
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +39,16 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class Slot:
-    """One engine with its model; `used` is when it was last asked for, on the monotonic clock."""
+    """One engine with its model; `used` is when it was last asked for, on the monotonic clock.
+
+    `tuned` is what was loaded otherwise than by default, because a tuning says so; None without a tuning.
+    """
 
     entry: Entry
     engine: Engine
     headers: Mapping[Role, Header]
     backend: str = ""
+    tuned: Options | None = None
     keep_alive: float = -1
     used: float = 0.0
 
@@ -73,6 +79,7 @@ class Resident:
         self._make_engine = make_engine
         self.threads = threads
         self._free = free
+        self._tunings = Tunings(catalog.models_dir)
         self._slots: list[Slot] = []  # the most recently used is the last
         self._starting: Engine | None = None
         self._current: Engine | None = None  # what the last caller of `engine_for` got
@@ -95,6 +102,10 @@ class Resident:
 
     def holds(self, entry: Entry) -> bool:
         return any(slot.entry == entry for slot in self._slots)
+
+    def tuned(self, entry: Entry) -> Options | None:
+        """What a tuning has changed in a loaded model; None if it is not loaded, or has no tuning."""
+        return next((slot.tuned for slot in self._slots if slot.entry == entry), None)
 
     @property
     def next_expiry(self) -> float | None:
@@ -137,21 +148,9 @@ class Resident:
             headers = await self._unless_killed(lambda: self._catalog.checked_files(entry))
             await self._make_room(entry, headers)
             await self._end_starting("failed")
-            self._go_on()
+            spec, tuned = await self._unless_killed(lambda: self._tuned_spec(entry, headers))
             self._starting = self._make_engine()
-            slot = Slot(entry, self._starting, headers)
-            spec = ModelSpec(
-                name=entry.id,
-                files=self._catalog.paths(entry),
-                threads=self.threads,
-                built_in_vae=any(holds_vae(header) for header in headers.values()),
-                zero_cond_t=entry.zero_cond_t,
-                flash_attention=self._settings.flash_attention,
-                offload_to_cpu=self._settings.offload_to_cpu,
-                vae_on_cpu=self._settings.vae_on_cpu,
-                text_encoders_on_cpu=self._settings.text_encoders_on_cpu,
-                rng=self._settings.rng,
-            )
+            slot = Slot(entry, self._starting, headers, tuned=tuned)
             async for event in slot.engine.load(spec):
                 match event:
                     case Loading():
@@ -160,7 +159,8 @@ class Resident:
                     case Loaded(seconds=seconds, backend=backend):
                         slot.backend = backend
                         on_event(event)
-                        log.info("model %s loaded in %.1f s on %s", entry.id, seconds, backend)
+                        words = f", tuned: {tuned.words}" if tuned is not None else ""
+                        log.info("model %s loaded in %.1f s on %s%s", entry.id, seconds, backend, words)
         except ImagegenError as exc:
             self.error = exc
             if isinstance(exc, ModelLoadFailed):
@@ -171,6 +171,16 @@ class Resident:
         self._slots.append(slot)
         self._starting, self.error = None, None
         return slot
+
+    def _tuned_spec(self, entry: Entry, headers: Mapping[Role, Header]) -> tuple[ModelSpec, Options | None]:
+        """As the settings say; where they are silent, a tuning of this model on this machine decides."""
+        paths = self._catalog.paths(entry)
+        spec = model_spec(entry, paths, headers, self._settings, self.threads)
+        tuning = self._tunings.find(entry.name, paths) if self._settings.tuning else None
+        if tuning is None:
+            return spec, None
+        options = tuning.options.unless_said(self._settings)
+        return options.applied(spec), options
 
     async def _make_room(self, entry: Entry, headers: Mapping[Role, Header]) -> None:
         """Close the least recently used models until the new one is within the bounds and fits."""

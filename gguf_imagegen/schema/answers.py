@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, RootModel
 
+from gguf_imagegen.engine.protocol import StepCache
+
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
@@ -169,6 +171,7 @@ class ModelMeta(BaseModel):
     aliases: list[str]
     description: str
     state: Literal["absent", "pulling", "ready", "loading", "loaded", "unsupported"]
+    tuned: dict[str, int | bool] | None
     default: bool
     quants: list[dict[str, Any]]
     size_on_disk: int | None
@@ -177,6 +180,7 @@ class ModelMeta(BaseModel):
     capabilities: list[str]
     edit_mode: str
     defaults: dict[str, Any]
+    step_caches: list[StepCache]
     limits: dict[str, Any]
     quality: dict[str, Any]
     samplers: list[str]

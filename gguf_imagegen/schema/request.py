@@ -24,6 +24,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from gguf_imagegen.engine.protocol import StepCache
 from gguf_imagegen.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 from gguf_imagegen.images import decode_data_url
 from gguf_imagegen.schema.dialects import with_kwargs
@@ -78,6 +79,10 @@ def _image(value: object, info: ValidationInfo) -> object:
 
 def _jpeg(value: object) -> object:
     return "jpeg" if value == "jpg" else value
+
+
+def _off(value: object) -> object:
+    return "none" if value in ("disabled", "off", False) else value
 
 
 def _images(value: object) -> object:
@@ -214,6 +219,10 @@ class ImageRequest(_Lenient):
     slg_start: Finite = Field(0.01, ge=0, le=1)
     slg_end: Finite = Field(0.2, ge=0, le=1)
     slg_skip_layers: tuple[Annotated[int, Field(ge=0, le=200)], ...] = (7, 8, 9)
+    step_cache: Annotated[StepCache | None, BeforeValidator(_off)] = _option(
+        "step_cache", "cache_mode", default=None
+    )
+    step_cache_threshold: Finite | None = Field(None, gt=0, le=10)
     vae_tiling: bool = False
     hires: HiresRequest | None = None
     lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()

@@ -153,7 +153,7 @@ LEAVES: Mapping[str, Leaf] = {
     "vae_tiling_params.target_overlap": Leaf(_number, default=0.5),
     "vae_tiling_params.rel_size_x": Leaf(_number, default=0.0),
     "vae_tiling_params.rel_size_y": Leaf(_number, default=0.0),
-    "cache_mode": Leaf(_text, default="disabled"),
+    "cache_mode": Leaf(_name, "step_cache", "disabled"),
     "cache_option": Leaf(_text, default=""),
     "scm_mask": Leaf(_text, default=""),
     "scm_policy_dynamic": Leaf(_flag, default=True),

@@ -18,7 +18,16 @@ import pytest_asyncio
 
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess, worker_environment
-from gguf_imagegen.engine.protocol import GenerateSpec, Hires, Lora, ModelSpec, PreviewMode, RawImage, Role
+from gguf_imagegen.engine.protocol import (
+    GenerateSpec,
+    Hires,
+    Lora,
+    ModelSpec,
+    PreviewMode,
+    RawImage,
+    Role,
+    StepCache,
+)
 from gguf_imagegen.engine.sdcpp import self_test
 from gguf_imagegen.errors import GenerationFailed, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.events import (
@@ -50,6 +59,8 @@ SPEC = GenerateSpec(
     clip_skip=-1,
     eta=None,
     flow_shift=None,
+    step_cache="none",
+    step_cache_threshold=None,
     strength=0.75,
     vae_tiling=False,
     init_image=None,
@@ -209,6 +220,18 @@ async def test_tiles_are_progress_of_decoding(engine: EngineProcess) -> None:
     tiles = [event for event in events if isinstance(event, Progress) and event.phase == "decoding"]
     assert len(tiles) > 2
     assert tiles[-1].step == tiles[-1].steps
+
+
+@pytest.mark.parametrize("cache", ["easycache", "dbcache", "taylorseer", "cache-dit", "spectrum"])
+async def test_step_caches(engine: EngineProcess, cache: StepCache) -> None:
+    """Each leaves steps out where any change counts as little, which makes another picture."""
+    spec = replace(SPEC, width=64, height=64, steps=14)
+    plain, cached = [
+        (await images(engine, each))[0]
+        for each in (spec, replace(spec, step_cache=cache, step_cache_threshold=10))
+    ]
+    assert cached.rgb != plain.rgb
+    assert cached.timings.steps == plain.timings.steps == 14
 
 
 async def test_what_the_engine_leaves_out_is_told_once(engine: EngineProcess, tmp_path: Path) -> None:

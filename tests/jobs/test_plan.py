@@ -84,7 +84,7 @@ def test_what_is_asked_for_wins() -> None:
     result = planned(
         steps=3, sampler="lcm", schedule="simple", cfg_scale=0, guidance=0, strength=0, clip_skip=1, seed=0,
         n=2, eta=0, flow_shift=2, vae_tiling=True, keep_alive=0, output_format="webp", quality="high",
-        slg_scale=2, slg_skip_layers=[1],
+        slg_scale=2, slg_skip_layers=[1], step_cache="easycache", step_cache_threshold=0.5,
     )  # fmt: skip
     spec = result.spec
     assert (spec.steps, spec.sampler, spec.schedule, spec.cfg_scale, spec.guidance) == (
@@ -96,6 +96,7 @@ def test_what_is_asked_for_wins() -> None:
     )
     assert (spec.strength, spec.clip_skip, spec.seed, spec.n, spec.eta, spec.flow_shift) == (0, 1, 0, 2, 0, 2)
     assert spec.vae_tiling
+    assert (spec.step_cache, spec.step_cache_threshold) == ("easycache", 0.5)
     assert spec.skip_layers is not None
     assert (spec.skip_layers.layers, spec.skip_layers.scale) == ((1,), 2)
     assert (result.keep_alive, result.output_format, result.quality) == (0, "webp", "high")
@@ -164,6 +165,7 @@ SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max
         (InvalidRequest, "steps", {"steps": 1, "schedule": "karras"}),
         (InvalidRequest, "steps", {"steps": 1, "schedule": "exponential"}),
         (UnsupportedOperation, "schedule", {"schedule": "ays"}),
+        (UnsupportedOperation, "step_cache", {"step_cache": "ucache"}),
         (InvalidSize, "size", {"size": "63x64"}),
         (InvalidSize, "size", {"size": "513x64"}),
         (InvalidSize, "size", {"size": "400x400"}),

@@ -1,0 +1,33 @@
+"""What the engine is told to load: a model's files, and how the settings want it loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.header import Header
+from gguf_imagegen.catalog.inspect import holds_vae
+from gguf_imagegen.engine.protocol import ModelSpec, Role
+from gguf_imagegen.settings import Settings
+
+
+def model_spec(
+    entry: Entry, paths: Mapping[Role, Path], headers: Mapping[Role, Header], settings: Settings, threads: int
+) -> ModelSpec:
+    """As the settings say; a tuning is applied to this."""
+    return ModelSpec(
+        name=entry.id,
+        files=paths,
+        threads=threads,
+        built_in_vae=any(holds_vae(header) for header in headers.values()),
+        zero_cond_t=entry.zero_cond_t,
+        flash_attention=settings.flash_attention,
+        diffusion_conv_direct=settings.diffusion_conv_direct,
+        vae_conv_direct=settings.vae_conv_direct,
+        huge_pages=settings.huge_pages,
+        offload_to_cpu=settings.offload_to_cpu,
+        vae_on_cpu=settings.vae_on_cpu,
+        text_encoders_on_cpu=settings.text_encoders_on_cpu,
+        rng=settings.rng,
+    )

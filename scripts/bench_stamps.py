@@ -1,0 +1,64 @@
+"""An engine that remembers when things happened in it, on the clock that all processes share.
+
+As a program it is that engine's worker.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from queue import SimpleQueue
+
+from gguf_imagegen import events
+from gguf_imagegen.engine import wire, worker
+from gguf_imagegen.engine.process import EngineProcess
+from gguf_imagegen.engine.protocol import GenerateSpec
+from gguf_imagegen.events import EngineEvent
+
+now = time.perf_counter
+
+
+class StampedEngine(EngineProcess):
+    """Remembers how long the last image took, and when each step was called back and when it came here."""
+
+    def __init__(self) -> None:
+        super().__init__(command=(sys.executable, str(Path(__file__).resolve())))
+        self.times: dict[int, tuple[float, float]] = {}
+        self.took = 0.0
+
+    async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
+        began = now()
+        async for event in super().generate(spec):
+            match event:
+                case events.ImageMade():
+                    self.took = now() - began
+                case events.Progress(phase="sampling", step=step, seconds_per_step=called) if step:
+                    self.times[step] = called, now()
+            yield event
+
+
+class StampingWorker(worker.Worker):
+    """Sends the time of each callback in the place of the seconds per step."""
+
+    def on_progress(self, step: int, steps: int, seconds: float) -> None:
+        super().on_progress(step, steps, now())
+
+
+def main() -> None:
+    """`worker.main` with the class above."""
+    messages = worker._private_stdout()
+    worker._become_worker()
+    commands: SimpleQueue[wire.Command] = SimpleQueue()
+    told: SimpleQueue[EngineEvent] = SimpleQueue()
+    threading.Thread(target=worker._read_commands, args=(sys.stdin.buffer, commands), daemon=True).start()
+    threading.Thread(target=worker._write_events, args=(messages, told), daemon=True).start()
+    computing = StampingWorker(told.put)
+    while True:
+        computing.run(commands.get())
+
+
+if __name__ == "__main__":
+    main()

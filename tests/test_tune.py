@@ -1,0 +1,414 @@
+"""Tuning: what is measured and kept, when it is used, and what must not be able to spoil it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.catalog.fit import Available
+from gguf_imagegen.engine.process import worker_environment
+from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec
+from gguf_imagegen.errors import GenerationFailed, WorkerCrashed
+from gguf_imagegen.events import EngineEvent, ImageMade, Progress
+from gguf_imagegen.jobs.resident import Resident
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.tuning import tuner
+from gguf_imagegen.tuning.candidates import can_have_huge_pages, factors, thread_counts
+from gguf_imagegen.tuning.command import work_for
+from gguf_imagegen.tuning.machine import Machine, this_machine
+from gguf_imagegen.tuning.measure import SAME, Effort, is_flat, psnr
+from gguf_imagegen.tuning.options import Options
+from gguf_imagegen.tuning.record import FILE, Tuning, Tunings, sizes_of
+from gguf_imagegen.tuning.tuner import Outcome, Trial, Tuner
+from tests.conftest import DEADLINE, ServerProcess
+from tests.engines import QuickEngine
+from tests.test_cli import cli, fails_in_one_line
+
+FLAGS = ("--size", "64x64", "--steps", "3", "--threads", "1")
+TRIED = ["defaults", "flash attention", "vae conv direct", *["huge pages"] * can_have_huge_pages()]
+
+
+@pytest.fixture
+def folder(model_dir: Path, tmp_path: Path) -> Path:
+    """A models folder of one's own."""
+    for file in model_dir.glob("*.gguf"):
+        os.link(file, tmp_path / file.name)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def here() -> Machine:
+    machine = this_machine()
+    assert machine is not None
+    return machine
+
+
+def tuning(folder: Path, machine: Machine, options: Options) -> Tuning:
+    catalog = load_catalog(folder)
+    return Tuning(
+        options=options, machine=machine, files=sizes_of(catalog.paths(catalog.get("test"))), size="64x64",
+        default_seconds=2, tuned_seconds=1, measured="2026-01-01T00:00:00+00:00",
+    )  # fmt: skip
+
+
+def keep(folder: Path, machine: Machine, options: Options) -> None:
+    Tunings(folder).keep("tiny-random", tuning(folder, machine, options))
+
+
+# -- the command --------------------------------------------------------------------------------------
+
+
+def test_the_command_measures_and_keeps(folder: Path, here: Machine) -> None:
+    """Every candidate has its speed and likeness, the winner is kept with this machine and these files."""
+    (folder / FILE).write_text("not JSON")
+    run = cli("tune", "test", "--models-dir", folder, *FLAGS, "--json", folder / "figures.json")
+    assert run.returncode == 0, run.stderr
+    assert "trying flash attention" in run.stderr
+    assert f"{FILE} cannot be read" in run.stderr
+    assert "PSNR dB" in run.stdout
+    assert "decoding in tiles takes" in run.stdout
+
+    figures = json.loads((folder / "figures.json").read_text())
+    assert (figures["size"], figures["picture_steps"], figures["backend"]) == ("64x64", 20, "CPU")
+    names = [each["name"] for each in figures["candidates"]]
+    assert names[: len(TRIED)] == TRIED, "threads were said by flag"
+    default, *others = figures["candidates"]
+    assert default["picture"] == pytest.approx(20 * default["step"] + default["decode"])
+    for each in others:
+        assert each["ratio"] == pytest.approx(each["picture"] / default["picture"])
+        assert each["psnr"] >= 30
+        assert each["steps_measured"] == 3
+
+    catalog = load_catalog(folder)
+    found = Tunings(folder).find("tiny-random", catalog.paths(catalog.get("test")))
+    assert found is not None
+    assert found.options == Options(**figures["options"])
+    assert found.machine == here
+    assert found.tuned_seconds <= found.default_seconds
+    assert sorted(path.name for path in folder.iterdir()) == [
+        FILE, "figures.json", "tiny-random-tae.gguf", "tiny-random.gguf",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_leaves_the_previous_tuning(folder: Path, here: Machine) -> None:
+    """Exit code 130, the file to the byte as it was, and no worker left."""
+    keep(folder, here, Options(flash_attention=True))
+    before = (folder / FILE).read_bytes()
+    command = [sys.executable, "-m", "gguf_imagegen", "tune", "test", "--models-dir", str(folder)]
+    with subprocess.Popen([*command, "--threads", "1"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert any("trying defaults" in line for line in process.stderr)
+        deadline = time.monotonic() + DEADLINE
+        while not (workers := psutil.Process(process.pid).children()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(DEADLINE) == 130, rest
+    assert "stopped; what was tuned before stays" in rest
+    assert "Traceback" not in rest
+    assert workers
+    assert not any(worker.is_running() for worker in workers)
+    assert (folder / FILE).read_bytes() == before
+
+
+def test_what_cannot_be_tuned_ends_in_one_line(tmp_path: Path) -> None:
+    """A model that is not there, and one that nobody knows."""
+    fails_in_one_line(cli("tune", "nope", "--models-dir", tmp_path), "known models: ")
+    fails_in_one_line(cli("tune", "test", "--models-dir", tmp_path), "make-test-model")
+
+
+# -- what serve makes of it ---------------------------------------------------------------------------
+
+
+def test_serve_uses_it(folder: Path, here: Machine) -> None:
+    """The load is told in one line and in the models' list; the flag that was given wins."""
+    keep(folder, here, Options(threads=2, flash_attention=True, huge_pages=True))
+    server = ServerProcess(folder, "--grace", "1")  # says --threads 1
+    try:
+        server.wait_until_ready()
+        with urllib.request.urlopen(f"{server.url}/v1/models/tiny-random", timeout=10) as answer:
+            assert json.load(answer)["meta"]["tuned"] == {"flash_attention": True, "huge_pages": True}
+        worker = server.worker()
+        assert worker is not None
+        assert worker.environ()["GLIBC_TUNABLES"].startswith("glibc.malloc.hugetlb=1")
+        (line,) = [line for line in server.log().splitlines() if "tuned" in line]
+        assert line.endswith(", tuned: flash attention, huge pages")
+    finally:
+        server.stop()
+
+
+class Recorder(QuickEngine):
+    """Remembers what it was told to load."""
+
+    loaded: list[ModelSpec]
+
+    async def load(self, model: ModelSpec) -> AsyncIterator[EngineEvent]:
+        self.loaded = [model]
+        async for event in super().load(model):
+            yield event
+
+
+async def loaded(folder: Path, **settings: Any) -> ModelSpec:
+    """What the engine is told to load, by these settings and the tuning of the folder."""
+    engine, catalog = Recorder(), load_catalog(folder)
+    resident = Resident(
+        catalog, Settings(models_dir=folder, **settings), lambda: engine, 7, lambda: Available(10**12)
+    )
+    await resident.engine_for(catalog.get("test"), lambda event: None)
+    await resident.close("done")
+    return engine.loaded[0]
+
+
+TUNED = Options(threads=3, flash_attention=True)
+
+
+async def test_what_the_user_says_wins(folder: Path, here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By flag or by environment, even where it is the default; and all of it can be turned off."""
+
+    async def values(**settings: Any) -> tuple[int, bool]:
+        spec = await loaded(folder, **settings)
+        return spec.threads, spec.flash_attention
+
+    assert await values() == (7, False)
+    keep(folder, here, TUNED)
+    assert await values() == (3, True)
+    assert await values(flash_attention=False) == (3, False)
+    assert await values(tuning=False) == (7, False)
+    monkeypatch.setenv("GGUF_IMAGEGEN_THREADS", "0")
+    assert await values() == (7, True)
+
+
+FOREIGN: dict[str, Callable[[Tuning], Tuning]] = {
+    "another machine or build (cpu, cores)": lambda one: one.model_copy(
+        update={"machine": one.machine.model_copy(update={"cpu": "Z80", "cores": 1})}
+    ),
+    "another machine or build (library)": lambda one: one.model_copy(
+        update={"machine": one.machine.model_copy(update={"library": "0"})}
+    ),
+    "other files": lambda one: one.model_copy(update={"files": {**one.files, "model": 1}}),
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+async def test_a_foreign_tuning_is_ignored(
+    what: str, folder: Path, here: Machine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of another machine, build or file: the model is loaded as without it, and the log says why."""
+    caplog.set_level("INFO")
+    Tunings(folder).keep("tiny-random", FOREIGN[what](tuning(folder, here, TUNED)))
+    assert (await loaded(folder)).threads == 7
+    assert f"the tuning of tiny-random is of {what}" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 9}', '{"models": {"tiny-random": 1}}', "\0"])
+async def test_a_corrupt_file_is_ignored(
+    content: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The model is loaded as without it, with a warning."""
+    (folder / FILE).write_text(content)
+    assert (await loaded(folder)).threads == 7
+    assert "cannot be read" in caplog.text
+
+
+def test_keeping_one_keeps_the_others(folder: Path, here: Machine) -> None:
+    """Each model has its own; a folder that is not there is made."""
+    tunings = Tunings(folder / "new")
+    for name in ("a", "b", "a"):
+        tunings.keep(name, tuning(folder, here, Options(threads=len(name))))
+    assert list(json.loads(tunings.path.read_text())["models"]) == ["a", "b"]
+    assert [path.name for path in (folder / "new").iterdir()] == [FILE]
+
+
+# -- the search ---------------------------------------------------------------------------------------
+
+
+class Timed(QuickEngine):
+    """Takes as long as `seconds` says of a model; its picture is a ramp, plus `noise`."""
+
+    def __init__(self, seconds: Callable[[ModelSpec], float], noise: Callable[[ModelSpec], int]) -> None:
+        super().__init__()
+        self._seconds, self._noise = seconds, noise
+
+    async def load(self, model: ModelSpec) -> AsyncIterator[EngineEvent]:
+        self.model = model
+        async for event in super().load(model):
+            yield event
+
+    async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
+        noise, count = self._noise(self.model), spec.width * spec.height * 3
+        rgb = bytes(min(255, place % 200 + place % 2 * noise) if noise < 256 else 0 for place in range(count))
+        seconds = self._seconds(self.model)
+        async for event in super().generate(spec):
+            match event:
+                case Progress(index, phase, step, steps, _):
+                    yield Progress(index, phase, step, steps, seconds)
+                case ImageMade(index, seed, width, height, timings, _):
+                    yield ImageMade(index, seed, width, height, timings, rgb)
+                case _:
+                    yield event
+
+
+class Silent:
+    """Watches, and says nothing."""
+
+    def trying(self, name: str) -> None: ...
+
+    def step(self, done: int) -> None: ...
+
+    def tried(self, trial: Trial) -> None: ...
+
+
+async def search(
+    model_dir: Path,
+    seconds: Callable[[ModelSpec], float],
+    noise: Callable[[ModelSpec], int] = lambda model: 0,
+    engine: type[Timed] = Timed,
+) -> Outcome:
+    """Threads 2 and 4 of 8, flash attention, direct convolutions, huge pages, by engines of these speeds."""
+    settings = Settings(models_dir=model_dir, threads=8)
+    catalog = load_catalog(model_dir)
+    work = work_for(catalog, catalog.get("test"), settings, Effort(3, 0), "64x64")
+    tried = [
+        (Options(threads=4), Options(threads=2)),
+        *factors("ovis-image", settings, 8, huge_pages=True),
+    ]
+    return await Tuner(work, lambda: engine(seconds, noise), Silent()).tune(tried)
+
+
+def words(outcome: Outcome) -> dict[str, str]:
+    return {trial.name: trial.words for trial in outcome.trials}
+
+
+async def test_what_is_faster_is_taken_together(model_dir: Path) -> None:
+    """The best of the threads, then what is at least 3 % faster with it; the rest stays as it is."""
+
+    def seconds(model: ModelSpec) -> float:
+        faster = {8: 1.0, 4: 0.8, 2: 0.6}[model.threads]
+        return faster * (0.98 if model.flash_attention else 1) * (0.9 if model.huge_pages else 1)
+
+    outcome = await search(model_dir, seconds)
+    assert outcome.options == Options(threads=2, huge_pages=True)
+    assert words(outcome) == {
+        "defaults": "to compare with", "threads 4": "taken", "threads 2": "taken",
+        "flash attention": "not faster", "vae conv direct": "not faster", "huge pages": "taken",
+        "defaults, again": "to be sure",
+    }  # fmt: skip
+    assert outcome.tuned_seconds / outcome.default_seconds == pytest.approx(0.54, abs=0.01)
+    assert outcome.tiled_decode == 0.003
+
+
+async def test_another_picture_is_not_taken(model_dir: Path) -> None:
+    """However fast: one that differs, and one that shows nothing."""
+    noise = {True: 100, False: 0}
+    outcome = await search(
+        model_dir,
+        lambda model: 0.5 if model.flash_attention or model.vae_conv_direct else 1,
+        lambda model: 256 if model.vae_conv_direct else noise[model.flash_attention],
+    )
+    assert outcome.options == Options()
+    assert words(outcome)["flash attention"] == "its picture is another"
+    assert words(outcome)["vae conv direct"] == "its picture is flat"
+
+
+async def test_a_candidate_may_fail(model_dir: Path) -> None:
+    """A crash and a failure are told with their reason, and the others are tried."""
+
+    def seconds(model: ModelSpec) -> float:
+        if model.threads == 4:
+            raise WorkerCrashed("The engine stopped unexpectedly (SIGSEGV).")
+        if model.flash_attention:
+            raise GenerationFailed("Not enough memory.")
+        return 0.5 if model.huge_pages else 1
+
+    outcome = await search(model_dir, seconds)
+    assert words(outcome)["threads 4"] == "failed: The engine stopped unexpectedly (SIGSEGV)."
+    assert words(outcome)["flash attention"] == "failed: Not enough memory."
+    assert outcome.options == Options(huge_pages=True)
+
+
+async def test_defaults_that_fail_end_it(model_dir: Path) -> None:
+    """There is nothing to compare with."""
+
+    def seconds(model: ModelSpec) -> float:
+        raise WorkerCrashed("The engine stopped unexpectedly (SIGSEGV).")
+
+    with pytest.raises(WorkerCrashed):
+        await search(model_dir, seconds)
+    with pytest.raises(GenerationFailed, match="flat"):
+        await search(model_dir, lambda model: 1, lambda model: 256)
+
+
+async def test_what_hangs_is_given_up(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first picture that takes far longer than that of the defaults."""
+    monkeypatch.setattr(tuner, "PATIENCE_SECONDS", 0.1)
+
+    class Hangs(Timed):
+        async def at_step(self, step: int) -> None:
+            if self.model.flash_attention:
+                await asyncio.Event().wait()
+
+    outcome = await search(model_dir, lambda model: 1, engine=Hangs)
+    assert words(outcome)["flash attention"].startswith("given up: its first picture took over 0.1")
+    assert words(outcome)["huge pages"] == "not faster"
+
+
+async def test_a_machine_that_was_busy_at_first_gives_no_winner(model_dir: Path) -> None:
+    """The defaults are measured again at the end; what is not faster than they are then is not taken."""
+    calls: list[ModelSpec] = []
+
+    def seconds(model: ModelSpec) -> float:
+        calls.append(model)
+        return 2.0 if len(calls) <= 3 else 1.0
+
+    outcome = await search(model_dir, seconds)
+    assert words(outcome)["threads 4"] == "taken"
+    assert outcome.options == Options()
+    assert outcome.tuned_seconds == outcome.default_seconds
+
+
+# -- its parts ----------------------------------------------------------------------------------------
+
+
+def test_what_is_tried() -> None:
+    """What the user says is not, nor what the model does not have."""
+    said = Settings(threads=2, flash_attention=False)
+    assert factors("sd1", said, 8, huge_pages=False) == [
+        (Options(diffusion_conv_direct=True),),
+        (Options(vae_conv_direct=True),),
+    ]
+    assert (Options(diffusion_conv_direct=True),) not in factors("flux", Settings(), 8, huge_pages=True)
+    assert thread_counts(8, 8) == [4]
+    assert thread_counts(8, 6) == [6, 4]
+    assert thread_counts(2, 64) == [1]
+    assert thread_counts(1, 1) == []
+
+
+def test_the_workers_malloc_is_told() -> None:
+    """Huge pages are asked for beside what the user's own tunables say, which win."""
+    assert "GLIBC_TUNABLES" not in worker_environment({})
+    assert worker_environment({}, huge_pages=True)["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    own = worker_environment({"GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}, huge_pages=True)
+    assert own["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1:glibc.malloc.arena_max=1"
+
+
+def test_likeness() -> None:
+    """Equal, near, of another size, and flat."""
+    ramp = bytes(range(240)) * 4
+    assert psnr(ramp, ramp) == SAME
+    assert psnr(ramp, bytes(value ^ 1 for value in ramp)) == pytest.approx(48.13, abs=0.01)
+    assert psnr(ramp, ramp[:3]) == 0
+    assert is_flat(bytes([5, 90, 200]) * 100)
+    assert not is_flat(ramp)
