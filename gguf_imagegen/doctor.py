@@ -59,7 +59,9 @@ def _library() -> list[Finding]:
     try:
         version = metadata.version("stable-diffusion-cpp-python")
     except metadata.PackageNotFoundError:
-        return [Finding("engine", False, "stable-diffusion-cpp-python is not installed: pip install it")]
+        return [
+            Finding("engine", False, "stable-diffusion-cpp-python is not installed: scripts/install does it")
+        ]
     try:
         probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=60)
         found = json.loads(probe.stdout.splitlines()[-1]) if probe.returncode == 0 else None

@@ -29,7 +29,7 @@ CLIENTS = (1, 4, 16)
 """How many ask at once; the greatest is what the queue takes by default."""
 REQUESTS = 3
 """Of each client, one after the other."""
-WANTED = {**PICTURE, "steps": 10}
+WANTED = {**SMALL, "steps": 4}
 
 
 async def cancel(run: Run) -> None:

@@ -50,7 +50,7 @@ class ServerProcess:
             "--models-dir", str(model_dir), "--threads", "1", *flags,
         ]  # fmt: skip
         self.process = subprocess.Popen(
-            command, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200", **(env or {})}
+            command, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "200", **(env or {})}
         )
         self.lines: list[str] = []
         self.url = self._read_url()
@@ -62,10 +62,9 @@ class ServerProcess:
         return self.process.stderr.fileno()
 
     def _read_url(self) -> str:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-            if match := re.search(r"(http://\S+)/v1", line):
+        while data := os.read(self._stderr, 1 << 16):
+            self.lines.append(data.decode())
+            if match := re.search(r"(http://\S+)/v1\n", "".join(self.lines)):
                 return match[1]
         raise AssertionError(f"the server did not start: {self.lines}")
 

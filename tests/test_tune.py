@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from rich.console import Console
 
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.fit import Available
@@ -29,9 +31,10 @@ from gguf_imagegen.tuning import tuner
 from gguf_imagegen.tuning.candidates import can_have_huge_pages, factors, thread_counts
 from gguf_imagegen.tuning.command import work_for
 from gguf_imagegen.tuning.machine import Machine, this_machine
-from gguf_imagegen.tuning.measure import SAME, Effort, is_flat, psnr
+from gguf_imagegen.tuning.measure import SAME, Effort, Speed, is_flat, psnr
 from gguf_imagegen.tuning.options import Options
 from gguf_imagegen.tuning.record import FILE, Tuning, Tunings, sizes_of
+from gguf_imagegen.tuning.show import shown
 from gguf_imagegen.tuning.tuner import Outcome, Trial, Tuner
 from tests.conftest import DEADLINE, ServerProcess
 from tests.engines import QuickEngine
@@ -394,6 +397,27 @@ def test_what_is_tried() -> None:
     assert thread_counts(8, 6) == [6, 4]
     assert thread_counts(2, 64) == [1]
     assert thread_counts(1, 1) == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress(terminal: bool) -> None:
+    """On a terminal as in a log: what is tried, and what came of it."""
+    speed = Speed(0.5, 0.2, 0.1, 3, b"")
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
+    with shown(console, 2) as watcher:
+        for name, trial in {
+            "flash attention": Trial("flash attention", Options(), speed, 0.87, 40.0, "taken"),
+            "huge pages": Trial("huge pages", Options(), words="failed: out of [memory]"),
+        }.items():
+            watcher.trying(name)
+            watcher.step(0)
+            watcher.step(3)
+            watcher.tried(trial)
+    assert isinstance(console.file, io.StringIO)
+    said = console.file.getvalue()
+    assert "flash attention: 0.500 s a step, 0.87 of the time: taken" in said
+    assert "huge pages: failed: out of [memory]" in said
+    assert ("2/2" in said) == terminal
 
 
 def test_the_workers_malloc_is_told() -> None:

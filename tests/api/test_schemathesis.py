@@ -195,6 +195,7 @@ def drive(url: str, total: int) -> Run:
     for operation in every:
         wanted = max(1, round(share * weight(operation)))
         before = run.count
+        until_loaded(run)  # else /health is 503, as it says
         if operation.label == LAST:  # a model in memory is not deleted
             free(run)
 
@@ -213,6 +214,14 @@ def drive(url: str, total: int) -> Run:
         send()
         assert run.count > before, f"no request was made to {operation.label}"
     return run
+
+
+def until_loaded(run: Run) -> None:
+    """The health is that of a server that is not in the middle of loading."""
+    deadline = time.monotonic() + DEADLINE
+    while run.session.get(f"{run.url}/health", timeout=20).json()["loading"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def free(run: Run) -> None:

@@ -162,7 +162,7 @@ async def send(page: Page) -> None:
 
 async def settled(page: Page) -> None:
     """The newest job has ended, and none goes on."""
-    await expect(page.locator("#activity")).to_be_hidden()
+    await expect(page.locator("#activity")).to_be_hidden(timeout=3 * MS)
     await expect(page.locator(".job").first).to_be_visible()
 
 
