@@ -92,7 +92,7 @@ async def followers(run: Run) -> None:
     incomplete, peaks, spreads = [], [], []
     async with serving(run) as (server, session):
         idle = rss(server.http)
-        for _ in run.rounds(1 if run.quick else 3):
+        for _ in run.rounds(3):
             async with (
                 session.post(GENERATIONS, json=stream(LONG)) as blocker,
                 session.post(GENERATIONS, json=stream(PICTURE)) as followed,
@@ -147,10 +147,11 @@ async def concurrency(run: Run) -> None:
             halves, tails, shares, fairness = [], [], [], []
             rates[count] = []
             for _ in run.rounds(run.repeats):
-                service = await seconds(make(session, WANTED))
+                before = await seconds(make(session, WANTED))
                 began = now()
                 waits = await asyncio.gather(*(patient(session) for _ in range(count)))
                 rates[count].append(count * REQUESTS / (now() - began))
+                service = (before + await seconds(make(session, WANTED))) / 2
                 every = [wait for each in waits for wait in each]
                 halves.append(float(np.percentile(every, 50)))
                 tails.append(float(np.percentile(every, 99)))

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -87,30 +88,31 @@ async def compare_crowds(
     run: Run, label: str, ours: tuple[ClientSession, Make], theirs: tuple[ClientSession, Make]
 ) -> None:
     """Several requests at once: how long all take, how many are answered, and how soon others are."""
-    times: dict[str, list[float]] = {}
-    for name, (session, make) in (("this server", ours), ("sd-server", theirs)):
-        answered, others = [], []
-        times[name] = []
-        for _ in run.rounds(run.repeats):
-            began = now()
-            crowd = [asyncio.ensure_future(make()) for _ in range(AT_ONCE)]
-            others.append(1000 * await slowest_listing(session, crowd))
-            ends = await asyncio.gather(*crowd, return_exceptions=True)
-            times[name].append(now() - began)
-            answered.append(sum(isinstance(end, bytes) for end in ends))
+    pairs = [(await crowd(*ours), await crowd(*theirs)) for _ in run.rounds(run.repeats)]
+    for name, crowds in zip(("this server", "sd-server"), zip(*pairs, strict=True), strict=True):
+        answered = (each.answered for each in crowds)
         run.tell(f"{label}: {name}, answered of {AT_ONCE} at once", "", answered, fewest=AT_ONCE)
-        run.tell(f"{label}: {name}, slowest GET /v1/models meanwhile", "ms", others)
-    pair = times["sd-server"], times["this server"]
-    run.tell_ratios(f"{label}: {AT_ONCE} at once, sd-server ÷ this server", *pair)
+        run.tell(f"{label}: {name}, GET /v1/models meanwhile", "ms", (1000 * each.other for each in crowds))
+    own, other = ([each.whole for each in crowds] for crowds in zip(*pairs, strict=True))
+    run.tell_ratios(f"{label}: {AT_ONCE} at once, sd-server ÷ this server", other, own)
 
 
-async def slowest_listing(session: ClientSession, crowd: list[asyncio.Future[bytes]]) -> float:
-    """Seconds of the slowest answer to a request that needs no engine, while the crowd waits."""
-    slowest = 0.0
-    while not all(each.done() for each in crowd):
-        slowest = max(slowest, await seconds(listing(session)))
-        await asyncio.sleep(0.05)
-    return slowest
+@dataclass(frozen=True)
+class Crowd:
+    """Seconds until all were answered or refused, how many were answered, seconds of one without work."""
+
+    whole: float
+    answered: int
+    other: float
+
+
+async def crowd(session: ClientSession, make: Make) -> Crowd:
+    began = now()
+    making = [asyncio.ensure_future(make()) for _ in range(AT_ONCE)]
+    await asyncio.sleep(0.1)
+    other = await seconds(listing(session))
+    ends = await asyncio.gather(*making, return_exceptions=True)
+    return Crowd(now() - began, sum(isinstance(end, bytes) for end in ends), other)
 
 
 async def listing(session: ClientSession) -> None:

@@ -24,6 +24,9 @@ from gguf_imagegen.events import (
 class QuickEngine:
     """Makes grey images at once. Implements `protocol.Engine`; the others differ in one point."""
 
+    model: ModelSpec
+    """What was loaded last."""
+
     def __init__(self) -> None:
         self._started = False
         self._closed = asyncio.Event()
@@ -36,6 +39,7 @@ class QuickEngine:
         self._closed.set()
 
     async def load(self, model: ModelSpec) -> AsyncIterator[EngineEvent]:
+        self.model = model
         self._started = True
         yield Loading(model.name, 0, 2)
         await self.at_load()

@@ -245,11 +245,6 @@ class Timed(QuickEngine):
         super().__init__()
         self._seconds, self._noise = seconds, noise
 
-    async def load(self, model: ModelSpec) -> AsyncIterator[EngineEvent]:
-        self.model = model
-        async for event in super().load(model):
-            yield event
-
     async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
         noise, count = self._noise(self.model), spec.width * spec.height * 3
         rgb = bytes(min(255, place % 200 + place % 2 * noise) if noise < 256 else 0 for place in range(count))

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from gguf_imagegen.catalog.traits import EditMode, Traits, traits_of
-from gguf_imagegen.engine.protocol import Role, StepCache
+from gguf_imagegen.engine.protocol import Decoder, Role, StepCache
 
 UNSUPPORTED = Traits(64, latent_preview=False)
 Capability = Literal["text-to-image", "image-to-image", "inpainting", "reference-edit"]
@@ -103,8 +103,8 @@ class Entry(Strict):
     """One model in one quantisation: what is loaded when it is asked for.
 
     `files` are names inside the models folder, or absolute paths for a bare file; those of a `packaged`
-    model lie in this package. `sources` says where files come from that can be pulled. A model that this
-    engine cannot run says why in `unsupported`.
+    model lie in this package. `decoder` makes the pictures where a TAESD stands beside a VAE. `sources` says
+    where files come from that can be pulled. A model that this engine cannot run says why in `unsupported`.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -120,6 +120,7 @@ class Entry(Strict):
     unsupported: str = ""
     edits: EditMode | None = None
     zero_cond_t: bool = False
+    decoder: Decoder = "full"
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
     capabilities: tuple[Capability, ...] = ("text-to-image", "image-to-image", "inpainting")

@@ -17,6 +17,7 @@ Role = Literal[
     "model", "diffusion", "clip_l", "clip_g", "clip_vision", "t5xxl", "llm", "llm_vision", "vae", "taesd",
     "control_net", "upscaler",
 ]  # fmt: skip
+Decoder = Literal["full", "tiny"]
 PreviewMode = Literal["none", "proj", "tae", "vae"]
 StepCache = Literal["none", "easycache", "ucache", "dbcache", "taylorseer", "cache-dit", "spectrum"]
 """Ways of sd.cpp to leave out steps that would change little (`docs/caching.md` there)."""
@@ -36,15 +37,17 @@ class RawImage:
 class ModelSpec:
     """The files of one model by role, and how to load them.
 
-    With `built_in_vae` the model file holds a VAE itself; a TAESD then makes previews only. `zero_cond_t` is
-    how Qwen-Image-Edit 2511 wants its timestep (sd.cpp's docs/qwen_image_edit.md). Direct convolutions need
-    less memory and may be faster or slower. `huge_pages` is for the worker's malloc, see `engine.process`.
+    With `built_in_vae` the model file holds a VAE itself. Where a TAESD stands beside a VAE, it makes
+    previews only, unless `decoder` is "tiny". `zero_cond_t` is how Qwen-Image-Edit 2511 wants its timestep
+    (sd.cpp's docs/qwen_image_edit.md). Direct convolutions need less memory and may be faster or slower.
+    `huge_pages` is for the worker's malloc, see `engine.process`.
     """
 
     name: str
     files: Mapping[Role, Path]
     threads: int
     built_in_vae: bool = False
+    decoder: Decoder = "full"
     zero_cond_t: bool = False
     flash_attention: bool = False
     diffusion_conv_direct: bool = False

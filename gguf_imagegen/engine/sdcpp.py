@@ -176,7 +176,8 @@ def context_params(model: ModelSpec) -> Any:
     params.vae_conv_direct = model.vae_conv_direct
     params.qwen_image_zero_cond_t = model.zero_cond_t
     params.chroma_use_dit_mask = not model.flash_attention  # together they break (docs/chroma.md)
-    params.tae_preview_only = model.built_in_vae or "vae" in model.files
+    has_vae = model.built_in_vae or "vae" in model.files
+    params.tae_preview_only = has_vae and model.decoder == "full"
     return params
 
 

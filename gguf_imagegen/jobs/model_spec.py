@@ -21,6 +21,7 @@ def model_spec(
         files=paths,
         threads=threads,
         built_in_vae=any(holds_vae(header) for header in headers.values()),
+        decoder=entry.decoder,
         zero_cond_t=entry.zero_cond_t,
         flash_attention=settings.flash_attention,
         diffusion_conv_direct=settings.diffusion_conv_direct,

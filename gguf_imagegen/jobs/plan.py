@@ -17,6 +17,7 @@ from PIL import Image
 from gguf_imagegen import images
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engine.protocol import (
+    Decoder,
     GenerateSpec,
     Hires,
     Lora,
@@ -92,6 +93,8 @@ def plan(
             f"background: {entry.id} cannot make transparent images; use 'opaque' or 'auto'",
             param="background",
         )
+    if request.decoder is not None:
+        entry = _decoded_by(request.decoder, entry)
     n = request.n or 1
     if n > settings.max_images:
         raise InvalidRequest(f"n: at most {settings.max_images} images in one request", param="n")
@@ -324,6 +327,15 @@ def _loras(request: ImageRequest, settings: Settings) -> tuple[Lora, ...]:
 
 
 # -- previews -----------------------------------------------------------------------------------------
+
+
+def _decoded_by(decoder: Decoder, entry: Entry) -> Entry:
+    """The model with the decoder of the request; another one than before means to load it again."""
+    if decoder == "tiny" and "taesd" not in entry.files:
+        raise UnsupportedOperation(
+            f"decoder: {entry.id} has no tiny decoder (a TAESD file, role taesd)", param="decoder"
+        )
+    return entry.model_copy(update={"decoder": decoder})
 
 
 def _preview_mode(request: ImageRequest, entry: Entry) -> PreviewMode:

@@ -101,11 +101,16 @@ class Resident:
         return bool(self._slots or self._starting)
 
     def holds(self, entry: Entry) -> bool:
-        return any(slot.entry == entry for slot in self._slots)
+        return self._slot(entry) is not None
 
     def tuned(self, entry: Entry) -> Options | None:
         """What a tuning has changed in a loaded model; None if it is not loaded, or has no tuning."""
-        return next((slot.tuned for slot in self._slots if slot.entry == entry), None)
+        slot = self._slot(entry)
+        return slot.tuned if slot else None
+
+    def _slot(self, entry: Entry) -> Slot | None:
+        """The one with this model, even if it is to be loaded otherwise."""
+        return next((slot for slot in self._slots if slot.entry.name == entry.name), None)
 
     @property
     def next_expiry(self) -> float | None:
@@ -119,9 +124,9 @@ class Resident:
         """The engine with this model loaded; starts and loads if need be, and makes room before."""
         self._current = None
         self._killed.clear()
-        slot = next((slot for slot in self._slots if slot.entry == entry), None)
-        if slot is not None and not slot.engine.alive:
-            await self.close("crashed", entry)
+        slot = self._slot(entry)
+        if slot is not None and (slot.entry != entry or not slot.engine.alive):
+            await self.close("switched" if slot.engine.alive else "crashed", entry)
             slot = None
         if slot is None:
             self._refuse_hopeless(entry)
@@ -274,7 +279,7 @@ class Resident:
         """
         if why == "cancelled":
             self.error = None
-        ending = [slot for slot in self._slots if entry is None or slot.entry == entry]
+        ending = [slot for slot in self._slots if entry is None or slot.entry.name == entry.name]
         self._slots = [slot for slot in self._slots if slot not in ending]
         for slot in ending:
             await slot.engine.close()

@@ -24,7 +24,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from gguf_imagegen.engine.protocol import StepCache
+from gguf_imagegen.engine.protocol import Decoder, StepCache
 from gguf_imagegen.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 from gguf_imagegen.images import decode_data_url
 from gguf_imagegen.schema.dialects import with_kwargs
@@ -223,6 +223,7 @@ class ImageRequest(_Lenient):
         "step_cache", "cache_mode", default=None
     )
     step_cache_threshold: Finite | None = Field(None, gt=0, le=10)
+    decoder: Decoder | None = None
     vae_tiling: bool = False
     hires: HiresRequest | None = None
     lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()

@@ -166,6 +166,7 @@ SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max
         (InvalidRequest, "steps", {"steps": 1, "schedule": "exponential"}),
         (UnsupportedOperation, "schedule", {"schedule": "ays"}),
         (UnsupportedOperation, "step_cache", {"step_cache": "ucache"}),
+        (UnsupportedOperation, "decoder", {"decoder": "tiny"}),
         (InvalidSize, "size", {"size": "63x64"}),
         (InvalidSize, "size", {"size": "513x64"}),
         (InvalidSize, "size", {"size": "400x400"}),

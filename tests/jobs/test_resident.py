@@ -86,6 +86,19 @@ async def test_models_stay_while_memory_lasts(model_dir: Path, tmp_path: Path) -
         assert home.loaded == ["b", "a"]
 
 
+async def test_another_decoder_loads_the_model_again(model_dir: Path, tmp_path: Path) -> None:
+    """One model is in memory once; the same decoder again finds it there."""
+    async with on(Machine(PLENTY), model_dir, tmp_path) as home:
+        entry = home.catalog.get("a")
+        for decoder, loads in (("full", 1), ("tiny", 2), ("tiny", 2), ("full", 3)):
+            wanted, notes = parse_request({"prompt": "x", "decoder": decoder})
+            chosen = plan(wanted, entry, Settings(), "generation", notes).entry
+            await home.resident.engine_for(chosen, ignore)
+            assert (len(home.machine.engines), home.loaded) == (loads, ["a"])
+            assert home.machine.engines[-1].model.decoder == decoder
+            assert home.resident.holds(entry)
+
+
 async def test_a_model_makes_room_where_memory_is_short(model_dir: Path, tmp_path: Path) -> None:
     """The first model leaves when the second does not fit beside it."""
     async with on(Machine(PLENTY), model_dir, tmp_path) as home:

@@ -28,6 +28,7 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "cfg_scale": (2.5, 2.5, ("true_cfg_scale", "txt_cfg")),
     "guidance": (4, 4.0, ("distilled_guidance", "distilled_cfg_scale")),
     "image_cfg_scale": (1.5, 1.5, ("img_cfg",)),
+    "step_cache": ("disabled", "none", ("cache_mode",)),
     "strength": (0.4, 0.4, ("denoising_strength",)),
     "seed": (42, 42, ("rng_seed",)),
     "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images", "url")),
@@ -167,6 +168,7 @@ def test_wrong_values(kind: type[InvalidRequest], fields: dict[str, Any]) -> Non
 FLOATS = [
     "cfg_scale", "guidance", "guidance_scale", "image_cfg_scale", "strength", "eta", "flow_shift",
     "slg_scale", "slg_start", "slg_end", "control_strength", "keep_alive", "upscale",
+    "step_cache_threshold",
 ]  # fmt: skip
 
 

@@ -99,7 +99,7 @@ def test_the_documented_example_is_understood_whole() -> None:
         "control_strength": 0.9, "schedule": "discrete", "sampler": "euler_a", "steps": 28, "eta": 1.0,
         "cfg_scale": 7.0, "image_cfg_scale": 7.0, "guidance": 3.5, "slg_skip_layers": (7, 8, 9),
         "slg_start": 0.01, "slg_end": 0.2, "slg_scale": 0.0, "lora": (), "vae_tiling": False,
-        "output_format": "png",
+        "step_cache": "none", "output_format": "png",
     }  # fmt: skip
 
 
@@ -124,6 +124,7 @@ def test_the_documented_example_is_understood_whole() -> None:
         ("sample_params.flow_shift", "", "flow_shift", None),
         ("sample_params.guidance.slg.layers", [3], "slg_skip_layers", (3,)),
         ("vae_tiling_params.enabled", True, "vae_tiling", True),
+        ("cache_mode", "easycache", "step_cache", "easycache"),
         ("output_format", "JPEG", "output_format", "jpeg"),
         ("output_compression", 800, "output_compression", None),
         ("output_compression", -1, "output_compression", 0),
@@ -194,7 +195,6 @@ def test_other_keys_stay() -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("cache_mode", "easycache"),
         ("cache_option", "threshold=0.2"),
         ("scm_mask", "1,0"),
         ("scm_policy_dynamic", False),
