@@ -81,6 +81,7 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
             "distilled_guidance": traits.distilled_guidance,
             "defaults": {**defaults, "size": "x".join(map(str, entry.defaults.size))},
             "step_caches": traits.step_caches,
+            "decoders": entry.decoders,
             "limits": {
                 "max_side": min(entry.limits.max_side, traits.max_side, settings.max_side),
                 "max_pixels": min(entry.limits.max_pixels, settings.max_pixels),

@@ -143,6 +143,12 @@ class Entry(Strict):
         return self.edits or self.traits.edit_mode
 
     @property
+    def decoders(self) -> tuple[Decoder, ...]:
+        """Those to choose from, the model's own first; a VAE inside another file is not counted."""
+        both = "taesd" in self.files and "vae" in self.files
+        return (self.decoder, "tiny" if self.decoder == "full" else "full") if both else (self.decoder,)
+
+    @property
     def name(self) -> str:
         """The id with the quantisation, as `pull` takes it."""
         return f"{self.id}:{self.quant}" if self.quant else self.id

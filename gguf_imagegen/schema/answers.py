@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, RootModel
 
-from gguf_imagegen.engine.protocol import StepCache
+from gguf_imagegen.engine.protocol import Decoder, StepCache
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -181,6 +181,7 @@ class ModelMeta(BaseModel):
     edit_mode: str
     defaults: dict[str, Any]
     step_caches: list[StepCache]
+    decoders: list[Decoder]
     limits: dict[str, Any]
     quality: dict[str, Any]
     samplers: list[str]

@@ -9,7 +9,7 @@ import { kept, pictures } from "./store.js";
 
 const ASPECTS = [["Square", 1], ["3:2", 1.5], ["2:3", 1 / 1.5], ["16:9", 16 / 9], ["9:16", 9 / 16]];
 const REMEMBERED = ["prompt", "negative", "count", "upscale"];
-const PER_MODEL = ["width", "height", "steps", "cfg", "guidance", "sampler", "schedule", "strength"];
+const PER_MODEL = ["width", "height", "steps", "cfg", "guidance", "sampler", "schedule", "step_cache", "decoder", "strength"];
 const HERE = ["loaded", "loading", "ready"];
 const SOURCES = 12; // pictures that jobs started from, to compare with
 let models = [];
@@ -110,8 +110,10 @@ function fill(anew = false) {
   const { meta } = chosen;
   $("sampler").replaceChildren(...meta.samplers.map((name) => h("option", {}, name)));
   $("schedule").replaceChildren(...meta.schedules.map((name) => h("option", {}, name)));
+  $("step_cache").replaceChildren(...meta.step_caches.map((name) => h("option", { value: name }, name === "none" ? "no" : name)));
+  $("decoder-field").hidden = meta.decoders.length < 2;
   const [width, height] = meta.defaults.size.split("x");
-  const own = { ...meta.defaults, cfg: meta.defaults.cfg_scale, width, height };
+  const own = { ...meta.defaults, cfg: meta.defaults.cfg_scale, decoder: meta.decoders[0], width, height };
   const last = anew ? {} : kept.get("models", {})[chosen.id] || {};
   for (const name of PER_MODEL) $(name).value = last[name] || own[name];
   $("width").max = $("height").max = meta.limits.max_side;
@@ -256,6 +258,8 @@ function wanted() {
     guidance: visible("guidance") ? number("guidance") : undefined,
     sampler: $("sampler").value,
     schedule: $("schedule").value,
+    step_cache: $("step_cache").value,
+    decoder: visible("decoder") ? $("decoder").value : undefined,
     upscale: factor ? Number(factor) : undefined,
     upscaler,
     lora: chosen.length ? chosen.map((each) => ({ name: each.dataset.lora, scale: Number(each.value) })) : undefined,

@@ -49,6 +49,22 @@ async def test_a_picture_comes_step_by_step(studio: ServerProcess, visit: OpenPa
         assert "a red circle" in await page.locator("#announce").inner_text()
 
 
+async def test_steps_may_be_left_out(studio: ServerProcess, visit: OpenPage) -> None:
+    """The model's step caches are offered, and the chosen one is asked for; no decoder where there is one."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        await page.locator("#more > summary").click()
+        await expect(page.locator("#decoder-field")).to_be_hidden()
+        await expect(page.locator("#step_cache option")).to_have_text(
+            ["no", "easycache", "dbcache", "taylorseer", "cache-dit", "spectrum"]
+        )
+        await page.select_option("#step_cache", "spectrum")
+        async with page.expect_request(lambda request: request.method == "POST") as asked:
+            await generate(page, "a red circle", steps=2)
+        assert '"step_cache":"spectrum"' in str((await asked.value).post_data).replace(" ", "")
+        await settled(page)
+
+
 async def test_the_form_shows_what_the_model_can(studio: ServerProcess, visit: OpenPage) -> None:
     """Sizes, steps and fields are those of the chosen model; LoRAs and upscalers are there to choose."""
     async with visit(studio.url) as page:
