@@ -133,7 +133,7 @@ async def test_surrogate_pairs_and_odd_keys(client: Client) -> None:
 
 FLOATS = (
     "cfg_scale", "guidance", "guidance_scale", "image_cfg_scale", "strength", "eta", "flow_shift",
-    "slg_scale", "slg_start", "slg_end", "control_strength", "keep_alive",
+    "slg_scale", "slg_start", "slg_end", "control_strength", "keep_alive", "step_cache_threshold",
 )  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def plan(
     sampler = request.sampler or entry.defaults.sampler
     schedule = request.schedule or entry.defaults.schedule
     _check_schedule(schedule, steps, entry)
-    step_cache = _step_cache(request, entry)
+    step_cache = _step_cache(request, entry, notes)
     strength = entry.defaults.strength if request.strength is None else request.strength
     cfg_scale, guidance = _guidance(request, entry, notes)
     spec = GenerateSpec(
@@ -239,15 +239,16 @@ def _check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps
         raise InvalidRequest(f"{param}: schedule {schedule!r} needs at least 2 steps", param=param)
 
 
-def _step_cache(request: ImageRequest, entry: Entry) -> StepCache:
+def _step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCache:
+    """As asked; without one that the family cannot have, as sd.cpp goes on, too."""
     cache = request.step_cache or entry.defaults.step_cache
-    if cache not in entry.traits.step_caches:
-        raise UnsupportedOperation(
-            f"step_cache: sd.cpp has no {cache!r} for {entry.id} ({entry.family}); it can have"
-            f" {', '.join(entry.traits.step_caches)}",
-            param="step_cache",
-        )
-    return cache
+    if cache in entry.traits.step_caches:
+        return cache
+    notes.append(
+        f"step_cache: {entry.id} cannot have {cache!r}, only {', '.join(entry.traits.step_caches)};"
+        " all steps were made"
+    )
+    return "none"
 
 
 def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float]:

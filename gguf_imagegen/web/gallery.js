@@ -13,8 +13,11 @@ let begun = false;
 let stale = false;
 
 export function start() {
-  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) fillView(); }, { rootMargin: "800px" })
-    .observe($("gallery-end"));
+  const scrolled = (entries) => {
+    const failed = $("gallery-error").hasChildNodes(); // tried again when told, or with the next picture
+    if (!failed && entries.some((entry) => entry.isIntersecting)) fillView();
+  };
+  new IntersectionObserver(scrolled, { rootMargin: "800px" }).observe($("gallery-end"));
   jobs.listen((job, event) => {
     if (event.type !== "ended" && event.type !== "online") return;
     stale = true;

@@ -205,10 +205,10 @@ async def test_hires_makes_a_larger_picture(client: Client) -> None:
 
 async def test_what_has_no_effect_is_told(client: Client) -> None:
     """Fields that this engine cannot honour are named in the 202 and in the job."""
-    submitted = await client.submit(cache_mode="easycache", sample_params={"custom_sigmas": [1.0, 0.0]})
+    submitted = await client.submit(scm_mask="1,0", sample_params={"custom_sigmas": [1.0, 0.0]})
     assert submitted["warnings"] == [
-        "unknown field 'cache_mode' was ignored",
         "unknown field 'sample_params.custom_sigmas' was ignored",
+        "unknown field 'scm_mask' was ignored",
     ]
     assert (await client.reaches(submitted["id"], "completed"))["warnings"] == submitted["warnings"]
 
@@ -388,7 +388,8 @@ async def test_extra_args_in_an_openai_prompt(server: ServerProcess, session: ai
         body = await answer.json()
     (item,) = body["data"]
     assert (item["steps"], item["sampler"], item["seed"], item["width"]) == (3, "heun", 8, 64)
-    assert body["warnings"] == ["unknown field 'cache_mode' was ignored"]
+    (warning,) = body["warnings"]
+    assert "cannot have 'ucache'" in warning
     told = metadata.parse_parameters(metadata.read(picture(item["b64_json"])) or "")
     assert told["Prompt"] == "a cat"
 

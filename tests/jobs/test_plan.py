@@ -165,7 +165,6 @@ SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max
         (InvalidRequest, "steps", {"steps": 1, "schedule": "karras"}),
         (InvalidRequest, "steps", {"steps": 1, "schedule": "exponential"}),
         (UnsupportedOperation, "schedule", {"schedule": "ays"}),
-        (UnsupportedOperation, "step_cache", {"step_cache": "ucache"}),
         (UnsupportedOperation, "decoder", {"decoder": "tiny"}),
         (InvalidSize, "size", {"size": "63x64"}),
         (InvalidSize, "size", {"size": "513x64"}),
@@ -437,6 +436,19 @@ def test_lora_tags_are_removed(prompt: str, left: str) -> None:
     assert (result.spec.prompt, result.spec.negative_prompt) == (left, left)
     assert [warning.split(":")[0] for warning in result.warnings] == ["prompt", "negative_prompt"]
     assert all("'lora'" in warning for warning in result.warnings)
+
+
+def test_a_step_cache_of_another_kind_of_network_is_left_out() -> None:
+    """A UNet's cache on a transformer, and the other way round: all steps, and a warning."""
+    for family, cache, used in (
+        ("ovis-image", "ucache", "none"),
+        ("ovis-image", "dbcache", "dbcache"),
+        ("sd1", "ucache", "ucache"),
+        ("sd1", "dbcache", "none"),
+    ):
+        result = planned(entry(family), step_cache=cache)
+        assert result.spec.step_cache == used
+        assert len(result.warnings) == (used == "none")
 
 
 def test_characters_that_the_tokenizer_must_not_see() -> None:

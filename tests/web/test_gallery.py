@@ -138,6 +138,7 @@ async def test_a_gallery_that_cannot_be_read(running: RunningApp, visit: OpenPag
     async with running(engine=QuickEngine) as app, visit(app.url, broken_lines=True) as page:
         await ready(page)
         await app.post("/v1/images/generations", prompt="one", size="64x64", steps=1)
+        await expect(page.locator(".picture[data-state=done]")).to_have_count(1)
         await page.route("**/v1/images?*", lambda route: route.abort())
         await page.get_by_role("link", name="Gallery").click()
         await expect(page.locator("#gallery-error")).to_contain_text("The server does not answer")
