@@ -33,6 +33,11 @@ from gguf_imagegen.testmodel import write_test_model
 DEADLINE = 60.0
 
 
+def pytest_configure() -> None:
+    """Programs that the tests start and end by Ctrl-C must not inherit a shell's "ignore it"."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="session")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A models folder with the tiny random model in it."""

@@ -29,6 +29,7 @@ BEGINNINGS: Final[tuple[tuple[str, Phase], ...]] = (
     ("decoding ", "decoding"),
     ("upscaling from ", "upscaling"),
 )
+IMAGE_OF: Final = re.compile(r"generating image: (\d+)/")
 HIRES_PLAN: Final = re.compile(r"hires fix: .*sigma_sched_size=(\d+)")
 SOURCE_LINE: Final = re.compile(r"^[\w.+-]+:\d+ +- ")
 QUOTED_PATH: Final = re.compile(r"'/(?:[^'/\n]*/)*([^'/\n]+)'")
@@ -41,15 +42,22 @@ OUT_OF_MEMORY: Final = re.compile(
 
 
 class PhaseMachine:
-    """The phases of one image, or with `index` None of the loading of a model.
+    """The phases of `count` images from `index` on, or with `index` None of the loading of a model.
 
-    `encodes`: the request has an image that must be encoded first, which the log tells only afterwards.
+    Images of one call are sampled one after the other, and then decoded. `encodes`: the request has an
+    image that must be encoded first, which the log tells only afterwards.
     """
 
     def __init__(
-        self, index: int | None = None, *, encodes: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        index: int | None = None,
+        count: int = 1,
+        *,
+        encodes: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.index = index
+        self.index = self._first = index
+        self._count = count
         self.phase: Phase | None = None
         self.family = ""
         self.steps = 0  # of the phase, as far as the engine has told
@@ -71,6 +79,8 @@ class PhaseMachine:
             self._what = PurePath(text.removeprefix(LOADING)).name
         if plan := HIRES_PLAN.match(text):
             self._hires_steps = int(plan[1]) - 1
+        if (image := IMAGE_OF.match(text)) and self._first is not None and int(image[1]) > 1:
+            return self._enter("sampling", self._first + int(image[1]) - 1)
         if text.startswith("sampling using "):
             return self._enter(self._before_sampling)
         for beginning, phase in BEGINNINGS:
@@ -92,21 +102,24 @@ class PhaseMachine:
         return [Progress(self.index, self.phase, step, steps, seconds if step else 0.0)]
 
     def timings(self) -> Timings:
-        """Measured up to now."""
+        """Measured up to now, the mean of the images."""
         seconds = dict(self._seconds)
         now = self._clock()
         if self.phase is not None:
             seconds[self.phase] = seconds.get(self.phase, 0.0) + now - self._entered
+        ms = 1000 / self._count
         return Timings(
-            conditioning_ms=1000 * (seconds.get("encoding", 0.0) + seconds.get("conditioning", 0.0)),
-            sampling_ms=1000 * (seconds.get("sampling", 0.0) + seconds.get("hires", 0.0)),
-            decoding_ms=1000 * seconds.get("decoding", 0.0),
-            total_ms=1000 * (now - self._began),
-            steps=self._steps_run,
+            conditioning_ms=ms * (seconds.get("encoding", 0.0) + seconds.get("conditioning", 0.0)),
+            sampling_ms=ms * (seconds.get("sampling", 0.0) + seconds.get("hires", 0.0)),
+            decoding_ms=ms * seconds.get("decoding", 0.0),
+            total_ms=ms * (now - self._began),
+            steps=self._steps_run // self._count,
         )
 
-    def _enter(self, phase: Phase) -> list[PhaseEvent]:
-        if phase == self.phase:
+    def _enter(self, phase: Phase, index: int | None = None) -> list[PhaseEvent]:
+        if index is not None:
+            self.index = index
+        elif phase == self.phase:
             return []
         now = self._clock()
         if self.phase is not None:

@@ -99,11 +99,11 @@ class SdCpp:
             low.free_sd_ctx(self._context)
             self._context = None
 
-    def generate_one(self, spec: GenerateSpec, index: int) -> tuple[int, int, bytes] | None:
-        """Width, height and RGB of image `index`, whose seed is `spec.seed + index`; None if that fails."""
+    def generate(self, spec: GenerateSpec, index: int, count: int) -> list[tuple[int, int, bytes]] | None:
+        """Width, height and RGB of `count` images; image i has seed `spec.seed + i`. None if that fails."""
         if self._context is None:
             raise RuntimeError("no model is loaded")
-        params, _kept = generation_params(spec, index)
+        params, _kept = generation_params(spec, index, count)
         if spec.schedule == "default":
             method = params.sample_params.sample_method
             params.sample_params.scheduler = low.sd_get_default_scheduler(self._context, method)
@@ -112,10 +112,13 @@ class SdCpp:
         if not images:
             return None
         try:
-            return copy_image(images[0])
+            pictures = [copy_image(images[number]) for number in range(count)]
         finally:
-            free(images[0].data)
+            for number in range(count):
+                free(images[number].data)
             free(images)
+        made = [picture for picture in pictures if picture]
+        return made if len(made) == count else None
 
     @property
     def backend(self) -> str:
@@ -181,8 +184,8 @@ def context_params(model: ModelSpec) -> Any:
     return params
 
 
-def generation_params(spec: GenerateSpec, index: int) -> tuple[Any, list[object]]:
-    """The `sd_img_gen_params_t` of one image, and what must stay alive as long as it is used."""
+def generation_params(spec: GenerateSpec, index: int, count: int) -> tuple[Any, list[object]]:
+    """The `sd_img_gen_params_t` of images from `index` on, and what must stay alive as long as it is used."""
     params = low.sd_img_gen_params_t()
     low._lib.sd_img_gen_params_init(ctypes.byref(params))
     kept: list[object] = []
@@ -190,7 +193,7 @@ def generation_params(spec: GenerateSpec, index: int) -> tuple[Any, list[object]
     params.negative_prompt = spec.negative_prompt.encode()
     params.width, params.height = spec.width, spec.height
     params.seed = spec.seed + index
-    params.batch_count = 1
+    params.batch_count = count
     params.clip_skip = spec.clip_skip
     params.strength = spec.strength
     params.control_strength = spec.control_strength

@@ -27,6 +27,9 @@ NICENESS: Final = 5  # the HTTP process must answer while all cores compute
 PR_SET_PDEATHSIG: Final = 1
 DECODE_FAILED: Final = "decode_first_stage failed"
 PREVIEW_FAILED: Final = "preview decode failed"
+LEAST_SHARED_MS: Final = 1000.0
+LEAST_SHARED: Final = 0.1
+"""What comes before the sampling must take so long, and that part of the time, to be done for several."""
 LEFT_OUT: Final = (
     "load lora tensors from",
     "LoRA tensors have been applied",
@@ -64,6 +67,7 @@ class Worker:
         self._previews = PreviewPlan()
         self._errors: list[str] = []
         self._notices: list[Notice] = []
+        self._shares_text = False
         self._sdcpp = SdCpp(self)
         self._upscaler = Upscaler()
 
@@ -87,15 +91,18 @@ class Worker:
 
     def _load(self, model: ModelSpec) -> None:
         self._phases = PhaseMachine()
+        self._shares_text = False
         began = time.monotonic()
         if not self._sdcpp.load(model):
             raise NullResult
         self._send(Loaded(time.monotonic() - began, self._phases.family, self._sdcpp.backend))
 
     def _generate(self, spec: GenerateSpec) -> None:
-        for index in range(spec.n):
+        index = 0
+        while index < spec.n:
+            count = spec.n - index if self._shares_text and _is_text_only(spec) else 1
             try:
-                self._make(spec, index)
+                self._make(spec, index, count)
             except NullResult:
                 if spec.vae_tiling or not any(DECODE_FAILED in error for error in self._errors):
                     raise
@@ -104,17 +111,23 @@ class Worker:
                     Notice("Decoding the image failed, probably for lack of memory; trying again in tiles.")
                 )
                 spec = replace(spec, vae_tiling=True)
-                self._make(spec, index)
+                self._make(spec, index, count)
+            index += count
         self._send(Done())
 
-    def _make(self, spec: GenerateSpec, index: int) -> None:
-        self._phases = PhaseMachine(index, encodes=bool(spec.init_image or spec.ref_images))
+    def _make(self, spec: GenerateSpec, first: int, count: int) -> None:
+        """Images in one call of the library: it encodes the prompt once, and gives all of them at its end."""
+        self._phases = PhaseMachine(first, count, encodes=bool(spec.init_image or spec.ref_images))
         self._previews = PreviewPlan(spec)
-        image = self._sdcpp.generate_one(spec, index)
-        if image is None:
+        images = self._sdcpp.generate(spec, first, count)
+        if images is None:
             raise NullResult
-        width, height, rgb = image
-        self._send(ImageMade(index, spec.seed + index, width, height, self._phases.timings(), rgb))
+        timings = self._phases.timings()
+        for index, (width, height, rgb) in enumerate(images, first):
+            self._send(ImageMade(index, spec.seed + index, width, height, timings, rgb))
+        own = timings.sampling_ms + timings.decoding_ms
+        shared = count * (timings.total_ms - own)
+        self._shares_text = shared >= max(LEAST_SHARED_MS, LEAST_SHARED * (shared + own))
 
     def _upscale(self, spec: UpscaleSpec) -> None:
         self._phases = PhaseMachine(spec.index)
@@ -157,7 +170,7 @@ class Worker:
         for event in self._phases.progress(step, steps, seconds):
             self._send(event)
         if self._previews.on:
-            self._sdcpp.arm_preview(self._previews.wants(step + 1))
+            self._sdcpp.arm_preview(self._previews.wants(step + 1 if step < steps else 1))
 
     def on_preview(self, step: int, width: int, height: int, rgb: bytes) -> None:
         index, steps = self._phases.index, self._phases.steps
@@ -187,6 +200,11 @@ class PreviewPlan:
 
     def taken(self) -> None:
         self._last = time.monotonic()
+
+
+def _is_text_only(spec: GenerateSpec) -> bool:
+    """Else what sd.cpp encodes depends on the seed, or a second pass comes between the images."""
+    return not (spec.init_image or spec.ref_images or spec.control_image or spec.hires)
 
 
 def _explain(errors: list[str]) -> str:

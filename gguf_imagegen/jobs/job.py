@@ -158,7 +158,7 @@ class Job:
         if self.status == "succeeded":
             return 100.0
         last = self.last_progress
-        done = len(self.images)
+        done = max(len(self.images), last.index if last else 0)  # several may be decoded at the end
         part = image_fraction(last, self.plan) if last and last.index >= done else 0.0
         return min(99.0, 100 * (done + part) / self.plan.spec.n)
 

@@ -37,6 +37,7 @@ class Pace:
     def job_seconds(self, plan: Plan, progress: Progress | None = None, done: int = 0) -> float | None:
         """Expected seconds until the job's end, with `done` images made and `progress` in the next."""
         image = self.image_seconds(plan)
+        done = max(done, progress.index) if progress else done  # several may be decoded at the end
         if progress is not None and progress.phase == "sampling" and progress.seconds_per_step:
             rest = progress.seconds_per_step * (progress.steps - progress.step)
             whole = image if image is not None else progress.seconds_per_step * progress.steps

@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from datetime import datetime
 from pathlib import Path
 
 from gguf_imagegen.errors import NotFound
@@ -36,7 +37,7 @@ class ResultStore:
 
     def put(self, data: bytes, extension: str) -> tuple[str, bool]:
         """Store an image; returns its name and whether it is on disk."""
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_urlsafe(18)}.{extension}"
+        name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S-%f}-{secrets.token_urlsafe(18)}.{extension}"
         self._made[name] = time.monotonic()
         try:
             folder = self._ensure_folder()

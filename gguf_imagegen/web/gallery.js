@@ -55,11 +55,11 @@ async function fillView() {
 
 /** What came, and what went from the first page, since. */
 async function refresh() {
-  const { data } = await call("GET", `/v1/images?limit=${PAGE}`);
+  const { data, has_more: rest } = await call("GET", `/v1/images?limit=${PAGE}`);
   stale = false;
   const known = new Set(items.map((each) => each.name));
   const now = new Set(data.map(({ id }) => id));
-  const last = data.at(-1)?.id ?? "";
+  const last = rest ? data.at(-1).id : ""; // what the answer says nothing about
   items.filter(({ name }) => name >= last && !now.has(name)).forEach(({ name }) => forget(name));
   const found = data.map(item).filter(({ name }) => !known.has(name));
   const newer = found.filter(({ name }) => !items.length || name > items[0].name);

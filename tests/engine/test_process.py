@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ import pytest
 import pytest_asyncio
 
 from gguf_imagegen.engine.cores import usable_cores
-from gguf_imagegen.engine.process import EngineProcess, worker_environment
+from gguf_imagegen.engine.process import WORKER, EngineProcess, worker_environment
 from gguf_imagegen.engine.protocol import (
     GenerateSpec,
     Hires,
@@ -82,6 +82,13 @@ GRADIENT = RawImage(
 RIGHT_HALF = RawImage(128, 128, 1, (bytes(64) + b"\xff" * 64) * 128)
 
 
+SHARES_ALWAYS = """
+from gguf_imagegen.engine import worker
+worker.LEAST_SHARED_MS = worker.LEAST_SHARED = 0.0
+worker.main()
+"""
+
+
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     files = cast("dict[Role, Path]", write_test_model(tmp_path_factory.mktemp("model")))
@@ -96,8 +103,8 @@ async def engine(model: ModelSpec) -> AsyncIterator[EngineProcess]:
 
 
 @asynccontextmanager
-async def loaded(model: ModelSpec) -> AsyncIterator[EngineProcess]:
-    process = EngineProcess()
+async def loaded(model: ModelSpec, command: Sequence[str] = WORKER) -> AsyncIterator[EngineProcess]:
+    process = EngineProcess(command=command)
     try:
         await all_of(process.load(model))
         yield process
@@ -162,6 +169,26 @@ async def test_each_image_of_several_is_what_its_seed_alone_makes(engine: Engine
     assert [image.index for image in together] == [0, 1, 2]
     assert [(image.seed, image.rgb) for image in together] == [(image.seed, image.rgb) for image in alone]
     assert len({image.rgb for image in together}) == 3
+
+
+async def test_images_share_a_text_that_takes_long_to_encode(engine: EngineProcess, model: ModelSpec) -> None:
+    """From the second image of the model on: one call makes the same pictures, and each step is told."""
+    spec = replace(SPEC, n=3, sampler="euler_a", preview="proj", preview_steps=(1, 3))
+    alone = [(image.seed, image.rgb) for image in await images(engine, spec)]
+    async with loaded(model, (sys.executable, "-c", SHARES_ALWAYS)) as sharing:
+        for conditioned, decoded in (([0, 1], [0, 2]), ([0], [2])):
+            events = await all_of(sharing.generate(spec))
+            told = [(e.phase, e.index) for e in events if isinstance(e, PhaseChanged)]
+            assert [index for phase, index in told if phase == "sampling"] == [0, 1, 2]
+            assert [index for phase, index in told if phase == "conditioning"] == conditioned
+            assert [index for phase, index in told if phase == "decoding"] == decoded
+            steps = [(e.index, e.step) for e in events if isinstance(e, Progress) and e.step]
+            assert steps == [(index, step) for index in range(3) for step in (1, 2, 3)]
+            previews = [(e.index, e.step) for e in events if isinstance(e, Preview)]
+            assert previews == [(index, step) for index in range(3) for step in (1, 3)]
+            made = [event for event in events if isinstance(event, ImageMade)]
+            assert [(image.seed, image.rgb) for image in made] == alone
+            assert all(image.timings.steps == 3 for image in made)
 
 
 @pytest.mark.parametrize(("mode", "side"), [("proj", 16), ("tae", 128), ("vae", 128)])

@@ -48,6 +48,8 @@ def test_the_same_job_takes_as_long_again() -> None:
     assert pace.image_seconds(job_plan()) == pytest.approx(23)
     assert pace.job_seconds(job_plan(n=4)) == pytest.approx(4 * 23)
     assert pace.job_seconds(job_plan(n=4), done=3) == pytest.approx(23)
+    third = Progress(2, "sampling", 5, 10, 2.0)
+    assert pace.job_seconds(job_plan(n=4), third, done=0) == pytest.approx(10 + 3 + 23)
 
 
 def test_steps_and_pixels_scale_the_sampling_only() -> None:
