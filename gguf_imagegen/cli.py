@@ -238,8 +238,8 @@ def make_test_model(
     if size not in ("small", "medium"):
         raise typer.BadParameter("--size is small or medium")
     folder.mkdir(parents=True, exist_ok=True)
-    medium = {"hidden": 256, "single_blocks": 5}
-    for path in write_test_model(folder, **(medium if size == "medium" else {})).values():
+    hidden, single_blocks = (256, 5) if size == "medium" else (128, 1)
+    for path in write_test_model(folder, hidden=hidden, single_blocks=single_blocks).values():
         print(path)
 
 

@@ -20,26 +20,33 @@ Tensors = Iterator[tuple[str, Array]]
 HEAD = 128  # 16 + 56 + 56 rotary dimensions, fixed by sd.cpp
 VOCABULARY = 151_936  # Qwen's
 CONTEXT = 64
+FULL_CONTEXT, FULL_LAYERS = 2048, 28  # Qwen3 1.7B
+TEXT = "text_encoders.llm.model"
 LATENT = 16
 CHANNELS = 64  # width of every TAE layer
 LATENT_GAIN = 4.0  # colours in [-0.5, 0.5] become latents of about unit size
 
 
 def write_test_model(
-    folder: Path, *, hidden: int = 128, single_blocks: int = 1, seed: int = 0
+    folder: Path, *, hidden: int = 128, single_blocks: int = 1, full_text: bool = False, seed: int = 0
 ) -> dict[str, Path]:
     """Write `tiny-random.gguf` and `tiny-random-tae.gguf`; paths by role ("model", "taesd").
 
     `hidden` is a multiple of 128; 256 with 5 single blocks has the size of the embedded model (25 MB).
+    `full_text` is a text encoder of the shapes of Ovis-Image's own, Qwen3 1.7B (1.8 GB).
     """
     if hidden % HEAD:
         raise ValueError(f"hidden must be a multiple of {HEAD}, not {hidden}")
     rng = np.random.default_rng(seed)
     model, taesd = folder / "tiny-random.gguf", folder / "tiny-random-tae.gguf"
 
+    context = FULL_CONTEXT if full_text else CONTEXT
     writer = gguf.GGUFWriter(str(model), "ovis-image")
-    _add_embedding(writer, rng)
-    for name, weight in _transformer(rng, hidden, single_blocks):
+    _add_matrix(writer, rng, f"{TEXT}.embed_tokens", VOCABULARY, context)
+    _add(writer, f"{TEXT}.norm.weight", np.ones(context, np.float32))
+    for number in range(FULL_LAYERS if full_text else 0):
+        _add_text_layer(writer, rng, f"{TEXT}.layers.{number}")
+    for name, weight in _transformer(rng, hidden, single_blocks, context):
         _add(writer, name, weight)
     _finish(writer)
 
@@ -50,17 +57,37 @@ def write_test_model(
     return {"model": model, "taesd": taesd}
 
 
-def _add_embedding(writer: gguf.GGUFWriter, rng: np.random.Generator) -> None:
+def _add_matrix(
+    writer: gguf.GGUFWriter, rng: np.random.Generator, name: str, outputs: int, inputs: int
+) -> None:
     """Random Q8_0 blocks made directly: an f16 scale and 32 int8 each. Ten times faster than quantising."""
-    blocks = np.empty((VOCABULARY, CONTEXT // 32, 34), np.uint8)
+    blocks = np.empty((outputs, inputs // 32, 34), np.uint8)
     blocks[..., :2] = np.array([1 / 64], np.float16).view(np.uint8)
-    blocks[..., 2:] = rng.integers(0, 256, (VOCABULARY, CONTEXT // 32, 32), np.uint8)
-    writer.add_tensor(
-        "text_encoders.llm.model.embed_tokens.weight",
-        blocks.reshape(VOCABULARY, -1),
-        raw_dtype=gguf.GGMLQuantizationType.Q8_0,
-    )
-    _add(writer, "text_encoders.llm.model.norm.weight", np.ones(CONTEXT, np.float32))
+    blocks[..., 2:] = rng.integers(0, 256, (outputs, inputs // 32, 32), np.uint8)
+    q8 = gguf.GGMLQuantizationType.Q8_0
+    writer.add_tensor(f"{name}.weight", blocks.reshape(outputs, -1), raw_dtype=q8)
+
+
+def _add_text_layer(writer: gguf.GGUFWriter, rng: np.random.Generator, layer: str) -> None:
+    """16 heads and 8 of keys and values, as sd.cpp's `llm.hpp` wants of 28 layers."""
+    queries, keys, wide = 16 * HEAD, 8 * HEAD, 3 * FULL_CONTEXT
+    for part, outputs, inputs in (
+        ("self_attn.q_proj", queries, FULL_CONTEXT),
+        ("self_attn.k_proj", keys, FULL_CONTEXT),
+        ("self_attn.v_proj", keys, FULL_CONTEXT),
+        ("self_attn.o_proj", FULL_CONTEXT, queries),
+        ("mlp.gate_proj", wide, FULL_CONTEXT),
+        ("mlp.up_proj", wide, FULL_CONTEXT),
+        ("mlp.down_proj", FULL_CONTEXT, wide),
+    ):
+        _add_matrix(writer, rng, f"{layer}.{part}", outputs, inputs)
+    for part, width in (
+        ("self_attn.q_norm", HEAD),
+        ("self_attn.k_norm", HEAD),
+        ("input_layernorm", FULL_CONTEXT),
+        ("post_attention_layernorm", FULL_CONTEXT),
+    ):
+        _add(writer, f"{layer}.{part}.weight", np.ones(width, np.float32))
 
 
 def _add(writer: gguf.GGUFWriter, name: str, weight: Array) -> None:
@@ -82,18 +109,18 @@ def _finish(writer: gguf.GGUFWriter) -> None:
     writer.close()
 
 
-def _transformer(rng: np.random.Generator, hidden: int, single_blocks: int) -> Tensors:
-    for name, weight in _flux(rng, hidden, single_blocks):
+def _transformer(rng: np.random.Generator, hidden: int, single_blocks: int, context: int) -> Tensors:
+    for name, weight in _flux(rng, hidden, single_blocks, context):
         yield f"model.diffusion_model.{name}", weight
 
 
-def _flux(rng: np.random.Generator, hidden: int, single_blocks: int) -> Tensors:
+def _flux(rng: np.random.Generator, hidden: int, single_blocks: int, context: int) -> Tensors:
     mlp, patch = 4 * hidden, 4 * LATENT
     yield from _linear(rng, "img_in", patch, hidden)
     yield from _linear(rng, "time_in.in_layer", 256, hidden)
     yield from _linear(rng, "time_in.out_layer", hidden, hidden)
-    yield "txt_norm.scale", np.ones(CONTEXT, np.float32)
-    yield from _linear(rng, "txt_in", CONTEXT, hidden)
+    yield "txt_norm.scale", np.ones(context, np.float32)
+    yield from _linear(rng, "txt_in", context, hidden)
     for stream in ("double_blocks.0.img", "double_blocks.0.txt"):
         yield from _modulation(rng, f"{stream}_mod.lin", hidden, 6)
         yield from _linear(rng, f"{stream}_attn.qkv", hidden, 3 * hidden)

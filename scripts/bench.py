@@ -20,6 +20,7 @@ import bench_process
 import bench_pull
 import bench_request
 import bench_sd_server
+import bench_text
 import uvloop
 from bench_figures import Figure, Run, Unavailable, as_json, table
 from bench_server import MODEL
@@ -42,6 +43,7 @@ OWN: dict[str, Bench] = {
     "memory": bench_process.memory,
     "swap": bench_process.swap,
     "pull": bench_pull.pull,
+    "text": bench_text.text,
 }
 COMPARISONS: dict[str, Bench] = {
     "builds": bench_builds.builds,

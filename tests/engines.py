@@ -106,6 +106,15 @@ class NeverAnswers(QuickEngine):
         await self.pause(None)
 
 
+class MissesCancel(NeverLoads):
+    """Goes on loading after the first cancellation, as if that had come in the moment of an event."""
+
+    async def at_load(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        await asyncio.sleep(3600)
+
+
 class CannotLoad(QuickEngine):
     """Reports that the model cannot be loaded."""
 

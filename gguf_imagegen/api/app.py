@@ -49,6 +49,8 @@ from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.settings import Settings
 
+CANCEL_AGAIN = 5.0
+"""Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -162,9 +164,10 @@ async def _scheduler_runs(app: web.Application) -> AsyncIterator[None]:
     yield
     if not scheduler.draining:
         await scheduler.drain(0)
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    while not all(task.done() for task in tasks):
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
     scheduler.results.close()
 
 

@@ -43,8 +43,12 @@ export async function read() {
   return found;
 }
 
-/** What the viewer goes on with. */
-export const readOn = async () => (more ? (await attempt(read)) ?? [] : []);
+/** Items after this one, which others may have read meanwhile. */
+export async function readOn(name) {
+  const after = () => items.slice(items.findIndex((each) => each.name === name) + 1);
+  if (more && !after().length) await attempt(read);
+  return after();
+}
 
 /** Pages until the view is full. */
 async function fillView() {

@@ -11,7 +11,7 @@ let index = 0;
 let onDeleted = () => {};
 let readMore = async () => [];
 
-/** `deleted(name)` is told of each deletion; `more()` gives items to go on with at the end of the gallery. */
+/** `deleted(name)` is told of each deletion; `more(name)` gives the gallery's items after that one. */
 export function start(deleted, more) {
   [onDeleted, readMore] = [deleted, more];
   const dialog = $("viewer");
@@ -45,7 +45,7 @@ export const ofJob = (job) => job.pictures.filter((each) => each.name).map((each
 }));
 
 async function go(step) {
-  if (endless && index + step >= list.length) list = [...list, ...await readMore()];
+  if (endless && index + step >= list.length) list = [...list, ...await readMore(list.at(-1).name)];
   if (index + step < 0 || index + step >= list.length) return;
   index += step;
   show();

@@ -17,6 +17,7 @@ from tests.engines import (
     CrashesAtLoad,
     CrashesAtStep,
     FailsGeneration,
+    MissesCancel,
     NeverAnswers,
     NeverLoads,
     QuickEngine,
@@ -118,6 +119,18 @@ async def test_server_that_shuts_down(running: RunningApp) -> None:
             assert int(answer.headers["Retry-After"]) > 0
             assert answer.headers["x-should-retry"] == "true"
             assert (await answer.json())["error"]["code"] == "shutting_down"
+
+
+async def test_a_cancellation_that_is_lost(running: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ends all the same."""
+    monkeypatch.setattr("gguf_imagegen.api.app.CANCEL_AGAIN", 0.1)
+    async with running(engine=MissesCancel) as app:
+
+        async def loading() -> bool:
+            return bool((await app.get("/health"))[1]["loading"])
+
+        await eventually("loading", loading)
+        await asyncio.wait_for(app.app.cleanup(), 10)
 
 
 async def test_engine_failure_leaves_the_server_working(running: RunningApp) -> None:
