@@ -105,7 +105,7 @@ def chat_answer(job: Job, read: Read) -> dict[str, Any]:
 
 
 def image_part(job: Job, image: bytes) -> dict[str, Any]:
-    url = f"data:image/{job.plan.output_format};base64,{b64(image)}"
+    url = f"data:image/{job.plan.output_format};base64,{b64(image).decode()}"
     return {"type": "image_url", "image_url": {"url": url}}
 
 
