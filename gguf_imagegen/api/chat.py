@@ -13,9 +13,10 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.frames import DONE, b64, error_frame, frame
 from gguf_imagegen.api.keys import SCHEDULER
 from gguf_imagegen.api.shapes import image_item, usage_of
-from gguf_imagegen.api.sse import DONE, Eta, OpenAIEncoder, Read, b64, error_frame, frame
+from gguf_imagegen.api.sse import Eta, OpenAIEncoder, Read
 from gguf_imagegen.api.stream import answer_job, stream_job
 from gguf_imagegen.api.work import accepted, begin, prefers_async
 from gguf_imagegen.errors import InvalidRequest

@@ -15,8 +15,8 @@ from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
 
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, error_frame, frame
 from gguf_imagegen.api.keys import CATALOG, SCHEDULER, SETTINGS
-from gguf_imagegen.api.sse import HEADERS, HEARTBEAT, error_frame, frame
 from gguf_imagegen.api.stream import WRITE_TIMEOUT
 from gguf_imagegen.catalog.download import Pull
 from gguf_imagegen.catalog.entry import Entry

@@ -1,23 +1,18 @@
 """Job events as server-sent events, in llama-box's dialect, OpenAI's, both at once, and as our job stream.
 
 Every encoder is a pure reading of a job's history: `encode(index, event)` gives the bytes to send, and may
-give none. Frames follow https://html.spec.whatwg.org/multipage/server-sent-events.html, one line of JSON
-each; the shapes are those of llama-box's `image.chunk` and of OpenAI's image streaming events.
+give none. The shapes are those of llama-box's `image.chunk` and of OpenAI's image streaming events.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-import secrets
 from collections.abc import Callable
-from functools import lru_cache
-from itertools import chain
 from typing import Any, Protocol
 
+from gguf_imagegen.api.frames import DONE, b64, comment, error_frame, frame
+from gguf_imagegen.api.progress import PartialCounter, ProgressItems
 from gguf_imagegen.api.shapes import job_usage, openai_fields, usage_of
-from gguf_imagegen.errors import ImagegenError
-from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress
+from gguf_imagegen.events import Loading, Notice, PhaseChanged, Progress
 from gguf_imagegen.jobs.job import (
     Ended,
     ImageReady,
@@ -26,51 +21,12 @@ from gguf_imagegen.jobs.job import (
     PreviewReady,
     Queued,
     Started,
-    image_fraction,
 )
 from gguf_imagegen.schema.request import StreamOptions
-
-MARK = secrets.token_hex(16)
-"""Where a picture goes into JSON, past the encoder, which would look at each of a million characters."""
-DONE = b"data: [DONE]\n\n"
-HEARTBEAT = b": hb\n\n"
-HEADERS = {
-    "Content-Type": "text/event-stream",
-    "Cache-Control": "no-cache, no-store, no-transform",
-    "X-Accel-Buffering": "no",
-}
 
 Read = Callable[[str], bytes]
 """Gives the encoded image stored under a name."""
 Eta = Callable[[Job], float | None]
-
-
-def frame(data: dict[str, Any], event: str | None = None, id: int | None = None) -> bytes:
-    """One event: optional `id` and `event` lines, one `data` line. A value of bytes is base64 already."""
-    head = (f"id: {id}\n" if id is not None else "") + (f"event: {event}\n" if event else "")
-    pictures: list[bytes] = []
-
-    def put_off(value: bytes) -> str:
-        pictures.append(value)
-        return MARK
-
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), default=put_off)
-    first, *rest = f"{head}data: {text}\n\n".encode().split(MARK.encode())
-    return b"".join([first, *chain.from_iterable(zip(pictures, rest, strict=True))])
-
-
-def comment(text: str) -> bytes:
-    return f": {text}\n\n".encode()
-
-
-def error_frame(error: ImagegenError, id: int | None = None) -> bytes:
-    return frame(error.body(), event="error", id=id)
-
-
-@lru_cache(maxsize=4)
-def b64(data: bytes) -> bytes:
-    """Once for all who follow a job: they ask for the same picture at nearly the same time."""
-    return base64.b64encode(data)
 
 
 class Encoder(Protocol):
@@ -207,73 +163,6 @@ class BothEncoder:
         if not self._ids:
             return comment(f"{kind} " + " ".join(f"{key}={value}" for key, value in fields.items()))
         return frame({"type": kind, "job": self._job.id, **fields, "data": []}, event=kind, id=id)
-
-
-class ProgressItems:
-    """llama-box progress items, the highest so far for each image."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        self._items: dict[int, dict[str, Any]] = {}
-
-    def item(self, index: int) -> dict[str, Any]:
-        return self._items.get(index) or self._make(index, 0, self._steps, 0.0, "queued")
-
-    def take(self, event: JobEvent) -> dict[str, Any] | None:
-        """The item after this event, None if the event moves no image."""
-        match event:
-            case Loading() | Loaded():
-                return self._set(len(self._job.images), "loading")
-            case PhaseChanged():
-                return self._set(event.index, event.phase)
-            case Progress(phase="sampling" | "hires"):
-                done = min(99.0, round(100 * image_fraction(event, self._job.plan), 2))
-                return self._set(event.index, event.phase, done, event.step, event.steps)
-            case Progress():
-                return self._set(event.index, event.phase)
-            case _:
-                return None
-
-    def final(self, event: ImageReady) -> dict[str, Any]:
-        steps = event.timings.steps
-        item = self._make(event.index, steps, steps, 100.0, "done")
-        return {**item, "finish_reason": "stop", "seed": event.seed}
-
-    @property
-    def _steps(self) -> int:
-        return self._job.plan.spec.sampling_steps
-
-    def _set(
-        self, index: int, phase: str, progress: float = 0.0, step: int = 0, steps: int = 0
-    ) -> dict[str, Any]:
-        old = self.item(index)
-        if progress < old["progress"] or not steps:
-            progress, step, steps = old["progress"], old["progressed_steps"], old["progress_steps"]
-        self._items[index] = self._make(index, step, steps, progress, phase)
-        return self._items[index]
-
-    def _make(self, index: int, step: int, steps: int, progress: float, phase: str) -> dict[str, Any]:
-        return {
-            "index": index,
-            "object": "image.chunk",
-            "progressed_steps": step,
-            "progress_steps": steps,
-            "progress": progress,
-            "phase": phase,
-            "finish_reason": None,
-        }
-
-
-class PartialCounter:
-    """`partial_image_index` counts from 0 for each image."""
-
-    def __init__(self) -> None:
-        self._next: dict[int, int] = {}
-
-    def next(self, index: int) -> int:
-        number = self._next.get(index, 0)
-        self._next[index] = number + 1
-        return number
 
 
 def chunk(job: Job, item: dict[str, Any], usage: dict[str, float] | None) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, error_frame
 from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
 from gguf_imagegen.api.retries import ATTEMPTS, read_timeout
-from gguf_imagegen.api.sse import HEADERS, HEARTBEAT, Encoder, error_frame
+from gguf_imagegen.api.sse import Encoder
 from gguf_imagegen.errors import ImagegenError
 from gguf_imagegen.jobs.job import Job
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, b64, frame
 from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
 from gguf_imagegen.api.shapes import job_object
-from gguf_imagegen.api.sse import HEADERS, HEARTBEAT, b64, frame
 from gguf_imagegen.api.stream import WRITE_TIMEOUT
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.errors import InvalidRequest
