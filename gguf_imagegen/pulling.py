@@ -64,8 +64,9 @@ def to_remove(catalog: Catalog, name: str) -> tuple[list[Entry], list[Entry]]:
 def pull(settings: Settings, name: str) -> int:
     """Fetch what is missing of a model, with progress; the exit code."""
     catalog = load_catalog(settings.models_dir, settings.catalog)
-    entry = to_pull(catalog, name, settings)
     console = Console(stderr=True)
+    console.print(f"looking for {name} on the hub", highlight=False)
+    entry = to_pull(catalog, name, settings)
     try:
         with shown(console) as show:
             Pull(Store(settings.models_dir), entry, show).run()
@@ -81,7 +82,8 @@ def pull_missing(settings: Settings) -> int:
     if Path(settings.model).suffix in MODEL_SUFFIXES:
         return 0
     catalog = load_catalog(settings.models_dir, settings.catalog)
-    entry = choose_quant(catalog, settings.model, settings, sizes_on_hub)
+    with Console(stderr=True).status(f"looking for {settings.model}"):
+        entry = choose_quant(catalog, settings.model, settings, sizes_on_hub)
     if catalog.on_disk(entry) or entry.unsupported or not entry.sources:
         return 0
     return pull(settings, entry.name)
@@ -102,6 +104,9 @@ def verify(settings: Settings, name: str) -> int:
     entries, _ = to_remove(catalog, name)
     sources = {source.path: source for entry in entries for source in entry.sources.values()}
     here = [source for source in sources.values() if store.path(source.path).is_file()]
+    if all(entry.packaged for entry in entries):
+        print(f"{name} comes with the package; there is no source to verify it against")
+        return 0
     if not here:
         raise ModelNotDownloaded(
             f"model {name!r} has no files on this machine that could be verified", param="model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 
@@ -35,7 +36,9 @@ async def serve(settings: Settings, console: Console) -> int:
         try:
             await site.start()
         except OSError as exc:
-            console.print(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}", style="red")
+            where, why = f"{settings.host}:{settings.port}", os.strerror(exc.errno or 0)
+            words = f"gguf-imagegen: cannot listen on {where}: {why}; choose another --port"
+            console.print(words, style="red", soft_wrap=True)
             return 1
         stop = _stop_on_signals()
         _banner(console, settings, runner, default)

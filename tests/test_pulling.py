@@ -104,6 +104,9 @@ def test_pull_verify_rm(home: Home) -> None:
     assert home.run("rm", "two").returncode == 0
     assert [path for path in home.models.rglob("*") if path.is_file()] == []
     fails_in_one_line(home.run("rm", "two"), "model 'two' has no files of its own on this machine")
+    run = home.run("verify", "glyph-128")
+    assert (run.returncode, run.stderr) == (0, "")
+    assert "comes with the package" in run.stdout
 
 
 def test_quantisations(home: Home) -> None:

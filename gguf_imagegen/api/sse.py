@@ -44,6 +44,7 @@ class LlamaBoxEncoder:
         self._read = read
         self._eta = eta
         self._progress = ProgressItems(job)
+        self._last: dict[str, Any] | None = None
 
     def encode(self, index: int, event: JobEvent) -> bytes:
         match event:
@@ -61,7 +62,10 @@ class LlamaBoxEncoder:
                 return error_frame(error)
             case _:
                 item = self._progress.take(event)
-                return self._chunk(item) if item else b""
+                if item is None or item == self._last:
+                    return b""
+                self._last = item
+                return self._chunk(item)
 
     def _image(self, event: ImageReady) -> bytes:
         final = self._progress.final(event)

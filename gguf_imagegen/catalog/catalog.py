@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import cast
@@ -49,8 +50,9 @@ class Catalog:
         """The entry named ID, ALIAS or ID:QUANT; ModelNotFound lists the known ones."""
         name, _, quant = name.partition(":")
         if name not in self._names:
-            known = ", ".join(sorted(self._entries)) or "none"
-            raise ModelNotFound(f"there is no model {name[:100]!r}; known models: {known}", param="model")
+            near = " or ".join(get_close_matches(name, self._names, 3))
+            known = f"did you mean {near}?" if near else f"known models: {', '.join(sorted(self._entries))}"
+            raise ModelNotFound(f"there is no model {name[:100]!r}; {known}", param="model")
         quants = self._entries[self._names[name]]
         if not quant:
             return self._preferred(quants)

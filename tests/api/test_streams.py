@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,7 @@ async def test_llama_box_progress(server: ServerProcess, session: aiohttp.Client
         "seed", "b64_json",
     }  # fmt: skip
     assert (items[-1]["seed"], items[-1]["phase"], items[-1]["progressed_steps"]) == (43, "done", 5)
+    assert all(before != after for before, after in pairwise(items))
     for event in stream.events[:-1]:
         assert event.data.keys() == {"created", "model", "object", "type", "usage", "data"}
         assert (event.data["object"], event.data["type"]) == ("list", "image.chunk")

@@ -44,6 +44,8 @@ def test_names_and_aliases(model_dir: Path) -> None:
     with pytest.raises(ModelNotFound, match=r"no model 'nope'; known models: .*tiny-random") as caught:
         catalog.get("nope")
     assert caught.value.param == "model"
+    with pytest.raises(ModelNotFound, match=r"no model 'sd-tubro'; did you mean .*sd-turbo.*\?$"):
+        catalog.get("sd-tubro")
 
 
 def test_an_extra_file_adds_and_overrides(tmp_path: Path) -> None:
