@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_builds
+import bench_images
 import bench_jobs
 import bench_openvino
 import bench_process
@@ -37,6 +38,7 @@ OWN: dict[str, Bench] = {
     "first-byte": bench_request.first_byte,
     "step": bench_request.step,
     "cancel": bench_jobs.cancel,
+    "encoding": bench_images.encoding,
     "followers": bench_jobs.followers,
     "concurrency": bench_jobs.concurrency,
     "start": bench_process.start,
