@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import functools
 import logging
 import sys
 from pathlib import Path
@@ -11,13 +11,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from gguf_imagegen import __version__
-from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.parse import CatalogError
 from gguf_imagegen.errors import ImagegenError
-from gguf_imagegen.flags import with_settings
+from gguf_imagegen.flags import PlainCommand, with_settings
 from gguf_imagegen.settings import Settings
 
 MODEL_FLAGS = ("model", "component", "models_dir", "catalog")
@@ -26,14 +24,19 @@ ENGINE_FLAGS = (
     "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
 )  # fmt: skip
 
+WIDE = 10_000
+"""Columns of a pipe: one line a model."""
+HELP_WIDTH = 250
+"""Columns that help takes at most; less where the terminal has less."""
+
 app = typer.Typer(
     name="gguf-imagegen",
-    context_settings={"auto_envvar_prefix": "GGUF_IMAGEGEN"},
+    context_settings={"auto_envvar_prefix": "GGUF_IMAGEGEN", "max_content_width": HELP_WIDTH},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
+command = functools.partial(app.command, cls=PlainCommand)
 
 catalog_app = typer.Typer(no_args_is_help=True, help="What the model catalog says, and whether it is right.")
 app.add_typer(catalog_app, name="catalog")
@@ -41,7 +44,9 @@ app.add_typer(catalog_app, name="catalog")
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", allow_from_autoenv=False)
+    ] = False,
 ) -> None:
     """Images from GGUF diffusion models, on this machine, every step visible."""
     if version:
@@ -49,7 +54,7 @@ def _version(
         raise typer.Exit
 
 
-@app.command("serve")
+@command("serve")
 @with_settings()
 def serve(settings: Settings) -> int:
     """Serve the HTTP API."""
@@ -58,7 +63,7 @@ def serve(settings: Settings) -> int:
     return run_server(settings)
 
 
-@app.command("generate")
+@command("generate")
 @with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "lora_dir", "tuning")
 def generate(
     settings: Settings,
@@ -91,6 +96,7 @@ def generate(
     }  # fmt: skip
     given = {name: value for name, value in fields.items() if value is not None}
     bar = oneshot.progress_bar()
+    bar.disable = not bar.console.is_interactive  # elsewhere it would end in an empty line
     with bar:
         paths = asyncio.run(oneshot.generate(settings, given, output, bar))
     for path in paths:
@@ -98,23 +104,24 @@ def generate(
     return 0
 
 
-@app.command("models")
+@command("models")
 @with_settings("models_dir", "catalog")
-def models(settings: Settings) -> int:
-    """List the models of the catalog."""
-    catalog = load_catalog(settings.models_dir, settings.catalog)
-    table = Table("id", "family", "on disk", "size", "steps", "licence", "description")
-    for entry in catalog.entries:
-        size = "x".join(map(str, entry.defaults.size))
-        here = "yes" if catalog.on_disk(entry) else "no"
-        table.add_row(
-            entry.id, entry.family, here, size, str(entry.defaults.steps), entry.licence, entry.description
-        )
-    Console().print(table)
+def models(
+    settings: Settings, json: Annotated[bool, typer.Option("--json", help="for programs")] = False
+) -> int:
+    """List the models of the catalog: on this machine, or how much to download, and whether they fit."""
+    from gguf_imagegen import inspecting
+
+    listed = inspecting.list_models(settings)
+    if json:
+        print(inspecting.as_json(listed))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else WIDE)
+        console.print(inspecting.models_table(listed))
     return 0
 
 
-@app.command("pull")
+@command("pull")
 @with_settings("models_dir", "catalog", "memory_check")
 def pull(
     settings: Settings, model: Annotated[str, typer.Argument(help="ID or ID:QUANT, see `models`")]
@@ -125,7 +132,7 @@ def pull(
     return pulling.pull(settings, model)
 
 
-@app.command("tune")
+@command("tune")
 @with_settings("component", "models_dir", "catalog", "memory_check", *ENGINE_FLAGS)
 def tune(
     settings: Settings,
@@ -134,17 +141,17 @@ def tune(
     steps: Annotated[
         int | None, typer.Option(min=3, help="steps measured of each candidate; 3 s of them if not given")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
 ) -> int:
     """Measure which options are fastest for a model on this machine; `serve` uses them from then on."""
-    from gguf_imagegen.tuning import command
+    from gguf_imagegen.tuning.command import tune
     from gguf_imagegen.tuning.measure import Effort
 
     effort = Effort() if steps is None else Effort(steps, 0)
-    return command.tune(settings, model, effort, size, json_file)
+    return tune(settings, model, effort, size, json)
 
 
-@app.command("rm")
+@command("rm")
 @with_settings("models_dir", "catalog")
 def remove(
     settings: Settings, model: Annotated[str, typer.Argument(help="ID (every quantisation) or ID:QUANT")]
@@ -162,7 +169,7 @@ def remove(
     return 0
 
 
-@app.command("verify")
+@command("verify")
 @with_settings("models_dir", "catalog")
 def verify(
     settings: Settings, model: Annotated[str, typer.Argument(help="ID (every quantisation) or ID:QUANT")]
@@ -173,25 +180,25 @@ def verify(
     return pulling.verify(settings, model)
 
 
-@app.command("inspect")
+@command("inspect")
 @with_settings("models_dir", "catalog")
 def inspect(
     settings: Settings,
     target: Annotated[str, typer.Argument(help="FILE, ID[:QUANT] of the catalog, or a web address")],
-    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> int:
     """Say what a model file is and what it needs; of a file on the web only the header is read."""
     from gguf_imagegen import inspecting
 
     found = inspecting.inspect_target(target, settings)
-    if as_json:
-        print(json.dumps(found.as_json(), indent=2))
+    if json:
+        print(inspecting.as_json(found))
     else:
         Console().print(inspecting.as_table(found))
     return 0
 
 
-@app.command("doctor")
+@command("doctor")
 @with_settings("models_dir", "catalog", "threads")
 def doctor(settings: Settings) -> int:
     """Say what this machine has and lacks; exit code 1 if pictures cannot be made."""
@@ -204,7 +211,7 @@ def doctor(settings: Settings) -> int:
     return int(any(finding.ok is False for finding in findings))
 
 
-@catalog_app.command("check")
+@catalog_app.command("check", cls=PlainCommand)
 @with_settings("catalog")
 def check_catalog(
     settings: Settings,
@@ -223,11 +230,12 @@ def check_catalog(
     for finding in findings:
         print(finding)
     faults = sum(finding.fault for finding in findings)
-    print(f"{len(checked.entries)} models and quantisations, {faults} faults")
+    count = len({entry.id for entry in checked.entries})
+    print(f"{count} models in {len(checked.entries)} quantisations, {faults} faults")
     return int(faults > 0)
 
 
-@app.command("make-test-model")
+@command("make-test-model")
 def make_test_model(
     folder: Annotated[Path, typer.Argument(help="where the two files go")],
     size: Annotated[str, typer.Option(help="small (quick) or medium (25 MB, as in the bench)")] = "small",

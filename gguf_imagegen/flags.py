@@ -13,11 +13,24 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
-from rich.markup import escape
+from typer.core import TyperCommand
 
 from gguf_imagegen.settings import Settings
 
 Command = Callable[..., int]
+
+
+class PlainCommand(TyperCommand):
+    """Its help cuts nothing off, however narrow the terminal: typer's boxes shorten flags and variables."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.format_usage(ctx, formatter)
+        self.format_help_text(ctx, formatter)
+        for kind in ("argument", "option"):
+            records = [p.get_help_record(ctx) for p in self.get_params(ctx) if p.param_type_name == kind]
+            if records:
+                with formatter.section(f"{kind.title()}s"):
+                    formatter.write_dl(records, col_max=formatter.width // 3)
 
 
 def with_settings(*names: str) -> Callable[[Command], Callable[..., None]]:
@@ -65,8 +78,9 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     flag = f"--{name.replace('_', '-')}"
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag,
-        help=escape(f"{field.description}{default} [env: {env_name(name)}]"),
+        help=f"{field.description}{default} [env: {env_name(name)}]",
         show_default=False,
+        allow_from_autoenv=False,  # Settings reads its variable, which is the same for every command
     )
     return inspect.Parameter(
         name,

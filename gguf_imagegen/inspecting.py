@@ -1,20 +1,24 @@
-"""What a model file is, told without loading it: a file here, one of the catalog, or one on the web."""
+"""What models are, told without loading them: all of the catalog, or one by its files, here or on the web."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, load_catalog
+from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, load_catalog
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.fit import Available, available
 from gguf_imagegen.catalog.header import Header, read_header
 from gguf_imagegen.catalog.inspect import component_of, family_of, missing_parts
 from gguf_imagegen.catalog.rename import needs_renaming, renamed
+from gguf_imagegen.catalog.room import room_for, sizes_of
 from gguf_imagegen.catalog.store import size_words
 from gguf_imagegen.catalog.traits import traits_of
 from gguf_imagegen.engine.protocol import Role
@@ -45,8 +49,76 @@ class Inspection:
     needs: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+
+@dataclass(frozen=True)
+class Quant:
+    """A quantisation, `name` as `pull` takes it; None is for what is not known without asking the hub."""
+
+    name: str
+    on_disk: bool
+    bytes: int | None
+    fits: bool | None
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A model of the catalog; `name` is the quantisation whose `on_disk`, `bytes` and `fits` these are."""
+
+    id: str
+    aliases: tuple[str, ...]
+    description: str
+    family: str
+    licence: str
+    size: str
+    steps: int
+    unsupported: str
+    name: str
+    on_disk: bool
+    bytes: int | None
+    fits: bool | None
+    quants: tuple[Quant, ...]
+
+
+def list_models(settings: Settings) -> list[ListedModel]:
+    """All of the catalog, in its order; nothing is asked of the hub."""
+    catalog = load_catalog(settings.models_dir, settings.catalog)
+    free = available()
+    return [_listed(catalog, entry, settings, free) for entry in catalog.entries]
+
+
+def _listed(catalog: Catalog, entry: Entry, settings: Settings, free: Available) -> ListedModel:
+    quants = tuple(_quant(catalog, each, settings, free) for each in catalog.quants(entry.id))
+    chosen = _chosen(quants)
+    return ListedModel(
+        entry.id,
+        entry.aliases,
+        entry.description,
+        entry.family,
+        entry.licence,
+        "x".join(map(str, entry.defaults.size)),
+        entry.defaults.steps,
+        entry.unsupported,
+        **asdict(chosen),
+        quants=quants,
+    )
+
+
+def _quant(catalog: Catalog, entry: Entry, settings: Settings, free: Available) -> Quant:
+    sizes, room = sizes_of(catalog, entry), room_for(catalog, entry, settings, free)
+    known = sum(sizes.values()) if sizes and all(sizes.values()) else None
+    return Quant(entry.name, catalog.on_disk(entry), known, room.fits if room else None)
+
+
+def _chosen(quants: Sequence[Quant]) -> Quant:
+    """The one on disk; else the largest that fits, else the smallest, as far as sizes are known."""
+    here = [each for each in quants if each.on_disk]
+    fitting = [each for each in quants if each.fits]
+    known = [each for each in quants if each.bytes]
+    if here:
+        return here[0]
+    if fitting:
+        return max(fitting, key=lambda each: each.bytes or 0)
+    return min(known or quants, key=lambda each: each.bytes or 0)
 
 
 def inspect_target(target: str, settings: Settings) -> Inspection:
@@ -122,6 +194,30 @@ def _notes(family: str | None, files: Mapping[Role, Header]) -> Iterator[str]:
             )
         if component_of(header) == "unknown":
             yield f"{header.name} is nothing that this server knows"
+
+
+def as_json(found: Inspection | Sequence[ListedModel]) -> str:
+    """For programs."""
+    plain = asdict(found) if isinstance(found, Inspection) else [asdict(model) for model in found]
+    return json.dumps(plain, indent=2)
+
+
+def models_table(models: Sequence[ListedModel]) -> Table:
+    """For people: ids are whole at any width, so that they can be copied."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for heading in ("id", "on disk", "size", "fits"):
+        table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
+    table.add_column("description")
+    for model in models:
+        cells = (
+            model.id,
+            "yes" if model.on_disk else "no",
+            size_words(model.bytes) if model.bytes else "",
+            {True: "yes", False: "no", None: ""}[model.fits],
+            " ".join(model.description.split()) + " It cannot be run." * bool(model.unsupported),
+        )
+        table.add_row(*map(Text, cells))
+    return table
 
 
 def as_table(inspection: Inspection) -> RenderableType:

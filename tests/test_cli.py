@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -13,9 +16,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
-from gguf_imagegen import __version__
+from gguf_imagegen import __version__, inspecting
+from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.catalog.fit import Available
 from gguf_imagegen.images import read_parameters
+from gguf_imagegen.inspecting import list_models, models_table
+from gguf_imagegen.settings import Settings
 from tests.broken_files import BROKEN
 
 
@@ -38,7 +46,7 @@ def pixels(path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
 def fails_in_one_line(run: subprocess.CompletedProcess[str], words: str) -> None:
     assert run.returncode == 1, run.stderr
     assert run.stdout == ""
-    (line,) = [line for line in run.stderr.splitlines() if line.strip()]
+    (line,) = run.stderr.splitlines()
     assert line.startswith("gguf-imagegen: ")
     assert words in line
 
@@ -171,11 +179,74 @@ def test_models(model_dir: Path, tmp_path: Path) -> None:
     assert run.returncode == 0
     (row,) = [line for line in run.stdout.splitlines() if "tiny-random" in line]
     assert "yes" in row
-    assert "ovis-image" in row
     (row,) = [
         line for line in cli("models", "--models-dir", tmp_path).stdout.splitlines() if "tiny-random" in line
     ]
     assert "yes" not in row
+
+
+def test_models_in_a_pipe_are_whole(tmp_path: Path) -> None:
+    """One line a model whatever the width: the id first, the description to its end."""
+    catalog = load_catalog(tmp_path)
+    heading, *rows = cli("models", "--models-dir", tmp_path, COLUMNS="80").stdout.splitlines()
+    assert heading.split() == ["id", "on", "disk", "size", "fits", "description"]
+    assert [row.split()[0] for row in rows] == [entry.id for entry in catalog.entries]
+    for row, entry in zip(rows, catalog.entries, strict=True):
+        assert entry.description in row
+    (turbo,) = [row for row in rows if row.startswith("sd-turbo ")]
+    assert "2.0 GB" in turbo
+    assert any("It cannot be run." in row for row in rows)
+
+
+def test_models_on_a_terminal_have_whole_ids(tmp_path: Path) -> None:
+    """At 80 columns the descriptions wrap, and the ids do not."""
+    listed = list_models(Settings(models_dir=tmp_path))
+    console = Console(file=io.StringIO(), width=80)
+    console.print(models_table(listed))
+    assert isinstance(console.file, io.StringIO)
+    rows = console.file.getvalue().splitlines()
+    assert {model.id for model in listed} <= {row.split()[0] for row in rows if not row.startswith(" ")}
+    assert "…" not in console.file.getvalue()
+    assert max(map(len, rows)) <= 80
+
+
+def test_models_for_programs(model_dir: Path) -> None:
+    """The table's content, with aliases and every quantisation; what is not known is null."""
+    models = {
+        model["id"]: model for model in json.loads(cli("models", "--json", "--models-dir", model_dir).stdout)
+    }
+    assert list(models) == [entry.id for entry in load_catalog(model_dir).entries]
+    tiny, many = models["tiny-random"], models["sd-1.5"]
+    assert (tiny["on_disk"], tiny["fits"], tiny["aliases"]) == (True, True, ["test"])
+    assert tiny["bytes"] == sum(file.stat().st_size for file in model_dir.glob("*.gguf"))
+    assert [quant["name"] for quant in many["quants"]] == [
+        "sd-1.5:Q8_0", "sd-1.5:Q4_1", "sd-1.5:Q4_0", "sd-1.5:FP16",
+    ]  # fmt: skip
+    assert many["quants"][1]["bytes"] is None
+    assert many["quants"][1]["fits"] is None
+    assert {key: many[key] for key in ("name", "on_disk", "bytes", "fits")} in many["quants"]
+
+
+GIB = 1024**3
+
+
+@pytest.mark.parametrize(("free", "name"), [(64 * GIB, "Q8_0"), (15 * GIB, "Q4_K"), (GIB, "Q2_K")])
+def test_the_size_is_that_of_what_fits(
+    free: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest quantisation that fits, and the smallest where none does."""
+    monkeypatch.setattr(inspecting, "available", lambda: Available(free))
+    (model,) = [each for each in list_models(Settings(models_dir=tmp_path)) if each.id == "flux.1-schnell"]
+    assert model.name == f"flux.1-schnell:{name}"
+    assert model.fits == (free > GIB)
+
+
+def test_catalog_check_counts_models_and_quantisations() -> None:
+    """Two numbers, each by its name."""
+    entries = load_catalog(Path("/nowhere"))
+    quants = sum(len(entries.quants(entry.id)) for entry in entries.entries)
+    words = f"{len(entries.entries)} models in {quants} quantisations, 0 faults"
+    assert cli("catalog", "check").stdout.splitlines()[-1] == words
 
 
 def test_doctor(model_dir: Path) -> None:
@@ -218,6 +289,42 @@ def test_version_and_help() -> None:
     assert run.returncode == 0
     for command in ("serve", "generate", "models", "doctor", "make-test-model"):
         assert command in run.stdout
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "tune", "inspect", "doctor"])
+def test_help_names_one_variable_a_flag(command: str) -> None:
+    """Whole at 80 columns: those of all commands by their own name, others with the command's."""
+    said = cli(command, "--help", COLUMNS="80").stdout
+    assert "…" not in said
+    options = re.split(r"\n  (?=-)", said)[1:]
+    for option in options:
+        flag = re.findall(r"--([a-z-]+)", option)[0]
+        name = flag.replace("-", "_")
+        own = name in Settings.model_fields
+        variable = f"GGUF_IMAGEGEN_{name}" if own else f"GGUF_IMAGEGEN_{command}_{name}"
+        expected = [] if flag == "help" else [variable.upper()]
+        assert re.findall(r"GGUF_IMAGEGEN_\w+", option) == expected
+
+
+def test_the_documented_variables_work(model_dir: Path, tmp_path: Path) -> None:
+    """Those of all commands, and a command's own; one with both names is none."""
+    env = {
+        "GGUF_IMAGEGEN_GENERATE_STEPS": "1", "GGUF_IMAGEGEN_GENERATE_SIZE": "64x64",
+        "GGUF_IMAGEGEN_GENERATE_MODEL": "nope",
+    }  # fmt: skip
+    out = tmp_path / "out.png"
+    run = cli("generate", "--models-dir", model_dir, "x", "-o", out, GGUF_IMAGEGEN_MODEL="test", **env)
+    assert run.returncode == 0, run.stderr
+    assert "Steps: 1," in (read_parameters(out.read_bytes()) or "")
+    run = cli("inspect", model_dir / "tiny-random.gguf", GGUF_IMAGEGEN_INSPECT_JSON="1")
+    assert json.loads(run.stdout)["files"][0]["family"] == "ovis-image"
+
+
+def test_the_version_is_not_asked_by_the_environment(model_dir: Path) -> None:
+    """A variable of that name, as containers have it, changes nothing."""
+    run = cli("doctor", "--models-dir", model_dir, GGUF_IMAGEGEN_VERSION="1")
+    assert "backend" in run.stdout
+    assert "GGUF_IMAGEGEN_VERSION" not in cli("--help").stdout
 
 
 def test_serve_on_a_used_port(model_dir: Path) -> None:

@@ -27,7 +27,7 @@ from gguf_imagegen.errors import GenerationFailed, WorkerCrashed
 from gguf_imagegen.events import EngineEvent, ImageMade, Progress
 from gguf_imagegen.jobs.resident import Resident
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.tuning import tuner
+from gguf_imagegen.tuning import command, tuner
 from gguf_imagegen.tuning.candidates import can_have_huge_pages, factors, thread_counts
 from gguf_imagegen.tuning.command import work_for
 from gguf_imagegen.tuning.machine import Machine, this_machine
@@ -35,7 +35,7 @@ from gguf_imagegen.tuning.measure import SAME, Effort, Speed, is_flat, psnr
 from gguf_imagegen.tuning.options import Options
 from gguf_imagegen.tuning.record import FILE, Tuning, Tunings, sizes_of
 from gguf_imagegen.tuning.show import shown
-from gguf_imagegen.tuning.tuner import Outcome, Trial, Tuner
+from gguf_imagegen.tuning.tuner import KEPT, Outcome, Trial, Tuner
 from tests.conftest import DEADLINE, ServerProcess
 from tests.engines import QuickEngine
 from tests.test_cli import cli, fails_in_one_line
@@ -110,8 +110,8 @@ def test_ctrl_c_leaves_the_previous_tuning(folder: Path, here: Machine) -> None:
     """Exit code 130, the file to the byte as it was, and no worker left."""
     keep(folder, here, Options(flash_attention=True))
     before = (folder / FILE).read_bytes()
-    command = [sys.executable, "-m", "gguf_imagegen", "tune", "test", "--models-dir", str(folder)]
-    with subprocess.Popen([*command, "--threads", "1"], stderr=subprocess.PIPE, text=True) as process:
+    tune = [sys.executable, "-m", "gguf_imagegen", "tune", "test", "--models-dir", str(folder)]
+    with subprocess.Popen([*tune, "--threads", "1"], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         assert any("trying defaults" in line for line in process.stderr)
         deadline = time.monotonic() + DEADLINE
@@ -290,7 +290,7 @@ def words(outcome: Outcome) -> dict[str, str]:
     return {trial.name: trial.words for trial in outcome.trials}
 
 
-async def test_what_is_faster_is_taken_together(model_dir: Path) -> None:
+async def test_what_is_faster_is_kept_together(model_dir: Path) -> None:
     """The best of the threads, then what is at least 3 % faster with it; the rest stays as it is."""
 
     def seconds(model: ModelSpec) -> float:
@@ -300,8 +300,8 @@ async def test_what_is_faster_is_taken_together(model_dir: Path) -> None:
     outcome = await search(model_dir, seconds)
     assert outcome.options == Options(threads=2, huge_pages=True)
     assert words(outcome) == {
-        "defaults": "to compare with", "threads 4": "taken", "threads 2": "taken",
-        "flash attention": "not faster", "vae conv direct": "not faster", "huge pages": "taken",
+        "defaults": "to compare with", "threads 4": KEPT, "threads 2": KEPT,
+        "flash attention": "not faster", "vae conv direct": "not faster", "huge pages": KEPT,
         "defaults, again": "to be sure",
     }  # fmt: skip
     assert outcome.tuned_seconds / outcome.default_seconds == pytest.approx(0.54, abs=0.01)
@@ -369,12 +369,70 @@ async def test_a_machine_that_was_busy_at_first_gives_no_winner(model_dir: Path)
 
     def seconds(model: ModelSpec) -> float:
         calls.append(model)
-        return 2.0 if len(calls) <= 3 else 1.0
+        return 2.0 if len(calls) <= 4 else 1.0  # warm-up, twice the defaults, tiles
 
     outcome = await search(model_dir, seconds)
-    assert words(outcome)["threads 4"] == "taken"
+    assert words(outcome)["threads 4"] == KEPT
     assert outcome.options == Options()
     assert outcome.tuned_seconds == outcome.default_seconds
+    assert outcome.drift == pytest.approx(-0.5, abs=0.01)
+
+
+async def test_a_cold_start_does_not_count(model_dir: Path) -> None:
+    """The first pictures are slow: the defaults are those of the second measurement, nothing looks faster."""
+    calls: list[ModelSpec] = []
+
+    def seconds(model: ModelSpec) -> float:
+        calls.append(model)
+        return 2.0 if len(calls) <= 2 else 1.0
+
+    outcome = await search(model_dir, seconds)
+    assert KEPT not in words(outcome).values()
+    assert outcome.trials[-1].name == "defaults, again"
+    assert outcome.drift == pytest.approx(0)
+
+
+async def test_without_candidates_nothing_is_repeated(model_dir: Path) -> None:
+    """The defaults alone, once."""
+    settings, catalog = Settings(models_dir=model_dir, threads=1), load_catalog(model_dir)
+    work = work_for(catalog, catalog.get("test"), settings, Effort(3, 0), "64x64")
+    outcome = await Tuner(work, lambda: Timed(lambda model: 1, lambda model: 0), Silent()).tune([])
+    assert words(outcome) == {"defaults": "to compare with"}
+    assert outcome.drift is None
+
+
+def told(drift: float | None, *, options: Options = TUNED, kept: bool = True) -> str:
+    """What is said at the end of a tuning, on one line."""
+    speed = Speed(0.5, 0.2, 0.1, 3, b"")
+    trials = (
+        Trial("defaults", Options(), speed, 1.0, words="to compare with"),
+        Trial("flash attention", TUNED, speed, 0.87, 40.0, KEPT if kept else "not faster"),
+    )
+    console = Console(file=io.StringIO(), width=200)
+    command.tell(console, "tiny", 20, Outcome(trials, options, 2.0, 1.0, None, "CPU", drift))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_end_does_not_contradict_the_search() -> None:
+    """What a row means is said once, and why serve uses what it does."""
+    note = "each row is tried on top of what was kept on above it; less than 3 % faster does not count"
+    assert note in told(0.0)
+    assert "tiny: threads 3, flash attention; 2.00 s become 1.00 s a picture; kept for serve" in told(0.0)
+    dropped = told(0.0, options=Options())
+    assert "measured again, the defaults are as fast as what was kept on; serve uses the defaults" in dropped
+    nothing = told(0.0, options=Options(), kept=False)
+    assert "nothing is faster than the defaults; serve uses the defaults" in nothing
+
+
+@pytest.mark.parametrize(
+    ("drift", "times"), [(None, ""), (0.14, ""), (-0.14, ""), (0.16, "1.16"), (-0.5, "0.50")]
+)
+def test_an_unsteady_machine_is_told(drift: float | None, times: str) -> None:
+    """Where the defaults' time changed by more than 15 %, up or down."""
+    said = told(drift)
+    assert ("the machine was not steady" in said) == bool(times)
+    assert f"took {times} times as long as at first; tune again while nothing else" in said or not times
 
 
 # -- its parts ----------------------------------------------------------------------------------------
@@ -401,7 +459,7 @@ def test_progress(terminal: bool) -> None:
     console = Console(file=io.StringIO(), force_terminal=terminal, width=200)
     with shown(console, 2) as watcher:
         for name, trial in {
-            "flash attention": Trial("flash attention", Options(), speed, 0.87, 40.0, "taken"),
+            "flash attention": Trial("flash attention", Options(), speed, 0.87, 40.0, KEPT),
             "huge pages": Trial("huge pages", Options(), words="failed: out of [memory]"),
         }.items():
             watcher.trying(name)
@@ -410,7 +468,7 @@ def test_progress(terminal: bool) -> None:
             watcher.tried(trial)
     assert isinstance(console.file, io.StringIO)
     said = console.file.getvalue()
-    assert "flash attention: 0.500 s a step, 0.87 of the time: taken" in said
+    assert "flash attention: 0.500 s a step, 0.87 of the time: faster, kept on" in said
     assert "huge pages: failed: out of [memory]" in said
     assert ("2/2" in said) == terminal
 

@@ -30,7 +30,7 @@ from gguf_imagegen.tuning.machine import Machine
 from gguf_imagegen.tuning.measure import Effort
 from gguf_imagegen.tuning.record import Tuning, Tunings, sizes_of
 from gguf_imagegen.tuning.show import shown, table
-from gguf_imagegen.tuning.tuner import Outcome, Trial, Tuner, Work
+from gguf_imagegen.tuning.tuner import KEPT, LEAST_GAIN, Outcome, Trial, Tuner, Work
 
 PROMPT: Final = "a lighthouse at dusk"
 SEED: Final = 1
@@ -38,6 +38,8 @@ INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as shells have it."""
 BUSY: Final = 0.5
 """Load a core above which other programs spoil the figures."""
+UNSTEADY: Final = 0.15
+"""Part by which the defaults' time may change from the first measurement to the last."""
 
 
 def tune(
@@ -56,8 +58,9 @@ def tune(
     work = work_for(catalog, entry, settings, effort, size)
     tried = factors(entry.family, settings, usable_cores(), huge_pages=can_have_huge_pages())
     _warn_if_busy(console)
+    runs = 1 + sum(map(len, tried)) + bool(tried)  # the defaults, each candidate, the defaults again
     try:
-        with shown(console, 1 + sum(map(len, tried))) as watcher:
+        with shown(console, runs) as watcher:
             engines = make_engine or (lambda: EngineProcess(stall_timeout=settings.load_timeout))
             outcome = asyncio.run(Tuner(work, engines, watcher).tune(tried))
     except KeyboardInterrupt:
@@ -75,7 +78,7 @@ def tune(
     tunings.keep(entry.name, tuning)
     if json_file is not None:
         json_file.write_text(json.dumps(as_json(entry, work, outcome, tuning), indent=1) + "\n")
-    _tell(entry, work, outcome)
+    tell(Console(), entry.name, work.steps, outcome)
     return 0
 
 
@@ -121,6 +124,7 @@ def as_json(entry: Entry, work: Work, outcome: Outcome, tuning: Tuning) -> dict[
         "picture_steps": work.steps,
         "backend": outcome.backend,
         "tiled_decode": outcome.tiled_decode,
+        "drift": outcome.drift,
         "candidates": [_trial(trial, work.steps) for trial in outcome.trials],
     }
 
@@ -161,14 +165,32 @@ def _warn_if_busy(console: Console) -> None:
         )  # fmt: skip
 
 
-def _tell(entry: Entry, work: Work, outcome: Outcome) -> None:
-    console = Console()
-    console.print(table(outcome, work.steps))
+def tell(console: Console, name: str, steps: int, outcome: Outcome) -> None:
+    """What was tried, how to read it, and what `serve` makes of it."""
+    console.print(table(outcome, steps))
+    console.print(
+        f"each row is tried on top of what was kept on above it; less than {LEAST_GAIN * 100:.0f} %"
+        " faster does not count",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
     if outcome.tiled_decode is not None:
         console.print(
             f"decoding in tiles takes {outcome.tiled_decode:.3f} s; done where memory is short only",
             highlight=False,
         )
-    gain = f"{outcome.default_seconds:.2f} s become {outcome.tuned_seconds:.2f} s a picture"
-    words = f"{outcome.options.words}; {gain}" if outcome.options.given else "the defaults are the fastest"
-    console.print(f"{entry.name}: {words}; kept for serve", highlight=False, soft_wrap=True)
+    if outcome.drift is not None and abs(outcome.drift) > UNSTEADY:
+        console.print(
+            f"the machine was not steady: at the end the defaults took {1 + outcome.drift:.2f} times as long"
+            " as at first; tune again while nothing else computes",
+            style="yellow", highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    console.print(f"{name}: {_result(outcome)}", highlight=False, soft_wrap=True)
+
+
+def _result(outcome: Outcome) -> str:
+    if outcome.options.given:
+        gain = f"{outcome.default_seconds:.2f} s become {outcome.tuned_seconds:.2f} s a picture"
+        return f"{outcome.options.words}; {gain}; kept for serve"
+    if any(trial.words == KEPT for trial in outcome.trials):
+        return "measured again, the defaults are as fast as what was kept on; serve uses the defaults"
+    return "nothing is faster than the defaults; serve uses the defaults"
