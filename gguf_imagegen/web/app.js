@@ -14,10 +14,11 @@ const FRESH = 20000; // ms for which the models' states are believed while someb
 const LONG = 10000; // ms without the server after which more is said
 
 function showView() {
-  const wanted = VIEWS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "create";
+  const asked = location.hash.replace(/^#\/?/, ""); // with the slash it is no element's id, so nothing scrolls or takes the focus
+  const wanted = VIEWS.includes(asked) ? asked : "create";
   for (const name of VIEWS) {
     if (name !== wanted) $(`view-${name}`).hidden = true;
-    const link = document.querySelector(`nav a[href="#${name}"]`);
+    const link = document.querySelector(`nav a[href="#/${name}"]`);
     if (name === wanted) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -80,6 +81,7 @@ jobs.listen((job, event) => {
   else if (event.type === "loaded" || (event.type === "ended" && job.status !== "succeeded")) refresh();
 });
 window.addEventListener("hashchange", showView);
+document.querySelector(".skip").onclick = (event) => { event.preventDefault(); $("main").focus(); }; // the view stays
 $("forget-key").onclick = forgetKey;
 $("activity").onclick = () => requestAnimationFrame(() => $("watch").scrollIntoView());
 setInterval(() => { if (!document.hidden && !document.body.classList.contains("offline") && Date.now() - readAt > FRESH) refresh(); }, 5000);

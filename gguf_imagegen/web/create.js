@@ -33,8 +33,8 @@ export function start() {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) {
       event.preventDefault();
-      location.hash = "#create";
-      generate();
+      location.hash = "#/create";
+      generate(document.activeElement === $("prompt"));
     }
   });
   $("model").oninput = (event) => {
@@ -50,6 +50,7 @@ export function start() {
   for (const name of REMEMBERED) $(name).value = kept.get(name, $(name).value);
   $("more").open = kept.get("more", false);
   $("more").ontoggle = () => kept.set("more", $("more").open);
+  $("more").querySelector("summary").onclick = () => $("more").addEventListener("toggle", () => $("more").scrollIntoView({ block: "nearest" }), { once: true });
   inputs.start((size) => { if (size) fitSize(size); show(); }, apply);
   pictures.get("sources", []).then((before) => { sources = [...before, ...sources].slice(-SOURCES); });
   jobs.listen((job, event) => { if (job?.over && event.type === "ended") rememberNames(job); });
@@ -160,7 +161,7 @@ function show() {
   $("create").classList.toggle("waiting", !chosen);
   if (!chosen) {
     if (loras === null) return; // the server was not heard of yet
-    $("model-state").replaceChildren("No model is on this machine yet. ", h("a", { href: "#models" }, "Pull one"), " first.");
+    $("model-state").replaceChildren("No model is on this machine yet. ", h("a", { href: "#/models" }, "Pull one"), " first.");
     return;
   }
   const { meta } = chosen;
@@ -184,10 +185,17 @@ function showSizes(starts) {
   if (starts && pictureSize) $("sizes").append(sizeChip("As the picture", pictureSize, "size-of-picture"));
   for (const each of $("sizes").children) press(each, each.dataset.size === `${$("width").value}x${$("height").value}`);
   const { max_side: side, max_pixels: pixels, size_multiple: multiple } = model().meta.limits;
-  const large = $("width").value * $("height").value > pixels;
-  $("size-hint").className = large ? "warning" : "hint";
+  const large = tooLarge();
+  $("size-hint").className = large ? "error" : "hint";
   say($("size-hint"), large ? `Too large for ${model().id}: at most ${side} a side, and ${Math.floor(Math.sqrt(pixels))} × ${Math.floor(Math.sqrt(pixels))} in all.`
     : `Up to ${side}; multiples of ${multiple} are the fastest.`);
+}
+
+/** The side to make smaller; null if the model can do this size. */
+function tooLarge() {
+  const { max_side: side, max_pixels: pixels } = model().meta.limits;
+  const [longer, other] = [$("width"), $("height")].sort((one, another) => another.value - one.value);
+  return longer.value > side || longer.value * other.value > pixels ? longer : null;
 }
 
 function memoryWords({ state, memory }) {
@@ -216,7 +224,7 @@ export function apply(values) {
   if (values.seed != null) lock(values.seed !== "");
   remember();
   show();
-  location.hash = "#create";
+  location.hash = "#/create";
   $("prompt").focus();
 }
 
@@ -271,18 +279,20 @@ function wanted() {
   };
 }
 
-/** What is wrong with the form, and where; null if nothing is. */
+/** What is wrong with the form, and where; null if nothing is. A size has its words beside it already. */
 function fault() {
   const chosen = model();
   if (!chosen) return [$("model"), "There is no model to work with. Pull one under Models."];
   if (!$("prompt").value.trim()) return [$("prompt"), "Say what the picture should show."];
+  if (tooLarge()) return [tooLarge(), ""];
   const wrong = [...$("create").querySelectorAll(":invalid")].find((each) => each.labels && !each.closest("[hidden]"));
   if (wrong) return [wrong, `${wrong.labels[0].firstChild.textContent.trim()}: ${wrong.validationMessage}`];
   const needs = !chosen.meta.capabilities.includes("text-to-image") && !inputs.given().length;
   return needs ? [$("pick"), `${chosen.id} works on a picture. Choose one, or drop or paste it.`] : null;
 }
 
-async function generate() {
+/** Send the form; whoever goes on typing `stays`, others are shown what comes of it. */
+async function generate(stays = false) {
   const error = $("create-error");
   if (loras === null) error.textContent = "Which models there are is still being read…";
   await offered;
@@ -291,6 +301,7 @@ async function generate() {
   if (found) {
     if ($("more").contains(found[0])) $("more").open = true;
     found[0].focus();
+    found[0].closest(".group")?.scrollIntoView({ block: "nearest" });
     return void (error.textContent = found[1]);
   }
   const body = wanted();
@@ -304,7 +315,7 @@ async function generate() {
       lock(false);
       remember();
     }
-    if ($("watch").getBoundingClientRect().top > innerHeight - 160) $("watch").scrollIntoView();
+    if (!stays && $("watch").getBoundingClientRect().top > innerHeight - 160) $("watch").scrollIntoView();
   } catch (problem) {
     if (!(problem instanceof ApiError)) throw problem;
     error.textContent = problem.message;

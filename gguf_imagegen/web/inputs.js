@@ -60,7 +60,7 @@ export async function use(url) {
   }
   pictures = allowed.most > 1 ? [...pictures, url].slice(-allowed.most) : [url];
   mask = null;
-  location.hash = "#create";
+  location.hash = "#/create";
   return update(pictures.length === 1 ? [image.naturalWidth, image.naturalHeight] : null);
 }
 
@@ -96,7 +96,7 @@ function offer(url, parameters) {
     button("Load its settings", () => { remove(url); load(parameters); done(); }, { class: "small" }),
     button("Just the picture", done, { class: "small" }));
   $("offer").hidden = false;
-  location.hash = "#create";
+  location.hash = "#/create";
   $("offer").scrollIntoView({ block: "nearest" });
 }
 

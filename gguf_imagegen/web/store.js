@@ -1,19 +1,23 @@
-// What the browser keeps for this page: values in localStorage, pictures in IndexedDB. Both may be switched off.
+// What the browser keeps for this page: values in localStorage, those of this tab in
+// sessionStorage, pictures in IndexedDB. All may be switched off.
 
-export const kept = {
+const values = (area) => ({
   get(name, otherwise) {
     try {
-      return JSON.parse(localStorage.getItem(`imagegen.${name}`)) ?? otherwise;
+      return JSON.parse(window[area].getItem(`imagegen.${name}`)) ?? otherwise;
     } catch {
       return otherwise;
     }
   },
   set(name, value) {
     try {
-      localStorage.setItem(`imagegen.${name}`, JSON.stringify(value));
+      window[area].setItem(`imagegen.${name}`, JSON.stringify(value));
     } catch { /* storage is off or full: nothing is remembered */ }
   },
-};
+});
+
+export const kept = values("localStorage");
+export const keptHere = values("sessionStorage");
 
 const STORE = "pictures";
 let opening = null;

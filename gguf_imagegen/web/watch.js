@@ -5,14 +5,16 @@ import { apply } from "./create.js";
 import { $, announce, button, h, say, seconds, toast } from "./dom.js";
 import * as jobs from "./jobs.js";
 import { named, ofJob } from "./settings.js";
-import { kept } from "./store.js";
+import { kept, keptHere } from "./store.js";
 
 const PHASES = {
   queued: "Waiting", loading: "Loading the model", conditioning: "Reading the prompt", encoding: "Reading the picture",
   sampling: "Painting", hires: "Painting larger", decoding: "Developing", upscaling: "Enlarging",
 };
+const DISMISSED = 100; // jobs to leave out, more than the server tells of
 const cards = new Map(); // by the job's id
 const changed = new Set(); // cards to draw
+let dismissed = keptHere.get("dismissed", []); // ids, the newest last
 let open = () => {};
 let drawing = null;
 
@@ -23,6 +25,10 @@ export function start(openViewer) {
     if (job) update(job, event);
   });
   $("cancel-all").onclick = () => jobs.active().forEach((job) => stop(job.id));
+  $("clear").onclick = () => {
+    dismiss([...cards.values()].filter(isSpent));
+    $("watch-title").focus();
+  };
   $("notify-field").hidden = !("Notification" in window) || !window.isSecureContext;
   $("notify").checked = kept.get("notify", false) && window.Notification?.permission === "granted";
   $("notify").onchange = askToNotify;
@@ -44,12 +50,34 @@ async function stop(id) {
   }
 }
 
+/** Whether a card shows nothing that is coming or has come. */
+const isSpent = ({ job }) => job.over && !job.pictures.some((picture) => picture.name);
+
+function dismiss(gone) {
+  dismissed = [...dismissed, ...gone.map(({ job }) => job.id)].slice(-DISMISSED);
+  keptHere.set("dismissed", dismissed);
+  gone.forEach(({ job }) => removeCard(job));
+  overall();
+}
+
+/** One card goes; the focus moves on to the next that can. */
+function dismissOne(card) {
+  const before = [...$("jobs").querySelectorAll(".dismiss:not([hidden])")];
+  const place = before.indexOf(card.dismiss);
+  dismiss([card]);
+  (before[place + 1] ?? before[place - 1] ?? $("watch-title")).focus();
+}
+
+function removeCard(job) {
+  const card = cards.get(job.id);
+  card?.element.remove();
+  cards.delete(job.id);
+  changed.delete(card);
+}
+
 function update(job, event) {
-  if (event.type === "forgotten") {
-    cards.get(job.id)?.element.remove();
-    cards.delete(job.id);
-    return;
-  }
+  if (dismissed.includes(job.id)) return;
+  if (event.type === "forgotten") return void removeCard(job);
   if (event.type === "ended") finished(job);
   const card = cards.get(job.id) ?? addCard(job);
   changed.add(card);
@@ -76,14 +104,16 @@ function makeCard(job) {
   const text = job.parameters.prompt || (job.operation === "upscale" ? "Enlarged picture" : "Picture without a prompt");
   const cancel = button("Cancel", () => stop(job.id), { class: "small", "aria-label": `Cancel: ${text}` });
   const again = button("Load settings", () => apply(named(ofJob(job))), { class: "small", hidden: true });
+  const away = button("Dismiss", () => dismissOne(cards.get(job.id)), { class: "small dismiss", hidden: true, "aria-label": `Dismiss: ${text}` });
   const state = h("p", { class: "state" });
   const error = h("p", { class: "error" });
   const notes = h("ul", { class: "notes" });
   const tiles = job.pictures.map((_, index) => makeTile(job, index));
   const element = h("article", { class: "job", "data-job": job.id, "aria-label": text },
     h("div", { class: "tiles", "data-count": tiles.length }, ...tiles.map((tile) => tile.element)),
-    h("div", { class: "bar" }, h("p", { class: "prompt", title: text }, text), cancel, again), state, error, notes);
-  return { job, element, cancel, again, state, error, notes, tiles };
+    h("div", { class: "bar" }, h("p", { class: "prompt", title: text }, text), cancel, again),
+    h("div", { class: "bar" }, state, away), error, notes);
+  return { job, element, cancel, again, dismiss: away, state, error, notes, tiles };
 }
 
 function makeTile(job, index) {
@@ -104,6 +134,7 @@ function draw(card) {
   card.element.dataset.status = job.status;
   card.cancel.hidden = job.over;
   card.again.hidden = job.status !== "failed" && job.status !== "cancelled";
+  card.dismiss.hidden = !isSpent(card);
   say(card.state, stateWords(job));
   say(card.error, job.status === "failed" && job.error ? advice(job.error) : "");
   if (card.notes.childElementCount !== job.warnings.length) {
@@ -185,6 +216,7 @@ function overall() {
   const active = jobs.active();
   $("jobs-empty").hidden = cards.size > 0;
   $("cancel-all").hidden = active.length < 2;
+  $("clear").hidden = ![...cards.values()].some(isSpent);
   const running = active.find((job) => job.status === "running");
   const waiting = active.length - (running ? 1 : 0);
   const words = running ? `${Math.round(running.progress)}%${waiting ? ` +${waiting}` : ""}` : waiting ? `${waiting} waiting` : "";

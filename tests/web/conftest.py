@@ -75,7 +75,7 @@ OpenPage = Callable[..., AbstractAsyncContextManager[Page]]
 
 @pytest.fixture
 def visit(browser: Browser) -> OpenPage:
-    """`async with visit(url, "#gallery", statuses=(401,), viewport=…) as page`, in a browser of its own."""
+    """`async with visit(url, "#/gallery", statuses=(401,), viewport=…) as page`, in a browser of its own."""
 
     @contextlib.asynccontextmanager
     async def open_page(

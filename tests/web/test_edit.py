@@ -177,7 +177,7 @@ async def test_a_pasted_picture(studio: ServerProcess, visit: OpenPage) -> None:
         const options = {bubbles: true, cancelable: true, clipboardData: transfer};
         return document.querySelector("#prompt").dispatchEvent(new ClipboardEvent("paste", options));
     }"""
-    async with visit(studio.url, "#gallery") as page:
+    async with visit(studio.url, "#/gallery") as page:
         await expect(page.locator("#model option")).not_to_have_count(0)
         data = base64.b64encode(png(noise(96, 64))).decode()
         assert await page.evaluate(paste, [data, ""])

@@ -47,7 +47,7 @@ async def scroll_to_end(page: Page) -> None:
 
 async def test_two_hundred_pictures(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
     """They come page by page as one scrolls, the newest first; the viewer goes through them all."""
-    async with running(engine=QuickEngine, output_dir=shelf) as app, visit(app.url, "#gallery") as page:
+    async with running(engine=QuickEngine, output_dir=shelf) as app, visit(app.url, "#/gallery") as page:
         tiles = page.locator("#gallery li")
         await expect(tiles.first.get_by_role("button", name="Open: picture 199")).to_be_visible()
         assert await tiles.count() <= 120
@@ -73,7 +73,7 @@ async def test_the_viewer_goes_on_past_a_page(running: RunningApp, visit: OpenPa
     viewport = {"width": 500, "height": 300}
     async with (
         running(engine=QuickEngine, output_dir=shelf) as app,
-        visit(app.url, "#gallery", viewport=viewport) as page,
+        visit(app.url, "#/gallery", viewport=viewport) as page,
     ):
         tiles = page.locator("#gallery li")
         await expect(tiles.first).to_be_visible()
@@ -107,7 +107,7 @@ async def test_everything_about_a_picture(running: RunningApp, visit: OpenPage, 
             await page.get_by_role("link", name="Download").click()
         assert (await download.value).suggested_filename == next(tmp_path.iterdir()).name
         await check_accessible(page)
-    async with running(engine=QuickEngine, output_dir=tmp_path) as app, visit(app.url, "#gallery") as page:
+    async with running(engine=QuickEngine, output_dir=tmp_path) as app, visit(app.url, "#/gallery") as page:
         await page.get_by_role("button", name="Open: it's a cat").click()
         await page.get_by_role("button", name="Delete").click()
         await check_accessible(page)
@@ -122,7 +122,7 @@ async def test_everything_about_a_picture(running: RunningApp, visit: OpenPage, 
 
 async def test_new_pictures_come_by_themselves(running: RunningApp, visit: OpenPage) -> None:
     """And those that somebody else deleted go."""
-    async with running(engine=QuickEngine) as app, visit(app.url, "#gallery") as page:
+    async with running(engine=QuickEngine) as app, visit(app.url, "#/gallery") as page:
         await expect(page.locator("#gallery-empty")).to_be_visible()
         _, made = await app.post("/v1/images/generations", prompt="one", size="64x64", steps=1)
         await expect(page.locator("#gallery li")).to_have_count(1)

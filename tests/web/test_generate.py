@@ -11,7 +11,7 @@ from playwright.async_api import Page, expect
 
 from tests.conftest import RunningApp, ServerProcess
 from tests.engines import CannotLoad, SlowEngine
-from tests.web.conftest import OpenPage, generate, ready, send, settled
+from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, send, settled
 
 LONG = 150
 COUNT_PREVIEWS = """
@@ -151,6 +151,36 @@ async def test_cancel_in_the_middle(studio: ServerProcess, visit: OpenPage) -> N
         await finished_source(page)
 
 
+async def test_what_left_no_picture_can_go(running: RunningApp, visit: OpenPage) -> None:
+    """One by one, with the focus on the next, or all at once; for good, and without what has pictures."""
+    async with running(engine=SlowEngine) as app, visit(app.url) as page:
+        spent = page.locator(".job[data-status=cancelled]")
+        await generate(page, "kept", steps=1)
+        await settled(page)
+        await expect(page.locator("#clear")).to_be_hidden()
+        for name in ("one", "two", "three", "four"):
+            await generate(page, name, steps=LONG)
+        await expect(page.get_by_role("button", name="Dismiss")).to_have_count(0)
+        await page.click("#cancel-all")
+        await expect(spent).to_have_count(4)
+        await check_accessible(page)
+        await page.get_by_role("button", name="Dismiss: three").press("Enter")
+        await expect(page.get_by_role("button", name="Dismiss: two")).to_be_focused()
+        await page.reload()
+        await expect(page.locator(".job")).to_have_count(4)
+        await expect(page.locator(".job .prompt", has_text="three")).to_have_count(0)
+        await page.get_by_role("button", name="Dismiss: one").press("Enter")
+        await expect(page.get_by_role("button", name="Dismiss: two")).to_be_focused()
+        await page.set_viewport_size({"width": 360, "height": 740})
+        assert await fits_across(page)
+        await page.locator("#clear").press("Enter")
+        await expect(page.locator("#watch-title")).to_be_focused()
+        await expect(page.locator("#clear")).to_be_hidden()
+        await page.reload()
+        await expect(page.locator(".job .prompt")).to_have_text(["kept"])
+        await expect(page.get_by_role("button", name="Dismiss")).to_have_count(0)
+
+
 async def test_two_tabs_show_the_same(studio: ServerProcess, visit: OpenPage) -> None:
     """A job of one tab is watched, and cancelled, in the other."""
     async with visit(studio.url) as page:
@@ -227,11 +257,33 @@ async def test_what_is_wrong_is_said(studio: ServerProcess, visit: OpenPage) -> 
         await settled(page)
 
 
+async def test_one_complaint_of_a_size(studio: ServerProcess, visit: OpenPage) -> None:
+    """A side that is too large is said once, beside the field, which Generate goes to."""
+    async with visit(studio.url, viewport={"width": 1440, "height": 700}) as page:
+        await ready(page)
+        await page.fill("#prompt", "a cat")
+        await expect(page.locator("#size-hint")).to_have_class("hint")
+        methods: list[str] = []
+        page.on("request", lambda request: methods.append(request.method))
+        for width, height, wrong in (("4096", "64", "width"), ("", "4096", "height")):
+            await page.fill("#width", width)
+            await page.fill("#height", height)
+            await page.click("#generate")
+            await expect(page.locator(f"#{wrong}")).to_be_focused()
+            await expect(page.locator("#create .error:not(:empty)")).to_have_count(1)
+            await expect(page.locator("#size-hint")).to_contain_text("Too large for")
+            await expect(page.locator("#size-hint")).to_be_in_viewport(ratio=1)
+        assert "POST" not in methods
+
+
 async def test_a_model_that_cannot_be_loaded(running: RunningApp, visit: OpenPage) -> None:
-    """Its card gives the reason and what to do."""
+    """Its card gives the reason and what to do, and can be dismissed."""
     async with running(engine=CannotLoad) as app, visit(app.url) as page:
         await generate(page, "a cat")
         await expect(page.locator(".job .error")).to_contain_text("wrong tensors. Choose another model")
+        await page.get_by_role("button", name="Dismiss: a cat").click()
+        await expect(page.locator(".job")).to_have_count(0)
+        await expect(page.locator("#jobs-empty")).to_be_visible()
 
 
 async def test_loading_and_waiting_have_words(running: RunningApp, visit: OpenPage) -> None:

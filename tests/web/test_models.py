@@ -40,7 +40,7 @@ def shop(hub: HubServer, serve: Callable[..., ServerProcess], tmp_path: Path) ->
 async def test_pull_cancel_and_pull_again(shop: ServerProcess, hub: HubServer, visit: OpenPage) -> None:
     """Progress in bytes, an end by a button, a reload in the middle, and the model at last."""
     hub.faults.hold_after = 2 * MB
-    async with visit(shop.url, "#models") as page:
+    async with visit(shop.url, "#/models") as page:
         card = page.locator("[data-model=big]")
         await card.get_by_role("button", name="Pull big").click()
         await expect(card.locator(".pull")).to_contain_text("of 9 MB")
@@ -63,7 +63,7 @@ async def test_pull_cancel_and_pull_again(shop: ServerProcess, hub: HubServer, v
 
 async def test_a_gated_model(shop: ServerProcess, visit: OpenPage) -> None:
     """The card says what its publisher wants, with a link; a refused pull says why."""
-    async with visit(shop.url, "#models") as page:
+    async with visit(shop.url, "#/models") as page:
         card = page.locator("[data-model=gated]")
         await expect(card).to_contain_text("licence accepted first")
         link = card.get_by_role("link", name="org/gated")
@@ -75,7 +75,7 @@ async def test_a_gated_model(shop: ServerProcess, visit: OpenPage) -> None:
 
 async def test_load_and_unload(studio: ServerProcess, visit: OpenPage) -> None:
     """The state follows, here and in the form."""
-    async with visit(studio.url, "#models") as page:
+    async with visit(studio.url, "#/models") as page:
         card = page.locator("[data-model=glyph-128]")
         await expect(card.locator(".badge")).to_have_text(re.compile("In memory|On this machine"))
         for _ in range(2):
@@ -95,13 +95,13 @@ async def test_load_and_unload(studio: ServerProcess, visit: OpenPage) -> None:
 
 async def test_a_refresh_disturbs_nobody(studio: ServerProcess, visit: OpenPage) -> None:
     """What is chosen and what has the focus stay when the list is read again."""
-    async with visit(studio.url, "#models") as page:
+    async with visit(studio.url, "#/models") as page:
         choice = page.get_by_label("Quantisation of sd-1.5", exact=True)
         await choice.select_option(index=2)
         chosen = await choice.input_value()
         await choice.focus()
         async with page.expect_response("**/v1/models"):
             await page.evaluate("window.dispatchEvent(new HashChangeEvent('hashchange'))")
-            await page.evaluate("location.hash = '#gallery'")
-            await page.evaluate("location.hash = '#models'")
+            await page.evaluate("location.hash = '#/gallery'")
+            await page.evaluate("location.hash = '#/models'")
         await expect(choice).to_have_value(chosen)

@@ -15,7 +15,7 @@ SIZES = {"phone": (360, 740), "tablet": (860, 1100), "desk": (1440, 900), "4k": 
 
 
 async def go(page: Page, view: str) -> None:
-    await page.evaluate(f"location.hash = '#{view}'")
+    await page.evaluate(f"location.hash = '#/{view}'")
     await expect(page.locator(f"#view-{view}")).to_be_visible()
     await expect(page.locator(VIEWS[view]).first).to_be_visible()
 
@@ -96,6 +96,72 @@ async def test_by_keyboard_alone(studio: ServerProcess, visit: OpenPage) -> None
         await expect(page.locator("#viewer")).to_be_visible()
         await page.keyboard.press("Escape")
         await expect(tile).to_be_focused()
+
+
+async def test_typing_goes_on_after_sending(studio: ServerProcess, visit: OpenPage) -> None:
+    """Ctrl+Enter leaves the focus, the caret and the page where they are, on a phone as on a desk."""
+    async with visit(studio.url) as page:
+        for size in ({"width": 1440, "height": 800}, {"width": 360, "height": 740}):
+            await page.set_viewport_size(size)  # type: ignore[arg-type]
+            await page.goto(studio.url)
+            await ready(page)
+            await page.fill("#prompt", "a ca")
+            await page.evaluate("scrollTo(0, 7)")
+            await page.press("#prompt", "Control+Enter")
+            await page.keyboard.type("t")
+            await settled(page)
+            await page.keyboard.type("s")
+            await expect(page.locator("#prompt")).to_have_value("a cats")
+            await expect(page.locator("#prompt")).to_be_focused()
+            assert await page.evaluate("scrollY") == 7
+
+
+async def test_a_view_begins_at_its_top(studio: ServerProcess, visit: OpenPage) -> None:
+    """Its title is not scrolled away by its address; what skips to the content stays in the view."""
+    async with visit(studio.url, "#models") as page:
+        await go(page, "models")
+        await page.get_by_role("link", name="Models").click()
+        await page.get_by_role("link", name="Models").click()
+        assert await page.evaluate("scrollY") == 0
+        await page.get_by_role("link", name="Skip to content").press("Enter")
+        await expect(page.locator("#main")).to_be_focused()
+        await expect(page.locator("#view-models")).to_be_visible()
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_a_whole_seed_is_seen(studio: ServerProcess, visit: OpenPage, size: str) -> None:
+    """All digits of the largest, in letters as large as those of the other fields."""
+    width, height = SIZES[size]
+    async with visit(studio.url, viewport={"width": width, "height": height}) as page:
+        await ready(page)
+        await page.click("#more summary")
+        await page.fill("#seed", str(2**53 - 1))
+        assert await page.evaluate("seed.scrollWidth <= seed.clientWidth")
+        letters = "[seed, lock, steps].map((element) => getComputedStyle(element).fontSize)"
+        assert len(set(await page.evaluate(letters))) == 1
+        assert await fits_across(page)
+
+
+@pytest.mark.parametrize("size", [(1440, 800), (360, 740)])
+async def test_more_settings_come_into_view(
+    studio: ServerProcess, visit: OpenPage, size: tuple[int, int]
+) -> None:
+    """Above the bar with Generate, by mouse and by keyboard; not when the page opens with them."""
+    above = "() => defaults.getBoundingClientRect().bottom <= generate.getBoundingClientRect().top"
+    async with visit(studio.url, viewport={"width": size[0], "height": size[1]}) as page:
+        await ready(page)
+        summary = page.locator("#more summary")
+        for key in ("", "Enter"):
+            await (summary.press(key) if key else summary.click())
+            await page.wait_for_function(above)
+            await summary.click()
+            await expect(page.locator("#defaults")).to_be_hidden()
+        await summary.click()
+        other = await page.context.new_page()
+        await other.goto(studio.url)
+        await ready(other)
+        await expect(other.locator("#defaults")).to_be_visible()
+        assert await other.evaluate("scrollY + document.querySelector('#create').scrollTop") == 0
 
 
 async def test_less_motion(studio: ServerProcess, visit: OpenPage) -> None:
