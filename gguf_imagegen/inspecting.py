@@ -18,7 +18,7 @@ from gguf_imagegen.catalog.fit import Available, available
 from gguf_imagegen.catalog.header import Header, read_header
 from gguf_imagegen.catalog.inspect import component_of, family_of, missing_parts
 from gguf_imagegen.catalog.rename import needs_renaming, renamed
-from gguf_imagegen.catalog.room import room_for, sizes_of
+from gguf_imagegen.catalog.room import Quant, quant_of
 from gguf_imagegen.catalog.store import size_words
 from gguf_imagegen.catalog.traits import traits_of
 from gguf_imagegen.engine.protocol import Role
@@ -51,16 +51,6 @@ class Inspection:
 
 
 @dataclass(frozen=True)
-class Quant:
-    """A quantisation, `name` as `pull` takes it; None is for what is not known without asking the hub."""
-
-    name: str
-    on_disk: bool
-    bytes: int | None
-    fits: bool | None
-
-
-@dataclass(frozen=True)
 class ListedModel:
     """A model of the catalog; `name` is the quantisation whose `on_disk`, `bytes` and `fits` these are."""
 
@@ -87,7 +77,7 @@ def list_models(settings: Settings) -> list[ListedModel]:
 
 
 def _listed(catalog: Catalog, entry: Entry, settings: Settings, free: Available) -> ListedModel:
-    quants = tuple(_quant(catalog, each, settings, free) for each in catalog.quants(entry.id))
+    quants = tuple(quant_of(catalog, each, settings, free) for each in catalog.quants(entry.id))
     chosen = _chosen(quants)
     return ListedModel(
         entry.id,
@@ -101,12 +91,6 @@ def _listed(catalog: Catalog, entry: Entry, settings: Settings, free: Available)
         **asdict(chosen),
         quants=quants,
     )
-
-
-def _quant(catalog: Catalog, entry: Entry, settings: Settings, free: Available) -> Quant:
-    sizes, room = sizes_of(catalog, entry), room_for(catalog, entry, settings, free)
-    known = sum(sizes.values()) if sizes and all(sizes.values()) else None
-    return Quant(entry.name, catalog.on_disk(entry), known, room.fits if room else None)
 
 
 def _chosen(quants: Sequence[Quant]) -> Quant:

@@ -12,7 +12,7 @@ from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.fit import Available, available
-from gguf_imagegen.catalog.room import room_for, sizes_of
+from gguf_imagegen.catalog.room import quant_of, room_for
 from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
 
 
@@ -101,14 +101,7 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
 
 
 def _quant(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]:
-    sizes, room = sizes_of(app[CATALOG], entry), _memory(app, entry, free)
-    return {
-        "name": entry.name,
-        "quant": entry.quant,
-        "on_disk": app[CATALOG].on_disk(entry),
-        "bytes": sum(sizes.values()) if all(sizes.values()) else None,
-        "fits": room["fits"] if room else None,
-    }
+    return {"quant": entry.quant, **asdict(quant_of(app[CATALOG], entry, app[SETTINGS], free))}
 
 
 def _memory(app: web.Application, entry: Entry, free: Available) -> dict[str, Any] | None:

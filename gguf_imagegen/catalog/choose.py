@@ -22,8 +22,6 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
     if path.suffix in MODEL_SUFFIXES:
         catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
         return catalog, entry.id
-    if path.is_file():
-        raise InvalidRequest(f"model: {path.name} ends in none of {', '.join(sorted(MODEL_SUFFIXES))}")
     entry = catalog.get(settings.model)
     catalog.checked_files(entry)
     return catalog, entry.id

@@ -58,6 +58,22 @@ def room_for(catalog: Catalog, entry: Entry, settings: Settings, free: Available
     return Room(needs, there, verdict_of(entry, files, settings, free).fits)
 
 
+@dataclass(frozen=True)
+class Quant:
+    """A quantisation, `name` as `pull` takes it; None is for what is not known without asking the hub."""
+
+    name: str
+    on_disk: bool
+    bytes: int | None
+    fits: bool | None
+
+
+def quant_of(catalog: Catalog, entry: Entry, settings: Settings, free: Available) -> Quant:
+    sizes, room = sizes_of(catalog, entry), room_for(catalog, entry, settings, free)
+    known = sum(sizes.values()) if sizes and all(sizes.values()) else None
+    return Quant(entry.name, catalog.on_disk(entry), known, room.fits if room else None)
+
+
 def _headers(catalog: Catalog, entry: Entry) -> Files:
     """A file that cannot be read counts by its size: `inspect` and a load say what is wrong with it."""
     files: dict[Role, Header | int] = {}

@@ -125,6 +125,8 @@ class Worker:
         timings = self._phases.timings()
         for index, (width, height, rgb) in enumerate(images, first):
             self._send(ImageMade(index, spec.seed + index, width, height, timings, rgb))
+        if not _is_text_only(spec):
+            return
         own = timings.sampling_ms + timings.decoding_ms
         shared = count * (timings.total_ms - own)
         self._shares_text = shared >= max(LEAST_SHARED_MS, LEAST_SHARED * (shared + own))
