@@ -13,7 +13,7 @@ from aiohttp import web
 from rich.console import Console
 
 from gguf_imagegen.api.app import make_app
-from gguf_imagegen.api.keys import DEFAULT_MODEL, SCHEDULER
+from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER
 from gguf_imagegen.catalog.choose import choose_models
 from gguf_imagegen.pulling import pull_missing
 from gguf_imagegen.settings import Settings, is_loopback
@@ -71,15 +71,16 @@ def _banner(console: Console, settings: Settings, runner: web.AppRunner, default
 
 async def _tell_loading(app: web.Application, console: Console) -> None:
     """A status line while the default model loads; one line when it is ready or has failed."""
-    resident, default = app[SCHEDULER].resident, app[DEFAULT_MODEL].id
+    resident, entry = app[SCHEDULER].resident, app[CATALOG].get(app[DEFAULT_MODEL].id)
+    default = entry.id
     with console.status(f"loading {default}") as status:
-        while not resident.entries and resident.error is None:
+        while not resident.entries and entry.name not in resident.errors:
             if resident.loading is not None and resident.loading.total:
                 what = resident.loading
                 status.update(f"loading {what.what}: {what.done}/{what.total} tensors")
             await asyncio.sleep(0.05)
-    if resident.error is not None:
-        console.print(f"  {default} could not be loaded: {resident.error}", style="red", highlight=False)
+    if error := resident.errors.get(entry.name):
+        console.print(f"  {default} could not be loaded: {error}", style="red", highlight=False)
     else:
         console.print(f"  ready on {resident.backend}", highlight=False)
 

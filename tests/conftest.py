@@ -57,7 +57,7 @@ class ServerProcess:
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "200", **(env or {})}
         )
-        self.lines: list[str] = []
+        self._log = ""
         self.url = self._read_url()
         os.set_blocking(self._stderr, False)
 
@@ -68,17 +68,17 @@ class ServerProcess:
 
     def _read_url(self) -> str:
         while data := os.read(self._stderr, 1 << 16):
-            self.lines.append(data.decode())
-            if match := re.search(r"(http://\S+)/v1\n", "".join(self.lines)):
+            self._log += data.decode()
+            if match := re.search(r"(http://\S+)/v1\n", self._log):
                 return match[1]
-        raise AssertionError(f"the server did not start: {self.lines}")
+        raise AssertionError(f"the server did not start: {self._log}")
 
     def log(self) -> str:
         """Everything written to stderr so far."""
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._stderr, 1 << 16):
-                self.lines.append(data.decode())
-        return "".join(self.lines)
+                self._log += data.decode()
+        return self._log
 
     def worker(self) -> psutil.Process | None:
         """The engine's process, if there is one."""

@@ -41,9 +41,10 @@ class QuickEngine:
     async def load(self, model: ModelSpec) -> AsyncIterator[EngineEvent]:
         self.model = model
         self._started = True
-        yield Loading(model.name, 0, 2)
+        file = model.files["model"].name
+        yield Loading(file, 0, 2)
         await self.at_load()
-        yield Loading(model.name, 2, 2)
+        yield Loading(file, 2, 2)
         yield Loaded(0.01, "fake", "FAKE")
 
     async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:

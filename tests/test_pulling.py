@@ -284,7 +284,7 @@ def test_serve_pulls_what_it_serves(tmp_path: Path, model_dir: Path) -> None:
             env={"HF_ENDPOINT": hub.url},
         )
         try:
-            assert "tiny.gguf: done\n" in process.lines
+            assert "tiny.gguf: done\n" in process.log()
             process.wait_until_ready()
         finally:
             process.stop()

@@ -40,8 +40,7 @@ async def config(request: web.Request) -> web.Response:
 
 
 def _state(app: web.Application, entry: Entry) -> str:
-    loading = app[SCHEDULER].resident.loading
-    if loading is not None and loading.what == entry.id:
+    if app[SCHEDULER].resident.loads(entry):
         return "LOADING"
     return "AVAILABLE" if app[CATALOG].on_disk(entry) and not entry.unsupported else "END"
 

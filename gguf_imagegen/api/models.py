@@ -64,6 +64,7 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
             "aliases": list(entry.aliases),
             "description": entry.description,
             "state": _state(app, entry),
+            "error": _error(app, entry),
             "tuned": _tuned(app, entry),
             "default": entry.id == app[DEFAULT_MODEL].id,
             "quants": [_quant(app, each, free) for each in app[CATALOG].quants(entry.id)],
@@ -100,6 +101,11 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
     }
 
 
+def _error(app: web.Application, entry: Entry) -> object:
+    error = app[SCHEDULER].resident.errors.get(entry.name)
+    return error.body()["error"] if error else None
+
+
 def _quant(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]:
     return {"quant": entry.quant, **asdict(quant_of(app[CATALOG], entry, app[SETTINGS], free))}
 
@@ -118,10 +124,10 @@ def _state(app: web.Application, entry: Entry) -> str:
     if entry.unsupported:
         return "unsupported"
     resident = app[SCHEDULER].resident
+    if resident.loads(entry):  # asked first: in a thread, the load may end between the two
+        return "loading"
     if resident.holds(entry):
         return "loaded"
-    if resident.loading is not None and resident.loading.what == entry.id:
-        return "loading"
     if any(not pull.ended for pull in app[PULLS].named(entry.id)):
         return "pulling"
     return "ready" if app[CATALOG].on_disk(entry) else "absent"

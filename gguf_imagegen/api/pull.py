@@ -224,8 +224,7 @@ async def end_pulls(app: web.Application) -> None:
 def _refuse_in_use(app: web.Application, entries: Iterable[Entry]) -> None:
     resident = app[SCHEDULER].resident
     for entry in entries:
-        loading = resident.loading is not None and resident.loading.what == entry.id
-        if loading or entry in resident.entries:
+        if resident.loads(entry) or resident.holds(entry):
             raise ModelBusy(
                 f"model {entry.name!r} is loaded; POST /v1/models/{entry.id}/unload first", param="model"
             )

@@ -73,6 +73,8 @@ class Resident:
     ) -> None:
         self.loading: Loading | None = None
         self.error: ImagegenError | None = None
+        self.errors: dict[str, ImagegenError] = {}
+        """By name of a model: why its last load failed."""
         self.ended: Callable[[str], None] = lambda why: None
         self._catalog = catalog
         self._settings = settings
@@ -81,6 +83,7 @@ class Resident:
         self._free = free
         self._tunings = Tunings(catalog.models_dir)
         self._slots: list[Slot] = []  # the most recently used is the last
+        self._being_loaded = ""  # the name of the model that `loading` is about
         self._starting: Engine | None = None
         self._current: Engine | None = None  # what the last caller of `engine_for` got
         self._killed = asyncio.Event()  # since `engine_for` was called last
@@ -102,6 +105,10 @@ class Resident:
 
     def holds(self, entry: Entry) -> bool:
         return self._slot(entry) is not None
+
+    def loads(self, entry: Entry) -> bool:
+        """Whether this model is being loaded just now."""
+        return self._being_loaded == entry.name
 
     def tuned(self, entry: Entry) -> Options | None:
         """What a tuning has changed in a loaded model; None if it is not loaded, or has no tuning."""
@@ -148,7 +155,7 @@ class Resident:
             await self._end_starting("idle")
 
     async def _load(self, entry: Entry, on_event: Callable[[Loading | Loaded], None]) -> Slot:
-        self.loading = Loading(entry.id, 0, 0)
+        self.loading, self._being_loaded = Loading(entry.id, 0, 0), entry.name
         try:
             headers = await self._unless_killed(lambda: self._catalog.checked_files(entry))
             await self._make_room(entry, headers)
@@ -168,14 +175,18 @@ class Resident:
                         log.info("model %s loaded in %.1f s on %s%s", entry.id, seconds, backend, words)
         except ImagegenError as exc:
             self.error = exc
+            if not isinstance(exc, Cancelled):
+                self.errors[entry.name] = exc
             if isinstance(exc, ModelLoadFailed):
                 self._failed[entry.name] = (time.monotonic(), exc)
             raise
+        else:
+            self._slots.append(slot)
+            self._starting, self.error = None, None
+            self.errors.pop(entry.name, None)
+            return slot
         finally:
-            self.loading = None
-        self._slots.append(slot)
-        self._starting, self.error = None, None
-        return slot
+            self.loading, self._being_loaded = None, ""
 
     def _tuned_spec(self, entry: Entry, headers: Mapping[Role, Header]) -> tuple[ModelSpec, Options | None]:
         """As the settings say; where they are silent, a tuning of this model on this machine decides."""
@@ -250,6 +261,7 @@ class Resident:
     def forget_failure(self, entry: Entry) -> None:
         """Somebody asked for this model by hand: try again at once."""
         self._failed.pop(entry.name, None)
+        self.errors.pop(entry.name, None)
 
     def succeeded(self) -> None:
         self._crashes.clear()

@@ -171,6 +171,7 @@ class ModelMeta(BaseModel):
     aliases: list[str]
     description: str
     state: Literal["absent", "pulling", "ready", "loading", "loaded", "unsupported"]
+    error: ErrorObject | None
     tuned: dict[str, int | bool] | None
     default: bool
     quants: list[dict[str, Any]]

@@ -83,6 +83,7 @@ function makeCard(id, meta) {
   const fits = meta.memory ? h("p", { class: meta.memory.fits ? "hint" : "warning" }, memoryWords(meta.memory)) : null;
   const bar = pulls.has(id) ? pullBar(id) : null;
   const state = bar ? "pulling" : meta.state;
+  const fault = faults.get(id) ?? meta.error?.message;
   const element = h("article", { class: "model", "data-state": state, "data-model": id, "aria-label": id },
     h("div", { class: "bar" }, h("h3", {}, id), h("span", { class: "badge" }, STATES[state] || state)),
     meta.description ? h("p", {}, meta.description) : null,
@@ -92,7 +93,7 @@ function makeCard(id, meta) {
     meta.unsupported ? h("p", { class: "warning" }, meta.unsupported) : null,
     meta.state === "absent" && !meta.pullable ? h("p", { class: "hint" }, "It has no source to pull from: its files must be put into the models folder.") : null,
     meta.gated ? h("p", { class: "warning" }, "Its publisher wants the licence accepted first: follow the link, accept, and start the server with HF_TOKEN set.") : null,
-    faults.has(id) ? h("p", { class: "error", role: "alert" }, faults.get(id)) : null,
+    fault ? h("p", { class: "error", role: "alert" }, fault) : null,
     bar?.element,
     h("div", { class: "row" }, ...actions(id, meta)));
   return { element, bar };
@@ -162,23 +163,13 @@ async function act(id, what) {
 /** Load or unload; the server does it when no job waits, so the effect is looked for several times. */
 async function wish(id, what) {
   await act(id, () => call("POST", `/v1/models/${encodeURIComponent(id)}/${what}`));
-  const state = () => models.find((each) => each.id === id)?.meta.state;
-  const reached = () => (what === "load" ? state() === "loaded" : state() !== "loaded");
-  let loading = false;
+  const reached = ({ state, error }) => (what === "load" ? state === "loading" || state === "loaded" || error : state !== "loaded");
   for (const time of AGAIN) {
-    if (faults.has(id) || reached()) return;
+    const model = models.find((each) => each.id === id);
+    if (!model || faults.has(id) || reached(model.meta)) return;
     await new Promise((resolve) => setTimeout(resolve, time));
     await changed();
-    loading ||= state() === "loading";
-    if (loading && state() === "ready") return void await tellLoadError(id);
   }
-  if (!reached() && state() !== "loading") await tellLoadError(id);
-}
-
-async function tellLoadError(id) {
-  const answer = await fetch("/health", { credentials: "omit" }).then((each) => each.json()).catch(() => ({}));
-  if (answer.error) faults.set(id, answer.error.message);
-  draw();
 }
 
 async function pull(id, name) {

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from openai import OpenAI
 
 from tests.api.client import GENERATIONS, SMALL, eventually
 from tests.conftest import App, RunningApp, ServerProcess
-from tests.engines import NeverLoads, QuickEngine
+from tests.engines import CannotLoad, NeverLoads, QuickEngine
 
 
 async def state(app: App) -> str:
@@ -106,6 +108,42 @@ async def test_loading_is_a_state(running: RunningApp) -> None:
     """While a model loads, its state says so."""
     async with running(engine=NeverLoads) as app:
         await wait_for_state(app, "loading")
+        async with app.session.delete(f"{app.url}/v1/models/tiny-random") as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (409, "model_busy")
+
+
+async def test_a_real_load_goes_through_its_states(
+    server: ServerProcess, session: aiohttp.ClientSession
+) -> None:
+    """From the wish to the end the model is loading, whatever the engine tells of its files meanwhile."""
+    model = f"{server.url}/v1/models/tiny-random"
+
+    async def states(action: str, last: str) -> list[str]:
+        seen: list[str] = []
+        async with session.post(f"{model}/{action}"):
+            pass
+        while seen[-1:] != [last]:
+            async with session.get(model) as answer:
+                now = (await answer.json())["meta"]["state"]
+            seen += [now] * (seen[-1:] != [now])
+        return seen
+
+    assert await states("unload", "ready") in (["ready"], ["loaded", "ready"])
+    assert await states("load", "loaded") in (["loading", "loaded"], ["ready", "loading", "loaded"])
+
+
+async def test_a_failed_load_is_told(running: RunningApp) -> None:
+    """The model says why, until it is tried again."""
+    engines = iter([CannotLoad, QuickEngine])
+    async with running(engine=lambda: next(engines)()) as app:
+
+        async def error() -> Any:
+            return (await app.get("/v1/models/tiny-random"))[1]["meta"]["error"]
+
+        assert (await eventually("the load has failed", error))["code"] == "model_load_failed"
+        assert await state(app) == "ready"
+        assert (await app.post("/v1/models/tiny-random/load"))[1]["meta"]["error"] is None
+        await wait_for_state(app, "loaded")
 
 
 @pytest.mark.parametrize("action", ["load", "unload"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
+from gguf_imagegen.testmodel import write_test_model
 from tests.conftest import ServerProcess
 from tests.hub import HubServer, write_catalog
 from tests.web.conftest import OpenPage, check_accessible, ready
@@ -91,6 +93,32 @@ async def test_load_and_unload(studio: ServerProcess, visit: OpenPage) -> None:
         await page.get_by_role("link", name="Create").click()
         await ready(page)
         await expect(page.locator("#model")).to_contain_text("glyph-128")
+
+
+async def test_a_load_that_fails(
+    serve: Callable[..., ServerProcess], visit: OpenPage, tmp_path: Path
+) -> None:
+    """The card says why; the next load takes the words away."""
+    models = tmp_path / "models"
+    models.mkdir()
+    catalog = models / "broken.yaml"
+    entry = {
+        "family": "ovis-image",
+        "files": {"model": "broken.gguf", "taesd": "tiny-random-tae.gguf"},
+        "capabilities": ["text-to-image"],
+    }
+    catalog.write_text(json.dumps({"version": 1, "models": {"broken": entry}}))
+    write_test_model(models)
+    (models / "broken.gguf").write_bytes(b"GGUF" + bytes(100))
+    server = serve("--models-dir", str(models), "--model", "embedded", "--catalog", str(catalog))
+    async with visit(server.url, "#/models") as page:
+        card = page.locator("[data-model=broken]")
+        await card.get_by_role("button", name="Load broken").click()
+        await expect(card.locator(".error")).to_contain_text("broken.gguf")
+        (models / "tiny-random.gguf").replace(models / "broken.gguf")
+        await card.get_by_role("button", name="Load broken").click()
+        await expect(card.locator(".error")).to_have_count(0)
+        await expect(card.locator(".badge")).to_have_text("In memory")
 
 
 async def test_a_refresh_disturbs_nobody(studio: ServerProcess, visit: OpenPage) -> None:
