@@ -51,7 +51,7 @@ async def test_pull_cancel_and_pull_again(shop: ServerProcess, hub: HubServer, v
         await page.get_by_role("button", name="Cancel the pull of big").click()
         await expect(page.locator("#toasts")).to_contain_text("was cancelled")
         await card.get_by_role("button", name="Pull big").click()
-        await expect(card.locator(".pull")).to_be_visible()
+        await expect(card.locator(".pull")).to_contain_text("of 9 MB")
         await page.reload()
         await expect(card.locator(".pull")).to_contain_text("of 9 MB")
         await check_accessible(page)
