@@ -157,10 +157,10 @@ def test_animated_gif_gives_its_first_frame() -> None:
 def test_bombs_are_refused_by_their_header(side: int) -> None:
     bomb = png(side, side, 8, 2, bytes(10_000_000))
     assert len(bomb) < 20_000
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InvalidImage, match="pixels"):
         decode(bomb)
-    assert time.perf_counter() - start < 0.1
+    assert time.process_time() - start < 0.1
 
 
 @pytest.mark.parametrize("size", [(1, 3000), (3000, 1), (1, 1), (7, 7), (2000, 8), (8, 65)])
@@ -486,6 +486,6 @@ def test_any_text_can_be_parsed(text: str) -> None:
 
 @pytest.mark.parametrize("unit", ["a", " ", 'ab:"', "ab:\\", '\\"ab:"', "ab: "])
 def test_parsing_hostile_text_is_quick(unit: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     metadata.parse_parameters(unit * 50_000)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2

@@ -120,7 +120,7 @@ class EngineProcess:
         self._busy = True
         if self._process is None and not isinstance(command, wire.Generate):
             await self._start(huge_pages=isinstance(command, wire.Load) and command.model.huge_pages)
-        if not self.alive:
+        elif not self.alive:
             raise WorkerCrashed("The engine is not running.")
         self._log.append(f"{COMMAND}{type(command).__name__}")
         await self._send(frame)

@@ -129,7 +129,7 @@ async def test_the_server_ends_its_streams(running: RunningApp) -> None:
             await stack.enter_async_context(watching(app))
             began = time.monotonic()
             await app.scheduler.drain(0)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 10
 
 
 async def test_the_gallery(running: RunningApp, tmp_path: Path) -> None:

@@ -353,7 +353,7 @@ def test_cancel_ends_a_pull_that_waits(hub: HubServer, puller: Puller, bytes_bef
     threading.Thread(target=cancel, daemon=True).start()
     with pytest.raises(Cancelled):
         pull.run()
-    assert time.monotonic() - ended[0] < 2
+    assert time.monotonic() - ended[0] < 5
     hub.release()
     puller.pull(source)
     assert puller.read(source) == data

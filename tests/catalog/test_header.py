@@ -77,10 +77,10 @@ def test_broken_files_are_refused(fault: str, good: bytes, tmp_path: Path) -> No
     assert broken != good
     path = tmp_path / "broken.gguf"
     path.write_bytes(broken)
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(InvalidModelFile) as caught:
         entry_of_file(path)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert str(caught.value).startswith("broken.gguf: ")
     assert "/" not in str(caught.value)
     assert "get the file again" in str(caught.value)

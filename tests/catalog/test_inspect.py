@@ -111,10 +111,10 @@ def test_huge_lists_and_texts_are_refused_at_once(tmp_path: Path) -> None:
     long = tmp_path / "long.safetensors"
     long.write_bytes(struct.pack("<Q", len(text)) + text)
     for path in (lists, long):
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(InvalidModelFile):
             read_header(path)
-        assert time.perf_counter() - start < 1
+        assert time.process_time() - start < 1
 
 
 def test_a_whole_stable_diffusion_is_complete(tmp_path: Path) -> None:
