@@ -203,10 +203,10 @@ async def test_metrics_count_failures_and_restarts(running: RunningApp) -> None:
         await app.post(GENERATIONS, **SMALL)
         task, job = await start_job(app)
 
-        async def samples_of_it() -> bool:
-            return bool((await app.get(f"/v1/jobs/{job['id']}"))[1]["phase"] == "sampling")
+        async def loaded() -> bool:
+            return bool(app.scheduler.resident.entries)
 
-        await eventually("it has its engine", samples_of_it)
+        await eventually("it has its engine", loaded)
         waiting, _ = await start_job(app, "queued")
         busy = await metrics(app)
         assert (busy["imagegen_queue_depth[]"], busy["imagegen_jobs_running[]"]) == (1, 1)
