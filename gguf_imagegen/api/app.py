@@ -98,10 +98,10 @@ ROUTES = [
     web.get("/v1/config", compat.config),
     web.get("/v3/config", compat.config),
     # GPUStack
-    web.post("/v1-openai/images/generations", compat.numeric(openai.generations)),
-    web.post("/v1-openai/images/edits", compat.numeric(openai.edits)),
-    web.post("/v1-openai/image/generate", compat.numeric(openai.generations)),
-    web.post("/v1-openai/image/edit", compat.numeric(openai.edits)),
+    web.post("/v1-openai/images/generations", openai.generations),
+    web.post("/v1-openai/images/edits", openai.edits),
+    web.post("/v1-openai/image/generate", openai.generations),
+    web.post("/v1-openai/image/edit", openai.edits),
     web.get("/v1-openai/models", models.list_models),
     web.get("/v1-openai/models/{id}", models.get_model),
     # Xinference

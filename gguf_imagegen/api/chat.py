@@ -147,7 +147,7 @@ class ChatEncoder:
             case ImageReady():
                 return self._delta({"content": [image_part(self._job, self._read(event.name))]})
             case Ended(error=None):
-                return self._delta({}, "stop") + self._last() + DONE
+                return self._delta({}, "stop", warnings=self._job.warnings) + self._last() + DONE
             case Ended(error=error) if error is not None:
                 return error_frame(error)
             case PreviewReady():
@@ -155,9 +155,9 @@ class ChatEncoder:
             case _:
                 return self._comments.encode(index, event)
 
-    def _delta(self, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
+    def _delta(self, delta: dict[str, Any], finish_reason: str | None = None, **fields: object) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return frame({**_head(self._job, "chat.completion.chunk"), "choices": [choice]})
+        return frame({**_head(self._job, "chat.completion.chunk"), "choices": [choice], **fields})
 
     def _last(self) -> bytes:
         if not self._options.include_usage:

@@ -6,20 +6,16 @@ fields (`gguf_imagegen.schema.request`).
 
 from __future__ import annotations
 
-import json
-from functools import wraps
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, REQUEST_IDS, SCHEDULER
-from gguf_imagegen.api.middleware import error_answer
 from gguf_imagegen.api.openai import respond
 from gguf_imagegen.api.work import pick_model
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.errors import ImagegenError, InvalidRequest, JobNotFound, UnsupportedOperation
+from gguf_imagegen.errors import InvalidRequest, JobNotFound, UnsupportedOperation
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.schema.dialects import with_kwargs
 
@@ -55,27 +51,6 @@ def _status(state: str) -> dict[str, Any]:
 
 
 # -- GPUStack -----------------------------------------------------------------------------------------
-
-
-def numeric(handler: Handler) -> Handler:
-    """The handler with the HTTP status as `error.code`, as GPUStack and llama-box have it.
-
-    https://github.com/gpustack/gpustack/blob/a655ad28/docs/user-guide/image-generation-apis.md shows
-    `{"code": 400, "message": "Invalid image", "type": "invalid_request_error"}`; our own word for what is
-    wrong is in `error.reason`.
-    """
-
-    @wraps(handler)
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except ImagegenError as exc:
-            response, body = error_answer(exc), exc.body()
-            error = {"message": exc.message, "type": exc.type, "param": exc.param}
-            response.text = json.dumps({**body, "error": {**error, "code": exc.status, "reason": exc.code}})
-            return response
-
-    return answer
 
 
 # -- Xinference ---------------------------------------------------------------------------------------

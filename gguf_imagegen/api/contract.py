@@ -68,7 +68,7 @@ TAGS = (
 
 ERROR_SHAPES = (
     ("/sdcpp/", answers.NativeErrorAnswer),
-    ("/v1-openai/image", answers.NumericErrorAnswer),
+    ("/v1-openai/", answers.NumericErrorAnswer),
     ("", answers.ErrorAnswer),
 )
 
@@ -78,7 +78,7 @@ def tag_of(path: str) -> str:
 
 
 def error_shape(path: str) -> type[BaseModel]:
-    """How handlers under this path say what went wrong; who may not call at all is told in our own shape."""
+    """How handlers under this path say what went wrong."""
     return next(shape for start, shape in ERROR_SHAPES if path.startswith(start))
 
 

@@ -9,9 +9,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any
 
 from aiohttp import web
+
+from gguf_imagegen.api.docs_page import EXAMPLE_BASE
+from gguf_imagegen.api.urls import base_url
 
 
 @dataclass
@@ -56,6 +60,7 @@ async def openapi_json(request: web.Request) -> web.Response:
 async def docs(request: web.Request) -> web.Response:
     """GET /docs: the same as a page to read."""
     description = request.app[DESCRIPTION]
-    body = await asyncio.to_thread(lambda: description.page)
+    page = await asyncio.to_thread(lambda: description.page)
+    body = page.replace(EXAMPLE_BASE.encode(), escape(base_url(request)).encode())
     headers = {"Content-Security-Policy": description.policy, "Referrer-Policy": "no-referrer"}
     return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)

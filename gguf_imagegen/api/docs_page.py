@@ -9,6 +9,9 @@ from typing import Any
 
 Schema = Mapping[str, Any]
 
+EXAMPLE_BASE = "http://127.0.0.1:8080"
+"""Stands in the examples for the server that is asked; who sends the page puts the address there."""
+
 STYLE = """
 :root { color-scheme: light dark; --line: #8885; --soft: #8882; --accent: #06c; }
 @media (prefers-color-scheme: dark) { :root { --accent: #6bf; } }
@@ -76,9 +79,9 @@ def _route(path: str, method: str, operation: Mapping[str, Any]) -> str:
 
 
 def _curl(path: str, method: str, example: object) -> str:
-    """A command for a server of default settings; what stands in single quotes is JSON without any."""
+    """A command for the server at `EXAMPLE_BASE`; what stands in single quotes is JSON without any."""
     body = json.dumps(example, ensure_ascii=False)
-    return f"curl -s -X {method.upper()} http://127.0.0.1:8080{path} -d '{body}'"
+    return f"curl -s -X {method.upper()} {EXAMPLE_BASE}{path} -d '{body}'"
 
 
 def _answer(status: str, answer: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import ipaddress
 import logging
 import re
 import secrets
+from collections.abc import Mapping
 from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import hdrs, web
@@ -32,6 +33,11 @@ OPEN_PATHS = re.compile(r"/|/web/[^/]+|/livez|/health|/openapi\.json|/docs|/v1/i
 """Readable without a key: pages, liveness, health, and images under unguessable names."""
 A1111 = "/sdapi/"
 """What clients of AUTOMATIC1111 call; they send HTTP Basic."""
+GPUSTACK = "/v1-openai/"
+"""Errors under it are as GPUStack and llama-box have them: `{"code": 400, "message": "Invalid image", "type":
+"invalid_request_error"}` is what
+https://github.com/gpustack/gpustack/blob/a655ad28/docs/user-guide/image-generation-apis.md shows.
+"""
 
 
 def request_id(request: web.Request) -> str:
@@ -54,33 +60,44 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 @web.middleware
 async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The one place where errors become HTTP answers."""
+    headers: dict[str, str] = {}
     try:
         return await handler(request)
     except ImagegenError as exc:
-        return error_answer(exc, _challenge(request) if isinstance(exc, Unauthorized) else None)
+        error = exc
+        if isinstance(exc, Unauthorized):
+            headers = _challenge(request)
     except web.HTTPNotFound:
-        return error_answer(NotFound(f"there is no {request.method} {request.path[:200]}"))
+        error = NotFound(f"there is no {request.method} {request.path[:200]}")
     except web.HTTPMethodNotAllowed as exc:
-        error = MethodNotAllowed(f"{request.path[:200]} takes {', '.join(sorted(exc.allowed_methods))}")
-        return error_answer(error, {"Allow": ", ".join(sorted(exc.allowed_methods))})
+        headers = {"Allow": ", ".join(sorted(exc.allowed_methods))}
+        error = MethodNotAllowed(f"{request.path[:200]} takes {headers['Allow']}")
     except web.HTTPRequestEntityTooLarge:
-        return error_answer(PayloadTooLarge("the body is too large"))
+        error = PayloadTooLarge("the body is too large")
     except web.HTTPException as exc:
         if exc.status < 400:
             raise
-        return error_answer(InvalidRequest(exc.reason))
+        error = InvalidRequest(exc.reason)
     except ConnectionError:
         raise
     except Exception:  # the edge of the server: the log has the trace, the client gets no internals
         log.exception("internal error in %s %s", request.method, request.path)
-        return error_answer(InternalError("internal error; the server's log has the details"))
+        error = InternalError("internal error; the server's log has the details")
+    return error_answer(error, headers, numeric=request.path.startswith(GPUSTACK))
 
 
-def error_answer(error: ImagegenError, headers: dict[str, str] | None = None) -> web.Response:
+def error_answer(
+    error: ImagegenError, headers: Mapping[str, str] | None = None, *, numeric: bool = False
+) -> web.Response:
+    """The error's answer; `numeric`: with the HTTP status as `error.code`, our own word as `error.reason`."""
     extra = {"x-should-retry": "true" if error.should_retry else "false", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    return web.json_response(error.body(), status=error.status, headers=extra)
+    body = error.body()
+    if numeric:
+        named = {"message": error.message, "type": error.type, "param": error.param}
+        body["error"] = {**named, "code": error.status, "reason": error.code}
+    return web.json_response(body, status=error.status, headers=extra)
 
 
 def _challenge(request: web.Request) -> dict[str, str]:

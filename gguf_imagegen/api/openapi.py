@@ -22,7 +22,7 @@ from gguf_imagegen.api.contract import (
     tag_of,
 )
 from gguf_imagegen.api.contracts import CONTRACTS, contract_of
-from gguf_imagegen.api.middleware import A1111, is_open
+from gguf_imagegen.api.middleware import A1111, GPUSTACK, is_open
 from gguf_imagegen.api.schemas import Schema, any_of, component_schemas, names_of_property, ref
 from gguf_imagegen.errors import ContentTypeUnsupported, Forbidden, ImagegenError, Unauthorized
 from gguf_imagegen.schema import answers
@@ -173,7 +173,8 @@ def _responses(route: web.RouteDef, contract: Contract, settings: Settings) -> d
         content = {JSON: {"schema": ref(model.__name__)}} if model is not None else {}
         made[status] = _response(WORDS[status], content)
     for status, kinds in _errors(route, contract, settings).items():
-        shape = answers.ErrorAnswer if set(kinds) & set(BY_GUARD) else error_shape(route.path)
+        guarded = set(kinds) & set(BY_GUARD) and not route.path.startswith(GPUSTACK)
+        shape = answers.ErrorAnswer if guarded else error_shape(route.path)
         codes = ", ".join(f"`{code}`" for code in dict.fromkeys(kind.code for kind in kinds))
         made.setdefault(status, _response(codes, {JSON: {"schema": ref(shape.__name__)}}))
         if status in (429, 503):

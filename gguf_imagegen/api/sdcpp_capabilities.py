@@ -7,6 +7,7 @@ from typing import Any
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.folders import names_in
+from gguf_imagegen.jobs.inputs import largest
 from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.schema.sdcpp_server import LEAVES
 from gguf_imagegen.settings import Settings
@@ -23,7 +24,7 @@ NOT_DEFAULTS = ("init_image", "ref_images", "mask_image", "control_image", "lora
 
 def capabilities_of(entry: Entry, settings: Settings) -> dict[str, Any]:
     """sd.cpp's capabilities object for a model. Reads folders: call it in a thread."""
-    formats, defaults, features = list(OUTPUT_FORMATS), _defaults(entry), _features(entry, settings)
+    formats, defaults, features = list(OUTPUT_FORMATS), _defaults(entry, settings), _features(entry, settings)
     upscalers = [*BUILT_IN_UPSCALERS, *names_in(settings.upscaler_dir, "upscaler")]
     return {
         "model": _model(entry),
@@ -52,20 +53,21 @@ def _model(entry: Entry) -> dict[str, str]:
     return {"name": name, "stem": stem, "path": name, "id": entry.id, "family": entry.family}
 
 
-def _defaults(entry: Entry) -> dict[str, Any]:
+def _defaults(entry: Entry, settings: Settings) -> dict[str, Any]:
     """What a request that says nothing gets; sending it back changes nothing."""
     known = entry.defaults.model_dump(exclude={"size"})
+    known["steps"] = min(known["steps"], entry.limits.max_steps, settings.max_steps)
     return _native_defaults({**known, "width": entry.defaults.size[0], "height": entry.defaults.size[1]})
 
 
 def _limits(entry: Entry, settings: Settings) -> dict[str, int]:
-    side = min(entry.limits.max_side, entry.traits.max_side)
+    side, pixels = largest(entry, settings)
     return {
         "min_width": 64,
         "max_width": side,
         "min_height": 64,
         "max_height": side,
-        "max_pixels": min(entry.limits.max_pixels, settings.max_pixels),
+        "max_pixels": pixels,
         "max_batch_count": settings.max_images,
         "max_queue_size": settings.max_queue,
     }

@@ -73,15 +73,19 @@ class LlamaBoxEncoder:
         last = len(self._job.images) == self._job.plan.spec.n and event is self._job.images[-1]
         usage = usage_of([event.timings]) if last or not self._options.include_usage else None
         if not self._options.chunk_results:
-            return self._chunk({**final, "b64_json": text}, usage)
+            return self._last_chunk({**final, "b64_json": text}, usage)
         size = self._options.chunk_size
         pieces = [text[i : i + size] for i in range(0, len(text), size)]
         going = {**final, "progress": 99.0, "phase": "sending", "finish_reason": None}
         frames = [self._chunk({**going, "b64_json": piece}) for piece in pieces[:-1]]
-        return b"".join([*frames, self._chunk({**final, "b64_json": pieces[-1]}, usage)])
+        return b"".join([*frames, self._last_chunk({**final, "b64_json": pieces[-1]}, usage)])
 
-    def _chunk(self, item: dict[str, Any], usage: dict[str, float] | None = None) -> bytes:
-        return frame(chunk(self._job, item, usage))
+    def _last_chunk(self, item: dict[str, Any], usage: dict[str, float] | None) -> bytes:
+        """The one that ends an image, with what the request's sender should know."""
+        return frame({**chunk(self._job, item, usage), "warnings": self._job.warnings})
+
+    def _chunk(self, item: dict[str, Any]) -> bytes:
+        return frame(chunk(self._job, item, None))
 
 
 class OpenAIEncoder:
@@ -201,6 +205,7 @@ def completed(job: Job, event: ImageReady, data: bytes) -> dict[str, Any]:
         "usage": job_usage(None),
         "index": event.index,
         "seed": event.seed,
+        "warnings": job.warnings,
     }
 
 

@@ -83,22 +83,30 @@ def pick_model(app: web.Application, name: str | None) -> Entry:
 def _require_able(app: web.Application, entry: Entry, wanted: ImageRequest, operation: Operation) -> None:
     """UnsupportedOperation, naming the models on this machine that can, if this one cannot."""
     needed: tuple[Capability, ...]
+    count = len(wanted.image)
     if operation == "upscale":
         return
-    if not wanted.image:
+    if not count:
         what, param, needed = "text to image", "model", ("text-to-image",)
-    elif len(wanted.image) > 1:
-        what, param, needed = "edits with several images", "image", ("reference-edit",)
+    elif count > 1:
+        what, param, needed = f"edits of {count} images", "image", ("reference-edit",)
     elif wanted.mask is not None or images.may_be_transparent(wanted.image[0]):
         what, param, needed = "edits with a mask", "mask", ("inpainting", "reference-edit")
     else:
         what, param, needed = "image to image", "image", ("image-to-image", "reference-edit")
-    if not set(needed) & set(entry.capabilities):
-        catalog = app[CATALOG]
-        able = [each for each in catalog.entries if set(needed) & set(each.capabilities)]
-        here = sorted({each.id for each in able if catalog.on_disk(each)})
+
+    def can(each: Entry) -> bool:
+        return bool(set(needed) & set(each.capabilities)) and (count < 2 or count <= each.limits.references)
+
+    if not can(entry):
+        able = [each for each in app[CATALOG].entries if can(each)]
+        here = sorted({each.id for each in able if app[CATALOG].on_disk(each)})
         there = sorted({each.id for each in able if each.sources and not each.unsupported})
-        names = f"{', '.join(here)} can" if here else f"pull one that can: {', '.join(there[:8])}"
+        names = "no model of the catalog can"
+        if here:
+            names = f"{', '.join(here)} can"
+        elif there:
+            names = f"pull one that can: {', '.join(there[:8])}"
         raise UnsupportedOperation(f"{param}: {entry.id} cannot do {what}; {names}", param=param)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Final
 
@@ -135,8 +135,13 @@ class PhaseMachine:
         return self._last_step < step <= steps
 
 
-def bare_names(text: str) -> str:
-    """`text` with every absolute path reduced to the file's name: no local path leaves the worker."""
+def bare_names(text: str, known: Iterable[PurePath] = ()) -> str:
+    """`text` with every path reduced to the file's name: no local path leaves the worker.
+
+    Absolute paths are found by their look; those that are relative or hold blanks only if they are `known`.
+    """
+    for path in known:
+        text = text.replace(str(path), path.name)
     return PATH.sub(r"\1", QUOTED_PATH.sub(r"'\1'", text))
 
 

@@ -13,8 +13,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from queue import SimpleQueue
 from typing import BinaryIO, Final
 
@@ -68,6 +69,7 @@ class Worker:
         self._errors: list[str] = []
         self._notices: list[Notice] = []
         self._shares_text = False
+        self._paths: set[Path] = set()
         self._sdcpp = SdCpp(self)
         self._upscaler = Upscaler()
 
@@ -75,6 +77,7 @@ class Worker:
         """Whatever goes wrong becomes a `Failed`, and the next command finds the worker ready."""
         self._errors.clear()
         self._notices.clear()
+        self._paths.update(_paths(command))
         try:
             match command:
                 case wire.Load(model):
@@ -147,7 +150,7 @@ class Worker:
         return Failed("model_load_failed" if isinstance(command, wire.Load) else "generation_failed", message)
 
     def _note(self, error: str) -> None:
-        error = bare_names(error)
+        error = bare_names(error, self._paths)
         if PREVIEW_FAILED not in error:
             self._errors.append(error)
         _print_line(wire.ERROR + error)
@@ -164,7 +167,7 @@ class Worker:
         if level >= LOG_ERROR:
             self._note(text)
         elif level == LOG_WARN:
-            self._warn(_without_source(bare_names(text)))
+            self._warn(_without_source(bare_names(text, self._paths)))
         for event in self._phases.log(text):
             self._send(event)
 
@@ -183,7 +186,7 @@ class Worker:
             self._send(Preview(index, step, steps, width, height, rgb))
 
     def on_abort(self, text: str) -> None:
-        _print_line(wire.CRASH + bare_names(text))
+        _print_line(wire.CRASH + bare_names(text, self._paths))
 
 
 class PreviewPlan:
@@ -202,6 +205,19 @@ class PreviewPlan:
 
     def taken(self) -> None:
         self._last = time.monotonic()
+
+
+def _paths(command: wire.Command) -> Iterator[Path]:
+    """The local files that the library is told of, and may speak of."""
+    match command:
+        case wire.Load(model):
+            yield from model.files.values()
+        case wire.Generate(spec):
+            yield from (lora.path for lora in spec.loras)
+            if spec.hires is not None and spec.hires.model is not None:
+                yield spec.hires.model
+        case wire.Upscale(picture):
+            yield picture.path
 
 
 def _is_text_only(spec: GenerateSpec) -> bool:

@@ -98,6 +98,10 @@ def plan(
     n = request.n or 1
     if n > settings.max_images:
         raise InvalidRequest(f"n: at most {settings.max_images} images in one request", param="n")
+    if request.seed is not None and request.seed > MAX_SEED - n + 1:
+        raise InvalidRequest(
+            f"seed: at most {MAX_SEED - n + 1} for {n} images, whose seeds count up", param="seed"
+        )
 
     inputs = decode_images(request, settings)
     if operation == "upscale":
@@ -110,6 +114,8 @@ def plan(
     schedule = request.schedule or entry.defaults.schedule
     _check_schedule(schedule, steps, entry)
     step_cache = _step_cache(request, entry, notes)
+    if edit.references and request.strength is not None:
+        notes.append(f"strength: has no effect, {entry.id} edits by reference")
     strength = entry.defaults.strength if request.strength is None else request.strength
     cfg_scale, guidance = _guidance(request, entry, notes)
     spec = GenerateSpec(

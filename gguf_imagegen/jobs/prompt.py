@@ -38,8 +38,10 @@ def checked_prompt(text: str, param: str, settings: Settings, notes: list[str]) 
             f"{param}: characters without a meaning to the model (private or unassigned) were removed"
         )
         text = _NO_TEXT.sub("", text)
-    if _LORA_TAG.search(text):
-        notes.append(f"{param}: <lora:…> tags were removed; name LoRAs in the field 'lora'")
+    for tag in _LORA_TAG.findall(text):
+        notes.append(
+            f"{param}: {tag[:80]} was removed; there is no such LoRA, or it belongs into the field 'lora'"
+        )
     while _LORA_TAG.search(text):  # what is left of a nested tag may be a tag again
         text = _LORA_TAG.sub("", text)
     if _nesting(text) > MAX_NESTING:

@@ -243,6 +243,8 @@ ACCEPTED_WITHOUT_EFFECT = {
     "negative_prompt_3", "max_sequence_length",
 }  # fmt: skip
 """Real fields of a supported dialect that this engine cannot honour: a warning says so."""
+FLAT = "stream_options_"
+"""Begins the names of single stream options (llama-box)."""
 SILENT = {"user", "moderation"}
 """Of these, the ones that ask for nothing a picture could show."""
 
@@ -264,17 +266,46 @@ def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
     A null is a field not said: many clients send one for every field they know.
     """
     data = {key: value for key, value in with_kwargs(data).items() if value is not None}
+    flat = {name.removeprefix(FLAT): data.pop(name) for name in list(data) if name.startswith(FLAT)}
+    if flat and isinstance(data.setdefault("stream_options", {}), Mapping):
+        data["stream_options"] = {**flat, **data["stream_options"]}
     try:
         request = ImageRequest.model_validate(data)
     except ValidationError as exc:
         raise _translate(exc) from exc
-    warnings = []
+    warnings = _ignored(data, request)
     for key in sorted(set(data) - set(_FIELD_OF)):
         if key not in ACCEPTED_WITHOUT_EFFECT:
             warnings.append(f"unknown field {key[:80]!r} was ignored")
         elif key not in SILENT and data[key] not in ("", "auto"):
             warnings.append(f"field {key!r} is accepted but has no effect on this engine")
     return request, warnings
+
+
+def _ignored(data: Mapping[str, Any], request: ImageRequest) -> list[str]:
+    """A warning for each field that says something else than another one, which goes before it."""
+    warnings, used = [], dict[str, str]()
+    for name in (name for name in _FIELD_OF if name in data):
+        first = used.setdefault(_FIELD_OF[name], name)
+        if _plain(data[name]) != _plain(data[first]):
+            warnings.append(f"field {name!r} was ignored: {first!r} was given too")
+    if request.size:
+        sides = zip(("width", "height"), (request.width, request.height), request.size, strict=True)
+        warnings += [
+            f"field {name!r} was ignored: 'size' was given too"
+            for name, said, side in sides
+            if said not in (None, side)
+        ]
+    return warnings
+
+
+def _plain(value: object) -> object:
+    """A value as a form and JSON both say it."""
+    text = str(value).strip().lower()
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _translate(exc: ValidationError) -> InvalidRequest:
@@ -294,8 +325,8 @@ def _translate(exc: ValidationError) -> InvalidRequest:
 
 
 def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
-    """The request data of multipart parts: `image[]` and `image[0]` become a list, `stream_options_x`
-    and `stream_options[x]` an object, `lora[0][id]` a list of objects. Values stay text.
+    """The request data of multipart parts: `image[]` and `image[0]` become a list, `stream_options[x]` is
+    `stream_options_x`, `lora[0][id]` a list of objects. Values stay text.
     """
     data: dict[str, Any] = {}
     latest_lora: dict[str, dict[str, Any]] = {}
@@ -303,10 +334,8 @@ def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
         match = re.fullmatch(r"(image|images|init_images|url)(?:\[\d*\])?", name)
         if match:
             data.setdefault("image", []).append(value)
-        elif match := re.fullmatch(r"stream_options(?:_(\w+)|\[(\w+)\])", name):
-            options = data.setdefault("stream_options", {})
-            if isinstance(options, dict):
-                options[match[1] or match[2]] = value
+        elif match := re.fullmatch(r"stream_options\[(\w+)\]", name):
+            data[FLAT + match[1]] = value
         elif match := re.fullmatch(r"lora\[(\d*)\]\[(\w+)\]", name):
             loras = data.setdefault("lora", [])
             if isinstance(loras, list):

@@ -23,7 +23,7 @@ VARIATIONS = "/v1/images/variations"
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """LoRAs `bright`, `other` and `misfit`, and upscalers `double` and `fourfold`."""
-    loras, upscalers = tmp_path_factory.mktemp("loras"), tmp_path_factory.mktemp("upscalers")
+    loras, upscalers = tmp_path_factory.mktemp("my loras"), tmp_path_factory.mktemp("upscalers")
     write_lora(loras / "bright.gguf")
     write_lora(loras / "other.gguf", seed=1)
     write_lora(loras / "misfit.gguf", target="input_blocks.4.1.proj_in")
@@ -172,6 +172,8 @@ async def test_a_lora_of_another_model_is_reported(client: Client) -> None:
     body = await client.post(lora=[{"name": "misfit"}])
     assert picture(body["data"][0]["b64_json"]).tobytes() == (await client.picture()).tobytes()
     assert any("LoRA tensors have been applied" in warning for warning in body["warnings"])
+    assert "misfit.gguf" in str(body["warnings"])
+    assert "loras" not in str(body["warnings"])
 
 
 @pytest.mark.parametrize("name", ["../loras/bright", "/etc/passwd", "bright.gguf/..", "absent", "", "a/b"])
@@ -235,7 +237,7 @@ async def test_edits_that_a_model_cannot_do_name_one_that_can(client: Client) ->
     message = await client.refusal(EDITS, image=[solid("red"), solid("blue")])
     assert "by-reference can" in message
     message = await client.refusal(EDITS, model="by-reference", image=[solid("red")] * 4)
-    assert "edits 3 images at a time" in message
+    assert "cannot do edits of 4 images; pull one that can: flux" in message
 
 
 async def test_a_models_bound_of_guidance(running: RunningApp, model_dir: Path, tmp_path: Path) -> None:

@@ -308,13 +308,14 @@ async def test_stream_tells_progress_in_comments(
     served: ServerProcess, session: aiohttp.ClientSession
 ) -> None:
     """Every step is a comment, so that the content stays clean; the end is [DONE]."""
-    body = {"messages": ASKED, "size": "64x64", "steps": 4, "stream": True}
+    body = {"messages": ASKED, "size": "64x64", "steps": 4, "stream": True, "foo": 1}
     async with session.post(served.url + CHAT, json=body) as answer:
         assert answer.content_type == "text/event-stream"
         stream = read_stream(await answer.text())
     steps = [words.split()[1] for words in stream.comments if words.startswith("progress ")]
     assert list(dict.fromkeys(steps)) == ["0/4", "1/4", "2/4", "3/4", "4/4"]
     assert len(stream.events) == 4
+    assert stream.events[2].data["warnings"] == ["unknown field 'foo' was ignored"]
     assert stream.events[-1].data == "[DONE]"
     assert all(event.event is None and event.id is None for event in stream.events)
 

@@ -377,6 +377,9 @@ async def test_gpustack_illegal_image(served: ServerProcess, folder: Path) -> No
     said = json.loads(await shell(edit.replace('size="512x512"', "size=9x9"), folder))
     assert (said["error"]["code"], said["error"]["reason"]) == (400, "invalid_size")
     assert said["detail"] == said["error"]["message"]
+    for path in ("models/nothing", "nothing", "images/generations"):
+        said = json.loads(await shell(f"curl --silent {served.url}/v1-openai/{path}", folder))
+        assert said["error"]["code"] == (405 if path == "images/generations" else 404)
 
 
 LLAMA_BOX_LOOP = r"""

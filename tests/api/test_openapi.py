@@ -138,6 +138,7 @@ async def test_the_page_needs_nothing_and_lets_nothing_in(running: RunningApp) -
     async with running(engine=QuickEngine) as app, app.session.get(f"{app.url}/docs") as answer:
         policy, text = answer.headers["Content-Security-Policy"], await answer.text()
         assert answer.content_type == "text/html"
+    assert f"curl -s -X POST {app.url}/v1/images/generations" in text
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
     page = Page(text)

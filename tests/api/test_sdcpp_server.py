@@ -129,6 +129,16 @@ async def test_capabilities_list_the_files_requests_may_name(running: RunningApp
     assert str(tmp_path) not in json.dumps(body)
 
 
+async def test_capabilities_are_within_the_servers_bounds(running: RunningApp) -> None:
+    """What an administrator bounds is told, and the defaults keep to it."""
+    async with running(engine=QuickEngine, max_side=256, max_steps=10) as app:
+        _, body = await client_of(app).get("/capabilities")
+        assert (body["limits"]["max_width"], body["limits"]["max_height"]) == (256, 256)
+        assert body["defaults"]["sample_params"]["sample_steps"] == 10
+        status, _ = await client_of(app).post("/img_gen", {**body["defaults"], "prompt": "a cat"})
+    assert status == 202
+
+
 async def test_defaults_can_be_sent_back(client: Client) -> None:
     """A client that fills its form from the defaults gets what a silent request gets, and no warning."""
     _, body = await client.get("/capabilities")

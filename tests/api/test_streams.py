@@ -134,7 +134,10 @@ async def test_llama_box_progress(server: ServerProcess, session: aiohttp.Client
     assert (items[-1]["seed"], items[-1]["phase"], items[-1]["progressed_steps"]) == (43, "done", 5)
     assert all(before != after for before, after in pairwise(items))
     for event in stream.events[:-1]:
-        assert event.data.keys() == {"created", "model", "object", "type", "usage", "data"}
+        ends = event.item["finish_reason"] == "stop"
+        assert event.data.keys() == {"created", "model", "object", "type", "usage", "data"} | (
+            {"warnings"} if ends else set()
+        )
         assert (event.data["object"], event.data["type"]) == ("list", "image.chunk")
         assert event.data["model"] == "tiny-random"
 
@@ -237,11 +240,21 @@ async def test_openai_frames(server: ServerProcess, session: aiohttp.ClientSessi
         assert event.event == event.data["type"] == "image_generation.partial_image"
         assert picture(event.data["b64_json"]).format == "PNG"
     assert completed.event == completed.data["type"] == "image_generation.completed"
-    assert completed.data.keys() == OPENAI_KEYS | {"usage", "index", "seed"}
+    assert completed.data.keys() == OPENAI_KEYS | {"usage", "index", "seed", "warnings"}
     assert completed.data["seed"] == 7
     steps = [comment.split()[1] for comment in stream.comments if comment.startswith("progress ")]
     assert [step for step in steps if step != "0/4"] == ["1/4", "2/4", "3/4", "4/4"]
     assert any(comment.startswith("queued position=1") for comment in stream.comments)
+
+
+@pytest.mark.parametrize("dialect", ["llama-box", "openai", "both"])
+async def test_warnings_reach_streams(running: RunningApp, dialect: str) -> None:
+    """What a waiting client would read in the answer comes with each finished image."""
+    options = {"dialect": dialect}
+    async with running(engine=QuickEngine) as app:
+        stream = await post_stream(app.session, app.url + GENERATIONS, n=2, foo=1, stream_options=options)
+    told = [event.data["warnings"] for event in stream.events[:-1] if "warnings" in event.data]
+    assert told == [["unknown field 'foo' was ignored"]] * 2
 
 
 async def test_both_dialects_in_one_frame(server: ServerProcess, session: aiohttp.ClientSession) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import PurePath
 
 import pytest
 
@@ -149,6 +150,13 @@ def test_timings_are_sums_of_phases() -> None:
 )
 def test_no_local_path_remains(text: str, bare: str) -> None:
     assert bare_names(text) == bare
+
+
+def test_known_paths_may_look_like_anything() -> None:
+    """Relative ones, and those with blanks, are found where they are known."""
+    known = [PurePath("loras/fun.gguf"), PurePath("/home/some one/my loras/sad.gguf")]
+    text = "lora_file_path = loras/fun.gguf, /home/some one/my loras/sad.gguf, 1/2"
+    assert bare_names(text, known) == "lora_file_path = fun.gguf, sad.gguf, 1/2"
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,33 @@ def test_unknown_keys_warn() -> None:
     assert max(map(len, warnings)) < 150
 
 
+def test_contradictions_are_told() -> None:
+    """Of two fields for one thing the one that is ignored is named, unless both say the same."""
+    request, warnings = parse_request(
+        {"steps": 2, "num_inference_steps": 13, "size": "128x128", "width": 64, "height": "128"}
+    )
+    assert (request.steps, request.size) == (2, (128, 128))
+    assert warnings == [
+        "field 'num_inference_steps' was ignored: 'steps' was given too",
+        "field 'width' was ignored: 'size' was given too",
+    ]
+    assert parse_request({"steps": 2, "num_inference_steps": "2"})[1] == []
+
+
+def test_single_stream_options_stand_alone() -> None:
+    """As llama-box takes them, also beside the object, which goes before."""
+    request, warnings = parse_request(
+        {
+            "stream_options_include_usage": True,
+            "stream_options_preview": True,
+            "stream_options": {"preview": "tae"},
+        }
+    )
+    assert request.stream_options is not None
+    assert (request.stream_options.include_usage, request.stream_options.preview) == (True, "tae")
+    assert warnings == []
+
+
 def test_fields_without_effect_say_so() -> None:
     """What a dialect knows and this engine cannot do warns if it asks for something; `user` never does."""
     _, warnings = parse_request(
