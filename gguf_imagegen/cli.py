@@ -20,8 +20,8 @@ from gguf_imagegen.settings import Settings
 
 MODEL_FLAGS = ("model", "component", "models_dir", "catalog")
 ENGINE_FLAGS = (
-    "threads", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "offload_to_cpu",
-    "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
+    "threads", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap",
+    "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
 )  # fmt: skip
 
 WIDE = 10_000
@@ -64,10 +64,10 @@ def serve(settings: Settings) -> int:
 
 
 @command("generate")
-@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "lora_dir", "tuning")
+@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "memory_check", "lora_dir", "tuning")
 def generate(
     settings: Settings,
-    prompt: Annotated[str, typer.Argument(help="what the picture shows")],
+    prompt: Annotated[str, typer.Argument(help="what the picture shows; <lora:NAME:WEIGHT> applies a LoRA")],
     output: Annotated[Path, typer.Option("-o", "--output", help="file to write")] = Path("out.png"),
     negative_prompt: Annotated[str, typer.Option(help="what it must not show")] = "",
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT or auto")] = "auto",
@@ -122,11 +122,12 @@ def models(
 
 
 @command("pull")
-@with_settings("models_dir", "catalog", "memory_check")
+@with_settings("models_dir", "catalog", "memory_check", "lora_dir", "upscaler_dir")
 def pull(
-    settings: Settings, model: Annotated[str, typer.Argument(help="ID or ID:QUANT, see `models`")]
+    settings: Settings,
+    model: Annotated[str, typer.Argument(help="ID or ID:QUANT, see `models`, or a component of the catalog")],
 ) -> int:
-    """Fetch the files of a model; what was interrupted goes on from there."""
+    """Fetch the files of a model that fits into memory; what was interrupted goes on from there."""
     from gguf_imagegen import pulling
 
     return pulling.pull(settings, model)

@@ -14,12 +14,11 @@ from rich.text import Text
 
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, load_catalog
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.catalog.fit import Available, available
 from gguf_imagegen.catalog.header import Header, read_header
 from gguf_imagegen.catalog.inspect import component_of, family_of, missing_parts
 from gguf_imagegen.catalog.rename import needs_renaming, renamed
-from gguf_imagegen.catalog.room import Quant, quant_of
 from gguf_imagegen.catalog.store import size_words
+from gguf_imagegen.catalog.survey import Quant, State, Survey, best_of
 from gguf_imagegen.catalog.traits import traits_of
 from gguf_imagegen.engine.protocol import Role
 from gguf_imagegen.errors import ModelNotDownloaded
@@ -52,7 +51,8 @@ class Inspection:
 
 @dataclass(frozen=True)
 class ListedModel:
-    """A model of the catalog; `name` is the quantisation whose `on_disk`, `bytes` and `fits` these are."""
+    """A model of the catalog; `name` is the quantisation whose `on_disk`, `state`, `bytes` and `fits`
+    these are: what `pull ID` and a request for ID mean."""
 
     id: str
     aliases: tuple[str, ...]
@@ -64,6 +64,7 @@ class ListedModel:
     unsupported: str
     name: str
     on_disk: bool
+    state: State
     bytes: int | None
     fits: bool | None
     quants: tuple[Quant, ...]
@@ -72,13 +73,12 @@ class ListedModel:
 def list_models(settings: Settings) -> list[ListedModel]:
     """All of the catalog, in its order; nothing is asked of the hub."""
     catalog = load_catalog(settings.models_dir, settings.catalog)
-    free = available()
-    return [_listed(catalog, entry, settings, free) for entry in catalog.entries]
+    survey = Survey(catalog, settings)
+    return [_listed(entry, tuple(survey.quants(entry.id))) for entry in catalog.entries]
 
 
-def _listed(catalog: Catalog, entry: Entry, settings: Settings, free: Available) -> ListedModel:
-    quants = tuple(quant_of(catalog, each, settings, free) for each in catalog.quants(entry.id))
-    chosen = _chosen(quants)
+def _listed(entry: Entry, quants: tuple[Quant, ...]) -> ListedModel:
+    best = best_of(quants)
     return ListedModel(
         entry.id,
         entry.aliases,
@@ -88,26 +88,21 @@ def _listed(catalog: Catalog, entry: Entry, settings: Settings, free: Available)
         "x".join(map(str, entry.defaults.size)),
         entry.defaults.steps,
         entry.unsupported,
-        **asdict(chosen),
-        quants=quants,
+        best.name,
+        best.on_disk,
+        best.state,
+        best.bytes,
+        best.fits,
+        quants,
     )
-
-
-def _chosen(quants: Sequence[Quant]) -> Quant:
-    """The one on disk; else the largest that fits, else the smallest, as far as sizes are known."""
-    here = [each for each in quants if each.on_disk]
-    fitting = [each for each in quants if each.fits]
-    known = [each for each in quants if each.bytes]
-    if here:
-        return here[0]
-    if fitting:
-        return max(fitting, key=lambda each: each.bytes or 0)
-    return min(known or quants, key=lambda each: each.bytes or 0)
 
 
 def inspect_target(target: str, settings: Settings) -> Inspection:
     """Inspect FILE, ID[:QUANT] or a web address; of what is not here, only the headers are fetched."""
-    headers = dict(_headers(target, settings))
+    entry = _entry_of(target, settings)
+    if entry is not None and entry.unsupported:
+        return Inspection((), (), (f"{entry.id} cannot be run: {entry.unsupported}",))
+    headers = dict(_headers(target, entry, settings))
     reports = tuple(_report(header, remote) for header, remote in headers.values())
     files = {role: header for role, (header, _) in headers.items()}
     family = next((report.family for report in reports if report.family), None)
@@ -116,20 +111,28 @@ def inspect_target(target: str, settings: Settings) -> Inspection:
     return Inspection(reports, needs, tuple(_notes(family, files)))
 
 
-def _headers(target: str, settings: Settings) -> Iterator[tuple[Role, tuple[Header, bool]]]:
-    """Headers by role, and whether each came from the web."""
-    if target.lower().startswith(("http://", "https://")):
-        header = _remote(target)
-        yield _role(header), (header, True)
-        return
+def _entry_of(target: str, settings: Settings) -> Entry | None:
+    """The model of the catalog, None for a file or a web address."""
     path = Path(target).expanduser()
-    if path.suffix in MODEL_SUFFIXES or path.is_file():
-        header = read_header(path)
-        yield _role(header), (header, False)
+    if _on_the_web(target) or path.suffix in MODEL_SUFFIXES or path.is_file():
+        return None
+    return load_catalog(settings.models_dir, settings.catalog).get(target)
+
+
+def _on_the_web(target: str) -> bool:
+    return target.lower().startswith(("http://", "https://"))
+
+
+def _headers(
+    target: str, entry: Entry | None, settings: Settings
+) -> Iterator[tuple[Role, tuple[Header, bool]]]:
+    """Headers by role, and whether each came from the web."""
+    if entry is None:
+        remote = _on_the_web(target)
+        header = _remote(target) if remote else read_header(Path(target).expanduser())
+        yield _role(header), (header, remote)
         return
-    catalog = load_catalog(settings.models_dir, settings.catalog)
-    entry = catalog.get(target)
-    for role, file in catalog.paths(entry).items():
+    for role, file in Catalog([entry], settings.models_dir).paths(entry).items():
         if file.is_file():
             yield role, (read_header(file), False)
         elif role in entry.sources:
@@ -195,13 +198,23 @@ def models_table(models: Sequence[ListedModel]) -> Table:
     for model in models:
         cells = (
             model.id,
-            "yes" if model.on_disk else "no",
+            _state_words(model),
             size_words(model.bytes) if model.bytes else "",
             {True: "yes", False: "no", None: ""}[model.fits],
             " ".join(model.description.split()) + " It cannot be run." * bool(model.unsupported),
         )
         table.add_row(*map(Text, cells))
     return table
+
+
+def _state_words(model: ListedModel) -> str:
+    """`partial` and `corrupt` are told also of a quantisation that is not the one to take."""
+    if model.state in ("ready", "corrupt", "partial"):
+        return {"ready": "yes"}.get(model.state, model.state)
+    begun = [
+        f"{each.state}: {each.name.partition(':')[2]}" for each in model.quants if each.state != "absent"
+    ]
+    return ", ".join(begun) or "no"
 
 
 def as_table(inspection: Inspection) -> RenderableType:

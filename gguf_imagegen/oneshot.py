@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,14 +19,20 @@ from gguf_imagegen.jobs.plan import plan
 from gguf_imagegen.jobs.resident import Resident
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.schema.a1111_names import take_loras
 from gguf_imagegen.schema.request import parse_request
 from gguf_imagegen.settings import Settings
 
 
 async def generate(settings: Settings, fields: dict[str, object], output: Path, bar: Progress) -> list[Path]:
-    """Make the images that `fields` ask for and write them; paths of the files written."""
+    """Make the images that `fields` ask for and write them; paths of the files written.
+
+    `<lora:NAME:WEIGHT>` in the prompt applies a LoRA of the folder. Warnings go to the bar's console.
+    """
     catalog, default = choose_models(settings)
-    request, warnings = parse_request(fields)
+    asked = str(fields["prompt"])
+    prompt, loras = take_loras(asked, [name.strip() for name in re.findall(r"<lora:([^:<>]+)", asked)])
+    request, warnings = parse_request({**fields, "prompt": prompt, "lora": loras})
     entry = catalog.get(default)
     job_plan = plan(request, entry, settings, "edit" if request.image else "generation", warnings)
     resident = Resident(
@@ -40,6 +47,8 @@ async def generate(settings: Settings, fields: dict[str, object], output: Path, 
     try:
         job = scheduler.submit(job_plan)
         await _follow(job, bar)
+        for warning in job.warnings:
+            bar.console.print(f"note: {warning}", highlight=False, markup=False, soft_wrap=True)
         if job.error is not None:
             raise job.error
         return _write(job, results.get, output)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -11,9 +12,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, load_catalog
+from gguf_imagegen.catalog.choose import catalog_for
 from gguf_imagegen.catalog.download import Pull
 from gguf_imagegen.catalog.entry import Entry, Source
+from gguf_imagegen.catalog.header import read_header
 from gguf_imagegen.catalog.hub import Hub
+from gguf_imagegen.catalog.inspect import component_of
 from gguf_imagegen.catalog.progress import (
     Downloading,
     FileReady,
@@ -23,8 +27,8 @@ from gguf_imagegen.catalog.progress import (
     Verifying,
     at_intervals,
 )
-from gguf_imagegen.catalog.room import choose_quant
 from gguf_imagegen.catalog.store import Removal, Store, size_words
+from gguf_imagegen.catalog.survey import choose_quant
 from gguf_imagegen.errors import ModelNotDownloaded, PullFailed
 from gguf_imagegen.settings import Settings
 
@@ -62,31 +66,60 @@ def to_remove(catalog: Catalog, name: str) -> tuple[list[Entry], list[Entry]]:
 
 
 def pull(settings: Settings, name: str) -> int:
-    """Fetch what is missing of a model, with progress; the exit code."""
-    catalog = load_catalog(settings.models_dir, settings.catalog)
+    """Fetch what is missing of a model, or a component, with progress; the exit code."""
+    return _pull(settings, name, load_catalog(settings.models_dir, settings.catalog))
+
+
+def _pull(settings: Settings, name: str, catalog: Catalog) -> int:
     console = Console(stderr=True)
+    component = catalog.component(name)
+    if component is None and catalog.get(name).packaged:
+        console.print(f"{name} comes with the package; nothing is to be fetched", highlight=False)
+        return 0
     console.print(f"looking for {name} on the hub", highlight=False)
-    entry = to_pull(catalog, name, settings)
+    entry = None if component else to_pull(catalog, name, settings)
+    name, sources = (
+        (entry.name, entry.sources.values()) if entry else (name, [component] if component else [])
+    )
     try:
         with shown(console) as show:
-            Pull(Store(settings.models_dir), entry, show).run()
+            Pull(Store(settings.models_dir), sources, show).run()
     except KeyboardInterrupt:
-        console.print(f"stopped; `gguf-imagegen pull {entry.name}` goes on from there", highlight=False)
+        console.print(f"stopped; `gguf-imagegen pull {name}` goes on from there", highlight=False)
         return INTERRUPTED
-    console.print(f"{entry.name} is on this machine", highlight=False)
+    console.print(f"{name} is on this machine", highlight=False)
+    if component is not None:
+        console.print(_offered(settings, name, component), highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _offered(settings: Settings, name: str, source: Source) -> str:
+    """How a component is used, in words; LoRAs and upscalers get a link of their name in their folder."""
+    path = Store(settings.models_dir).path(source.path).absolute()
+    kind = "upscaler" if path.suffix == ".pth" else component_of(read_header(path))
+    if kind not in ("lora", "upscaler"):
+        return f"it lies at {path}; use it with: --component {kind}={path}"
+    chosen = settings.lora_dir if kind == "lora" else settings.upscaler_dir
+    folder = (chosen or settings.models_dir / f"{kind}s").absolute()
+    link = folder / f"{name}{path.suffix}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.path.lexists(link):
+        link.symlink_to(os.path.relpath(path, folder.resolve()))
+    elif not link.exists() or not link.samefile(path):
+        return f"it lies at {path}; {link} is another file, and stays as it is"
+    return f"requests can name it {name!r} when the server has: --{kind}-dir {folder}"
 
 
 def pull_missing(settings: Settings) -> int:
     """Before serving: pull the model that is served, if it is one of the catalog and not on this machine."""
     if Path(settings.model).suffix in MODEL_SUFFIXES:
         return 0
-    catalog = load_catalog(settings.models_dir, settings.catalog)
+    catalog = catalog_for(settings)
     with Console(stderr=True).status(f"looking for {settings.model}"):
         entry = choose_quant(catalog, settings.model, settings, sizes_on_hub)
     if catalog.on_disk(entry) or entry.unsupported or not entry.sources:
         return 0
-    return pull(settings, entry.name)
+    return _pull(settings, entry.name, catalog)
 
 
 def remove(settings: Settings, name: str) -> Removal:

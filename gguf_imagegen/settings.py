@@ -26,7 +26,9 @@ class Settings(BaseSettings):
 
     # what is served
     model: str = Field("embedded", description="catalog id or FILE.gguf to serve by default")
-    component: Words = Field((), description="ROLE=FILE of a component of that file, e.g. vae=ae.safetensors")
+    component: Words = Field(
+        (), description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors"
+    )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
     lora_dir: Path | None = Field(None, description="folder of LoRA files that requests may name")
@@ -43,10 +45,13 @@ class Settings(BaseSettings):
 
     # the engine
     threads: int = Field(0, ge=0, le=1024, description="CPU threads, 0 = all usable cores")
-    flash_attention: bool = Field(False, description="flash attention in the diffusion model")
+    flash_attention: bool = Field(
+        False, description="flash attention, on with CUDA and off elsewhere unless this says otherwise"
+    )
     diffusion_conv_direct: bool = Field(False, description="direct convolutions in a UNet")
     vae_conv_direct: bool = Field(False, description="direct convolutions in the VAE")
     huge_pages: bool = Field(False, description="huge pages for the engine's memory (Linux with glibc)")
+    mmap: bool = Field(False, description="map model files to read them, instead of reading in pieces")
     tuning: bool = Field(True, description="use what the command tune found for a model on this machine")
     offload_to_cpu: bool = Field(False, description="keep weights in RAM, move to the GPU when used")
     vae_on_cpu: bool = Field(False, description="decode on the CPU")

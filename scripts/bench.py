@@ -49,10 +49,11 @@ OWN: dict[str, Bench] = {
 }
 COMPARISONS: dict[str, Bench] = {
     "builds": bench_builds.builds,
+    "options": bench_builds.options,
     "sd-server": bench_sd_server.sd_server,
     "openvino": bench_openvino.openvino,
 }
-"""They compile, or install gigabytes, when they run for the first time."""
+"""They take long; all but "options" compile, or install gigabytes, when they run for the first time."""
 BENCHES = OWN | COMPARISONS
 LEAST_REPEATS = 3
 FILE_WIDTH = 140
@@ -86,8 +87,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="scripts/bench",
         description=(__doc__ or "").split("\n\n")[0],
-        epilog=f"{', '.join(COMPARISONS)} compile or install for minutes (into build/) when they run for "
-        "the first time; they run only when named or with --all.",
+        epilog=f"{', '.join(COMPARISONS)} take long, and some compile or install for minutes (into build/) "
+        "when they run for the first time; they run only when named or with --all.",
     )
     made.add_argument("--only", action="append", choices=BENCHES, metavar="NAME", help=", ".join(BENCHES))
     made.add_argument("--all", action="store_true", help=f"{', '.join(COMPARISONS)}, too")

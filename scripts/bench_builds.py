@@ -7,21 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
 
 from bench_figures import Run
-from compare_engines import build, engine_speed
+from compare_engines import PICTURE_STEPS, Timing, build, engine_speed
+from engine_speed import OPTIONS
 from rich.console import Console
 from synthetic import write_synthetic_sd1
 
-ENGINE = "stable-diffusion-cpp-python"
 STEPS = 2
-PICTURE_STEPS = 20
-"""Of the picture whose time is put together from its parts."""
 FEATURES = "from gguf_imagegen.engine.build import describe; print(*describe().features)"
-Timing = dict[str, float]
-"""Seconds by part, as scripts/engine_speed.py tells them."""
 
 
 async def builds(run: Run) -> None:
@@ -37,12 +32,25 @@ async def builds(run: Run) -> None:
             halves.append(await timing(run, plain, model, max(1, cores // 2)))
     run.tell(f"a step at {run.size}, this build", "s", (each["step"] for each in ours))
     for name, others, fewest in (("plain build", theirs, 1.5), ("binding's own defaults", halves, 3.0)):
-        for part, of, target in (
-            ("a step", step_of, fewest),
-            ("decoding", decode_of, None),
-            (f"a picture of {PICTURE_STEPS} steps", picture_of, fewest),
-        ):
+        for part, of in PARTS.items():
+            target = None if of is decode_of else fewest
             run.tell_ratios(f"{part}, {name} ÷ this build", map(of, others), map(of, ours), fewest=target)
+
+
+async def options(run: Run) -> None:
+    """Each option of the engine that makes no other picture, alone, against none of them."""
+    found: dict[str, list[Timing]] = {name: [] for name in ("", *OPTIONS)}
+    with tempfile.TemporaryDirectory(prefix="gguf-imagegen-bench-") as folder:
+        model = write_synthetic_sd1(Path(folder) / "sd15.safetensors")
+        for _ in run.rounds(run.repeats):
+            for name, timings in found.items():
+                flags = [f"--{name.replace('_', '-')}"] * bool(name)
+                timings.append(await timing(run, "", model, run.settings.threads, *flags))
+    none = found.pop("")
+    for name, timings in found.items():
+        parts = {"the load": load_of} if name == "mmap" else PARTS
+        for part, of in parts.items():
+            run.tell_ratios(f"{part}, {name} ÷ without", map(of, timings), map(of, none))
 
 
 def plain_engine(run: Run) -> str:
@@ -52,12 +60,16 @@ def plain_engine(run: Run) -> str:
     ).stdout
     if "LLAMAFILE" not in features.split():
         run.say("the installed engine is a plain build, too; scripts/install makes a fast one")
-    return str(build("plain", "", f"{ENGINE}=={version(ENGINE)}", Console(stderr=True)).folder)
+    return str(build("plain", "", Console(stderr=True)).folder)
 
 
-async def timing(run: Run, engine: str, model: Path, threads: int) -> Timing:
-    arguments = [str(model), "--size", run.size, "--steps", str(STEPS), "--threads", str(threads)]
+async def timing(run: Run, engine: str, model: Path, threads: int, *flags: str) -> Timing:
+    arguments = [str(model), "--size", run.size, "--steps", str(STEPS), "--threads", str(threads), *flags]
     return await asyncio.to_thread(engine_speed, engine, *arguments)
+
+
+def load_of(timing: Timing) -> float:
+    return timing["load"]
 
 
 def step_of(timing: Timing) -> float:
@@ -70,3 +82,7 @@ def decode_of(timing: Timing) -> float:
 
 def picture_of(timing: Timing) -> float:
     return timing["conditioning"] + PICTURE_STEPS * timing["step"] + timing["decode"]
+
+
+PARTS = {"a step": step_of, "decoding": decode_of, f"a picture of {PICTURE_STEPS} steps": picture_of}
+"""Of what is measured: name and how to read it."""

@@ -1,6 +1,8 @@
-"""What the step caches of sd.cpp save and what they cost: embedded model, several prompts, each seed once.
+"""What the ways to give up likeness for speed save and cost: the step caches of sd.cpp, and the tiny decoder.
 
-Run it on an idle machine: `.venv/bin/python scripts/bench_caches.py [--steps 12 28 50]`.
+The caches are measured on the embedded model, several prompts, each seed once. Of the tiny decoder only the
+speed is measured, on a Stable Diffusion 1.5 without its training beside a TAESD alike: no model here has both
+trained. Run it on an idle machine: `.venv/bin/python scripts/bench_caches.py [--only decoders]`.
 """
 
 from __future__ import annotations
@@ -9,28 +11,46 @@ import argparse
 import asyncio
 import math
 import statistics
+import tempfile
 from dataclasses import replace
+from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
+from compare_engines import PICTURE_STEPS
+from synthetic import write_synthetic_sd1, write_synthetic_taesd
 
+from gguf_imagegen.catalog.catalog import entry_of_file
 from gguf_imagegen.catalog.choose import choose_models
 from gguf_imagegen.catalog.inspect import holds_vae
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec
+from gguf_imagegen.engine.protocol import Decoder, GenerateSpec, ModelSpec
 from gguf_imagegen.events import ImageMade
 from gguf_imagegen.jobs.plan import plan
 from gguf_imagegen.schema.request import parse_request
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.tuning.measure import Effort, Speed, make, measure, warm_up
 
 PROMPTS = ("a lovely cat", "a red circle", "a green tree", "a house", "a blue star", "an apple")
+DECODES = 5
+"""Of each decoder and size, by turns with the other's."""
 
 
 async def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, nargs="+", default=[12, 28, 50])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=["caches", "decoders"])
+    parser.add_argument("--steps", type=int, nargs="+", default=[12, 28, 50], help="of the caches")
+    parser.add_argument("--sizes", nargs="+", default=["256x256"], help="of the decoders")
     parser.add_argument("--threads", type=int, default=usable_cores())
     options = parser.parse_args()
+    if options.only != "decoders":
+        await caches(options.steps, options.threads)
+    if options.only != "caches":
+        await decoders(options.sizes, options.threads)
+
+
+async def caches(counts: list[int], threads: int) -> None:
     settings = Settings()
     catalog, default = choose_models(settings)
     entry = catalog.get(default)
@@ -38,13 +58,11 @@ async def main() -> None:
     engine = EngineProcess()
     try:
         async for _ in engine.load(
-            ModelSpec(
-                entry.id, catalog.paths(entry), options.threads, built_in_vae=holds_vae(headers["model"])
-            )
+            ModelSpec(entry.id, catalog.paths(entry), threads, built_in_vae=holds_vae(headers["model"]))
         ):
             pass
         print(f"{'steps':>5} {'cache':12} {'sampling':>9} {'PSNR, least':>12} {'median':>7}")
-        for steps in options.steps:
+        for steps in counts:
             specs = []
             for prompt in PROMPTS:
                 wanted, notes = parse_request({"prompt": prompt, "steps": steps, "seed": 1})
@@ -74,6 +92,44 @@ def psnr(one: bytes, other: bytes) -> float:
     difference = np.frombuffer(one, np.uint8).astype(float) - np.frombuffer(other, np.uint8)
     error = float(np.mean(difference**2))
     return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+async def decoders(sizes: list[str], threads: int) -> None:
+    """Both in engines of their own, so that neither loads again between the measurements."""
+    engines = {decoder: EngineProcess() for decoder in cast("tuple[Decoder, ...]", get_args(Decoder))}
+    with tempfile.TemporaryDirectory(prefix="gguf-imagegen-bench-") as folder:
+        model = write_synthetic_sd1(Path(folder) / "sd15.safetensors")
+        tiny = write_synthetic_taesd(Path(folder) / "taesd.safetensors")
+        try:
+            for decoder, engine in engines.items():
+                files = {"model": model, "taesd": tiny}
+                async for _ in engine.load(
+                    ModelSpec("sd15", files, threads, built_in_vae=True, decoder=decoder)
+                ):
+                    pass
+            print(f"{'size':9} {'decoder':8} {'step, s':>8} {'decoding, s':>12} {'of a picture':>13}")
+            for size in sizes:
+                await compare_decoders(engines, model, size)
+        finally:
+            for engine in engines.values():
+                await engine.close()
+
+
+async def compare_decoders(engines: dict[Decoder, EngineProcess], model: Path, size: str) -> None:
+    wanted, notes = parse_request({"prompt": PROMPTS[0], "size": size, "steps": 1, "cfg_scale": 1, "seed": 1})
+    spec = warm_up(plan(wanted, entry_of_file(model), Settings(), "generation", notes).spec)
+    found: dict[Decoder, list[Speed]] = {decoder: [] for decoder in engines}
+    for engine in engines.values():
+        await make(engine, spec)
+    for _ in range(DECODES):
+        for decoder, engine in engines.items():
+            found[decoder].append(await measure(engine, spec, Effort(1, 0)))
+    pictures = {d: statistics.median(each.picture(PICTURE_STEPS) for each in found[d]) for d in found}
+    for decoder, speeds in found.items():
+        step = statistics.median(each.step for each in speeds)
+        decode = statistics.median(each.decode for each in speeds)
+        ratio = pictures[decoder] / pictures["full"]
+        print(f"{size:9} {decoder:8} {step:8.2f} {decode:12.3f} {ratio:13.2f}")
 
 
 if __name__ == "__main__":

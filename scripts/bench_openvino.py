@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bench_builds import Timing, decode_of, plain_engine, step_of, timing
 from bench_figures import CACHE, Run, Unavailable
+from compare_engines import PICTURE_STEPS
 from synthetic import write_synthetic_sd1
 
 PROGRAM = Path(__file__).with_name("bench_openvino_model.py")
@@ -32,10 +33,16 @@ async def openvino(run: Run) -> None:
             ours.append(await timing(run, "", model, run.settings.threads))
             theirs.append(await timing(run, plain, model, run.settings.threads))
             others.append(await asyncio.to_thread(openvino_timing, run))
-    for part, of in (("a step", step_of), ("decoding", decode_of)):
+    image = f"an image of {PICTURE_STEPS} steps, its prompt not counted"
+    for part, of in (("a step", step_of), ("decoding", decode_of), (image, image_of)):
+        run.tell(f"{part} at {run.size}, this build", "s", map(of, ours))
         run.tell(f"{part} at {run.size}, OpenVINO", "s", map(of, others))
         run.tell_ratios(f"{part}, this build ÷ OpenVINO", map(of, ours), map(of, others))
         run.tell_ratios(f"{part}, plain build ÷ OpenVINO", map(of, theirs), map(of, others))
+
+
+def image_of(timing: Timing) -> float:
+    return PICTURE_STEPS * timing["step"] + timing["decode"]
 
 
 def openvino_timing(run: Run) -> Timing:

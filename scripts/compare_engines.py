@@ -1,12 +1,15 @@
 """Build engines for this CPU in several ways, measure them, and install the fastest whose pictures are right.
 
-Called by `scripts/install --compare`. The speed is that of a model of Stable Diffusion 1.5's size at 256x256;
-the pictures are those of the embedded model, compared with the plain build's by peak signal-to-noise ratio.
+Called by `scripts/install --compare`. The speed is that of a picture of 20 steps of a model of Stable
+Diffusion 1.5's size at 256x256, with and without flash attention, as one build may win with it and another
+without. The pictures are those of the embedded model, compared with the plain build's by peak signal-to-noise
+ratio. CMAKE_ARGS of the environment are added to the flags of every build.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import os
@@ -14,7 +17,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +30,7 @@ from synthetic import write_synthetic_sd1
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILDS = ROOT / "build" / "engines"
+ENGINE = "stable-diffusion-cpp-python"
 TINYBLAS = "-DGGML_LLAMAFILE=ON"
 FAST_MATH = "-O3 -march=native -ffast-math -fno-finite-math-only"
 CANDIDATES = {
@@ -36,31 +42,55 @@ CANDIDATES = {
 """CMake's flags by name. "portable" is AVX2 code, which is the faster one on some CPUs that have AVX-512."""
 LEAST_PSNR = 40.0
 SEEDS = 20
+PICTURE_STEPS = 20
+NEAR = 1.1
+"""Only what took at most so many times the best picture's time in the first round is measured again."""
+Timing = dict[str, float]
+"""Seconds by part, as scripts/engine_speed.py tells them."""
+
+
+@dataclass(frozen=True)
+class Build:
+    name: str
+    folder: Path
+
+    @property
+    def wheel(self) -> Path:
+        (wheel,) = self.folder.glob("*.whl")
+        return wheel
 
 
 @dataclass
-class Build:
-    name: str
-    flags: str
-    wheel: Path
-    steps: list[float] = field(default_factory=list)
-    decodes: list[float] = field(default_factory=list)
-    psnr: float = math.inf
-    repeatable: bool = True
+class Trial:
+    """One build with one setting; `psnr` and `repeatable` are None where the pictures were not looked at."""
+
+    build: Build
+    flash_attention: bool
+    timings: list[Timing] = field(default_factory=list)
+    psnr: float | None = None
+    repeatable: bool | None = None
 
     @property
-    def folder(self) -> Path:
-        return BUILDS / self.name
+    def name(self) -> str:
+        return self.build.name + ", flash attention" * self.flash_attention
 
     @property
     def right(self) -> bool:
-        return self.repeatable and self.psnr >= LEAST_PSNR
+        return bool(self.repeatable) and self.psnr is not None and self.psnr >= LEAST_PSNR
 
-    def run(self, *arguments: str) -> dict[str, float]:
-        return engine_speed(str(self.folder), *arguments)
+    @property
+    def picture(self) -> float:
+        return PICTURE_STEPS * self.median("step") + self.median("decode")
+
+    def median(self, part: str) -> float:
+        return statistics.median(each[part] for each in self.timings)
+
+    def run(self, *arguments: str) -> Timing:
+        flash = ["--flash-attention"] * self.flash_attention
+        return engine_speed(str(self.build.folder), *arguments, *flash)
 
 
-def engine_speed(engine: str, *arguments: str) -> dict[str, float]:
+def engine_speed(engine: str, *arguments: str) -> Timing:
     """Figures of `scripts/engine_speed.py`; `engine` is the folder of a build, empty: the installed one."""
     command = [sys.executable, str(ROOT / "scripts" / "engine_speed.py"), *arguments]
     paths = os.pathsep.join(filter(None, [engine, str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -70,48 +100,63 @@ def engine_speed(engine: str, *arguments: str) -> dict[str, float]:
     return dict(json.loads(ran.stdout))
 
 
-def build(name: str, flags: str, engine: str, console: Console) -> Build:
-    """Compile, unless that was done before."""
-    folder = BUILDS / name
-    if not list(folder.glob("*.whl")):
+def build(name: str, flags: str, console: Console) -> Build:
+    """The engine of the version that is installed with these flags; compiled, unless that was done before."""
+    made_of = f"{ENGINE}=={version(ENGINE)}"
+    key = hashlib.sha256(flags.encode()).hexdigest()[:8] if flags else ""
+    folder = BUILDS / "-".join(filter(None, [name, version(ENGINE), key]))
+    if not (folder / "stable_diffusion_cpp").is_dir():
         console.print(f"compiling {name} ...")
         folder.mkdir(parents=True, exist_ok=True)
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
         subprocess.run(
-            [*pip, "wheel", "--no-cache-dir", "--no-deps", "--wheel-dir", str(folder), engine],
+            [*pip, "wheel", "--no-cache-dir", "--no-deps", "--wheel-dir", str(folder), made_of],
             env={**os.environ, "CMAKE_ARGS": flags},
             check=True,
         )
         (wheel,) = folder.glob("*.whl")
         subprocess.run([*pip, "install", "--no-deps", "--target", str(folder), str(wheel)], check=True)
-    (wheel,) = folder.glob("*.whl")
-    return Build(name, flags, wheel)
+    return Build(name, folder)
 
 
-def check_pictures(builds: list[Build], folder: Path) -> None:
-    """Twenty pictures of each build against the plain one's, and the first one's against itself."""
-    for each in builds:
-        for part in ("a", "b"):
-            (folder / each.name / part).mkdir(parents=True)
-        common = [
-            "embedded",
-            "--size",
-            "128x128",
-            "--steps",
-            "12",
-            "--prompt",
-            "a red apple",
-            "--repeats",
-            "1",
-        ]
-        each.run(*common, "--pictures", str(folder / each.name / "a"), "--seeds", str(SEEDS))
-        each.run(*common, "--pictures", str(folder / each.name / "b"), "--seeds", "1")
-        first, again = (folder / each.name / part / "0.png" for part in ("a", "b"))
-        each.repeatable = first.read_bytes() == again.read_bytes()
-        pairs = [
-            [folder / name / "a" / f"{seed}.png" for name in ("plain", each.name)] for seed in range(SEEDS)
-        ]
-        each.psnr = min(psnr(*pair) for pair in pairs)
+def measure(trials: list[Trial], rounds: int, model: Path, console: Console) -> None:
+    """All of them once, by turns, then those again that are near the best."""
+    again = trials
+    for number in range(rounds):
+        console.print(f"round {number + 1} of {rounds}: {len(again)} measurements")
+        for trial in again:
+            began = time.monotonic()
+            trial.timings.append(trial.run(str(model), "--size", "256x256", "--steps", "3"))
+            took = time.monotonic() - began
+            console.print(f"  {trial.name}: {trial.picture:.1f} s a picture, measured in {took:.0f} s")
+        limit = NEAR * min(trial.picture for trial in trials)
+        again = [trial for trial in trials if trial.picture <= limit]
+
+
+def fastest_right(trials: list[Trial], folder: Path, console: Console) -> Trial | None:
+    """The fastest trial with pictures like the plain build's of the same setting, equal at each run."""
+    plain = {trial.flash_attention: trial for trial in trials if trial.build.name == "plain"}
+    for trial in sorted(trials, key=lambda each: each.picture):
+        console.print(f"comparing the pictures of {trial.name} ...")
+        theirs, ours = (drawn(each, folder) for each in (plain[trial.flash_attention], trial))
+        trial.psnr = min(psnr(*pair) for pair in zip(theirs, ours, strict=True))
+        again = drawn(trial, folder, "again", 1)
+        trial.repeatable = again[0].read_bytes() == ours[0].read_bytes()
+        if trial.right:
+            return trial
+    return None
+
+
+def drawn(trial: Trial, folder: Path, part: str = "first", seeds: int = SEEDS) -> list[Path]:
+    """Pictures of a trial, drawn unless they are there."""
+    pictures = folder / trial.name.replace(", ", "-") / part
+    if not pictures.exists():
+        pictures.mkdir(parents=True)
+        trial.run(
+            "embedded", "--size", "128x128", "--steps", "12", "--prompt", "a red apple", "--repeats", "1",
+            "--pictures", str(pictures), "--seeds", str(seeds),
+        )  # fmt: skip
+    return [pictures / f"{seed}.png" for seed in range(seeds)]
 
 
 def psnr(one: Path, other: Path) -> float:
@@ -121,46 +166,48 @@ def psnr(one: Path, other: Path) -> float:
     return 10 * math.log10(255**2 / error) if error else math.inf
 
 
-def table(builds: list[Build]) -> Table:
+def table(trials: list[Trial]) -> Table:
     shown = Table("build", title="Stable Diffusion 1.5's size, 256x256, seconds")
-    for heading in ("a step", "plain ÷ it", "decoding", "least PSNR, dB", "repeatable"):
+    for heading in ("rounds", "step", "decoding", "picture", "plain ÷ it", "least PSNR, dB", "repeatable"):
         shown.add_column(heading, justify="right")
-    plain = statistics.median(builds[0].steps)
-    for each in builds:
-        step = statistics.median(each.steps)
+    for each in trials:
         shown.add_row(
-            each.name, f"{step:.2f}", f"{plain / step:.2f}", f"{statistics.median(each.decodes):.2f}",
-            f"{each.psnr:.1f}", "yes" if each.repeatable else "[red]no",
+            each.name, str(len(each.timings)), f"{each.median('step'):.2f}", f"{each.median('decode'):.2f}",
+            f"{each.picture:.1f}", f"{trials[0].picture / each.picture:.2f}",
+            "" if each.psnr is None else f"{each.psnr:.1f}",
+            {None: "", True: "yes", False: "[red]no"}[each.repeatable],
         )  # fmt: skip
     return shown
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--engine", required=True, help="requirement of the engine's package")
     parser.add_argument("--choice", type=Path, required=True, help="file that remembers the winner's flags")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", action="append", choices=CANDIDATES, help="besides the plain build")
     options = parser.parse_args()
-    console = Console(stderr=True)
+    console = Console(stderr=True, highlight=False)
     chosen = [name for name in CANDIDATES if name == "plain" or name in (options.only or CANDIDATES)]
-    builds = [build(name, CANDIDATES[name], options.engine, console) for name in chosen]
+    own = os.environ.get("CMAKE_ARGS", "")
+    builds = [build(name, f"{CANDIDATES[name]} {own}".strip(), console) for name in chosen]
+    trials = [Trial(each, flash) for each in builds for flash in (False, True)]
     with tempfile.TemporaryDirectory() as folder:
         model = write_synthetic_sd1(Path(folder) / "sd15.safetensors")
-        for number in range(options.rounds):
-            for each in builds:
-                console.print(f"measuring {each.name}, round {number + 1} of {options.rounds} ...")
-                figures = each.run(str(model), "--size", "256x256", "--steps", "3")
-                each.steps.append(figures["step"])
-                each.decodes.append(figures["decode"])
-        console.print("comparing pictures ...")
-        check_pictures(builds, Path(folder))
-    Console().print(table(builds))
-    best = min((each for each in builds if each.right), key=lambda each: statistics.median(each.steps))
+        measure(trials, options.rounds, model, console)
+        best = fastest_right(trials, Path(folder), console)
+    Console().print(table(trials))
+    if best is None:
+        sys.exit("no build makes the same picture twice: the engine that was installed stays; see the table")
     install = [sys.executable, "-m", "pip", "--quiet", "install", "--force-reinstall", "--no-deps"]
-    subprocess.run([*install, str(best.wheel)], check=True)
-    options.choice.write_text(best.flags + "\n")
-    console.print(f"{best.name} is installed")
+    subprocess.run([*install, str(best.build.wheel)], check=True)
+    options.choice.write_text(CANDIDATES[best.build.name] + "\n")
+    setting = "with" if best.flash_attention else "without"
+    console.print(
+        f"{best.build.name} is installed; it was fastest {setting} flash attention."
+        " `gguf-imagegen tune MODEL` measures and keeps what is best for a model;"
+        " --flash-attention or --no-flash-attention says it for all.",
+        soft_wrap=True,
+    )
 
 
 if __name__ == "__main__":

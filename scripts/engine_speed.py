@@ -17,6 +17,7 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess
 from gguf_imagegen.engine.protocol import GenerateSpec
+from gguf_imagegen.events import Loaded
 from gguf_imagegen.images import encode
 from gguf_imagegen.jobs.model_spec import model_spec
 from gguf_imagegen.jobs.plan import plan
@@ -24,22 +25,23 @@ from gguf_imagegen.schema.request import parse_request
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.tuning.measure import Effort, make, measure, warm_up
 
+OPTIONS = ("flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap")
+"""Settings that a flag turns on; all are off without it."""
+
 
 async def speed(options: argparse.Namespace) -> dict[str, float]:
-    """Seconds per denoising step and per decoding, medians over the repeats; the first picture warms up."""
+    """Seconds of the load, a step and a decoding, medians of the repeats; the first picture warms up."""
     catalog, entry = models(options.model)
     wanted, warnings = parse_request(
         {"prompt": options.prompt, "size": options.size, "steps": options.steps, "cfg_scale": 1, "seed": 1}
     )
-    settings = Settings(threads=options.threads, flash_attention=options.flash_attention)
+    settings = Settings(threads=options.threads, **{name: getattr(options, name) for name in OPTIONS})
     spec = plan(wanted, entry, settings, "generation", warnings).spec
     headers = catalog.checked_files(entry)
     engine = EngineProcess()
     try:
-        async for _ in engine.load(
-            model_spec(entry, catalog.paths(entry), headers, settings, options.threads)
-        ):
-            pass
+        model = model_spec(entry, catalog.paths(entry), headers, settings, options.threads)
+        load = [event.seconds async for event in engine.load(model) if isinstance(event, Loaded)]
         if options.pictures:
             for seed in range(options.seeds):
                 await draw(
@@ -51,7 +53,7 @@ async def speed(options: argparse.Namespace) -> dict[str, float]:
         found = await measure(engine, spec, Effort(options.steps * options.repeats, 0))
     finally:
         await engine.close()
-    return {"step": found.step, "decode": found.decode, "conditioning": found.conditioning}
+    return {"load": load[0], "step": found.step, "decode": found.decode, "conditioning": found.conditioning}
 
 
 def models(name: str) -> tuple[Catalog, Entry]:
@@ -77,7 +79,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--prompt", default="a lighthouse at dusk")
-    parser.add_argument("--flash-attention", action="store_true")
+    for name in OPTIONS:
+        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
     parser.add_argument("--pictures", type=Path, help="write pictures of so many seeds into this folder")
     parser.add_argument("--seeds", type=int, default=20)
     print(json.dumps(asyncio.run(speed(parser.parse_args()))))

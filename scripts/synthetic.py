@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 Shape = tuple[int, ...]
@@ -20,8 +20,17 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 def write_synthetic_sd1(path: Path) -> Path:
     """A safetensors file of 2.1 GB in F16, sparse where the disk can have it so."""
+    return _write(path, (*_text_encoder(), *_unet(), *_vae()))
+
+
+def write_synthetic_taesd(path: Path) -> Path:
+    """The tiny decoder and encoder that go with it, 5 MB."""
+    return _write(path, _taesd())
+
+
+def _write(path: Path, tensors: Iterable[tuple[str, Shape]]) -> Path:
     header, end = {}, 0
-    for name, shape in (*_text_encoder(), *_unet(), *_vae()):
+    for name, shape in tensors:
         begin, end = end, end + 2 * math.prod(shape)
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
@@ -30,6 +39,21 @@ def write_synthetic_sd1(path: Path) -> Path:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
     return path
+
+
+def _taesd() -> Tensors:
+    width = 64
+    for part, inputs, outputs, blocks, resized in (
+        ("encoder.layers.", 3, 4, (1, 3, 4, 5, 7, 8, 9, 11, 12, 13), (2, 6, 10)),
+        ("decoder.layers.", 4, 3, (2, 3, 4, 7, 8, 9, 12, 13, 14, 17), (6, 11, 16)),
+    ):
+        yield from _conv(f"{part}0", inputs, width)
+        for number in blocks:
+            for conv in (0, 2, 4):
+                yield from _conv(f"{part}{number}.conv.{conv}", width, width)
+        for number in resized:
+            yield f"{part}{number}.weight", (width, width, 3, 3)
+        yield from _conv(f"{part}{max(blocks) + 1}", width, outputs)
 
 
 def _linear(name: str, inputs: int, outputs: int, bias: bool = True) -> Tensors:

@@ -18,13 +18,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from gguf_imagegen import __version__, inspecting
+from gguf_imagegen import __version__
+from gguf_imagegen.catalog import survey
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.fit import Available
 from gguf_imagegen.images import read_parameters
 from gguf_imagegen.inspecting import list_models, models_table
 from gguf_imagegen.settings import Settings
 from tests.broken_files import BROKEN
+from tests.weights import write_lora
 
 
 def cli(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -113,6 +115,40 @@ def test_image_to_image_stays_near(model_dir: Path, tmp_path: Path) -> None:
     assert made.mean(axis=(0, 1)) == pytest.approx((200, 30, 30), abs=40)
 
 
+def test_loras_are_named_in_the_prompt(model_dir: Path, tmp_path: Path) -> None:
+    """A tag applies a LoRA of the folder, what it could not apply is told, and an unknown one is an error."""
+    loras, plain, out = tmp_path / "loras", tmp_path / "plain.png", tmp_path / "out.png"
+    loras.mkdir()
+    write_lora(loras / "bright.gguf")
+    write_lora(loras / "misfit.gguf", target="input_blocks.4.1.proj_in")
+    flags = ("--steps", "1", "--seed", "1", "--size", "64x64", "--lora-dir", loras)
+    assert generate(model_dir, "a fox", *flags, "-o", plain).returncode == 0
+    run = generate(model_dir, "a fox<lora:bright:2>", *flags, "-o", out)
+    assert run.returncode == 0, run.stderr
+    assert (pixels(out) != pixels(plain)).any()
+    assert "note:" not in run.stderr
+    run = generate(model_dir, "a fox<lora:misfit>", *flags, "-o", out)
+    assert (pixels(out) == pixels(plain)).all()
+    assert "note: " in run.stderr
+    assert "LoRA tensors have been applied" in run.stderr
+    fails_in_one_line(generate(model_dir, "a fox<lora:brigth>", *flags, "-o", out), "did you mean 'bright'?")
+
+
+def test_a_named_quantisation_is_made_with(model_dir: Path, tmp_path: Path) -> None:
+    """Though another one is on disk and stands before it."""
+    (tmp_path / "bad.gguf").write_bytes(b"no header")
+    for name in ("tiny-random.gguf", "tiny-random-tae.gguf"):
+        shutil.copy(model_dir / name, tmp_path)
+    quants = {"Q8_0": {"file": "bad.gguf"}, "Q4_0": {"file": "tiny-random.gguf"}}
+    files = {"taesd": "tiny-random-tae.gguf"}
+    entry = {"family": "ovis-image", "files": files, "quants": quants}
+    (tmp_path / "two.yaml").write_text(json.dumps({"version": 1, "models": {"two": entry}}))
+    flags = ("--models-dir", tmp_path, "--catalog", tmp_path / "two.yaml", "--steps", "1", "--size", "64x64")
+    fails_in_one_line(cli("generate", "x", "--model", "two", *flags, "-o", tmp_path / "x.png"), "bad.gguf")
+    run = cli("generate", "x", "--model", "two:Q4_0", *flags, "-o", tmp_path / "x.png")
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize("fault", ["truncated data", "text file", "huge kv count"])
 def test_a_bad_model_file_ends_in_one_line(fault: str, model_dir: Path, tmp_path: Path) -> None:
     """Exit code 1, the bare file name, no traceback, and no picture."""
@@ -179,10 +215,14 @@ def test_models(model_dir: Path, tmp_path: Path) -> None:
     assert run.returncode == 0
     (row,) = [line for line in run.stdout.splitlines() if "tiny-random" in line]
     assert "yes" in row
-    (row,) = [
-        line for line in cli("models", "--models-dir", tmp_path).stdout.splitlines() if "tiny-random" in line
-    ]
+    arrived = tmp_path / ".state/gpustack/stable-diffusion-v1-5-GGUF/stable-diffusion-v1-5-Q4_0.gguf"
+    arrived.parent.mkdir(parents=True)
+    arrived.with_name(f"{arrived.name}.{'ab' * 8}.partial").write_bytes(b"x")
+    rows = cli("models", "--models-dir", tmp_path).stdout.splitlines()
+    (row,) = [line for line in rows if "tiny-random" in line]
     assert "yes" not in row
+    (row,) = [line for line in rows if line.startswith("sd-1.5 ")]
+    assert "partial: Q4_0" in row
 
 
 def test_models_in_a_pipe_are_whole(tmp_path: Path) -> None:
@@ -224,18 +264,19 @@ def test_models_for_programs(model_dir: Path) -> None:
     ]  # fmt: skip
     assert many["quants"][1]["bytes"] is None
     assert many["quants"][1]["fits"] is None
-    assert {key: many[key] for key in ("name", "on_disk", "bytes", "fits")} in many["quants"]
+    same = ("name", "on_disk", "state", "bytes", "fits")
+    assert {key: many[key] for key in same} in [{key: each[key] for key in same} for each in many["quants"]]
 
 
 GIB = 1024**3
 
 
-@pytest.mark.parametrize(("free", "name"), [(64 * GIB, "Q8_0"), (15 * GIB, "Q4_K"), (GIB, "Q2_K")])
+@pytest.mark.parametrize(("free", "name"), [(64 * GIB, "Q8_0"), (17 * GIB, "Q4_K"), (GIB, "Q2_K")])
 def test_the_size_is_that_of_what_fits(
     free: int, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The largest quantisation that fits, and the smallest where none does."""
-    monkeypatch.setattr(inspecting, "available", lambda: Available(free))
+    monkeypatch.setattr(survey, "available", lambda: Available(free))
     (model,) = [each for each in list_models(Settings(models_dir=tmp_path)) if each.id == "flux.1-schnell"]
     assert model.name == f"flux.1-schnell:{name}"
     assert model.fits == (free > GIB)

@@ -18,6 +18,7 @@ import yaml
 from gguf_imagegen.catalog.header import read_header
 from gguf_imagegen.catalog.inspect import DIFFUSION
 from tests.broken_files import BROKEN
+from tests.hub import HubServer, write_catalog
 from tests.test_cli import cli, fails_in_one_line
 
 TOKENS = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
@@ -186,6 +187,23 @@ def test_a_model_that_pull_will_rename_lacks_nothing(web: str, tmp_path: Path) -
     (tmp_path / "my.yaml").write_text(yaml.safe_dump({"version": 1, "models": {"mine": entry}}))
     found = inspect("mine", "--catalog", tmp_path / "my.yaml", "--models-dir", tmp_path, HF_ENDPOINT=web)
     assert (found["needs"], found["notes"]) == ([], [])
+
+
+def test_a_model_that_cannot_be_run_says_why() -> None:
+    """There are no files to tell of, and the reason is told."""
+    run = cli("inspect", "sdxl-refiner")
+    assert run.returncode == 0
+    assert "sdxl-refiner cannot be run: sd.cpp does not know" in " ".join(run.stdout.split())
+
+
+def test_a_gated_model_says_where_to_accept_its_licence(tmp_path: Path) -> None:
+    """The page is named, as `pull` does."""
+    with HubServer() as hub:
+        source = hub.add("org/secret", "s.gguf", b"x" * 100)
+        hub.repos["org/secret"].gated = True
+        catalog = write_catalog(tmp_path / "my.yaml", secret={"quants": {"Q8_0": source}})
+        run = cli("inspect", "secret", "--catalog", catalog, "--models-dir", tmp_path, HF_ENDPOINT=hub.url)
+    fails_in_one_line(run, "accept its licence at https://huggingface.co/org/secret and set HF_TOKEN")
 
 
 def test_help_names_the_commands() -> None:

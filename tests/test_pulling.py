@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
+from gguf_imagegen.catalog.catalog import PACKAGED
 from gguf_imagegen.catalog.progress import Downloading, FileReady, Planned, Rewriting, Verifying
+from gguf_imagegen.jobs.folders import named_file, names_in
 from gguf_imagegen.pulling import shown, transfer_words
 from tests.conftest import ServerProcess
 from tests.hub import DEADLINE, HubServer, write_catalog
@@ -25,6 +28,7 @@ MB = 1_000_000
 SIZE = 20 * MB
 DATA = np.random.default_rng(1).bytes(SIZE)
 SMALL = DATA[:MB]
+TAE = PACKAGED / "embedded-tae.gguf"
 ROOT = Path(__file__).parents[1]
 
 
@@ -124,6 +128,55 @@ def test_quantisations(home: Home) -> None:
     assert home.run("rm", "both").stdout.startswith("removed org/both/q4.gguf\nremoved org/both/q8.gguf\n")
 
 
+def test_what_does_not_fit_is_not_pulled(home: Home) -> None:
+    """A named quantisation is held against the memory too; the words name the flag that turns this off."""
+    huge = {"repo": "org/huge", "file": "huge.gguf", "bytes": 10**15}
+    quants = {"F16": huge, "Q4_0": home.hub.add("org/huge", "small.gguf", SMALL)}
+    write_catalog(home.catalog, huge={"quants": quants})
+    run = home.run("pull", "huge:F16")
+    fails_in_one_line(run, "'huge:F16' needs about 10000")
+    for words in (" may be used: take huge:Q4_0, which fits", "--no-memory-check"):
+        assert words in run.stderr
+    assert "org/huge/resolve" not in str(home.hub.contents)
+    fails_in_one_line(home.run("pull", "huge:F16", "--no-memory-check"), "huge.gguf")
+    assert home.run("pull", "huge").stderr.splitlines()[-1] == "huge:Q4_0 is on this machine"
+
+
+def test_components(home: Home, tmp_path: Path) -> None:
+    """LoRAs and upscalers get their names in a folder that requests can name them from; others a flag."""
+    header = b'{"x.lora_down.weight":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    lora = len(header).to_bytes(8, "little") + header + bytes(4)
+    catalog = yaml.safe_load(home.catalog.read_text())
+    catalog["components"] = {
+        "fast": home.hub.add("org/fast", "weights.safetensors", lora),
+        "larger": home.hub.add("org/larger", "larger.pth", b"PK"),
+        "tiny": home.hub.add("org/tiny", "tae.gguf", TAE.read_bytes()),
+    }
+    home.catalog.write_text(yaml.safe_dump(catalog))
+    run = home.run("pull", "fast")
+    assert run.returncode == 0, run.stderr
+    loras = home.models / "loras"
+    assert run.stderr.splitlines()[-2:] == [
+        "fast is on this machine",
+        f"requests can name it 'fast' when the server has: --lora-dir {loras}",
+    ]
+    assert named_file("fast", loras, "lora").read_bytes() == lora
+    assert home.run("pull", "fast").returncode == 0
+    run = home.run("pull", "larger", "--upscaler-dir", str(tmp_path / "mine"))
+    assert run.stderr.endswith(
+        f"requests can name it 'larger' when the server has: --upscaler-dir {tmp_path / 'mine'}\n"
+    )
+    assert names_in(tmp_path / "mine", "upscaler") == ["larger"]
+    path = home.file("tiny/tae.gguf")
+    assert home.run("pull", "tiny").stderr.endswith(
+        f"it lies at {path}; use it with: --component taesd={path}\n"
+    )
+    (tmp_path / "mine/fast.safetensors").write_bytes(b"own")
+    run = home.run("pull", "fast", "--lora-dir", str(tmp_path / "mine"))
+    assert "fast.safetensors is another file, and stays as it is" in run.stderr
+    assert (tmp_path / "mine/fast.safetensors").read_bytes() == b"own"
+
+
 def test_progress_in_a_log(home: Home) -> None:
     """Where stderr is no terminal, there is a line with speed for each tenth of a file."""
     lines = home.run("pull", "two").stderr.splitlines()
@@ -201,7 +254,9 @@ def test_models_that_cannot_be_pulled(home: Home, name: str, words: str) -> None
 
 def test_a_packaged_model_is_here(home: Home) -> None:
     """What comes with the package needs no pull, and cannot be removed."""
-    assert home.run("pull", "embedded").returncode == 0
+    run = home.run("pull", "embedded")
+    assert (run.returncode, run.stderr) == (0, "embedded comes with the package; nothing is to be fetched\n")
+    assert home.hub.served == []
     fails_in_one_line(home.run("rm", "embedded"), "does not lie in the models folder")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import io
 import json
@@ -12,8 +13,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import pytest
@@ -21,17 +23,18 @@ from rich.console import Console
 
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.fit import Available
-from gguf_imagegen.engine.process import worker_environment
+from gguf_imagegen.engine.process import EngineProcess, worker_environment
 from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec
 from gguf_imagegen.errors import GenerationFailed, WorkerCrashed
 from gguf_imagegen.events import EngineEvent, ImageMade, Progress
+from gguf_imagegen.jobs.model_spec import model_spec
 from gguf_imagegen.jobs.resident import Resident
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.tuning import command, tuner
 from gguf_imagegen.tuning.candidates import can_have_huge_pages, factors, thread_counts
 from gguf_imagegen.tuning.command import work_for
 from gguf_imagegen.tuning.machine import Machine, this_machine
-from gguf_imagegen.tuning.measure import SAME, Effort, Speed, is_flat, psnr
+from gguf_imagegen.tuning.measure import SAME, Effort, Speed, is_flat, make, psnr
 from gguf_imagegen.tuning.options import Options
 from gguf_imagegen.tuning.record import FILE, Tuning, Tunings, sizes_of
 from gguf_imagegen.tuning.show import shown
@@ -181,15 +184,16 @@ TUNED = Options(threads=3, flash_attention=True)
 async def test_what_the_user_says_wins(folder: Path, here: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     """By flag or by environment, even where it is the default; and all of it can be turned off."""
 
-    async def values(**settings: Any) -> tuple[int, bool]:
+    async def values(**settings: Any) -> tuple[int, bool | None]:
         spec = await loaded(folder, **settings)
         return spec.threads, spec.flash_attention
 
-    assert await values() == (7, False)
+    assert await values() == (7, None), "the backend decides"
     keep(folder, here, TUNED)
     assert await values() == (3, True)
     assert await values(flash_attention=False) == (3, False)
-    assert await values(tuning=False) == (7, False)
+    assert await values(tuning=False) == (7, None)
+    assert await values(tuning=False, flash_attention=True) == (7, True)
     monkeypatch.setenv("GGUF_IMAGEGEN_THREADS", "0")
     assert await values() == (7, True)
 
@@ -274,6 +278,8 @@ async def search(
     seconds: Callable[[ModelSpec], float],
     noise: Callable[[ModelSpec], int] = lambda model: 0,
     engine: type[Timed] = Timed,
+    *,
+    tiny: bool = False,
 ) -> Outcome:
     """Threads 2 and 4 of 8, flash attention, direct convolutions, huge pages, by engines of these speeds."""
     settings = Settings(models_dir=model_dir, threads=8)
@@ -281,8 +287,9 @@ async def search(
     work = work_for(catalog, catalog.get("test"), settings, Effort(3, 0), "64x64")
     tried = [
         (Options(threads=4), Options(threads=2)),
-        *factors("ovis-image", settings, 8, huge_pages=True),
+        *factors("ovis-image", settings, 8, huge_pages=True, flash_attention=False),
     ]
+    work = replace(work, tiny=tiny)
     return await Tuner(work, lambda: engine(seconds, noise), Silent()).tune(tried)
 
 
@@ -310,11 +317,10 @@ async def test_what_is_faster_is_kept_together(model_dir: Path) -> None:
 
 async def test_another_picture_is_not_taken(model_dir: Path) -> None:
     """However fast: one that differs, and one that shows nothing."""
-    noise = {True: 100, False: 0}
     outcome = await search(
         model_dir,
         lambda model: 0.5 if model.flash_attention or model.vae_conv_direct else 1,
-        lambda model: 256 if model.vae_conv_direct else noise[model.flash_attention],
+        lambda model: 256 if model.vae_conv_direct else 100 if model.flash_attention else 0,
     )
     assert outcome.options == Options()
     assert words(outcome)["flash attention"] == "its picture is another"
@@ -335,6 +341,65 @@ async def test_a_candidate_may_fail(model_dir: Path) -> None:
     assert words(outcome)["threads 4"] == "failed: The engine stopped unexpectedly (SIGSEGV)."
     assert words(outcome)["flash attention"] == "failed: Not enough memory."
     assert outcome.options == Options(huge_pages=True)
+
+
+async def test_the_tiny_decoder_is_told_and_not_taken(model_dir: Path) -> None:
+    """Measured with what was kept on; its gain and its likeness are told, and serve uses the full one."""
+
+    def seconds(model: ModelSpec) -> float:
+        return (0.5 if model.huge_pages else 1) * (0.1 if model.decoder == "tiny" else 1)
+
+    outcome = await search(model_dir, seconds, lambda model: 100 if model.decoder == "tiny" else 0, tiny=True)
+    assert outcome.options == Options(huge_pages=True)
+    assert outcome.tuned_seconds / outcome.default_seconds == pytest.approx(0.5, abs=0.01)
+    assert words(outcome)["tiny decoder"] == "another picture, yours to choose"
+    tiny = outcome.tiny
+    assert tiny is not None
+    assert tiny.ratio == pytest.approx(0.05, abs=0.01)
+    assert tiny.psnr is not None
+    assert tiny.psnr < 30
+    assert outcome.trials[-1].name == "defaults, again"
+    said = told(0.0, tiny=tiny)
+    assert f"a picture 0.05 of the defaults' time; it draws another picture ({tiny.psnr:.1f} dB)" in said
+    assert '"decoder": "tiny" in a request' in said
+    assert "tiny decoder" not in told(0.0)
+
+
+async def test_a_tiny_decoder_may_fail(model_dir: Path) -> None:
+    """By a crash or a picture that shows nothing: told in its row, and nothing is recommended."""
+
+    def seconds(model: ModelSpec) -> float:
+        if model.decoder == "tiny":
+            raise WorkerCrashed("The engine stopped unexpectedly (SIGSEGV).")
+        return 1
+
+    crashed = await search(model_dir, seconds, tiny=True)
+    assert words(crashed)["tiny decoder"] == "failed: The engine stopped unexpectedly (SIGSEGV)."
+    flat = await search(model_dir, lambda _: 1, lambda model: 256 * (model.decoder == "tiny"), tiny=True)
+    assert words(flat)["tiny decoder"] == "its picture is flat"
+    for outcome in (crashed, flat):
+        assert outcome.tiny is not None
+        assert "tiny" not in told(0.0, tiny=outcome.tiny).replace("tiny: threads", "")
+
+
+@pytest.mark.parametrize(
+    ("beside", "decoder", "tried"), [(True, "full", True), (True, "tiny", False), (False, "full", False)]
+)
+def test_models_with_both_decoders(
+    beside: bool,
+    decoder: Literal["full", "tiny"],
+    tried: bool,
+    model_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A TAESD beside a VAE, and the VAE is the default; others have nothing to choose."""
+    catalog = load_catalog(model_dir)
+    entry = catalog.get("test")
+    files = {**entry.files, "vae": entry.files["model"]} if beside else entry.files
+    entry = entry.model_copy(update={"files": files, "decoder": decoder})
+    monkeypatch.setattr(catalog, "checked_files", lambda _: {})
+    settings = Settings(models_dir=model_dir, memory_check=False)
+    assert work_for(catalog, entry, settings, Effort(3, 0), "64x64").tiny == tried
 
 
 async def test_defaults_that_fail_end_it(model_dir: Path) -> None:
@@ -401,7 +466,9 @@ async def test_without_candidates_nothing_is_repeated(model_dir: Path) -> None:
     assert outcome.drift is None
 
 
-def told(drift: float | None, *, options: Options = TUNED, kept: bool = True) -> str:
+def told(
+    drift: float | None, *, options: Options = TUNED, kept: bool = True, tiny: Trial | None = None
+) -> str:
     """What is said at the end of a tuning, on one line."""
     speed = Speed(0.5, 0.2, 0.1, 3, b"")
     trials = (
@@ -409,7 +476,7 @@ def told(drift: float | None, *, options: Options = TUNED, kept: bool = True) ->
         Trial("flash attention", TUNED, speed, 0.87, 40.0, KEPT if kept else "not faster"),
     )
     console = Console(file=io.StringIO(), width=200)
-    command.tell(console, "tiny", 20, Outcome(trials, options, 2.0, 1.0, None, "CPU", drift))
+    command.tell(console, "tiny", 20, Outcome(trials, options, 2.0, 1.0, None, "CPU", drift, tiny))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -435,17 +502,79 @@ def test_an_unsteady_machine_is_told(drift: float | None, times: str) -> None:
     assert f"took {times} times as long as at first; tune again while nothing else" in said or not times
 
 
+# -- what the settings say where nothing was tuned ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("family", "said", "backend", "on"),
+    [
+        ("sd1", None, "CPU", False), ("sd1", None, "CUDA0", True), ("flux", None, "Vulkan0", False),
+        ("flux", None, "Metal", False), ("chroma", None, "CUDA0", False), ("chroma", True, "CUDA0", True),
+        ("sd1", False, "CUDA0", False), ("sd1", True, "CPU", True),
+    ],
+)  # fmt: skip
+def test_flash_attention_is_the_backends_unless_said(
+    family: str, said: bool | None, backend: str, on: bool, model_dir: Path
+) -> None:
+    """On with CUDA, which is faster with it; off where it may change pictures. What is said wins."""
+    entry = load_catalog(model_dir).get("test").model_copy(update={"family": family})
+    settings = Settings() if said is None else Settings(flash_attention=said)
+    spec = model_spec(entry, {}, {}, settings, 1)
+    assert spec.uses_flash_attention(backend) == on
+    flags = context_flags(f"flash_attention={spec.flash_attention}", backend)
+    assert flags == {"diffusion_flash_attn": on, "chroma_use_dit_mask": not on, "enable_mmap": False}
+
+
+def context_flags(fields: str, backend: str) -> dict[str, bool]:
+    """What sd.cpp is told of a model with these fields; asked in a process that may load the library."""
+    code = f"""
+from gguf_imagegen.engine.protocol import ModelSpec
+from gguf_imagegen.engine.sdcpp import context_params
+made = context_params(ModelSpec("x", {{}}, 1, {fields}), {backend!r})
+names = ("diffusion_flash_attn", "chroma_use_dit_mask", "enable_mmap")
+print({{name: getattr(made, name) for name in names}})
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return dict(ast.literal_eval(ran.stdout))
+
+
+async def test_mapped_files_make_the_same_picture(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting reaches the engine, and the weights are the same."""
+    catalog = load_catalog(model_dir)
+    entry = catalog.get("test")
+    pictures = []
+    for mmap in (False, True):
+        monkeypatch.setenv("GGUF_IMAGEGEN_MMAP", str(mmap))
+        settings = Settings(models_dir=model_dir, threads=1, memory_check=False)
+        work = work_for(catalog, entry, settings, Effort(1, 0), "64x64")
+        assert work.model.mmap == mmap
+        engine = EngineProcess()
+        try:
+            async for _ in engine.load(work.model):
+                pass
+            pictures.append((await make(engine, work.picture)).image.rgb)
+        finally:
+            await engine.close()
+    assert pictures[0] == pictures[1]
+    assert context_flags("mmap=True", "CPU")["enable_mmap"]
+
+
 # -- its parts ----------------------------------------------------------------------------------------
 
 
 def test_what_is_tried() -> None:
     """What the user says is not, nor what the model does not have."""
     said = Settings(threads=2, flash_attention=False)
-    assert factors("sd1", said, 8, huge_pages=False) == [
+    assert factors("sd1", said, 8, huge_pages=False, flash_attention=True) == [
         (Options(diffusion_conv_direct=True),),
         (Options(vae_conv_direct=True),),
     ]
-    assert (Options(diffusion_conv_direct=True),) not in factors("flux", Settings(), 8, huge_pages=True)
+    flux = factors("flux", Settings(), 8, huge_pages=True, flash_attention=False)
+    assert (Options(diffusion_conv_direct=True),) not in flux
+    assert (Options(flash_attention=True),) in flux
+    assert (Options(flash_attention=False),) in factors(
+        "flux", Settings(), 8, huge_pages=True, flash_attention=True
+    )
     assert thread_counts(8, 8) == [4]
     assert thread_counts(8, 6) == [6, 4]
     assert thread_counts(2, 64) == [1]

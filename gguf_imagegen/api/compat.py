@@ -30,8 +30,10 @@ async def config(request: web.Request) -> web.Response:
     catalog only the default model is listed, as END: a client that waits for every model must not wait for
     those that nobody downloaded.
     """
-    entries = {entry.id: _state(request.app, entry) for entry in request.app[CATALOG].entries}
-    listed = {id for id, state in entries.items() if state != "END"} | {request.app[DEFAULT_MODEL].id}
+    catalog = request.app[CATALOG]
+    entries = {entry.id: _state(request.app, entry) for entry in catalog.entries}
+    default = catalog.get(request.app[DEFAULT_MODEL].id).id
+    listed = {id for id, state in entries.items() if state != "END"} | {default}
     return web.json_response({id: _status(state) for id, state in entries.items() if id in listed})
 
 

@@ -11,15 +11,19 @@ from aiohttp import web
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.catalog.fit import Available, available
-from gguf_imagegen.catalog.room import quant_of, room_for
+from gguf_imagegen.catalog.survey import Quant, Survey, best_of
 from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
 
 
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models."""
-    app, free = request.app, await asyncio.to_thread(available)
-    data = await asyncio.to_thread(lambda: [_view(app, entry, free) for entry in app[CATALOG].entries])
+    app = request.app
+
+    def views() -> list[dict[str, Any]]:
+        survey = Survey(app[CATALOG], app[SETTINGS])
+        return [_view(app, entry.id, survey) for entry in app[CATALOG].entries]
+
+    data = await asyncio.to_thread(views)
     return web.json_response({"object": "list", "data": data})
 
 
@@ -38,21 +42,34 @@ async def load_model(request: web.Request) -> web.Response:
 
 async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""
-    entry = request.app[CATALOG].get(request.match_info["id"])
-    if request.app[SCHEDULER].resident.holds(entry):
-        request.app[SCHEDULER].unload(entry)
+    scheduler = request.app[SCHEDULER]
+    for entry in _meant(request.app, request.match_info["id"]):
+        if scheduler.resident.holds(entry):
+            scheduler.unload(entry)
     return await _answer(request, 202)
 
 
 async def _answer(request: web.Request, status: int = 200) -> web.Response:
-    entry = request.app[CATALOG].get(request.match_info["id"])
-    free = await asyncio.to_thread(available)
-    return web.json_response(_view(request.app, entry, free), status=status)
+    name = request.match_info["id"]
+    request.app[CATALOG].get(name)  # a name that is none ends here
+    survey = await asyncio.to_thread(Survey, request.app[CATALOG], request.app[SETTINGS])
+    return web.json_response(_view(request.app, name, survey), status=status)
 
 
-def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]:
+def _meant(app: web.Application, name: str) -> list[Entry]:
+    """Of a name without a quantisation, all of them: each may be in memory."""
+    catalog = app[CATALOG]
+    return [catalog.get(name)] if ":" in name else catalog.quants(name)
+
+
+def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
+    entry, meant = app[CATALOG].get(name), _meant(app, name)
     settings, traits = app[SETTINGS], entry.traits
+    entries = app[CATALOG].quants(entry.id)
+    quants = [survey.quant(each) for each in entries]
+    best = best_of(quants)
     defaults = entry.defaults.model_dump()
+    steps = min(defaults["steps"], entry.limits.max_steps, settings.max_steps)
     schedules = [name for name in SCHEDULES if name != "ays" or traits.ays]
     return {
         "id": entry.id,
@@ -63,15 +80,17 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
         "meta": {
             "aliases": list(entry.aliases),
             "description": entry.description,
-            "state": _state(app, entry),
-            "error": _error(app, entry),
-            "tuned": _tuned(app, entry),
-            "default": entry.id == app[DEFAULT_MODEL].id,
-            "quants": [_quant(app, each, free) for each in app[CATALOG].quants(entry.id)],
-            "memory": _memory(app, entry, free),
+            "state": _state(app, meant),
+            "error": _error(app, meant),
+            "tuned": _tuned(app, meant),
+            "default": entry.id == app[CATALOG].get(app[DEFAULT_MODEL].id).id,
+            "quants": [_quant(each, told) for each, told in zip(entries, quants, strict=True)],
+            "best": best.name,
+            "memory": best.memory and asdict(best.memory),
+            "download_bytes": best.download_bytes,
             "pullable": bool(entry.sources) and not entry.unsupported,
             "pulling": [pull.entry.name for pull in app[PULLS].named(entry.id) if not pull.ended],
-            "gated": any(source.gated for source in entry.sources.values()),
+            "gated": best.gated,
             "links": sorted({source.url for source in entry.sources.values()}),
             "unsupported": entry.unsupported or None,
             "size_on_disk": app[CATALOG].size_on_disk(entry),
@@ -80,7 +99,7 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
             "capabilities": list(entry.capabilities),
             "edit_mode": entry.edit_mode,
             "distilled_guidance": traits.distilled_guidance,
-            "defaults": {**defaults, "size": "x".join(map(str, entry.defaults.size))},
+            "defaults": {**defaults, "steps": steps, "size": "x".join(map(str, entry.defaults.size))},
             "step_caches": traits.step_caches,
             "decoders": entry.decoders,
             "limits": {
@@ -101,33 +120,28 @@ def _view(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]
     }
 
 
-def _error(app: web.Application, entry: Entry) -> object:
-    error = app[SCHEDULER].resident.errors.get(entry.name)
-    return error.body()["error"] if error else None
+def _error(app: web.Application, meant: list[Entry]) -> object:
+    errors = app[SCHEDULER].resident.errors
+    return next((errors[each.name].body()["error"] for each in meant if each.name in errors), None)
 
 
-def _quant(app: web.Application, entry: Entry, free: Available) -> dict[str, Any]:
-    return {"quant": entry.quant, **asdict(quant_of(app[CATALOG], entry, app[SETTINGS], free))}
+def _quant(entry: Entry, told: Quant) -> dict[str, Any]:
+    return {"quant": entry.quant, **{name: value for name, value in vars(told).items() if name != "memory"}}
 
 
-def _memory(app: web.Application, entry: Entry, free: Available) -> dict[str, Any] | None:
-    room = room_for(app[CATALOG], entry, app[SETTINGS], free)
-    return asdict(room) if room else None
+def _tuned(app: web.Application, meant: list[Entry]) -> dict[str, Any] | None:
+    every = (app[SCHEDULER].resident.tuned(each) for each in meant)
+    return next((dict(options.given) for options in every if options is not None), None)
 
 
-def _tuned(app: web.Application, entry: Entry) -> dict[str, Any] | None:
-    options = app[SCHEDULER].resident.tuned(entry)
-    return None if options is None else dict(options.given)
-
-
-def _state(app: web.Application, entry: Entry) -> str:
-    if entry.unsupported:
+def _state(app: web.Application, meant: list[Entry]) -> str:
+    if meant[0].unsupported:
         return "unsupported"
     resident = app[SCHEDULER].resident
-    if resident.loads(entry):  # asked first: in a thread, the load may end between the two
+    if any(map(resident.loads, meant)):  # asked first: in a thread, the load may end between the two
         return "loading"
-    if resident.holds(entry):
+    if any(map(resident.holds, meant)):
         return "loaded"
-    if any(not pull.ended for pull in app[PULLS].named(entry.id)):
+    if any(not pull.ended for pull in app[PULLS].named(meant[0].id)):
         return "pulling"
-    return "ready" if app[CATALOG].on_disk(entry) else "absent"
+    return "ready" if any(map(app[CATALOG].on_disk, meant)) else "absent"

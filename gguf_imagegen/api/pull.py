@@ -137,7 +137,7 @@ class Pulls:
         if found is not None and not found[0].ended:
             return found[0]
         running, loop = Running(entry), asyncio.get_running_loop()
-        pull = Pull(self.store, entry, lambda event: _call(loop, running.publish, event))
+        pull = Pull(self.store, entry.sources.values(), lambda event: _call(loop, running.publish, event))
         task = asyncio.create_task(self._run(running, pull))
         self._runs[entry.name] = (running, pull, task)
         return running

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from gguf_imagegen.events import Timings
+from gguf_imagegen.jobs.finish import describe
 from gguf_imagegen.jobs.job import ImageReady, Job
+from gguf_imagegen.metadata import parse_parameters
 
 
 def image_item(job: Job, image: ImageReady) -> dict[str, Any]:
@@ -119,6 +121,7 @@ def job_object(job: Job, eta: float | None, url: Callable[[str], str]) -> dict[s
             "width": job.plan.delivered[0],
             "height": job.plan.delivered[1],
         },
+        "settings": {"Prompt": ""} if job.plan.pictures else parse_parameters(describe(job.plan, spec.seed)),
         "data": [{"url": url(image.name), **image_item(job, image)} for image in job.images],
         "usage": job_usage(job),
         "warnings": job.warnings,

@@ -28,7 +28,7 @@ async def health(request: web.Request) -> web.Response:
     body = {
         "status": status,
         "ready": status == "ok",
-        "model": loaded[0].id if loaded else request.app[DEFAULT_MODEL].id,
+        "model": loaded[0].name if loaded else request.app[DEFAULT_MODEL].id,
         "loaded": bool(loaded),
         "models": [entry.name for entry in loaded],
         "loading": {"done": resident.loading.done, "total": resident.loading.total}

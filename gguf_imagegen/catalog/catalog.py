@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import cast
 
-from gguf_imagegen.catalog.entry import Capability, Defaults, Entry
+from gguf_imagegen.catalog.entry import Capability, Defaults, Entry, Source
 from gguf_imagegen.catalog.header import Header
-from gguf_imagegen.catalog.inspect import check_complete, component_of, family_of, inspect_file
+from gguf_imagegen.catalog.inspect import check_complete, component_of, family_of, holds_vae, inspect_file
 from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
 from gguf_imagegen.catalog.traits import EditMode, traits_of
 from gguf_imagegen.engine.protocol import Role
@@ -28,12 +28,19 @@ PACKAGED = Path(__file__).parents[1] / "embedded"
 
 
 class Catalog:
-    """The entries by id, alias and quantisation, and where their files lie."""
+    """The entries by id, alias and quantisation, and where their files lie.
 
-    def __init__(self, entries: Iterable[Entry], models_dir: Path) -> None:
+    An entry whose required files are on disk is given without what it could have besides and is not there.
+    """
+
+    def __init__(
+        self, entries: Iterable[Entry], models_dir: Path, components: Mapping[str, Source] | None = None
+    ) -> None:
         self.models_dir = models_dir
+        self.components = components or {}
         self._entries: dict[str, dict[str, Entry]] = {}
         self._names: dict[str, str] = {}
+        self._paths: dict[tuple[bool, Path], Path] = {}  # joined once: lists ask for thousands
         for entry in entries:
             self._entries.setdefault(entry.id, {})[entry.quant] = entry
         self._names = {
@@ -49,11 +56,7 @@ class Catalog:
     def get(self, name: str) -> Entry:
         """The entry named ID, ALIAS or ID:QUANT; ModelNotFound lists the known ones."""
         name, _, quant = name.partition(":")
-        if name not in self._names:
-            near = " or ".join(get_close_matches(name, self._names, 3))
-            known = f"did you mean {near}?" if near else f"known models: {', '.join(sorted(self._entries))}"
-            raise ModelNotFound(f"there is no model {name[:100]!r}; {known}", param="model")
-        quants = self._entries[self._names[name]]
+        quants = self._quants(name)
         if not quant:
             return self._preferred(quants)
         if quant not in quants:
@@ -61,34 +64,84 @@ class Catalog:
             raise ModelNotFound(
                 f"model {name!r} has no quantisation {quant[:50]!r}; there are: {there}", param="model"
             )
-        return quants[quant]
+        return self._as_here(quants[quant])
+
+    def _quants(self, name: str) -> Mapping[str, Entry]:
+        """By quantisation; ModelNotFound for what is neither id nor alias."""
+        if name in self._names:
+            return self._entries[self._names[name]]
+        if name in self.components:
+            raise ModelNotFound(
+                f"{name!r} is a component of models and none itself; `gguf-imagegen pull {name}` fetches"
+                " it and says how it is used",
+                param="model",
+            )
+        near = " or ".join(get_close_matches(name, [*self._names, *self.components], 3))
+        known = f"did you mean {near}?" if near else f"known models: {', '.join(sorted(self._entries))}"
+        raise ModelNotFound(f"there is no model {name[:100]!r}; {known}", param="model")
+
+    def component(self, name: str) -> Source | None:
+        """The component of this name, None for what is no component, or a model as well."""
+        return None if name in self._names else self.components.get(name)
 
     def quants(self, name: str) -> list[Entry]:
         """All quantisations of a model, in the catalog's order."""
-        return list(self._entries[self.get(name).id].values())
+        return [self._as_here(entry) for entry in self._quants(name.partition(":")[0]).values()]
 
     def _preferred(self, quants: Mapping[str, Entry]) -> Entry:
         every = list(quants.values())
-        return next((entry for entry in every if self.on_disk(entry)), every[0])
+        return self._as_here(next((entry for entry in every if self.on_disk(entry)), every[0]))
+
+    def _as_here(self, entry: Entry) -> Entry:
+        required = entry.required
+        if all(self._path(entry, role).is_file() for role in entry.files.keys() - required.keys()):
+            return entry
+        return entry.model_copy(update={"files": required}) if self.on_disk(entry) else entry
+
+    def with_components(self, id: str, files: Mapping[Role, Path]) -> Catalog:
+        """This catalog with other files, absolute ones, for these roles of a model in every quantisation."""
+        entries = []
+        for entry in self._every():
+            if entry.id == id:
+                sources = {role: source for role, source in entry.sources.items() if role not in files}
+                entry = entry.model_copy(update={"files": {**entry.files, **files}, "sources": sources})
+            entries.append(entry)
+        return Catalog(entries, self.models_dir, self.components)
+
+    def _every(self) -> list[Entry]:
+        return [entry for quants in self._entries.values() for entry in quants.values()]
 
     def with_file(self, entry: Entry) -> tuple[Catalog, Entry]:
         """This catalog with a bare file in it; a file that it knows by name keeps its defaults and limits."""
         main = next(iter(entry.files.values())).name
-        every = [known for quants in self._entries.values() for known in quants.values()]
+        every = self._every()
         for known in every:
             if known.family == entry.family and main in {path.name for path in known.files.values()}:
-                entry = known.model_copy(update={"files": entry.files, "sources": {}, "packaged": False})
+                entry = known.model_copy(
+                    update={
+                        "files": entry.files,
+                        "sources": {},
+                        "packaged": False,
+                        "vae_inside": entry.vae_inside,
+                    }
+                )
                 every = [other for other in every if other.id != known.id]
                 break
-        return Catalog([*every, entry], self.models_dir), entry
+        return Catalog([*every, entry], self.models_dir, self.components), entry
 
     def paths(self, entry: Entry) -> dict[Role, Path]:
         """Path of each file by role; relative names lie in the models folder, or in the package."""
-        folder = PACKAGED if entry.packaged else self.models_dir
-        return {role: folder / path for role, path in entry.files.items()}
+        return {role: self._path(entry, role) for role in entry.files}
+
+    def _path(self, entry: Entry, role: Role) -> Path:
+        key = entry.packaged, entry.files[role]
+        if key not in self._paths:
+            self._paths[key] = (PACKAGED if entry.packaged else self.models_dir) / key[1]
+        return self._paths[key]
 
     def on_disk(self, entry: Entry) -> bool:
-        return bool(entry.files) and all(path.is_file() for path in self.paths(entry).values())
+        """Whether all that it takes to run this model is here."""
+        return bool(entry.files) and all(self._path(entry, role).is_file() for role in entry.required)
 
     def size_on_disk(self, entry: Entry) -> int:
         """Bytes of the model's files that are there."""
@@ -100,20 +153,30 @@ class Catalog:
         paths = self.paths(entry)
         headers = {role: inspect_file(path) for role, path in paths.items()}
         check_complete(entry.family, headers)
+        if entry.vae_inside and not any(role == "vae" or holds_vae(file) for role, file in headers.items()):
+            main = next(iter(paths.values())).name
+            raise MissingComponent(
+                f"{main}: the catalog says that a VAE is inside, and there is none;"
+                " give one with --component vae=FILE",
+                param="model",
+            )
         return headers
 
     def require_on_disk(self, entry: Entry) -> None:
-        """Raise ModelNotDownloaded, with how to get it, if a file is missing."""
+        """Raise ModelNotDownloaded, with how to get it, if a file is missing.
+
+        The words name a quantisation only where the id alone would mean another one.
+        """
         if entry.unsupported:
             raise UnsupportedOperation(
                 f"model {entry.id!r} cannot be run: {entry.unsupported}", param="model"
             )
-        paths = self.paths(entry)
-        missing = [path.name for path in paths.values() if not path.is_file()]
+        missing = [path.name for role in entry.required if not (path := self._path(entry, role)).is_file()]
         if missing:
+            name = entry.id if self.get(entry.id).name == entry.name else entry.name
             raise ModelNotDownloaded(
                 f"model {entry.id!r} is not on this machine; not in the models folder: {', '.join(missing)}"
-                + (f"; get it with: gguf-imagegen pull {entry.name}" if entry.sources else "")
+                + (f"; get it with: gguf-imagegen pull {name}" if entry.sources else "")
                 + (f"; get it from: {entry.source}" if entry.source and not entry.sources else ""),
                 param="model",
             )
@@ -127,10 +190,10 @@ def load_catalog(models_dir: Path, extra: Path | None = None) -> Catalog:
             text = extra.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             raise CatalogError(f"{extra.name}: cannot be read: {type(exc).__name__}") from exc
-        added, _ = parse_catalog(text, extra.name, components)
+        added, components = parse_catalog(text, extra.name, components)
         replaced = {entry.id for entry in added}
         entries = [entry for entry in entries if entry.id not in replaced] + added
-    return Catalog(entries, models_dir)
+    return Catalog(entries, models_dir, components)
 
 
 def builtin_text() -> str:
@@ -177,13 +240,15 @@ def entry_of_file(path: Path, components: Mapping[Role, Path] | None = None) -> 
     for file in files.values():
         if not file.is_file():
             raise MissingComponent(f"{file.name}: no such file", param="component")
-    check_complete(family, {role: inspect_file(file) for role, file in files.items()})
+    headers = {role: inspect_file(file) for role, file in files.items()}
+    check_complete(family, headers)
     return Entry(
         id=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "model",
         description=f"{path.name} ({family})",
         family=family,
         capabilities=_CAPABILITIES[traits.edit_mode],
         files=files,
+        vae_inside=any(holds_vae(headers[role]) for role in headers if role in ("model", "diffusion")),
         defaults=Defaults.model_validate(traits.defaults),
     )
 

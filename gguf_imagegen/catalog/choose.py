@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
 from gguf_imagegen.engine.protocol import Role
-from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.errors import InvalidRequest, MissingComponent
 from gguf_imagegen.settings import Settings
 
 ROLES: tuple[Role, ...] = (
@@ -16,15 +16,36 @@ ROLES: tuple[Role, ...] = (
 
 
 def choose_models(settings: Settings) -> tuple[Catalog, str]:
-    """The catalog and the id of the default model, found complete and readable."""
-    catalog = load_catalog(settings.models_dir, settings.catalog)
+    """The catalog and the name of the default model, found complete and readable.
+
+    The name has a quantisation where the settings name one.
+    """
     path = Path(settings.model).expanduser()
     if path.suffix in MODEL_SUFFIXES:
+        catalog = load_catalog(settings.models_dir, settings.catalog)
         catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
         return catalog, entry.id
+    catalog = catalog_for(settings)
     entry = catalog.get(settings.model)
     catalog.checked_files(entry)
-    return catalog, entry.id
+    return catalog, entry.name if ":" in settings.model else entry.id
+
+
+def catalog_for(settings: Settings) -> Catalog:
+    """The catalog, in which the model that the settings name by its id has the components that they name."""
+    catalog = load_catalog(settings.models_dir, settings.catalog)
+    given = _components(settings.component)
+    if not given:
+        return catalog
+    for role, file in given.items():
+        if role in ("model", "diffusion"):
+            raise InvalidRequest(
+                f"component: {role} is the model itself; give that file with --model FILE", param="component"
+            )
+        if not file.is_file():
+            raise MissingComponent(f"component: {role}={file.name}: no such file", param="component")
+    files = {role: file.resolve() for role, file in given.items()}
+    return catalog.with_components(catalog.get(settings.model).id, files)
 
 
 def _components(words: tuple[str, ...]) -> dict[Role, Path]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from gguf_imagegen.catalog.entry import Entry, Source
+from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.catalog.hub import Hub, Remote
 from gguf_imagegen.catalog.progress import (
     FileReady,
@@ -45,16 +45,20 @@ Result = TypeVar("Result")
 
 
 class Pull:
-    """The files of one model on their way; `run` blocks, `cancel` may come from any thread.
+    """Files on their way, those of one model; `run` blocks, `cancel` may come from any thread.
 
     `on_event` is called from the threads that fetch. `pause` is the first wait before a new attempt, seconds.
     """
 
     def __init__(
-        self, store: Store, entry: Entry, on_event: Callable[[PullEvent], None], pause: float = 0.5
+        self,
+        store: Store,
+        sources: Iterable[Source],
+        on_event: Callable[[PullEvent], None],
+        pause: float = 0.5,
     ) -> None:
         self._store = store
-        self._entry = entry
+        self._sources = list({source.path: source for source in sources}.values())
         self._tell = on_event
         self._pause = pause
         self._hub = Hub()
@@ -67,7 +71,7 @@ class Pull:
 
     def run(self) -> None:
         """Fetch what is missing; PullFailed, ModelBusy or Cancelled if it cannot be."""
-        sources = list({source.path: source for source in self._entry.sources.values()}.values())
+        sources = self._sources
         with ExitStack() as locks, disk_errors():
             for source in sorted(sources, key=lambda source: source.path):
                 if self._store.wanted(source):

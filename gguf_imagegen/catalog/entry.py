@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -59,7 +60,7 @@ class Source(Strict):
         """Where the file as it is on the hub lies in the models folder."""
         return Path(self.repo) / self.file
 
-    @property
+    @cached_property
     def path(self) -> Path:
         """Where the file that is loaded lies in the models folder."""
         whole = self.downloaded
@@ -88,8 +89,8 @@ class Defaults(Strict):
 class Limits(Strict):
     """Bounds of the model; the server's own bounds hold besides.
 
-    `references` is how many images an edit by reference takes; `cfg_scale` the most that a distilled model
-    takes.
+    `references` is how many images an edit by reference takes, no more than the family does; `cfg_scale` the
+    most that a distilled model takes.
     """
 
     max_side: int = Field(2048, ge=64)
@@ -103,8 +104,9 @@ class Entry(Strict):
     """One model in one quantisation: what is loaded when it is asked for.
 
     `files` are names inside the models folder, or absolute paths for a bare file; those of a `packaged`
-    model lie in this package. `decoder` makes the pictures where a TAESD stands beside a VAE. `sources` says
-    where files come from that can be pulled. A model that this engine cannot run says why in `unsupported`.
+    model lie in this package. `decoder` makes the pictures where a TAESD stands beside a VAE; `vae_inside`
+    says that the main file holds a VAE. `sources` says where files come from that can be pulled. A model that
+    this engine cannot run says why in `unsupported`.
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -120,16 +122,28 @@ class Entry(Strict):
     unsupported: str = ""
     edits: EditMode | None = None
     zero_cond_t: bool = False
+    vae_inside: bool = False
     decoder: Decoder = "full"
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
     capabilities: tuple[Capability, ...] = ("text-to-image", "image-to-image", "inpainting")
     quality: Mapping[Literal["low", "medium", "high", "xhigh", "max"], int] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_many_references_as_the_family_takes(cls, data: Any) -> Any:
+        family = traits_of(str(data.get("family")))
+        if family is None or ("limits" in data and not isinstance(data["limits"], Mapping)):
+            return data
+        usual = min(Limits().references, family.references)
+        return {**data, "limits": {"references": usual, **data.get("limits", {})}}
+
     @model_validator(mode="after")
     def _family_is_known(self) -> Entry:
         if traits_of(self.family) is None and not self.unsupported:
             raise ValueError(f"family: {self.family!r} is not one this server can run")
+        if self.limits.references > self.traits.references:
+            raise ValueError(f"limits.references: {self.family} takes at most {self.traits.references}")
         return self
 
     @property
@@ -144,9 +158,18 @@ class Entry(Strict):
 
     @property
     def decoders(self) -> tuple[Decoder, ...]:
-        """Those to choose from, the model's own first; a VAE inside another file is not counted."""
-        both = "taesd" in self.files and "vae" in self.files
+        """Those to choose from, the model's own first."""
+        both = "taesd" in self.files and self.has_vae
         return (self.decoder, "tiny" if self.decoder == "full" else "full") if both else (self.decoder,)
+
+    @property
+    def has_vae(self) -> bool:
+        return self.vae_inside or "vae" in self.files
+
+    @property
+    def required(self) -> Mapping[Role, Path]:
+        """The files that it takes to run: beside a VAE a TAESD is for previews and for who asks for it."""
+        return {role: path for role, path in self.files.items() if role != "taesd" or not self.has_vae}
 
     @property
     def name(self) -> str:

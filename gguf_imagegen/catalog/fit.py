@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import math
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,13 +81,23 @@ class Available:
     ram: int
     vram: int | None = None
 
+    @property
+    def usable(self) -> Available:
+        """What a model may take of it: the rest is left to others, and to the error of the estimate."""
+        return Available(usable(self.ram), None if self.vram is None else usable(self.vram))
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """`tiling`: it takes tiled decoding to fit. `words` complete "the model ..."."""
+    """`tiling`: it takes tiled decoding to fit. `words` complete "the model ...".
+
+    `needs` and `free` are bytes of the memory that is short, else of the one that the sampler works in.
+    """
 
     fits: bool
     tiling: bool
+    needs: int
+    free: int
     words: str
 
 
@@ -344,44 +354,35 @@ def _free_vram() -> int | None:
 
 
 def verdict(estimate: Estimate, free: Available) -> Verdict:
-    """Whether it fits, by tiled decoding if need be. Graphics memory that is not known is not asked for."""
-    tiling = False
-    if not _fits(estimate.memory(False), free):
-        tiling = estimate.total(True) < estimate.total(False)
-    return Verdict(_fits(estimate.memory(tiling), free), tiling, _words(estimate, free, tiling))
+    """Whether it fits into what is usable, by tiled decoding if need be.
 
-
-def best_quant(
-    candidates: Sequence[tuple[str, int]], estimate_of: Callable[[int], Estimate], free: Available
-) -> str | None:
-    """The largest of a model's quantisations that fits with headroom, None if none does.
-
-    `candidates` are names with the bytes of all files, in the catalog's order; of equals the first wins.
+    Graphics memory that is not known is not asked for.
     """
-    vram = None if free.vram is None else int(free.vram * (1 - HEADROOM))
-    usable = Available(int(free.ram * (1 - HEADROOM)), vram)
-    fitting = [(name, size) for name, size in candidates if verdict(estimate_of(size), usable).fits]
-    return max(fitting, key=lambda candidate: candidate[1], default=(None, 0))[0]
+    tiling = False
+    if not _fits(estimate.memory(False), free.usable):
+        tiling = estimate.total(True) < estimate.total(False)
+    needed, kind = estimate.memory(tiling), "memory"
+    needs, there = needed.ram, free.ram
+    if needed.vram and free.vram is not None and needed.ram <= free.usable.ram:
+        kind, needs, there = "graphics memory", needed.vram, free.vram
+    decoding = (estimate.decode_tiled if tiling else estimate.decode, "decoding")
+    work = max((estimate.activations, "sampling"), decoding)
+    words = (
+        f"needs about {_size(needs)} of {kind} for {estimate.width}x{estimate.height}"
+        f"{' with tiled decoding' if tiling else ''}"
+        f" ({_size(estimate.weights)} weights, {_size(work[0])} {work[1]});"
+        f" {_size(usable(there))} of the {_size(there)} that are free may be used"
+    )
+    return Verdict(_fits(needed, free.usable), tiling, needs, there, words)
 
 
 def _fits(needed: Memory, free: Available) -> bool:
     return needed.ram <= free.ram and (free.vram is None or needed.vram <= free.vram)
 
 
-def _words(estimate: Estimate, free: Available, tiling: bool) -> str:
-    """In gigabytes, of the memory that is short, else of the one that the sampler works in."""
-    needed = estimate.memory(tiling)
-    if needed.vram and free.vram is not None and needed.ram <= free.ram:
-        kind, bytes_needed, bytes_free = "graphics memory", needed.vram, free.vram
-    else:
-        kind, bytes_needed, bytes_free = "memory", needed.ram, free.ram
-    decoding = (estimate.decode_tiled if tiling else estimate.decode, "decoding")
-    work = max((estimate.activations, "sampling"), decoding)
-    return (
-        f"needs about {_size(bytes_needed)} of {kind} for {estimate.width}x{estimate.height}"
-        f"{' with tiled decoding' if tiling else ''}"
-        f" ({_size(estimate.weights)} weights, {_size(work[0])} {work[1]}), {_size(bytes_free)} are free"
-    )
+def usable(free: int) -> int:
+    """The part of so many free bytes that a model may take."""
+    return int(free * (1 - HEADROOM))
 
 
 def _size(count: int) -> str:

@@ -75,14 +75,23 @@ def _entries(key: str, value: dict[str, Any], components: Mapping[str, Source]) 
         if not shared and not rest.get("unsupported"):
             raise ValueError("files: is required, or quants")
         return [_entry({"id": key, **rest}, shared)]
-    common = {"repo": model.repo, "revision": model.revision, "rename": model.rename, "gated": model.gated}
     return [
-        _entry(
-            {"id": key, "quant": quant, **rest},
-            {model.main: Source.model_validate({**common, **given}), **shared},
-        )
+        _entry({"id": key, "quant": quant, **rest}, {model.main: _main(model, quant, given), **shared})
         for quant, given in model.quants.items()
     ]
+
+
+def _main(model: _Model, quant: str, given: dict[str, Any]) -> Source | Path:
+    """The main file of a quantisation; one that says nothing but its name lies in the models folder."""
+    if model.repo is None and "repo" not in given:
+        if given.keys() == {"file"}:
+            return Path(str(given["file"]))
+        raise ValueError(
+            f"quants.{quant}: repo is missing; say which repository of the hub the file comes from, or give"
+            " nothing but `file`, the name of a file in the models folder"
+        )
+    common = {"repo": model.repo, "revision": model.revision, "rename": model.rename, "gated": model.gated}
+    return Source.model_validate({**common, **given})
 
 
 def _entry(fields: dict[str, Any], files: Mapping[Role, Source | Path]) -> Entry:

@@ -235,9 +235,12 @@ def refusal(answer: aiohttp.ClientResponse, name: str) -> ImagegenError:
     if status == 416:
         return InvalidModelFile(f"{name}: the file is empty")
     if said == "GatedRepo" or (status == 403 and asked):
+        page = "/".join(["https://huggingface.co", *answer.url.parts[1:3]])
         if asked:
-            return LicenceNotAccepted(f"{name}: accept the licence of its repository on the hub first")
-        return HubTokenMissing(f"{name}: its repository is gated; accept its licence and set HF_TOKEN")
+            return LicenceNotAccepted(f"{name}: accept the licence of its repository first, at {page}")
+        return HubTokenMissing(
+            f"{name}: its repository is gated; accept its licence at {page} and set HF_TOKEN"
+        )
     if said == "RepoNotFound":
         return HubRepositoryNotFound(f"{name}: there is no such repository, or it is private")
     if said == "RevisionNotFound":

@@ -22,6 +22,7 @@ class Traits:
     """`multiple`: sizes are aligned up to it. `distilled_guidance`: "guidance_scale" means `guidance`.
 
     `latent_preview`: sd.cpp knows a linear latent-to-RGB projection, so `proj` previews cost nothing.
+    `references`: images that an edit by reference takes at most.
     """
 
     multiple: int
@@ -30,6 +31,7 @@ class Traits:
     ays: bool = False
     max_side: int = 16384
     latent_preview: bool = True
+    references: int = 16
     defaults: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -51,8 +53,8 @@ _WHOLE = {"strength": 1.0}  # inpainting models repaint the mask from pure noise
 _FAMILIES: Mapping[str, Traits] = {
     "sd1": _SD,
     "sd1-inpaint": Traits(64, "inpaint", ays=True, defaults={**_SD.defaults, **_WHOLE}),
-    "sd1-pix2pix": Traits(64, "reference", ays=True, defaults=_SD.defaults),
-    "sdxl-pix2pix": Traits(64, "reference", ays=True, defaults=_SDXL.defaults),
+    "sd1-pix2pix": Traits(64, "reference", ays=True, references=1, defaults=_SD.defaults),
+    "sdxl-pix2pix": Traits(64, "reference", ays=True, references=1, defaults=_SDXL.defaults),
     "sd2": Traits(64, defaults=_SD.defaults),
     "sd2-inpaint": Traits(64, "inpaint", defaults={**_SD.defaults, **_WHOLE}),
     "sdxl": _SDXL,

@@ -40,7 +40,8 @@ class ModelSpec:
     With `built_in_vae` the model file holds a VAE itself. Where a TAESD stands beside a VAE, it makes
     previews only, unless `decoder` is "tiny". `zero_cond_t` is how Qwen-Image-Edit 2511 wants its timestep
     (sd.cpp's docs/qwen_image_edit.md). Direct convolutions need less memory and may be faster or slower.
-    `huge_pages` is for the worker's malloc, see `engine.process`.
+    `huge_pages` is for the worker's malloc, see `engine.process`. `flash_attention` None leaves it to the
+    backend. `mmap` says how files are read: mapped, or in pieces; the weights are copied either way.
     """
 
     name: str
@@ -49,14 +50,19 @@ class ModelSpec:
     built_in_vae: bool = False
     decoder: Decoder = "full"
     zero_cond_t: bool = False
-    flash_attention: bool = False
+    flash_attention: bool | None = None
     diffusion_conv_direct: bool = False
     vae_conv_direct: bool = False
     huge_pages: bool = False
+    mmap: bool = False
     offload_to_cpu: bool = False
     vae_on_cpu: bool = False
     text_encoders_on_cpu: bool = False
     rng: Literal["cuda", "cpu"] = "cuda"
+
+    def uses_flash_attention(self, backend: str) -> bool:
+        """As it is said, else where sd.cpp's docs/performance.md calls it faster, which is CUDA alone."""
+        return backend.startswith("CUDA") if self.flash_attention is None else self.flash_attention
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class SdCpp:
     def load(self, model: ModelSpec) -> bool:
         """Load `model` in place of what was loaded before; False if that fails, for which see the log."""
         self.unload()
-        context = low.new_sd_ctx(ctypes.byref(context_params(model)))
+        context = low.new_sd_ctx(ctypes.byref(context_params(model, self.backend)))
         if not context:  # a NULL pointer object, not None
             return False
         self._context = context
@@ -160,8 +160,9 @@ def self_test() -> list[str]:
     ]  # fmt: skip
 
 
-def context_params(model: ModelSpec) -> Any:
+def context_params(model: ModelSpec, backend: str) -> Any:
     """The `sd_ctx_params_t` of a model that stays loaded and can encode images."""
+    flash_attention = model.uses_flash_attention(backend)
     params = low.sd_ctx_params_t()
     low._lib.sd_ctx_params_init(ctypes.byref(params))
     for role, name in PATH_FIELDS.items():
@@ -174,11 +175,12 @@ def context_params(model: ModelSpec) -> Any:
     params.offload_params_to_cpu = model.offload_to_cpu
     params.keep_vae_on_cpu = model.vae_on_cpu
     params.keep_clip_on_cpu = model.text_encoders_on_cpu
-    params.flash_attn = params.diffusion_flash_attn = model.flash_attention
+    params.enable_mmap = model.mmap
+    params.flash_attn = params.diffusion_flash_attn = flash_attention
     params.diffusion_conv_direct = model.diffusion_conv_direct
     params.vae_conv_direct = model.vae_conv_direct
     params.qwen_image_zero_cond_t = model.zero_cond_t
-    params.chroma_use_dit_mask = not model.flash_attention  # together they break (docs/chroma.md)
+    params.chroma_use_dit_mask = not flash_attention  # together they break (docs/chroma.md)
     has_vae = model.built_in_vae or "vae" in model.files
     params.tae_preview_only = has_vae and model.decoder == "full"
     return params

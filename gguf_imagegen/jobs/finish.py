@@ -35,25 +35,11 @@ def finish_preview(plan: Plan, preview: Preview) -> bytes:
 
 
 def describe(plan: Plan, seed: int) -> str:
-    """The `parameters` text that AUTOMATIC1111 tools read; no paths."""
+    """The `parameters` text that AUTOMATIC1111 tools read, and all that makes the picture again; no paths."""
     spec = plan.spec
-    extra = {"Denoising strength": f"{spec.strength:g}"} if spec.init_image else {}
-    if spec.hires is not None:
-        extra = {
-            "Denoising strength": f"{spec.hires.denoising_strength:g}",
-            "Hires resize": f"{spec.hires.width}x{spec.hires.height}",
-            "Hires steps": f"{spec.hires.steps}",
-            "Hires upscaler": spec.hires.model.stem if spec.hires.model else spec.hires.upscaler,
-        }
-    if spec.step_cache != "none":
-        extra["Step cache"] = spec.step_cache
-    if spec.loras:
-        extra["LoRA"] = ", ".join(f"{lora.path.stem}: {lora.scale:g}" for lora in spec.loras)
-    if plan.upscale is not None:
-        extra["Postprocess upscale by"] = f"{plan.upscale.width / plan.width:.4g}"
-        extra["Postprocess upscaler"] = plan.upscale.path.stem
     if plan.pictures:
-        return ", ".join(f"{key}: {value}" for key, value in extra.items())
+        return ", ".join(f"{key}: {value}" for key, value in _enlarged(plan).items())
+    first_pass = (spec.width, spec.height) if spec.hires else (plan.width, plan.height)
     return metadata.parameters_text(
         prompt=spec.prompt,
         negative_prompt=spec.negative_prompt,
@@ -62,9 +48,61 @@ def describe(plan: Plan, seed: int) -> str:
         schedule=spec.schedule,
         cfg_scale=spec.cfg_scale,
         seed=seed,
-        width=plan.width,
-        height=plan.height,
-        model=plan.entry.id,
+        width=first_pass[0],
+        height=first_pass[1],
+        model=plan.entry.name,
         version=f"gguf_imagegen {__version__}",
-        extra=extra,
+        extra={**_sampled(plan), **_started(plan), **_second_pass(plan), **_enlarged(plan)},
     )
+
+
+def _sampled(plan: Plan) -> dict[str, object]:
+    """What else steered the sampling, as far as the model has it and it is not the model's own."""
+    spec, entry = plan.spec, plan.entry
+    own = entry.defaults
+    return {
+        "Distilled CFG Scale": spec.guidance if entry.traits.distilled_guidance else None,
+        "Image CFG scale": None if spec.image_cfg_scale == spec.cfg_scale else spec.image_cfg_scale,
+        "Clip skip": None if spec.clip_skip == own.clip_skip else spec.clip_skip,
+        "Eta": spec.eta,
+        "Shift": None if spec.flow_shift == own.flow_shift else spec.flow_shift,
+        "Step cache": None if spec.step_cache == own.step_cache == "none" else spec.step_cache,
+        "Step cache threshold": spec.step_cache_threshold,
+        "Decoder": entry.decoder if len(entry.decoders) > 1 else None,
+        "LoRA": ", ".join(f"{lora.path.stem}: {lora.scale:g}" for lora in spec.loras) or None,
+    }
+
+
+def _started(plan: Plan) -> dict[str, object]:
+    """What an edit started from; the pictures themselves are not in the text."""
+    spec = plan.spec
+    if not (spec.init_image or spec.ref_images):
+        return {}
+    return {
+        "Denoising strength": None if spec.ref_images else f"{spec.strength:g}",
+        "Input images": len(spec.ref_images) or 1,
+        "Input mask": "yes" if spec.mask else None,
+    }
+
+
+def _second_pass(plan: Plan) -> dict[str, object]:
+    """AUTOMATIC1111's words; it has no second pass after an edit, whose strength keeps its name here."""
+    spec, hires = plan.spec, plan.spec.hires
+    if hires is None:
+        return {}
+    strength = "Hires denoising strength" if spec.init_image else "Denoising strength"
+    return {
+        strength: f"{hires.denoising_strength:g}",
+        "Hires resize": f"{hires.width}x{hires.height}",
+        "Hires steps": hires.steps,
+        "Hires upscaler": hires.model.stem if hires.model else hires.upscaler,
+    }
+
+
+def _enlarged(plan: Plan) -> dict[str, object]:
+    if plan.upscale is None:
+        return {}
+    return {
+        "Postprocess upscale by": f"{plan.upscale.width / plan.width:.4g}",
+        "Postprocess upscaler": plan.upscale.path.stem,
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import time
@@ -16,9 +17,17 @@ from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.fit import Available, available
 from gguf_imagegen.catalog.header import Header
-from gguf_imagegen.catalog.room import needs_tiling, next_best, refusal, verdict_of
+from gguf_imagegen.catalog.room import needs_tiling, refusal, verdict_of
+from gguf_imagegen.catalog.store import size_words
+from gguf_imagegen.catalog.survey import Survey
 from gguf_imagegen.engine.protocol import Engine, GenerateSpec, ModelSpec, Role
-from gguf_imagegen.errors import Cancelled, ImagegenError, ModelLoadFailed, WorkerCrashed
+from gguf_imagegen.errors import (
+    Cancelled,
+    ImagegenError,
+    InsufficientMemory,
+    ModelLoadFailed,
+    WorkerCrashed,
+)
 from gguf_imagegen.events import Loaded, Loading
 from gguf_imagegen.jobs.model_spec import model_spec
 from gguf_imagegen.settings import Settings
@@ -202,6 +211,13 @@ class Resident:
         """Close the least recently used models until the new one is within the bounds and fits."""
         sizes = {slot.entry.name: self._catalog.size_on_disk(slot.entry) for slot in self._slots}
         need, budget = self._catalog.size_on_disk(entry), self._settings.memory_budget_mb * 1e6
+        if budget and need > budget:
+            raise InsufficientMemory(
+                f"the files of model {entry.name!r} have {size_words(need)}, and --memory-budget-mb allows"
+                f" {size_words(budget)} for all loaded models: take a smaller model, or start the server with"
+                f" --memory-budget-mb {math.ceil(need / 1e6)} or more",
+                param="model",
+            )
         while self._slots and (
             len(self._slots) >= self._settings.max_loaded
             or (budget and need + sum(sizes[slot.entry.name] for slot in self._slots) > budget)
@@ -214,7 +230,10 @@ class Resident:
             if found.fits:
                 return
             if not self._slots:
-                raise refusal(entry, found, next_best(self._catalog, entry, self._settings, free))
+                survey = Survey(self._catalog, self._settings, free)
+                raise refusal(
+                    entry, found, await self._unless_killed(functools.partial(survey.next_best, entry))
+                )
             await self.close("switched", self._slots[0].entry)
 
     async def _unless_killed(self, work: Callable[[], Result]) -> Result:

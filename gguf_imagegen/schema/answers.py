@@ -131,6 +131,7 @@ class JobObject(BaseModel):
     phase: str | None
     n: int
     parameters: JobParameters
+    settings: dict[str, str]
     data: list[ImageItem]
     usage: Usage
     warnings: list[str]
@@ -175,6 +176,9 @@ class ModelMeta(BaseModel):
     tuned: dict[str, int | bool] | None
     default: bool
     quants: list[dict[str, Any]]
+    best: str
+    memory: dict[str, Any] | None
+    download_bytes: int | None
     size_on_disk: int | None
     family: str
     licence: str

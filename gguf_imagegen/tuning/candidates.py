@@ -22,11 +22,13 @@ HUGE_PAGES_GLIBC: Final = (2, 35)
 HUGE_PAGES_MODE: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
-def factors(family: str, settings: Settings, cores: int, *, huge_pages: bool) -> list[Factor]:
-    """In the order in which they are tried."""
+def factors(
+    family: str, settings: Settings, cores: int, *, huge_pages: bool, flash_attention: bool
+) -> list[Factor]:
+    """In the order in which they are tried; `flash_attention` is what the backend has by default."""
     every: dict[str, list[Options]] = {
         "threads": [Options(threads=count) for count in thread_counts(cores)],
-        "flash_attention": [Options(flash_attention=True)],
+        "flash_attention": [Options(flash_attention=not flash_attention)],
         "diffusion_conv_direct": [Options(diffusion_conv_direct=True)] * family.startswith(UNETS),
         "vae_conv_direct": [Options(vae_conv_direct=True)],
         "huge_pages": [Options(huge_pages=True)] * huge_pages,

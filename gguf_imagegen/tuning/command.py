@@ -17,6 +17,7 @@ from gguf_imagegen.catalog.choose import choose_models
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.fit import available
 from gguf_imagegen.catalog.room import needs_tiling, refusal, verdict_of
+from gguf_imagegen.catalog.survey import Survey
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess
 from gguf_imagegen.engine.protocol import Engine
@@ -27,7 +28,7 @@ from gguf_imagegen.schema.request import parse_request
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.tuning.candidates import can_have_huge_pages, factors
 from gguf_imagegen.tuning.machine import Machine
-from gguf_imagegen.tuning.measure import Effort
+from gguf_imagegen.tuning.measure import Effort, Speed
 from gguf_imagegen.tuning.record import Tuning, Tunings, sizes_of
 from gguf_imagegen.tuning.show import shown, table
 from gguf_imagegen.tuning.tuner import KEPT, LEAST_GAIN, Outcome, Trial, Tuner, Work
@@ -56,9 +57,12 @@ def tune(
     tunings = Tunings(settings.models_dir)
     machine = _machine(tunings)
     work = work_for(catalog, entry, settings, effort, size)
-    tried = factors(entry.family, settings, usable_cores(), huge_pages=can_have_huge_pages())
+    tried = factors(
+        entry.family, settings, usable_cores(),
+        huge_pages=can_have_huge_pages(), flash_attention=work.model.uses_flash_attention(machine.backend),
+    )  # fmt: skip
     _warn_if_busy(console)
-    runs = 1 + sum(map(len, tried)) + bool(tried)  # the defaults, each candidate, the defaults again
+    runs = 1 + sum(map(len, tried)) + work.tiny + bool(tried)  # the last: the defaults again
     try:
         with shown(console, runs) as watcher:
             engines = make_engine or (lambda: EngineProcess(stall_timeout=settings.load_timeout))
@@ -95,7 +99,7 @@ def work_for(catalog: Catalog, entry: Entry, settings: Settings, effort: Effort,
     if settings.memory_check:
         found = verdict_of(entry, headers, settings, available())
         if not found.fits:
-            raise refusal(entry, found)
+            raise refusal(entry, found, Survey(catalog, settings).next_best(entry))
     steps = min(effort.steps, entry.limits.max_steps, settings.max_steps)
     fields = {"prompt": PROMPT, "seed": SEED, "steps": steps, "step_cache": "none", "size": size}
     request, warnings = parse_request(fields)
@@ -113,6 +117,7 @@ def work_for(catalog: Catalog, entry: Entry, settings: Settings, effort: Effort,
         steps=entry.defaults.steps,
         effort=effort,
         tiled=tiled,
+        tiny=entry.decoder == "full" and "tiny" in entry.decoders,
     )
 
 
@@ -178,6 +183,8 @@ def tell(console: Console, name: str, steps: int, outcome: Outcome) -> None:
             f"decoding in tiles takes {outcome.tiled_decode:.3f} s; done where memory is short only",
             highlight=False,
         )
+    if outcome.tiny is not None and outcome.tiny.speed is not None:
+        console.print(_tiny(outcome.tiny, outcome.tiny.speed), highlight=False, soft_wrap=True)
     if outcome.drift is not None and abs(outcome.drift) > UNSTEADY:
         console.print(
             f"the machine was not steady: at the end the defaults took {1 + outcome.drift:.2f} times as long"
@@ -185,6 +192,14 @@ def tell(console: Console, name: str, steps: int, outcome: Outcome) -> None:
             style="yellow", highlight=False, soft_wrap=True,
         )  # fmt: skip
     console.print(f"{name}: {_result(outcome)}", highlight=False, soft_wrap=True)
+
+
+def _tiny(trial: Trial, speed: Speed) -> str:
+    return (
+        f"the tiny decoder takes {speed.decode:.3f} s, a picture {trial.ratio:.2f} of the defaults' time;"
+        f" it draws another picture ({trial.psnr:.1f} dB), so that it is for you to ask for:"
+        ' "decoder": "tiny" in a request, or `decoder: tiny` with the model in a catalog of your own'
+    )
 
 
 def _result(outcome: Outcome) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from gguf_imagegen.engine.protocol import Engine, GenerateSpec, ModelSpec
+from gguf_imagegen.engine.protocol import Decoder, Engine, GenerateSpec, ModelSpec
 from gguf_imagegen.errors import GenerationFailed, ImagegenError
 from gguf_imagegen.events import Loaded
 from gguf_imagegen.tuning.candidates import Factor
@@ -29,7 +29,8 @@ PATIENCE_SECONDS: Final = 5.0
 class Work:
     """What is measured: a model as it is loaded by default, a picture, and the steps that users ask of it.
 
-    `tiled` says whether a backend must decode this picture in tiles, for lack of memory.
+    `tiled` says whether a backend must decode this picture in tiles, for lack of memory, `tiny` whether the
+    model has a tiny decoder beside the one that is its default.
     """
 
     model: ModelSpec
@@ -37,6 +38,7 @@ class Work:
     steps: int
     effort: Effort
     tiled: Callable[[str], bool]
+    tiny: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Outcome:
     """`options` are the winner's; seconds are those of a picture; `tiled_decode` is None if that failed.
 
     `drift` is how much longer the defaults took at the end than at first, as a part; None if not measured.
+    `tiny` is the tiny decoder with the full one's best options, never taken, for it draws another picture.
     """
 
     trials: tuple[Trial, ...]
@@ -68,6 +71,7 @@ class Outcome:
     tiled_decode: float | None
     backend: str
     drift: float | None
+    tiny: Trial | None = None
 
 
 class Watcher(Protocol):
@@ -112,6 +116,7 @@ class Tuner:
                 trial, found = await self._try(base.also(change), change, default, least)
                 if found is not None and found < seconds:
                     best, seconds = trial.options, found
+        tiny = await self._tiny(best, default) if self._work.tiny else None
         again = await self._again(default) if factors else None
         default_seconds = first if again is None else min(first, again)
         if seconds > default_seconds * (1 - LEAST_GAIN):
@@ -124,6 +129,7 @@ class Tuner:
             tiled_decode=default.tiled_decode,
             backend=default.backend,
             drift=None if again is None else again / first - 1,
+            tiny=tiny,
         )
 
     async def _try(
@@ -150,6 +156,20 @@ class Tuner:
         trial = self._tell(Trial(change.words, options, speed, ratio, nearness, words))
         return trial, seconds if words == KEPT else None
 
+    async def _tiny(self, best: Options, default: _Run) -> Trial:
+        """The tiny decoder; a picture of it that is flat is told as a failure."""
+        name = "tiny decoder"
+        self._watcher.trying(name)
+        try:
+            speed = (await self._run(best, decoder="tiny")).speed
+        except ImagegenError as exc:
+            return self._tell(Trial(name, best, words=f"failed: {exc}"))
+        if is_flat(speed.rgb):
+            return self._tell(Trial(name, best, words="its picture is flat"))
+        ratio = self._seconds(speed) / self._seconds(default.speed)
+        nearness = psnr(speed.rgb, default.speed.rgb)
+        return self._tell(Trial(name, best, speed, ratio, nearness, "another picture, yours to choose"))
+
     async def _again(self, default: _Run) -> float | None:
         """The defaults once more, as the machine may have changed meanwhile; None if they fail."""
         name = "defaults, again"
@@ -164,7 +184,14 @@ class Tuner:
         self._tell(Trial(name, Options(), speed, ratio, nearness, "to be sure"))
         return self._seconds(speed)
 
-    async def _run(self, options: Options, *, limit: float | None = None, first: bool = False) -> _Run:
+    async def _run(
+        self,
+        options: Options,
+        *,
+        limit: float | None = None,
+        first: bool = False,
+        decoder: Decoder | None = None,
+    ) -> _Run:
         """Load, warm up, measure; asyncio.TimeoutError if the first picture takes longer than `limit`.
 
         The `first` run finds the machine cold: it is measured twice, and the faster counts.
@@ -172,7 +199,8 @@ class Tuner:
         engine = self._make_engine()
         try:
             backend = ""
-            async for event in engine.load(options.applied(self._work.model)):
+            model = options.applied(self._work.model)
+            async for event in engine.load(replace(model, decoder=decoder or model.decoder)):
                 if isinstance(event, Loaded):
                     backend = event.backend
             tiled = self._work.picture.vae_tiling or self._work.tiled(backend)

@@ -87,6 +87,7 @@ function askForKey(message) {
     $("key-error").textContent = message;
     $("key-value").value = "";
     dialog.oncancel = (event) => event.preventDefault();
+    dialog.onclose = () => { if (asking) dialog.showModal(); }; // some browsers let one prevent this only once
     $("key-form").onsubmit = (event) => {
       event.preventDefault();
       key = $("key-value").value.trim();

@@ -1,30 +1,26 @@
 // The form: what to make, with which model. It shows what the chosen model can do and remembers everything.
 
 import { ApiError, call } from "./api.js";
-import { $, button, bytes, h, press, pressed, say, toast } from "./dom.js";
+import { $, button, bytes, h, press, pressed, say, toast, toCreate } from "./dom.js";
 import * as inputs from "./inputs.js";
 import * as jobs from "./jobs.js";
-import { nearest } from "./settings.js";
-import { kept, pictures } from "./store.js";
+import { named, nearest, startOf } from "./settings.js";
+import * as sources from "./sources.js";
+import { kept } from "./store.js";
 
 const ASPECTS = [["Square", 1], ["3:2", 1.5], ["2:3", 1 / 1.5], ["16:9", 16 / 9], ["9:16", 9 / 16]];
 const REMEMBERED = ["prompt", "negative", "count", "upscale"];
 const PER_MODEL = ["width", "height", "steps", "cfg", "guidance", "sampler", "schedule", "step_cache", "decoder", "strength"];
 const HERE = ["loaded", "loading", "ready"];
-const SOURCES = 12; // pictures that jobs started from, to compare with
 let models = [];
 let loras = null; // and upscalers, as JSON; null until the server was heard of
 let heard = () => {};
 const offered = new Promise((resolve) => { heard = resolve; });
 let pictureSize = null; // of the picture to start from
-let sources = []; // {job, url}, the newest last
+let unanswered = false; // whether the error that is shown is the server's silence
 
-const model = () => models.find((each) => each.id === $("model").value);
-
-/** The picture that a job started from, if this browser sent it. */
-export const sourceOf = (job) => sources.find((each) => each.job === job)?.url;
-/** The same for a finished picture. */
-export const sourceOfPicture = (name) => sources.find((each) => each.names?.includes(name))?.url;
+const idOf = (name) => name.split(":")[0];
+const model = () => models.find((each) => each.id === idOf($("model").value));
 
 export function start() {
   const form = $("create");
@@ -51,9 +47,9 @@ export function start() {
   $("more").open = kept.get("more", false);
   $("more").ontoggle = () => kept.set("more", $("more").open);
   $("more").querySelector("summary").onclick = () => $("more").addEventListener("toggle", () => $("more").scrollIntoView({ block: "nearest" }), { once: true });
-  inputs.start((size) => { if (size) fitSize(size); show(); }, apply);
-  pictures.get("sources", []).then((before) => { sources = [...before, ...sources].slice(-SOURCES); });
-  jobs.listen((job, event) => { if (job?.over && event.type === "ended") rememberNames(job); });
+  inputs.start((size) => { if (size) fitSize(size); show(); }, load);
+  sources.start();
+  jobs.listen((job, event) => { if (event.type === "online" && unanswered) complain(""); });
 }
 
 const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
@@ -69,18 +65,31 @@ function lock(on) {
 export function offer(list, loraNames, upscalers) {
   models = list.filter((each) => HERE.includes(each.meta.state) || each.meta.quants.some((quant) => quant.on_disk));
   const before = $("model").value;
-  const options = models.map((each) => [each.id, each.id + (each.meta.state === "loaded" ? " (in memory)" : "")]);
+  const options = models.flatMap(optionsOf);
   if (JSON.stringify(options) !== $("model").dataset.options) {
     $("model").dataset.options = JSON.stringify(options);
     $("model").replaceChildren(...options.map(([value, text]) => h("option", { value }, text)));
-    const wanted = [before, kept.get("model", "")].find((id) => models.some((each) => each.id === id));
-    const found = wanted || (models.find((each) => each.meta.default) || models[0])?.id;
+    const own = (models.find((each) => each.meta.default) || models[0])?.id;
+    const found = [before, kept.get("model", ""), own].map(optionOf).find(Boolean);
     if (found) $("model").value = found;
   }
   offerAddons(loraNames, upscalers);
   if (model() && $("model").value !== before) fill();
   else show();
   heard();
+}
+
+/** A model by its id, or by each quantisation that is here where there are several; it takes the first itself. */
+function optionsOf({ id, meta }) {
+  const here = meta.quants.filter((quant) => quant.quant && quant.on_disk).map((quant) => quant.name);
+  const names = here.length > 1 ? here : [id];
+  return names.map((name) => [name, name + (meta.state === "loaded" && names.length === 1 ? " (in memory)" : "")]);
+}
+
+/** The option for a model of this name, with or without a quantisation, as near as there is one. */
+function optionOf(name) {
+  const names = [...$("model").options].map((option) => option.value);
+  return name && (names.find((each) => each === name) ?? names.find((each) => idOf(each) === idOf(name)));
 }
 
 function offerAddons(loraNames, upscalers) {
@@ -97,11 +106,12 @@ function offerAddons(loraNames, upscalers) {
   choose($("upscale"), value);
 }
 
-/** Choose an option if there is one like it. */
+/** Choose an option if there is one like it; whether there is. */
 function choose(select, value) {
   const names = [...select.options].map((option) => option.value);
   const found = names.includes(value) ? value : nearest(value, names);
   if (found !== undefined) select.value = found;
+  return found !== undefined;
 }
 
 /** The chosen model's lists and values: those used last with it, else its own. */
@@ -169,7 +179,7 @@ function show() {
   const edits = can.has("image-to-image") || can.has("inpainting") || can.has("reference-edit");
   inputs.allow(edits ? meta.limits.max_images : 0, can.has("inpainting") || can.has("reference-edit"), chosen.id);
   const starts = inputs.given().length > 0;
-  $("strength-field").hidden = !starts || (meta.edit_mode === "reference" && !inputs.givenMask());
+  $("strength-field").hidden = !starts || meta.edit_mode === "reference";
   $("strength-value").textContent = Number($("strength").value).toFixed(2);
   $("cfg-field").hidden = meta.limits.max_cfg_scale === 1;
   $("negative-field").hidden = $("cfg-field").hidden || Number($("cfg").value) <= 1;
@@ -177,7 +187,7 @@ function show() {
   $("quality-field").hidden = !Object.keys(meta.quality).length;
   showSizes(starts);
   for (const each of $("qualities").children) press(each, each.dataset.steps === $("steps").value);
-  say($("model-state"), [meta.description, memoryWords(meta), can.has("text-to-image") ? "" : "It needs a picture to work on."].filter(Boolean).join(" "));
+  say($("model-state"), [meta.description, memoryWords(meta, $("model").value), can.has("text-to-image") ? "" : "It needs a picture to work on."].filter(Boolean).join(" "));
 }
 
 function showSizes(starts) {
@@ -198,41 +208,69 @@ function tooLarge() {
   return longer.value > side || longer.value * other.value > pixels ? longer : null;
 }
 
-function memoryWords({ state, memory }) {
-  if (state === "loaded") return "In memory, ready to start at once.";
+function memoryWords({ state, memory, best }, name) {
+  if (name.includes(":") && name !== best) return ""; // what is told is of another quantisation
+  if (state === "loaded" && !name.includes(":")) return "In memory, ready to start at once.";
   if (!memory) return "";
   const words = `needs ${bytes(memory.needs)} of memory, ${bytes(memory.free)} are free`;
   return memory.fits ? `Loaded when needed: ${words}.` : `It may not fit: ${words}.`;
 }
 
-/** Put values into the form; those that the model does not know stay as they are. */
-export function apply(values) {
-  const known = models.some((each) => each.id === values.model);
-  if (known) {
-    $("model").value = values.model;
-    kept.set("model", values.model);
-    fill();
-  } else if (values.model) {
-    toast(`Its model, ${values.model}, is not here: ${$("model").value} stays chosen.`);
+/** All settings of a picture, and what it started from as far as that is known. */
+export function load(parameters, source) {
+  apply(named(parameters));
+  if (source) {
+    inputs.replace(source);
+    toast("What it was made from is in the form again.");
+  } else if (startOf(parameters)) {
+    if (!inputs.given().length) toast("It was made from a picture: choose that, too.");
+  } else {
+    const before = inputs.replace();
+    if (before.images.length) toast("The input picture was taken out, because this one was made from words alone.", "info", ["Put it back", () => inputs.replace(before)]);
   }
-  for (const name of [...REMEMBERED, ...PER_MODEL, "seed"]) {
-    const value = values[name];
-    if (value == null || (value === "" && name !== "negative")) continue;
-    if ($(name).tagName === "SELECT") choose($(name), value);
-    else $(name).value = value;
-  }
-  if (values.seed != null) lock(values.seed !== "");
-  remember();
-  show();
-  location.hash = "#/create";
-  $("prompt").focus();
 }
 
-/** Draw a new seed for the next picture. */
-export function unlock() {
-  $("seed").value = "";
-  lock(false);
+/** Put values into the form; what they do not say is as the model has it. */
+export function apply(values) {
+  chooseModel(values.model);
+  fill(true);
+  for (const name of PER_MODEL) {
+    if (values[name] == null || values[name] === "") continue;
+    if ($(name).tagName === "SELECT") choose($(name), values[name]);
+    else $(name).value = values[name];
+  }
+  for (const name of ["prompt", "negative", "seed"]) $(name).value = values[name] ?? "";
+  lock($("seed").value !== "");
+  applyAddons(values);
   remember();
+  show();
+  toCreate($("prompt"));
+}
+
+function chooseModel(name) {
+  if (!name) return;
+  const found = optionOf(name);
+  if (found) {
+    $("model").value = found;
+    kept.set("model", found);
+  }
+  const [, quant] = name.split(":");
+  const other = found && quant && !model().meta.quants.some((each) => each.name === name && each.on_disk);
+  if (!found) toast(`Its model, ${name}, is not here: ${$("model").value} stays chosen.`);
+  if (other) toast(`Its quantisation, ${quant}, is not here: another one of ${idOf(name)} is chosen.`);
+}
+
+function applyAddons({ loras: wanted = [], upscale = "" }) {
+  for (const field of document.querySelectorAll("[data-lora]")) field.value = wanted.find(({ name }) => name === field.dataset.lora)?.scale ?? "";
+  const missing = wanted.map(({ name }) => name).filter((name) => !document.querySelector(`[data-lora="${CSS.escape(name)}"]`));
+  const [factor, upscaler] = upscale.split(/ (.*)/);
+  const there = [...$("upscale").options].map((option) => option.value);
+  if (upscale && !there.includes(upscale) && there.some((value) => value.split(/ (.*)/)[1] === upscaler)) {
+    $("upscale").append(h("option", { value: upscale }, `${factor}× with ${upscaler}`));
+  }
+  $("upscale").value = "";
+  if (upscale && !choose($("upscale"), upscale)) missing.push(upscaler);
+  if (missing.length) toast(`Not on this server, so left out: ${missing.join(", ")}.`, "error");
 }
 
 function remember() {
@@ -241,7 +279,7 @@ function remember() {
   kept.set("locked", pressed($("lock")));
   if (!model()) return;
   const every = kept.get("models", {});
-  every[$("model").value] = Object.fromEntries(PER_MODEL.map((name) => [name, $(name).value]));
+  every[model().id] = Object.fromEntries(PER_MODEL.map((name) => [name, $(name).value]));
   kept.set("models", every);
   const fields = [...document.querySelectorAll("[data-lora]")];
   if (fields.length) kept.set("loras", Object.fromEntries(fields.map((each) => [each.dataset.lora, each.value])));
@@ -291,25 +329,28 @@ function fault() {
   return needs ? [$("pick"), `${chosen.id} works on a picture. Choose one, or drop or paste it.`] : null;
 }
 
+function complain(words, silence = false) {
+  $("create-error").textContent = words;
+  unanswered = silence;
+}
+
 /** Send the form; whoever goes on typing `stays`, others are shown what comes of it. */
 async function generate(stays = false) {
-  const error = $("create-error");
-  if (loras === null) error.textContent = "Which models there are is still being read…";
+  if (loras === null) complain("Which models there are is still being read…");
   await offered;
-  error.textContent = "";
+  complain("");
   const found = fault();
   if (found) {
     if ($("more").contains(found[0])) $("more").open = true;
     found[0].focus();
     found[0].closest(".group")?.scrollIntoView({ block: "nearest" });
-    return void (error.textContent = found[1]);
+    return complain(found[1]);
   }
   const body = wanted();
   try {
     const path = body.image ? "/v1/images/edits" : "/v1/images/generations";
     const job = jobs.take(await call("POST", path, body, { Prefer: "respond-async" }));
-    if (body.image) addSource({ job: job.id, url: body.image[0] });
-    if (job.over) rememberNames(job);
+    if (body.image) sources.add(job, body);
     if (!pressed($("lock"))) {
       $("seed").value = job.parameters.seed;
       lock(false);
@@ -318,19 +359,7 @@ async function generate(stays = false) {
     if (!stays && $("watch").getBoundingClientRect().top > innerHeight - 160) $("watch").scrollIntoView();
   } catch (problem) {
     if (!(problem instanceof ApiError)) throw problem;
-    error.textContent = problem.message;
+    complain(problem.message, problem.status === 0);
   }
-}
-
-function addSource(source) {
-  sources = [...sources, source].slice(-SOURCES);
-  pictures.set("sources", sources);
-}
-
-/** Finished pictures outlive their job. */
-function rememberNames(job) {
-  const source = sources.find((each) => each.job === job.id);
-  if (!source) return;
-  source.names = job.pictures.map((each) => each.name);
-  pictures.set("sources", sources);
+  return undefined;
 }

@@ -29,19 +29,27 @@ export function say(element, text) {
 /** Messages must be in the open dialog, because what is behind one can be neither reached nor heard. */
 const front = () => [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
 
-/** A message in a corner; errors stay longer, and any can be sent away. */
-export function toast(text, kind = "info") {
-  const box = h("p", { class: `toast ${kind}` }, h("span", {}, text), button("×", () => box.remove(), { "aria-label": "Dismiss" }));
+/** A message in a corner, with [label, act] as what can be done; long ones stay longer, and any can be sent away. */
+export function toast(text, kind = "info", [label, act] = []) {
+  const undo = label ? button(label, () => { box.remove(); act(); }, { class: "act" }) : null;
+  const box = h("p", { class: `toast ${kind}` }, h("span", {}, text), undo, button("×", () => box.remove(), { "aria-label": "Dismiss" }));
   front().append($("toasts"));
   $("toasts").append(box);
   while ($("toasts").childElementCount > 4) $("toasts").firstElementChild.remove();
-  setTimeout(() => box.remove(), kind === "error" ? 15000 : 5000);
+  setTimeout(() => box.remove(), label || kind === "error" ? 15000 : 5000);
 }
 
 document.addEventListener("close", () => front().append($("toasts")), true);
 
 /** Said to those who do not see the page. */
 export const announce = (text) => { $("announce").textContent = text; };
+
+/** The form, and the focus on something in it; what is not shown yet cannot take the focus. */
+export function toCreate(element) {
+  if ($("view-create").hidden) window.addEventListener("hashchange", () => element.focus(), { once: true });
+  else element.focus();
+  location.hash = "#/create";
+}
 
 /** A question before something is lost; true if it shall be. */
 export function ask(title, text, verb) {
@@ -56,13 +64,13 @@ export function ask(title, text, verb) {
   });
 }
 
-export async function copy(text, what) {
+export async function copy(text, what, more = "") {
   try {
     await navigator.clipboard.writeText(text);
   } catch { // pages without https have no such clipboard
     if (!copyBySelecting(text)) return toast("The browser does not let this page copy; select the text instead.", "error");
   }
-  return toast(`${what} copied.`);
+  return toast(`${what} copied.${more}`);
 }
 
 function copyBySelecting(text) {

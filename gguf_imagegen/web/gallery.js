@@ -86,7 +86,7 @@ function count() {
   say($("gallery-hint"), items.length ? `${items.length}${more ? " and more" : ""}` : "");
 }
 
-const item = ({ id, parameters }) => ({ name: id, parameters, whole: true });
+const item = ({ id, parameters }) => ({ name: id, parameters, whole: Promise.resolve() });
 
 function tile(each) {
   const image = h("img", { src: imagePath(each.name), alt: "", loading: "lazy", decoding: "async" });

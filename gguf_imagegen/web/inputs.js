@@ -1,20 +1,19 @@
 // The pictures to start from, and the mask: dropped, pasted, picked, or taken from what was made.
 
 import { call } from "./api.js";
-import { $, button, dataUrl, h, loadImage, toast } from "./dom.js";
+import { $, button, dataUrl, h, loadImage, toast, toCreate } from "./dom.js";
 import { paintMask } from "./mask.js";
-import { named } from "./settings.js";
 import { pictures as kept } from "./store.js";
 
 let pictures = []; // data: URLs
 let mask = null; // of the first one
 let allowed = { most: 1, masks: true, name: "" };
 let changed = () => {};
-let apply = () => {};
+let load = () => {};
 
 /** `onChange(size)` when the pictures are others, with the size of a first one that has just come. */
-export function start(onChange, applySettings) {
-  [changed, apply] = [onChange, applySettings];
+export function start(onChange, loadSettings) {
+  [changed, load] = [onChange, loadSettings];
   $("pick").onclick = () => $("file").click();
   $("file").onchange = () => { addFiles([...$("file").files]); $("file").value = ""; };
   $("paint").onclick = async () => {
@@ -49,60 +48,83 @@ export function allow(most, masks, name) {
 export const given = () => pictures.slice(0, allowed.most);
 export const givenMask = () => (allowed.masks && given().length === 1 ? mask : null);
 
-/** A picture as input, in the place of the last one when there is no more room. */
+const held = () => ({ images: pictures, mask });
+
+/** Other inputs, or none; what was there before. */
+export function replace({ images, mask: painted } = { images: [], mask: null }) {
+  const before = held();
+  [pictures, mask] = [images, painted];
+  $("offer").hidden = true;
+  update();
+  return before;
+}
+
+/** A picture as input, in the place of the last one when there is no more room; whether it can be one. */
 export async function use(url) {
-  if (!allowed.most) return toast(`${allowed.name} does not take pictures. Choose a model that does.`, "error");
+  const { most, name } = allowed;
   let image;
   try {
+    if (!most) throw new Error(`${name} does not take pictures. Choose a model that does.`);
     image = await loadImage(url);
   } catch (error) {
-    return toast(error.message, "error");
+    toast(error.message, "error");
+    return false;
   }
-  pictures = allowed.most > 1 ? [...pictures, url].slice(-allowed.most) : [url];
+  if (most > 1 && pictures.length >= most) toast(`${name} takes ${most} pictures: this one is in the place of the last.`);
+  pictures = [...pictures.slice(0, most - 1), url];
   mask = null;
   location.hash = "#/create";
-  return update(pictures.length === 1 ? [image.naturalWidth, image.naturalHeight] : null);
+  update(pictures.length === 1 ? [image.naturalWidth, image.naturalHeight] : null);
+  return true;
 }
 
 async function addFiles(files) {
-  for (const file of files) {
-    if (!file.type.startsWith("image/")) {
-      toast(`${file.name} is no picture.`, "error");
-      continue;
-    }
-    const url = await dataUrl(file);
-    if (allowed.most) await use(url);
-    await offerSettings(url);
-  }
+  const { most, name } = allowed;
+  const found = files.filter((file) => file.type.startsWith("image/"));
+  for (const file of files.filter((each) => !found.includes(each))) toast(`${file.name} is no picture.`, "error");
+  const room = most > 1 ? Math.max(1, most - pictures.length) : 1;
+  const surplus = most ? found.splice(room) : [];
+  if (surplus.length) toast(`${name} takes ${most} picture${most > 1 ? "s" : ""}. Left out: ${surplus.map((file) => file.name).join(", ")}.`, "error");
+  for (const file of found) await add(await dataUrl(file));
+}
+
+async function add(url) {
+  const before = held();
+  if (!allowed.most || await use(url)) await offerSettings(url, before);
 }
 
 /** A picture that carries its settings offers them; one that the server cannot read is not used. */
-async function offerSettings(url) {
+async function offerSettings(url, before) {
   try {
     const { info, parameters } = await call("POST", "/sdapi/v1/png-info", { image: url });
-    if (info && allowed.most) return offer(url, parameters);
-    if (info) return load(parameters);
+    if (info && allowed.most) return offer(url, parameters, before);
+    if (info) return loadTold(parameters);
     if (!allowed.most) toast(`${allowed.name} does not take pictures, and this one carries no settings.`, "error");
   } catch (error) {
-    remove(url);
+    takeBack(url, before);
     toast(error.message, "error");
   }
   return undefined;
 }
 
-function offer(url, parameters) {
-  const done = () => { $("offer").hidden = true; };
+function offer(url, parameters, before) {
   $("offer").replaceChildren(h("span", {}, "This picture carries the settings that made it."),
-    button("Load its settings", () => { remove(url); load(parameters); done(); }, { class: "small" }),
-    button("Just the picture", done, { class: "small" }));
+    button("Load its settings", () => { takeBack(url, before); loadTold(parameters); }, { class: "small" }),
+    button("Just the picture", () => { $("offer").hidden = true; $("prompt").focus(); }, { class: "small" }));
   $("offer").hidden = false;
   location.hash = "#/create";
   $("offer").scrollIntoView({ block: "nearest" });
 }
 
-function load(parameters) {
-  apply(named(parameters));
+function loadTold(parameters) {
   toast("The settings of the picture are loaded.");
+  load(parameters);
+}
+
+/** The inputs as they were before this one, unless they have changed since. */
+function takeBack(url, before) {
+  if (pictures.at(-1) === url) replace(before);
+  else remove(url);
 }
 
 function remove(url) {
@@ -162,5 +184,6 @@ function takeDrops() {
 export async function useMade(path) {
   const answer = await fetch(path).catch(() => null);
   if (!answer?.ok) return toast("This picture is not on the server any more.", "error");
-  return use(await dataUrl(await answer.blob()));
+  if (await use(await dataUrl(await answer.blob()))) toCreate($("inputs-field"));
+  return undefined;
 }

@@ -1,11 +1,12 @@
 // A mask painted over a picture: white where it should change. What is painted is a list of deeds, so that each
 // can be undone; the canvas is drawn from it.
 
-import { $, loadImage, press, pressed } from "./dom.js";
+import { $, ask, loadImage, press, pressed } from "./dom.js";
 
 const INK = [226, 0, 122]; // seen on most pictures; the finished mask is white on black
 const WHITE = [255, 255, 255];
 const MOST = 2048; // pixels of the longest side; the server fits a mask to the picture
+const TOGETHER = 300; // ms between two fingers that are put down at once
 const STEP = 0.25; // of the brush, by which an arrow key moves it
 
 /** The mask as a data: URL, null for none; `before` is one to go on with. */
@@ -22,11 +23,17 @@ export async function paintMask(url, before) {
 
   const dialog = $("mask");
   return new Promise((resolve) => {
-    let result = before;
-    $("mask-done").onclick = () => { result = painting.exported(); dialog.close(); };
-    $("mask-none").onclick = () => { result = null; dialog.close(); };
-    dialog.querySelector(".close").onclick = () => dialog.close();
+    let result; // undefined: what is painted, also when the browser closes the dialog by itself
+    const close = (mask) => { result = mask; dialog.close(); };
+    const leave = async () => {
+      if (!painting.deeds.length || await ask("Throw away what you painted?", "The mask will be as it was before.", "Throw away")) close(before);
+    };
+    $("mask-done").onclick = () => close();
+    $("mask-none").onclick = () => close(null);
+    dialog.querySelector(".close").onclick = leave;
+    dialog.oncancel = (event) => { event.preventDefault(); leave(); };
     dialog.onclose = () => {
+      if (result === undefined) result = painting.exported();
       canvas.width = canvas.height = $("mask-picture").width = $("mask-picture").height = 0;
       resolve(result);
     };
@@ -164,24 +171,46 @@ const stroke = (cursor) => ({ points: [cursor.at], width: cursor.width, erase: p
 
 function takeStrokes(canvas, painting, cursor) {
   let drawing = false;
+  let began = 0;
+  let moved = false; // whether the picture is, until all fingers are up
+  const hands = new Map(); // pointers that move the picture: two fingers, or the middle button
   const place = (event) => {
     const box = canvas.getBoundingClientRect();
     return [(event.clientX - box.left) * canvas.width / box.width, (event.clientY - box.top) * canvas.height / box.height];
   };
+  const drag = ({ pointerId, clientX, clientY }) => {
+    const [x, y] = hands.get(pointerId);
+    $("mask-area").scrollBy((x - clientX) / hands.size, (y - clientY) / hands.size);
+    hands.set(pointerId, [clientX, clientY]);
+  };
   canvas.onpointerdown = (event) => {
-    if (event.button) return;
+    if (event.button > 1) return;
     canvas.setPointerCapture(event.pointerId);
+    if (event.pointerType === "touch" || event.button === 1) hands.set(event.pointerId, [event.clientX, event.clientY]);
+    if (hands.size > 1 || event.button === 1) {
+      if (drawing && event.timeStamp - began < TOGETHER) painting.undo(); // what the first finger painted meanwhile
+      drawing = false;
+      moved = true;
+      return;
+    }
     drawing = true;
+    moved = false;
+    began = event.timeStamp;
     cursor.move(place(event));
     painting.do(stroke(cursor));
   };
+  canvas.onmousedown = (event) => { if (event.button === 1) event.preventDefault(); }; // else the browser scrolls, too
   canvas.onpointermove = (event) => {
+    if (moved && hands.has(event.pointerId)) return void drag(event);
     cursor.move(place(event));
     if (!drawing) return;
     const events = event.getCoalescedEvents?.() ?? [];
     for (const each of events.length ? events : [event]) painting.extend(place(each));
   };
-  canvas.onpointerup = canvas.onpointercancel = () => { drawing = false; };
+  canvas.onpointerup = canvas.onpointercancel = (event) => {
+    hands.delete(event.pointerId);
+    drawing = false;
+  };
   canvas.onpointerleave = () => { $("mask-cursor").hidden = document.activeElement !== $("mask-area"); };
 }
 

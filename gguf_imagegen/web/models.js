@@ -1,6 +1,6 @@
 // The catalog: what each model needs, what is here, pulling and loading it.
 
-import { call, stream } from "./api.js";
+import { ApiError, call, stream } from "./api.js";
 import { $, announce, ask, button, bytes, h, say, seconds, toast } from "./dom.js";
 
 const STATES = {
@@ -15,7 +15,8 @@ const AGAIN = [300, 1000, 2000, 4000, 8000]; // ms after a wish to load or unloa
 let models = null;
 let changed = () => {};
 const pulls = new Map(); // id -> {name, done, total, words}
-const faults = new Map(); // id -> what went wrong with it last
+const faults = new Map(); // id -> {message, silence}: what went wrong with it last, and whether that is over when the server answers
+const broken = new Map(); // id -> name of the pull whose connection broke
 const cards = new Map(); // id -> {element, shown, bar}
 
 export function start(refresh) {
@@ -27,8 +28,18 @@ export function start(refresh) {
 /** New from the server. */
 export function offer(list) {
   models = list;
+  for (const [id, { silence }] of faults) if (silence) faults.delete(id);
+  for (const { id, meta } of list) if (broken.has(id)) judge(id, meta);
   draw();
   for (const { id, meta } of list) if (meta.pulling.length && !pulls.has(id)) pull(id, meta.pulling.at(-1));
+}
+
+/** Whether a pull whose connection broke has ended with the server; one that goes on is followed again. */
+function judge(id, meta) {
+  const name = broken.get(id);
+  broken.delete(id);
+  const came = meta.quants.find((quant) => quant.name === name)?.on_disk ?? isHere(meta);
+  if (!came && !meta.pulling.length) faults.set(id, { message: "The server ended before the pull did. What has come is kept: Pull goes on from there." });
 }
 
 /** The catalog could not be read. */
@@ -61,34 +72,37 @@ function replaceKeepingFocus(elements) {
 
 /** A model's card, made anew only if something about it is new; the figures of a pull change in their place. */
 function card({ id, meta }) {
-  const { memory, ...rest } = meta;
-  const shown = JSON.stringify([rest, memory && [memory.needs, memory.fits], pulls.has(id), faults.get(id)]);
+  const lasting = (key, value) => (key === "free" || key === "usable" ? undefined : value);
+  const shown = JSON.stringify([meta, pulls.has(id), faults.get(id)?.message], lasting);
   const known = cards.get(id);
   if (known?.shown !== shown) {
     const made = { ...makeCard(id, meta), shown };
     cards.set(id, made);
     if (known) {
-      const act = known.element.contains(document.activeElement) ? document.activeElement.dataset.act : undefined;
+      const focused = known.element.contains(document.activeElement);
+      const { act } = document.activeElement.dataset;
       const choice = known.element.querySelector("select")?.value;
-      if (choice && made.element.querySelector("select")) made.element.querySelector("select").value = choice;
+      const again = [...made.element.querySelectorAll("option")].find((option) => option.value === choice);
+      if (again) again.selected = true;
       known.element.replaceWith(made.element);
-      if (act) (made.element.querySelector(`[data-act="${act}"]`) ?? made.element.querySelector("button, select"))?.focus();
+      if (focused) [`[data-act="${act}"]`, "button, select", "h3"].map((each) => made.element.querySelector(each)).find(Boolean).focus();
     }
   }
   drawPull(id);
+  drawRoom(id, meta);
   return cards.get(id).element;
 }
 
 function makeCard(id, meta) {
-  const fits = meta.memory ? h("p", { class: meta.memory.fits ? "hint" : "warning" }, memoryWords(meta.memory)) : null;
+  const room = h("p", {});
   const bar = pulls.has(id) ? pullBar(id) : null;
   const state = bar ? "pulling" : meta.state;
-  const fault = faults.get(id) ?? meta.error?.message;
+  const fault = faults.get(id)?.message ?? meta.error?.message;
   const element = h("article", { class: "model", "data-state": state, "data-model": id, "aria-label": id },
-    h("div", { class: "bar" }, h("h3", {}, id), h("span", { class: "badge" }, STATES[state] || state)),
+    h("div", { class: "bar" }, h("h3", { tabindex: -1 }, id), h("span", { class: "badge" }, STATES[state] || state)),
     meta.description ? h("p", {}, meta.description) : null,
     h("p", { class: "hint" }, meta.capabilities.map((each) => CAN[each] || each).join(", ")),
-    fits,
+    room,
     h("p", { class: "hint links" }, `Licence ${meta.licence || "unknown"}`, ...meta.links.map(link)),
     meta.unsupported ? h("p", { class: "warning" }, meta.unsupported) : null,
     meta.state === "absent" && !meta.pullable ? h("p", { class: "hint" }, "It has no source to pull from: its files must be put into the models folder.") : null,
@@ -96,13 +110,27 @@ function makeCard(id, meta) {
     fault ? h("p", { class: "error", role: "alert" }, fault) : null,
     bar?.element,
     h("div", { class: "row" }, ...actions(id, meta)));
-  return { element, bar };
+  return { element, bar, room };
+}
+
+/** What the chosen quantisation needs, of memory and of the line; `meta` tells of the best one. */
+function drawRoom(id, meta) {
+  const { element, room } = cards.get(id);
+  const select = element.querySelector("select");
+  if (select) select.onchange = () => drawRoom(id, meta);
+  const name = select && select.value !== id ? select.value : meta.best;
+  const { fits, download_bytes: size, state } = meta.quants.find((quant) => quant.name === name) ?? meta;
+  const memory = name === meta.best ? meta.memory : null;
+  const begun = state === "partial" && !pulls.has(id);
+  room.className = (memory ?? { fits }).fits === false ? "warning" : "hint";
+  say(room, [memory ? memoryWords(memory) : fits === false ? "Does not fit into memory." : "", meta.pullable && size ? `To download: ${bytes(size)}.` : "",
+    begun ? "A part is here: Pull goes on from there." : ""].filter(Boolean).join(" "));
 }
 
 const link = (url) => h("a", { href: url, target: "_blank", rel: "noreferrer noopener" }, new URL(url).pathname.slice(1));
 
 function memoryWords({ needs, free, fits }) {
-  return fits ? `Fits: needs ${bytes(needs)} of memory.` : `Does not fit: needs ${bytes(needs)} of memory, ${bytes(free)} are free.`;
+  return fits ? `Fits: needs ${bytes(needs)} of memory, ${bytes(free)} are free.` : `Does not fit: needs ${bytes(needs)} of memory, ${bytes(free)} are free.`;
 }
 
 function pullBar(id) {
@@ -139,11 +167,13 @@ const of = (label, id, onclick, attributes = {}) =>
 
 function pullActions(id, meta) {
   const quants = meta.quants.filter((quant) => quant.quant);
+  const missing = meta.quants.filter((quant) => !quant.on_disk);
+  if (!missing.length) return [];
+  const best = missing.find((quant) => quant.name === meta.best); // else one that is here, and an ID alone would mean it
   const choice = quants.length > 1
-    ? h("select", { "aria-label": `Quantisation of ${id}`, "data-act": "quant" }, h("option", { value: id }, "Best that fits"),
-      ...quants.map((quant) => h("option", { value: quant.name }, quantWords(quant)))) : null;
-  const missing = quants.length ? quants.some((quant) => !quant.on_disk) : !meta.quants.every((quant) => quant.on_disk);
-  return missing ? [choice, of("Pull", id, () => pull(id, choice ? choice.value : id), { class: meta.state === "absent" ? "primary" : null })] : [];
+    ? h("select", { "aria-label": `Quantisation of ${id}`, "data-act": "quant" }, best ? h("option", { value: id }, `${best.fits === false ? "Smallest" : "Best that fits"}: ${best.quant}`) : null,
+      ...quants.map((quant) => h("option", { value: quant.name, selected: !best && quant === missing[0] }, quantWords(quant)))) : null;
+  return [choice, of("Pull", id, () => pull(id, choice ? choice.value : id), { class: meta.state === "absent" ? "primary" : null })];
 }
 
 function quantWords({ quant, bytes: size, fits, on_disk: here }) {
@@ -155,9 +185,10 @@ async function act(id, what) {
   try {
     await what();
   } catch (error) {
-    faults.set(id, error.message);
+    faults.set(id, { message: error.message, silence: error.status === 0 });
+    draw();
   }
-  changed();
+  return changed();
 }
 
 /** Load or unload; the server does it when no job waits, so the effect is looked for several times. */
@@ -176,6 +207,7 @@ async function pull(id, name) {
   faults.delete(id);
   pulls.set(id, { name, done: 0, total: 0, words: "Asking the hub…" });
   draw();
+  broken.delete(id);
   let last = null;
   try {
     for await (const frame of stream("POST", "/v1/models/pull", { body: { model: name, stream: true } })) {
@@ -185,14 +217,14 @@ async function pull(id, name) {
       pulls.set(id, { ...pulls.get(id), ...progress(frame) });
       drawPull(id);
     }
-    if (last?.status === "succeeded") {
-      announce(`${id} is here.`);
-      toast(`${id} is here.`);
-    }
+    if (last?.status !== "succeeded") throw new ApiError(0, "The connection to the server broke off during the pull.");
+    announce(`${id} is here.`);
+    toast(`${id} is here.`);
   } catch (error) {
-    // a lost connection does not end a pull: it is followed again when the server answers
+    const silence = error.status === 0 || error instanceof TypeError;
     if (error.code === "cancelled") toast(`The pull of ${id} was cancelled. What has come is kept for the next one.`);
-    else if (error.status !== 0 && !(error instanceof TypeError)) faults.set(id, error.message);
+    else faults.set(id, { message: silence ? "The connection to the server broke off during the pull." : error.message, silence });
+    if (silence && last) broken.set(id, pulls.get(id).name); // it may go on without us
   }
   pulls.delete(id);
   draw();

@@ -11,47 +11,85 @@ export function nearest(name, names) {
     ?? names.find((each) => bare(each).startsWith(wanted) && wanted.length > 3);
 }
 
-/** AUTOMATIC1111's parameters as values of the form. */
+/** AUTOMATIC1111's parameters as values of the form; what they do not say is undefined. */
 export function named(parameters) {
   const [width, height] = (parameters.Size || "").split("x");
   const sampler = parameters.Sampler || "";
   const [, inSampler] = sampler.match(SCHEDULE_IN_SAMPLER) || [];
+  const [factor, upscaler] = [parameters["Postprocess upscale by"], parameters["Postprocess upscaler"]];
   return {
-    prompt: parameters.Prompt, negative: parameters["Negative prompt"] ?? "", steps: parameters.Steps,
+    prompt: parameters.Prompt, negative: parameters["Negative prompt"], steps: parameters.Steps,
     sampler: sampler.replace(SCHEDULE_IN_SAMPLER, ""), schedule: parameters["Schedule type"] || inSampler,
     cfg: parameters["CFG scale"], guidance: parameters["Distilled CFG Scale"], seed: parameters.Seed, width, height,
-    model: parameters.Model, strength: parameters["Denoising strength"],
+    model: parameters.Model, strength: startOf(parameters) ? parameters["Denoising strength"] : undefined,
+    step_cache: parameters["Step cache"], decoder: parameters.Decoder, loras: lorasOf(parameters),
+    upscale: factor && upscaler ? `${factor} ${upscaler}` : undefined,
   };
 }
 
-/** A job's parameters under AUTOMATIC1111's names, as far as the job object tells them. */
-export const ofJob = (job, seed) => ({
-  Prompt: job.parameters.prompt, "Negative prompt": job.parameters.negative_prompt, Steps: job.parameters.steps,
-  Sampler: job.parameters.sampler, "Schedule type": job.parameters.schedule, "CFG scale": job.parameters.cfg_scale,
-  Seed: seed ?? job.parameters.seed, Size: `${job.parameters.width}x${job.parameters.height}`, Model: job.model,
+/** "ink: 0.5, fog: 1" as a list. */
+const lorasOf = ({ LoRA: text }) => (text || "").split(", ").filter(Boolean).map((each) => {
+  const cut = each.lastIndexOf(": ");
+  return { name: each.slice(0, cut), scale: Number(each.slice(cut + 2)) };
 });
 
-/** The request that makes such a picture. */
+/** What an edit started from, {images, mask}; null if the picture was made from words alone. */
+export function startOf(parameters) {
+  const images = Number(parameters["Input images"]);
+  const told = parameters["Denoising strength"] !== undefined && !parameters["Hires resize"] && !parameters["Hires upscale"];
+  return images || told ? { images: images || 1, mask: Boolean(parameters["Input mask"] ?? parameters["Mask blur"]) } : null;
+}
+
+/** A job's parameters as its pictures will carry them. */
+export const ofJob = (job, seed = job.parameters.seed) => ({ ...job.settings, Seed: seed });
+
+const number = (value) => (value === undefined || value === "" ? undefined : Number(value));
+
+/** The request that makes such a picture; the pictures of an edit are named for the reader to replace. */
 export function requestOf(parameters) {
   const values = named(parameters);
-  const number = (value) => (value === undefined || value === "" ? undefined : Number(value));
   return {
     model: values.model, prompt: values.prompt, negative_prompt: values.negative || undefined, size: parameters.Size,
     steps: number(values.steps), sampler: values.sampler || undefined, schedule: values.schedule,
-    cfg_scale: number(values.cfg), seed: number(values.seed), strength: number(values.strength),
+    cfg_scale: number(values.cfg), guidance: number(values.guidance), image_cfg_scale: number(parameters["Image CFG scale"]),
+    clip_skip: number(parameters["Clip skip"]), eta: number(parameters.Eta), flow_shift: number(parameters.Shift),
+    seed: number(values.seed), strength: number(values.strength), step_cache: values.step_cache,
+    step_cache_threshold: number(parameters["Step cache threshold"]), decoder: values.decoder,
+    lora: values.loras.length ? values.loras : undefined, hires: hiresOf(parameters),
+    upscale: number(parameters["Postprocess upscale by"]), upscaler: parameters["Postprocess upscaler"],
+    ...placeholders(startOf(parameters)),
   };
 }
 
+function hiresOf(parameters) {
+  if (!parameters["Hires resize"]) return undefined;
+  const [width, height] = parameters["Hires resize"].split("x").map(Number);
+  return {
+    width, height, steps: number(parameters["Hires steps"]), upscaler: parameters["Hires upscaler"],
+    denoising_strength: number(parameters["Hires denoising strength"] ?? parameters["Denoising strength"]),
+  };
+}
+
+function placeholders(start) {
+  if (!start) return {};
+  const names = Array.from({ length: start.images }, (_, index) => `PICTURE${start.images > 1 ? `-${index + 1}` : ""}.png`);
+  return { image: names, mask: start.mask ? "MASK.png" : undefined };
+}
+
+/** What the reader has to replace in a request; "" for nothing. */
+export const toReplace = ({ image = [], mask }) => [...image, mask].filter(Boolean).join(", ");
+
 const quoted = (text) => `'${String(text).replaceAll("'", "'\\''")}'`;
 
-/** The same as a command line; of an edit without the picture, which is named for the reader to replace. */
-export function curlOf(request, keyed) {
+/** The same as a command line; texts as they are, whatever they begin with or contain. */
+export function curlOf({ image, mask, ...request }, keyed) {
   const key = keyed ? " -H \"Authorization: Bearer $KEY\"" : "";
-  if (request.strength === undefined) {
+  if (!image) {
     const body = JSON.stringify({ ...request, stream: true });
     return `curl -N ${location.origin}/v1/images/generations${key} -H 'Content-Type: application/json' -d ${quoted(body)}`;
   }
-  const fields = Object.entries(request).filter(([, value]) => value !== undefined);
-  const parts = fields.map(([name, value]) => `-F ${quoted(`${name}=${value}`)}`).join(" ");
-  return `curl -N ${location.origin}/v1/images/edits${key} -F 'image[]=@PICTURE.png' ${parts} -F stream=true`;
+  const files = [...image.map((name) => `-F 'image[]=@${name}'`), ...(mask ? [`-F 'mask=@${mask}'`] : [])];
+  const texts = Object.entries({ ...request, stream: true }).filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `--form-string ${quoted(`${name}=${typeof value === "object" ? JSON.stringify(value) : value}`)}`);
+  return `curl -N ${location.origin}/v1/images/edits${key} ${[...files, ...texts].join(" ")}`;
 }

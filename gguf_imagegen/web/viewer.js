@@ -1,12 +1,13 @@
 // One picture, full, with everything that made it and what can be done with it.
 
 import { call, hasKey, imagePath } from "./api.js";
-import { apply, sourceOf, sourceOfPicture, unlock } from "./create.js";
-import { $, ask, button, copy, h, toast } from "./dom.js";
-import { useMade } from "./inputs.js";
-import { curlOf, named, ofJob as parametersOf, requestOf } from "./settings.js";
+import { apply, load } from "./create.js";
+import { $, ask, button, copy, h, toast, toCreate } from "./dom.js";
+import { replace, useMade } from "./inputs.js";
+import { curlOf, named, ofJob as parametersOf, requestOf, toReplace } from "./settings.js";
+import * as sources from "./sources.js";
 
-let list = []; // items {name, parameters, source, whole}
+let list = []; // items {name, parameters, source, whole}; `whole` tells when the parameters are all there
 let index = 0;
 let onDeleted = () => {};
 let readMore = async () => [];
@@ -35,12 +36,13 @@ export function open(items, at, { gallery = false } = {}) {
   [list, index, endless] = [items, at, gallery];
   show();
   if (!$("viewer").open) $("viewer").showModal();
+  $("viewer").querySelector(".close").focus(); // not what is first, the edge of a comparison: arrow keys would move it
 }
 
 /** The pictures of a job as the viewer's items. */
 export const ofJob = (job) => job.pictures.filter((each) => each.name).map((each) => ({
   name: each.name,
-  source: sourceOf(job.id),
+  source: sources.ofJob(job.id),
   parameters: parametersOf(job, each.seed),
 }));
 
@@ -56,15 +58,16 @@ function show() {
   const { name, parameters } = item;
   const image = h("img", { src: imagePath(name), alt: parameters.Prompt || "Picture" });
   image.onerror = () => $("viewer-figure").replaceChildren(h("p", { class: "empty" }, "This picture is not on the server any more."));
-  const source = item.source ?? sourceOfPicture(name);
-  $("viewer-figure").replaceChildren(source ? comparison(image, source) : image);
+  item.source ??= sources.ofPicture(name);
+  $("viewer-figure").replaceChildren(item.source ? comparison(image, item.source.images[0]) : image);
   $("viewer-back").disabled = index === 0;
   $("viewer-next").disabled = index === list.length - 1 && !endless;
   $("viewer-title").textContent = list.length > 1 ? `Picture ${index + 1} of ${list.length}` : "Picture";
   drawParameters(parameters);
   $("viewer-actions").replaceChildren(...actions(item));
-  $("viewer-copies").replaceChildren(...copies(parameters));
-  if (!item.whole) complete(item);
+  $("viewer-copies").replaceChildren(...copies(item));
+  complete(item).then(() => { if (list[index] === item) drawParameters(item.parameters); });
+  if (!$("viewer").contains(document.activeElement)) $("viewer").querySelector(".close").focus();
 }
 
 function drawParameters(parameters) {
@@ -73,16 +76,17 @@ function drawParameters(parameters) {
   $("viewer-parameters").replaceChildren(...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, String(value))]));
 }
 
-/** All parameters of a job's picture, as its file tells them: the one image after which its name would come. */
-async function complete(item) {
+/** The item with all parameters of its picture, as the file tells them; asked for once. */
+function complete(item) {
+  item.whole ??= readWhole(item);
+  return item.whole;
+}
+
+/** The one image after which its name would come. */
+async function readWhole(item) {
   try {
     const { data: [found] } = await call("GET", `/v1/images?limit=1&before=${encodeURIComponent(`${item.name}~`)}`);
-    if (found?.id !== item.name) return;
-    Object.assign(item, { parameters: found.parameters, whole: true });
-    if (list[index] === item) {
-      drawParameters(item.parameters);
-      $("viewer-copies").replaceChildren(...copies(item.parameters));
-    }
+    if (found?.id === item.name) item.parameters = found.parameters;
   } catch { /* what is known already must do */ }
 }
 
@@ -100,27 +104,40 @@ function comparison(after, source) {
     h("label", {}, h("span", { class: "ends" }, h("span", {}, "Before"), h("span", {}, "After")), slider));
 }
 
-function actions({ name, parameters }) {
+function actions(item) {
+  const { name } = item;
   const path = imagePath(name);
   const close = () => $("viewer").close();
+  const vary = async () => {
+    await complete(item);
+    close();
+    apply(named({ ...item.parameters, Seed: undefined }));
+    replace();
+    await useMade(path);
+    toCreate($("prompt"));
+  };
   return [
     h("a", { class: "button primary", href: path, download: name }, "Download"),
     button("Use as input", async () => { close(); await useMade(path); }),
-    button("Vary", async () => { close(); apply(named({ ...parameters, Seed: undefined })); unlock(); await useMade(path); },
-      { title: "Start from this picture, with its settings and a new seed" }),
-    button("Load settings", () => { close(); apply(named(parameters)); }),
+    button("Vary", vary, { title: "Start from this picture, with its settings and a new seed" }),
+    button("Load settings", async () => { await complete(item); close(); load(item.parameters, item.source); }),
     button("Delete", () => remove(name), { class: "danger" }),
   ];
 }
 
-function copies(parameters) {
-  const request = requestOf(parameters);
+function copies(item) {
+  const copyRequest = async (text, what, how) => {
+    await complete(item);
+    const request = requestOf(item.parameters);
+    const files = toReplace(request);
+    await copy(text(request), what, files && ` Put ${how} in the place of ${files}.`);
+  };
   return [
     h("span", { class: "hint" }, "Copy"),
-    button("Seed", () => copy(String(parameters.Seed ?? ""), "Seed"), { class: "small" }),
-    button("Prompt", () => copy(parameters.Prompt ?? "", "Prompt"), { class: "small" }),
-    button("JSON", () => copy(JSON.stringify(request, null, 2), "JSON"), { class: "small" }),
-    button("curl", () => copy(curlOf(request, hasKey()), "Command"), { class: "small" }),
+    button("Seed", () => copy(String(item.parameters.Seed ?? ""), "Seed"), { class: "small" }),
+    button("Prompt", () => copy(item.parameters.Prompt ?? "", "Prompt"), { class: "small" }),
+    button("JSON", () => copyRequest((request) => JSON.stringify(request, null, 2), "JSON", "data: URLs"), { class: "small" }),
+    button("curl", () => copyRequest((request) => curlOf(request, hasKey()), "Command", "your files"), { class: "small" }),
   ].map((each) => { if (each.localName === "button") each.setAttribute("aria-label", `Copy ${each.textContent}`); return each; });
 }
 

@@ -1,22 +1,26 @@
 // The cards of the jobs: a picture each, sharpening as it comes.
 
 import { imagePath } from "./api.js";
-import { apply } from "./create.js";
+import { load } from "./create.js";
 import { $, announce, button, h, say, seconds, toast } from "./dom.js";
 import * as jobs from "./jobs.js";
-import { named, ofJob } from "./settings.js";
+import { ofJob } from "./settings.js";
+import * as sources from "./sources.js";
 import { kept, keptHere } from "./store.js";
 
 const PHASES = {
   queued: "Waiting", loading: "Loading the model", conditioning: "Reading the prompt", encoding: "Reading the picture",
   sampling: "Painting", hires: "Painting larger", decoding: "Developing", upscaling: "Enlarging",
 };
+const TOLD = [75, 50, 25]; // percent that are announced
+const QUIET = 3000; // ms after one announcement in which no such percentage follows
 const DISMISSED = 100; // jobs to leave out, more than the server tells of
 const cards = new Map(); // by the job's id
 const changed = new Set(); // cards to draw
 let dismissed = keptHere.get("dismissed", []); // ids, the newest last
 let open = () => {};
 let drawing = null;
+let announced = 0; // when
 
 /** `openViewer(job, index)` shows a finished picture. */
 export function start(openViewer) {
@@ -80,6 +84,7 @@ function update(job, event) {
   if (event.type === "forgotten") return void removeCard(job);
   if (event.type === "ended") finished(job);
   const card = cards.get(job.id) ?? addCard(job);
+  tellProgress(card, event);
   changed.add(card);
   drawing ??= setTimeout(drawAll); // several events of one moment are drawn once
 }
@@ -103,7 +108,7 @@ function addCard(job) {
 function makeCard(job) {
   const text = job.parameters.prompt || (job.operation === "upscale" ? "Enlarged picture" : "Picture without a prompt");
   const cancel = button("Cancel", () => stop(job.id), { class: "small", "aria-label": `Cancel: ${text}` });
-  const again = button("Load settings", () => apply(named(ofJob(job))), { class: "small", hidden: true });
+  const again = button("Load settings", () => load(ofJob(job), sources.ofJob(job.id)), { class: "small", hidden: true });
   const away = button("Dismiss", () => dismissOne(cards.get(job.id)), { class: "small dismiss", hidden: true, "aria-label": `Dismiss: ${text}` });
   const state = h("p", { class: "state" });
   const error = h("p", { class: "error" });
@@ -113,7 +118,7 @@ function makeCard(job) {
     h("div", { class: "tiles", "data-count": tiles.length }, ...tiles.map((tile) => tile.element)),
     h("div", { class: "bar" }, h("p", { class: "prompt", title: text }, text), cancel, again),
     h("div", { class: "bar" }, state, away), error, notes);
-  return { job, element, cancel, again, dismiss: away, state, error, notes, tiles };
+  return { job, element, cancel, again, dismiss: away, state, error, notes, tiles, text, told: 0 };
 }
 
 function makeTile(job, index) {
@@ -131,6 +136,7 @@ function makeTile(job, index) {
 
 function draw(card) {
   const { job } = card;
+  const focused = document.activeElement === card.cancel;
   card.element.dataset.status = job.status;
   card.cancel.hidden = job.over;
   card.again.hidden = job.status !== "failed" && job.status !== "cancelled";
@@ -141,6 +147,7 @@ function draw(card) {
     card.notes.replaceChildren(...job.warnings.map((text) => h("li", {}, text)));
   }
   job.pictures.forEach((picture, index) => drawTile(card.tiles[index], job, picture, index));
+  if (focused && job.over) (card.dismiss.hidden ? card.tiles.find((tile) => !tile.view.disabled)?.view : card.dismiss)?.focus();
 }
 
 function drawTile(tile, job, picture, index) {
@@ -197,10 +204,25 @@ const ADVICE = {
 
 const advice = (error) => [error.message, ADVICE[error.code]].filter(Boolean).join(" ");
 
+function tell(words) {
+  announced = Date.now();
+  announce(words);
+}
+
+/** The beginning, and now and then how far it is. */
+function tellProgress(card, { type }) {
+  if (type === "started") tell(`“${card.text}” has begun.`);
+  const { job } = card;
+  const reached = TOLD.find((percent) => job.progress >= percent) ?? 0;
+  if (job.over || job.status !== "running" || reached <= card.told || Date.now() - announced < QUIET) return;
+  card.told = reached;
+  tell(`“${card.text}”: ${reached} %.`);
+}
+
 function finished(job) {
   const prompt = job.parameters.prompt;
   const what = { succeeded: "is finished", failed: "failed", cancelled: "was cancelled" }[job.status];
-  announce(`“${prompt}” ${what}. ${job.status === "failed" && job.error ? advice(job.error) : ""}`);
+  tell(`“${prompt}” ${what}. ${job.status === "failed" && job.error ? advice(job.error) : ""}`);
   if (job.status === "succeeded" && $("notify").checked && document.hidden) notify(job, prompt);
 }
 
@@ -215,8 +237,10 @@ function notify(job, body) {
 function overall() {
   const active = jobs.active();
   $("jobs-empty").hidden = cards.size > 0;
+  const focused = document.activeElement === $("cancel-all");
   $("cancel-all").hidden = active.length < 2;
   $("clear").hidden = ![...cards.values()].some(isSpent);
+  if (focused && $("cancel-all").hidden) ($("clear").hidden ? $("watch-title") : $("clear")).focus();
   const running = active.find((job) => job.status === "running");
   const waiting = active.length - (running ? 1 : 0);
   const words = running ? `${Math.round(running.progress)}%${waiting ? ` +${waiting}` : ""}` : waiting ? `${waiting} waiting` : "";

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import openai
 import pytest
 from openai import OpenAI
 
+from gguf_imagegen.catalog import survey
+from gguf_imagegen.catalog.fit import Available
 from tests.api.client import GENERATIONS, SMALL, eventually
 from tests.conftest import App, RunningApp, ServerProcess
 from tests.engines import CannotLoad, NeverLoads, QuickEngine
@@ -33,7 +37,8 @@ def test_official_client_lists_and_retrieves(server: ServerProcess) -> None:
         models = {model.id: model.model_dump() for model in client.models.list()}
         one = client.models.retrieve("tiny-random").model_dump()
         for model in (one, models["tiny-random"]):
-            model["meta"]["memory"].pop("free")  # other processes come and go
+            for name in ("free", "usable"):
+                del model["meta"]["memory"][name]  # other processes come and go
         assert models["tiny-random"] == one
         assert one["object"] == "model"
         with pytest.raises(openai.NotFoundError) as caught:
@@ -104,6 +109,61 @@ async def test_unload_and_load(running: RunningApp) -> None:
             await wait_for_state(app, "loaded")
 
 
+async def test_memory_and_download_are_those_of_the_best(
+    running: RunningApp, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the quantisation that a pull takes, with its components; the one on disk once there is one."""
+    monkeypatch.setattr(survey, "available", lambda: Available(15 * 10**9))
+    async with running(engine=QuickEngine) as app:
+        meta = (await app.get("/v1/models/flux.1-schnell"))[1]["meta"]
+        best = next(quant for quant in meta["quants"] if quant["name"] == meta["best"])
+        assert meta["memory"]["fits"] is best["fits"] is True
+        assert meta["memory"]["needs"] <= meta["memory"]["usable"] == int(0.9 * 15 * 10**9)
+        assert not meta["quants"][0]["fits"]
+        assert meta["download_bytes"] == best["download_bytes"] == best["bytes"] > 9 * 10**9
+        here = (await app.get("/v1/models/tiny-random"))[1]["meta"]
+        assert (here["best"], here["download_bytes"], here["quants"][0]["state"]) == (
+            "tiny-random",
+            0,
+            "ready",
+        )
+
+
+async def test_the_state_of_each_quantisation(running: RunningApp, model_dir: Path, tmp_path: Path) -> None:
+    """What a cancelled pull left, and what verification set aside, is told."""
+    state = tmp_path / ".state/gpustack/stable-diffusion-v1-5-GGUF"
+    state.mkdir(parents=True)
+    (state / f"stable-diffusion-v1-5-Q8_0.gguf.{'ab' * 8}.partial").write_bytes(b"x")
+    (state / "stable-diffusion-v1-5-Q4_0.gguf.corrupt").write_bytes(b"x")
+    async with running(engine=QuickEngine, models_dir=tmp_path, model="embedded") as app:
+        quants = (await app.get("/v1/models/sd-1.5"))[1]["meta"]["quants"]
+    assert {quant["quant"]: quant["state"] for quant in quants} == {
+        "Q8_0": "partial", "Q4_1": "absent", "Q4_0": "corrupt", "FP16": "absent",
+    }  # fmt: skip
+
+
+async def test_a_quantisation_may_be_the_default(
+    running: RunningApp, model_dir: Path, tmp_path: Path
+) -> None:
+    """The one that the settings name is loaded, although another one is on disk and stands before it."""
+    quants = {name: {"file": f"{name}.gguf"} for name in ("Q8_0", "Q4_0")}
+    for name in quants:
+        shutil.copy(model_dir / "tiny-random.gguf", tmp_path / f"{name}.gguf")
+    shutil.copy(model_dir / "tiny-random-tae.gguf", tmp_path / "tae.gguf")
+    entry = {"family": "ovis-image", "files": {"taesd": "tae.gguf"}, "quants": quants}
+    catalog = tmp_path / "two.yaml"
+    catalog.write_text(json.dumps({"version": 1, "models": {"two": entry}}))
+    async with running(engine=QuickEngine, models_dir=tmp_path, catalog=catalog, model="two:Q4_0") as app:
+
+        async def loaded() -> bool:
+            return bool((await app.get("/health"))[1]["models"] == ["two:Q4_0"])
+
+        await eventually("the quantisation is loaded", loaded)
+        assert (await app.post(GENERATIONS, **SMALL))[0] == 200
+        assert await loaded()
+        assert (await app.get("/v1/models/two"))[1]["meta"]["default"] is True
+
+
 async def test_loading_is_a_state(running: RunningApp) -> None:
     """While a model loads, its state says so."""
     async with running(engine=NeverLoads) as app:
@@ -159,5 +219,6 @@ async def test_model_without_its_files_cannot_be_loaded(running: RunningApp, mod
     async with running(engine=QuickEngine) as app:
         status, body = await app.post("/v1/models/sd-turbo/load")
     assert (status, body["error"]["code"]) == (404, "model_not_downloaded")
+    assert body["error"]["message"].endswith("gguf-imagegen pull sd-turbo")
     assert "sd_turbo-f16-q8_0.gguf" in body["error"]["message"]
     assert str(model_dir) not in body["error"]["message"]

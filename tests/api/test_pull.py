@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from gguf_imagegen.api.keys import SETTINGS
+from gguf_imagegen.catalog import survey
+from gguf_imagegen.catalog.fit import Available
 from gguf_imagegen.testmodel import write_test_model
 from tests.api.client import Stream, eventually, read_stream
 from tests.conftest import App, RunningApp
@@ -47,6 +49,7 @@ class Place:
             one={"model": hub.add("org/one", "one.gguf", DATA), "vae": vae},
             two={"model": hub.add("org/two", "two.gguf", DATA[::-1])},
             bare={"model": "bare.gguf"},
+            huge={"quants": {"Q8_0": {"repo": "org/huge", "file": "huge.gguf", "bytes": 10**6}}},
             secret={"model": {**hub.add("org/secret", "s.gguf", DATA[1:]), "sha256": None}},
             runs={
                 "model": hub.add("org/tiny", "tiny.gguf", self._tiny["model"].read_bytes()),
@@ -106,6 +109,20 @@ async def ended(app: App, model: str) -> Any:
         return body if body["status"] not in ("waiting", "running") else None
 
     return await eventually("the pull ends", look)
+
+
+async def test_what_does_not_fit_is_refused(
+    place: Place, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Named or not, before anything is fetched, with the flag that turns this off."""
+    monkeypatch.setattr(survey, "available", lambda: Available(1000))
+    async with place.serve() as app:
+        for name in ("huge", "huge:Q8_0"):
+            async with app.session.post(app.url + PULL, json={"model": name}) as answer:
+                error = (await answer.json())["error"]
+            assert (answer.status, error["code"]) == (507, "insufficient_memory")
+            assert "--no-memory-check" in error["message"]
+    assert hub.contents == []
 
 
 async def test_frames(place: Place) -> None:

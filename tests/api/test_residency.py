@@ -122,6 +122,16 @@ async def test_a_budget_counts_the_files(running: RunningApp, catalog: Path, mod
         assert engines.loaded == ["b", "c"]
 
 
+async def test_the_budget_is_for_one_model_too(running: RunningApp, catalog: Path) -> None:
+    """A model that is larger than the budget by itself is refused, with the flag's name."""
+    engines = Engines()
+    async with running(engine=engines, catalog=catalog, model="a", memory_budget_mb=0.001) as app:
+        status, body = await app.post(GENERATIONS, model="a", **SMALL)
+    assert (status, body["error"]["code"]) == (507, "insufficient_memory"), body
+    assert "--memory-budget-mb allows 1 kB" in body["error"]["message"]
+    assert engines.loads == []
+
+
 async def test_each_model_has_its_own_idle_time(running: RunningApp, catalog: Path) -> None:
     """`keep_alive` of a request frees that request's model, and no other."""
     engines = Engines()

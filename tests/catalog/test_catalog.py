@@ -46,6 +46,10 @@ def test_names_and_aliases(model_dir: Path) -> None:
     assert caught.value.param == "model"
     with pytest.raises(ModelNotFound, match=r"no model 'sd-tubro'; did you mean .*sd-turbo.*\?$"):
         catalog.get("sd-tubro")
+    with pytest.raises(ModelNotFound, match=r"'realesrgan-x4'; did you mean .*realesrgan-x4plus"):
+        catalog.get("realesrgan-x4")
+    with pytest.raises(ModelNotFound, match=r"'taesd' is a component.*gguf-imagegen pull taesd"):
+        catalog.get("taesd")
 
 
 def test_an_extra_file_adds_and_overrides(tmp_path: Path) -> None:
@@ -68,6 +72,15 @@ def test_an_extra_file_adds_and_overrides(tmp_path: Path) -> None:
         (text(a=model(quality={"best": 5})), "mine.yaml: a: quality.best"),
         (text(a=model(family="sd9")), "'sd9' is not one this server can run"),
         (text(a={"family": "flux"}), "mine.yaml: a: files: "),
+        (
+            text(a={"family": "sd1", "quants": {"Q8": {"file": "x.gguf", "bytes": 5}}}),
+            "mine.yaml: a: quants.Q8: repo is missing; say which repository",
+        ),
+        (text(a={"family": "sd1", "quants": {"Q8": {}}}), "mine.yaml: a: quants.Q8: repo is missing"),
+        (
+            text(a=model(family="sdxl-pix2pix", limits={"references": 2})),
+            "limits.references: sdxl-pix2pix takes at most 1",
+        ),
         (text(**{"a b": model()}), "mine.yaml: a b: id: "),
         (text(a=5), "mine.yaml: models.a: "),
         ("version: 2\nmodels: {}", "mine.yaml: version: "),
@@ -114,6 +127,36 @@ def test_a_model_that_is_not_here_says_where_to_get_it(tmp_path: Path) -> None:
     assert "tiny-random.gguf, tiny-random-tae.gguf" in message
     assert "make-test-model" in message
     assert str(tmp_path) not in message
+
+
+def test_the_words_name_a_quantisation_only_if_they_must(tmp_path: Path) -> None:
+    """Who asked for an id is told to pull the id, and gets the best; another quantisation is named."""
+    catalog = load_catalog(tmp_path)
+    for name, words in (("sd-1.5", "pull sd-1.5$"), ("sd-1.5:Q4_1", "pull sd-1.5:Q4_1$")):
+        with pytest.raises(ModelNotDownloaded, match=words):
+            catalog.require_on_disk(catalog.get(name))
+
+
+def test_quantisations_may_be_files_of_ones_own(files: Path) -> None:
+    """A quantisation that is only a file name lies in the models folder."""
+    quants = {"Q8": {"file": "x.gguf"}, "Q4": {"file": "absent.gguf"}}
+    extra = files / "mine.yaml"
+    extra.write_text(text(mine={"family": "ovis-image", "quants": quants, "files": {"taesd": "x-tae.gguf"}}))
+    catalog = load_catalog(files, extra)
+    assert catalog.get("mine").name == "mine:Q8"
+    assert set(catalog.checked_files(catalog.get("mine"))) == {"model", "taesd"}
+    assert not catalog.on_disk(catalog.get("mine:Q4"))
+
+
+@pytest.mark.parametrize(("family", "count"), [("sd1-pix2pix", 1), ("sdxl-pix2pix", 1), ("flux2", 10)])
+def test_a_model_takes_as_many_references_as_its_family(family: str, count: int, tmp_path: Path) -> None:
+    """Where the entry says nothing, or gives other limits only."""
+    extra = tmp_path / "mine.yaml"
+    plain, limited = model(family=family), model(family=family, limits={"max_steps": 5})
+    extra.write_text(text(a=plain, b=limited))
+    catalog = load_catalog(tmp_path, extra)
+    assert [catalog.get(name).limits.references for name in "ab"] == [count, count]
+    assert catalog.get("b").limits.max_steps == 5
 
 
 def test_a_model_on_disk_is_checked(model_dir: Path) -> None:

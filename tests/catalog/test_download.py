@@ -64,7 +64,7 @@ class Puller:
         chosen = dict(zip(roles, sources, strict=False))
         files = {role: source.path for role, source in chosen.items()}
         entry = Entry.model_validate({"id": "m", "family": "ovis-image", "files": files, "sources": chosen})
-        return Pull(store or self.store, entry, self.events.append, pause=0.001)
+        return Pull(store or self.store, entry.sources.values(), self.events.append, pause=0.001)
 
     def pull(self, *sources: Source) -> None:
         self.make(*sources).run()

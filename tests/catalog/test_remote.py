@@ -267,9 +267,12 @@ async def test_refusals(
     address = await start(handle)
     monkeypatch.setenv("HF_ENDPOINT", address)
     monkeypatch.setenv("HF_TOKEN", token)
-    with pytest.raises(ImagegenError, match=r"^x\.gguf: [^/]*$") as caught:
+    with pytest.raises(
+        ImagegenError, match=r"^x\.gguf: [^/]*( at https://huggingface.co/owner/repo)?( and [^/]*)?$"
+    ) as caught:
         await read(f"{address}/owner/repo/resolve/main/x.gguf")
     assert type(caught.value) is error
+    assert ("https://huggingface.co/owner/repo" in str(caught.value)) == (said == "GatedRepo")
     assert "hf_x" not in str(caught.value)
 
 

@@ -137,6 +137,25 @@ def test_a_bare_transformer_has_all_its_parts(entry: Entry) -> None:
     )
 
 
+TINY = {
+    "sd1": "taesd", "sd2": "taesd", "sdxl": "taesdxl", "sd3": "taesd3", "flux": "taef1", "chroma": "taef1",
+    "z-image": "taef1", "ovis-image": "taef1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", [e for e in RUNNABLE if e.sources], ids=lambda entry: str(entry.name))
+def test_every_model_has_its_familys_tiny_decoder(entry: Entry) -> None:
+    """Where there is one: it is beside a VAE, and no model needs it to run; SDXS has its own inside."""
+    family = entry.family.removesuffix("-inpaint").removesuffix("-fill")
+    if family in ("flux2", "qwen-image") or entry.id == "sdxs-512":
+        assert entry.decoders == ("full",)
+        return
+    assert entry.sources["taesd"] == COMPONENTS[TINY[family]]
+    assert entry.decoders == ("full", "tiny")
+    assert "taesd" not in entry.required
+    assert entry.vae_inside != ("vae" in entry.files)
+
+
 def test_text_encoders_are_where_sdcpp_reads_them() -> None:
     """A checkpoint of SD3 or FLUX brings its encoders under other names, or apart.
 

@@ -64,13 +64,13 @@ class Home:
 
 
 @asynccontextmanager
-async def on(machine: Machine, model_dir: Path, tmp_path: Path) -> AsyncIterator[Home]:
+async def on(machine: Machine, model_dir: Path, tmp_path: Path, **given: Any) -> AsyncIterator[Home]:
     files = {"model": "tiny-random.gguf", "taesd": "tiny-random-tae.gguf"}
     fields = {"family": "ovis-image", "files": files, "defaults": {"size": "128x128"}}
     extra = tmp_path / "two.yaml"
     extra.write_text(yaml.safe_dump({"version": 1, "models": {"a": fields, "b": fields}}))
     catalog = load_catalog(model_dir, extra)
-    settings = Settings(models_dir=model_dir, max_loaded=8)
+    settings = Settings(models_dir=model_dir, max_loaded=8, **given)
     home = Home(machine, catalog, settings)
     try:
         yield home
@@ -112,7 +112,19 @@ async def test_what_cannot_fit_is_refused(model_dir: Path, tmp_path: Path) -> No
     """No engine is started for a model that does not fit into an empty machine."""
     machine = Machine(10_000_000)
     async with on(machine, model_dir, tmp_path) as home:
-        with pytest.raises(InsufficientMemory, match=r"'a' needs about \d+ MB of memory.*10 MB are free"):
+        with pytest.raises(
+            InsufficientMemory, match=r"'a' needs about \d+ MB of memory.*10 MB that are free"
+        ):
+            await home.load("a")
+    assert machine.engines == []
+
+
+async def test_the_budget_bounds_a_single_model(model_dir: Path, tmp_path: Path) -> None:
+    """A model whose files alone are beyond it is refused, and the one in memory stays."""
+    machine = Machine(PLENTY)
+    async with on(machine, model_dir, tmp_path, memory_budget_mb=1) as home:
+        words = r"'a' have 17 MB, and --memory-budget-mb allows 1 MB .*--memory-budget-mb 1[78] or more"
+        with pytest.raises(InsufficientMemory, match=words):
             await home.load("a")
     assert machine.engines == []
 

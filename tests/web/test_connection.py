@@ -21,7 +21,9 @@ async def test_a_keyed_server(running: RunningApp, visit: OpenPage) -> None:
         page.on("request", lambda request: addresses.append(request.url))
         await expect(page.locator("#key")).to_be_visible()
         await check_accessible(page)
-        await page.keyboard.press("Escape")
+        for _ in range(4):
+            await page.keyboard.press("Escape")
+        await page.evaluate("document.querySelector('#key').close()")
         await expect(page.locator("#key")).to_be_visible()
         await page.fill("#key-value", "wrong")
         await page.get_by_role("button", name="Continue").click()
@@ -70,6 +72,7 @@ async def test_the_server_stops_and_comes_back(
         again = serve(*flags, "--port", server.url.rsplit(":", 1)[1])
         assert again.url == server.url
         await expect(page.locator("#connection")).to_be_empty()
+        await expect(page.locator("#create-error")).to_be_empty()
         await expect(page.locator(".job").first.locator(".error")).to_contain_text("started anew")
         await generate(page, "new", steps=2)
         await settled(page)
@@ -86,3 +89,19 @@ async def test_a_job_told_late(running: RunningApp, visit: OpenPage) -> None:
         async with visit(app.url) as page:
             await expect(page.locator(".job[data-status=succeeded]")).to_have_count(3)
             await expect(page.locator(".job").first).to_contain_text("cat 2")
+
+
+async def test_a_wish_that_nobody_hears(serve: Callable[..., ServerProcess], visit: OpenPage) -> None:
+    """Is said on the model's card at once, and no longer when the server is back."""
+    server = serve("--model", "embedded")
+    server.wait_until_ready()
+    async with visit(server.url, "#/models", broken_lines=True) as page:
+        card = page.locator("[data-model=glyph-128]")
+        await card.get_by_role("button", name="Load glyph-128").click()
+        await expect(card.locator(".badge")).to_have_text("In memory")
+        server.stop()
+        await card.get_by_role("button", name="Unload glyph-128").click()
+        await expect(card.locator(".error")).to_contain_text("The server does not answer")
+        serve("--model", "embedded", "--port", server.url.rsplit(":", 1)[1])
+        await expect(page.locator("#connection")).to_be_empty()
+        await expect(card.locator(".error")).to_have_count(0)

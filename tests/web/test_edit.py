@@ -91,7 +91,10 @@ async def test_only_the_mask_changes(studio: ServerProcess, visit: OpenPage) -> 
         outside[24:41, 24:72] = 0
         assert outside.max() == 0
         assert (inside > 8).mean() > 0.5
-        await page.locator(".job").first.locator(".tile").click()
+        await page.locator(".job").first.locator(".tile").press("Enter")
+        await expect(page.locator("#viewer").get_by_role("button", name="Close")).to_be_focused()
+        await page.keyboard.press("Delete")
+        await page.locator("#ask").get_by_role("button", name="Keep").click()
         slider = page.get_by_label("Where the picture before ends")
         await slider.press("End")
         clip = await page.locator(".pair img").nth(1).evaluate("(image) => image.style.clipPath")
@@ -129,8 +132,60 @@ async def test_a_mask_by_keyboard(studio: ServerProcess, visit: OpenPage) -> Non
         await page.keyboard.press("Space")
         assert await canvas.evaluate(PAINTED) < dot
         await page.locator("#zoom").fill("3")
+        for _ in range(2):
+            await page.keyboard.press("Escape")
+            await expect(page.locator("#ask")).to_contain_text("Throw away what you painted?")
+            await page.keyboard.press("Escape")
+            await expect(page.locator("#ask")).to_be_hidden()
+        await expect(page.locator("#mask")).to_be_visible()
         await page.keyboard.press("Escape")
+        await page.locator("#ask").get_by_role("button", name="Throw away").click()
+        await expect(page.locator("#mask")).to_be_hidden()
         await expect(page.get_by_role("button", name="Paint a mask…")).to_be_visible()
+
+
+async def test_two_fingers_move_a_zoomed_picture(studio: ServerProcess, visit: OpenPage) -> None:
+    """They paint nothing, as the middle button does; one finger paints."""
+    where = "() => ['scrollLeft', 'scrollTop'].map((each) => document.querySelector('#mask-area')[each])"
+    async with visit(studio.url, has_touch=True, viewport={"width": 360, "height": 740}) as page:
+        await ready(page)
+        await page.set_input_files("#file", upload("noise.png", png(noise())))
+        await page.get_by_role("button", name="Paint a mask…").click()
+        await page.locator("#zoom").fill("4")
+        canvas, box = page.locator("#mask-paint"), await page.locator("#mask-area").bounding_box()
+        assert box is not None
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        touch = await page.context.new_cdp_session(page)
+
+        async def fingers(kind: str, *at: tuple[float, float]) -> None:
+            points = [{"x": left, "y": top, "id": number} for number, (left, top) in enumerate(at)]
+            await touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        left, top = await page.evaluate(where)
+        await fingers("touchStart", (x - 40, y), (x + 40, y))
+        for step in (20, 40, 60):
+            await fingers("touchMove", (x - 40 - step, y - step), (x + 40 - step, y - step))
+        await fingers("touchEnd")
+        await page.wait_for_function(
+            "([left, top]) => document.querySelector('#mask-area').scrollLeft > left + 20"
+            " && document.querySelector('#mask-area').scrollTop > top + 20",
+            arg=[left, top],
+        )
+        assert await canvas.evaluate(PAINTED) == 0
+        moved = await page.evaluate(where)
+        await page.mouse.move(x, y)
+        await page.mouse.down(button="middle")
+        await page.mouse.move(x + 30, y + 30, steps=3)
+        await page.mouse.up(button="middle")
+        assert await page.evaluate(where) == [moved[0] - 30, moved[1] - 30]
+        assert await canvas.evaluate(PAINTED) == 0
+        await fingers("touchStart", (x, y))
+        await fingers("touchMove", (x + 30, y))
+        await fingers("touchEnd")
+        await page.wait_for_function(
+            "() => [...document.querySelector('#mask-paint').getContext('2d')"
+            ".getImageData(0, 0, 128, 128).data].some(Boolean)"
+        )
 
 
 async def test_a_dropped_picture_brings_its_settings(studio: ServerProcess, visit: OpenPage) -> None:
@@ -156,6 +211,7 @@ async def test_a_dropped_picture_brings_its_settings(studio: ServerProcess, visi
         assert await page.input_value("#schedule") == "karras"
         await expect(page.locator("#toasts")).to_contain_text("someone-elses-model, is not here")
         await expect(page.locator(".thumb")).to_have_count(0)
+        await expect(page.locator("#prompt")).to_be_focused()
         await send(page)
         made = await newest(page, studio)
         assert made.size == (96, 128)
@@ -199,18 +255,51 @@ async def test_what_is_no_picture(studio: ServerProcess, visit: OpenPage) -> Non
         await expect(page.locator("#toasts")).to_contain_text("notes.txt is no picture")
         await page.set_input_files("#file", upload("broken.png", b"\x89PNG\r\n\x1a\nbroken"))
         await expect(page.locator("#toasts")).to_contain_text("cannot show this picture")
+        await expect(page.locator(".toast")).to_have_count(2)
         await expect(page.locator(".thumb")).to_have_count(0)
+        await page.set_input_files("#file", upload("noise.png", png(noise())))
+        await expect(page.locator(".thumb")).to_have_count(1)
+        await expect(page.locator(".toast")).to_have_count(2)
+
+
+async def test_a_dropped_picture_gives_the_old_one_back(studio: ServerProcess, visit: OpenPage) -> None:
+    """One dropped only for its settings: what was there before, with its mask, can be had again."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        await page.set_input_files("#file", upload("noise.png", png(noise())))
+        await page.get_by_role("button", name="Paint a mask…").click()
+        await page.get_by_role("button", name="Invert").click()
+        await page.get_by_role("button", name="Use this mask").click()
+        first = page.get_by_alt_text("Picture 1", exact=True)
+        before = str(await first.get_attribute("src"))
+        await drop(page, with_parameters(A1111.replace("Version", "Denoising strength: 0.4, Version")))
+        await page.get_by_role("button", name="Load its settings").click()
+        await expect(page.locator("#strength")).to_have_value("0.4")
+        await expect(first).to_have_attribute("src", before)
+        await expect(page.get_by_alt_text("Its mask")).to_be_visible()
+        await drop(page, with_parameters(A1111))
+        await page.get_by_role("button", name="Load its settings").click()
+        await expect(page.locator(".thumb")).to_have_count(0)
+        await page.get_by_role("button", name="Put it back").click()
+        await expect(first).to_have_attribute("src", before)
+        await expect(page.get_by_alt_text("Its mask")).to_be_visible()
+        await drop(page, with_parameters(A1111))
+        await page.get_by_role("button", name="Just the picture").click()
+        await expect(first).not_to_have_attribute("src", before)
+        await expect(page.locator("#prompt")).to_be_focused()
 
 
 async def test_use_as_input_and_vary(studio: ServerProcess, visit: OpenPage) -> None:
     """A result becomes an input, with or without its settings; the picture outlives a reload."""
-    async with visit(studio.url) as page:
+    async with visit(studio.url, viewport={"width": 360, "height": 740}) as page:
         await generate(page, "a lovely cat", steps=4, seed=5)
         await settled(page)
         await page.locator(".job").first.locator(".tile").first.click()
         await page.get_by_role("button", name="Use as input").click()
         await expect(page.locator("#viewer")).to_be_hidden()
         await expect(page.locator(".thumb")).to_have_count(1)
+        await expect(page.locator("#inputs-field")).to_be_focused()
+        await expect(page.locator("#inputs-field")).to_be_in_viewport()
         await page.locator("#strength").fill("0.4")
         await page.fill("#prompt", "a dog")
         await page.reload()
@@ -234,9 +323,12 @@ async def test_several_references(studio: ServerProcess, visit: OpenPage) -> Non
     async with visit(studio.url) as page:
         await ready(page)
         await page.select_option("#model", "by-reference")
-        files = [upload(f"{size}.png", png(noise(size, size))) for size in (64, 80, 96)]
+        files = [upload(f"{size}.png", png(noise(size, size))) for size in (64, 80, 96, 112)]
         await page.set_input_files("#file", files)
+        await expect(page.locator("#toasts")).to_contain_text("takes 3 pictures. Left out: 112.png.")
         await expect(page.locator(".thumb")).to_have_count(3)
+        sizes = "(images) => images.map((image) => image.naturalWidth)"
+        assert await page.locator(".thumb img").evaluate_all(sizes) == [64, 80, 96]
         await expect(page.locator("#strength-field")).to_be_hidden()
         async with page.expect_request("**/v1/images/edits") as sent:
             await generate(page, "combine them", steps=1)

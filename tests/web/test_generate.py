@@ -139,16 +139,41 @@ async def test_cancel_in_the_middle(studio: ServerProcess, visit: OpenPage) -> N
         await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
         await card.get_by_role("button", name="Cancel").click()
         await expect(card.locator(".state")).to_have_text("Cancelled")
+        await expect(card.get_by_role("button", name="Dismiss")).to_be_focused()
         await expect(page.locator("#cancel-all")).to_be_hidden()
         for name in ("first", "second", "third"):
             await generate(page, name, steps=LONG)
         await expect(page.locator(".job").first.locator(".state")).to_contain_text("number 2 in the queue")
         await page.click("#cancel-all")
         await settled(page)
+        await expect(page.locator("#clear")).to_be_focused()
         await expect(page.locator(".job[data-status=cancelled]")).to_have_count(4)
         await generate(page, "a short one", steps=2)
         await settled(page)
         await finished_source(page)
+
+
+async def test_progress_is_heard(running: RunningApp, visit: OpenPage) -> None:
+    """That a job begins, how far it is at times, and its end."""
+    async with running(engine=SlowEngine) as app, visit(app.url) as page:
+        await page.evaluate(
+            """() => {
+                window.heard = [];
+                const hear = () => window.heard.push(announce.textContent);
+                new MutationObserver(hear).observe(announce, {childList: true});
+            }"""
+        )
+        SlowEngine.SECONDS, before = 0.5, SlowEngine.SECONDS
+        try:
+            await generate(page, "a bell", steps=16)
+            await settled(page)
+            await page.wait_for_function("() => window.heard.at(-1)?.includes('finished')")
+        finally:
+            SlowEngine.SECONDS = before
+        heard = await page.evaluate("window.heard")
+        assert heard[0] == "“a bell” has begun."
+        assert 3 <= len(heard) <= 5
+        assert all(re.fullmatch("“a bell”: (25|50|75) %.", words) for words in heard[1:-1])
 
 
 async def test_what_left_no_picture_can_go(running: RunningApp, visit: OpenPage) -> None:

@@ -63,6 +63,51 @@ async def test_pull_cancel_and_pull_again(shop: ServerProcess, hub: HubServer, v
         await expect(card.locator(".badge")).to_have_text("Not here")
 
 
+async def test_what_a_pull_takes(shop: ServerProcess, visit: OpenPage) -> None:
+    """Memory, needed and free, and the size of the download: of the best quantisation or the chosen one."""
+    async with visit(shop.url, "#/models") as page:
+        card = page.locator("[data-model=big]")
+        await expect(card).to_contain_text("To download: 9 MB.")
+        card = page.locator("[data-model=glyph-128]")
+        await expect(card).to_contain_text(re.compile(r"Fits: needs .+ of memory, .+ are free\."))
+        card = page.locator("[data-model='sd-1.5']")
+        choice, words = card.locator("select"), card.locator("p", has_text="To download")
+        await expect(choice.locator("option").first).to_contain_text(
+            re.compile("Best that fits: |Smallest: ")
+        )
+        said = {await words.inner_text()}
+        for option in await choice.locator("option", has_text=re.compile("[GM]B")).all():
+            await choice.select_option(str(await option.get_attribute("value")))
+            said.add(await words.inner_text())
+        assert len(said) > 1
+
+
+async def test_a_pull_that_the_server_does_not_survive(
+    hub: HubServer, serve: Callable[..., ServerProcess], visit: OpenPage, tmp_path: Path
+) -> None:
+    """The card says that it was broken off; the next pull goes on and ends well."""
+    big = hub.add("org/big", "big.gguf", b"\1" * 9 * MB)
+    catalog = write_catalog(tmp_path / "hub.yaml", big={"model": big})
+    env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
+    flags = ("--models-dir", str(tmp_path / "models"), "--model", "embedded", "--catalog", str(catalog))
+    server = serve(*flags, env=env)
+    server.wait_until_ready()
+    hub.faults.hold_after = 2 * MB
+    async with visit(server.url, "#/models", broken_lines=True) as page:
+        card = page.locator("[data-model=big]")
+        await card.get_by_role("button", name="Pull big").click()
+        await expect(card.locator(".pull")).to_contain_text("of 9 MB")
+        server.process.kill()
+        server.stop()
+        await expect(card.locator(".error")).to_contain_text("broke off")
+        serve(*flags, "--port", server.url.rsplit(":", 1)[1], env=env)
+        await expect(card.locator(".error")).to_contain_text("Pull goes on from there")
+        hub.release()
+        await card.get_by_role("button", name="Pull big").click()
+        await expect(card.locator(".badge")).to_have_text("On this machine")
+        await expect(card.locator(".error")).to_have_count(0)
+
+
 async def test_a_gated_model(shop: ServerProcess, visit: OpenPage) -> None:
     """The card says what its publisher wants, with a link; a refused pull says why."""
     async with visit(shop.url, "#/models") as page:
@@ -85,6 +130,8 @@ async def test_load_and_unload(studio: ServerProcess, visit: OpenPage) -> None:
             verb, then = ("Unload", "On this machine") if now == "In memory" else ("Load", "In memory")
             await card.get_by_role("button", name=f"{verb} glyph-128", exact=True).click()
             await expect(card.locator(".badge")).to_have_text(then)
+            other = "Load" if verb == "Unload" else "Unload"
+            await expect(card.get_by_role("button", name=f"{other} glyph-128", exact=True)).to_be_focused()
         await page.get_by_label("Find").fill("glyph")
         await expect(page.locator(".model")).to_have_count(1)
         await expect(page.locator("#models-hint")).to_contain_text("1 of ")
