@@ -49,8 +49,8 @@ export function take(object) {
     const { status, progress, position, eta, error } = object;
     Object.assign(job, { status, progress, position, eta, error, over, loading: null });
   }
-  const { model, operation, n, parameters } = object;
-  Object.assign(job, { model, operation, n, parameters, warnings: object.warnings });
+  const { model, operation, n, parameters, settings } = object;
+  Object.assign(job, { model, operation, n, parameters, settings, warnings: object.warnings });
   for (let index = 0; index < n; index += 1) {
     job.pictures[index] ??= { phase: "", step: 0, steps: object.steps, preview: "", name: "" };
   }
