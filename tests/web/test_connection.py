@@ -97,8 +97,8 @@ async def test_a_wish_that_nobody_hears(serve: Callable[..., ServerProcess], vis
     server.wait_until_ready()
     async with visit(server.url, "#/models", broken_lines=True) as page:
         card = page.locator("[data-model=glyph-128]")
-        await card.get_by_role("button", name="Load glyph-128").click()
         await expect(card.locator(".badge")).to_have_text("In memory")
+        server.process.kill()
         server.stop()
         await card.get_by_role("button", name="Unload glyph-128").click()
         await expect(card.locator(".error")).to_contain_text("The server does not answer")
