@@ -42,8 +42,8 @@ async def load_model(request: web.Request) -> web.Response:
 
 async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""
-    scheduler = request.app[SCHEDULER]
-    for entry in _meant(request.app, request.match_info["id"]):
+    scheduler, catalog, name = request.app[SCHEDULER], request.app[CATALOG], request.match_info["id"]
+    for entry in [catalog.get(name)] if ":" in name else catalog.quants(name):
         if scheduler.resident.holds(entry):
             scheduler.unload(entry)
     return await _answer(request, 202)
@@ -56,16 +56,11 @@ async def _answer(request: web.Request, status: int = 200) -> web.Response:
     return web.json_response(_view(request.app, name, survey), status=status)
 
 
-def _meant(app: web.Application, name: str) -> list[Entry]:
-    """Of a name without a quantisation, all of them: each may be in memory."""
-    catalog = app[CATALOG]
-    return [catalog.get(name)] if ":" in name else catalog.quants(name)
-
-
 def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
-    entry, meant = app[CATALOG].get(name), _meant(app, name)
+    entry = app[CATALOG].get(name)
     settings, traits = app[SETTINGS], entry.traits
     entries = app[CATALOG].quants(entry.id)
+    meant = [entry] if ":" in name else entries  # of an ID alone, any may be in memory
     quants = [survey.quant(each) for each in entries]
     best = best_of(quants)
     defaults = entry.defaults.model_dump()

@@ -1,7 +1,7 @@
 // The form: what to make, with which model. It shows what the chosen model can do and remembers everything.
 
 import { ApiError, call } from "./api.js";
-import { $, button, bytes, h, press, pressed, say, toast, toCreate } from "./dom.js";
+import { $, button, h, needWords, press, pressed, say, toast, toCreate } from "./dom.js";
 import * as inputs from "./inputs.js";
 import * as jobs from "./jobs.js";
 import { named, nearest, startOf } from "./settings.js";
@@ -212,8 +212,7 @@ function memoryWords({ state, memory, best }, name) {
   if (name.includes(":") && name !== best) return ""; // what is told is of another quantisation
   if (state === "loaded" && !name.includes(":")) return "In memory, ready to start at once.";
   if (!memory) return "";
-  const words = `needs ${bytes(memory.needs)} of memory, ${bytes(memory.free)} are free`;
-  return memory.fits ? `Loaded when needed: ${words}.` : `It may not fit: ${words}.`;
+  return `${memory.fits ? "Loaded when needed" : "It may not fit"}: ${needWords(memory)}.`;
 }
 
 /** All settings of a picture, and what it started from as far as that is known. */

@@ -44,6 +44,10 @@ document.addEventListener("close", () => front().append($("toasts")), true);
 /** Said to those who do not see the page. */
 export const announce = (text) => { $("announce").textContent = text; };
 
+/** What a model needs of memory beside what is free; a part of that is left to others. */
+export const needWords = ({ needs, free, usable, fits }) =>
+  `needs ${bytes(needs)} of memory, ${fits ? `${bytes(free)} are free` : `${bytes(usable)} of the ${bytes(free)} that are free may be used`}`;
+
 /** The form, and the focus on something in it; what is not shown yet cannot take the focus. */
 export function toCreate(element) {
   if ($("view-create").hidden) window.addEventListener("hashchange", () => element.focus(), { once: true });

@@ -1,7 +1,7 @@
 // The catalog: what each model needs, what is here, pulling and loading it.
 
 import { ApiError, call, stream } from "./api.js";
-import { $, announce, ask, button, bytes, h, say, seconds, toast } from "./dom.js";
+import { $, announce, ask, button, bytes, h, needWords, say, seconds, toast } from "./dom.js";
 
 const STATES = {
   loaded: "In memory", loading: "Loading", ready: "On this machine", absent: "Not here", pulling: "Being pulled",
@@ -123,15 +123,12 @@ function drawRoom(id, meta) {
   const memory = name === meta.best ? meta.memory : null;
   const begun = state === "partial" && !pulls.has(id);
   room.className = (memory ?? { fits }).fits === false ? "warning" : "hint";
-  say(room, [memory ? memoryWords(memory) : fits === false ? "Does not fit into memory." : "", meta.pullable && size ? `To download: ${bytes(size)}.` : "",
+  const unknown = fits === false ? "Does not fit into memory." : "";
+  say(room, [memory ? `${memory.fits ? "Fits" : "Does not fit"}: ${needWords(memory)}.` : unknown, meta.pullable && size ? `To download: ${bytes(size)}.` : "",
     begun ? "A part is here: Pull goes on from there." : ""].filter(Boolean).join(" "));
 }
 
 const link = (url) => h("a", { href: url, target: "_blank", rel: "noreferrer noopener" }, new URL(url).pathname.slice(1));
-
-function memoryWords({ needs, free, fits }) {
-  return fits ? `Fits: needs ${bytes(needs)} of memory, ${bytes(free)} are free.` : `Does not fit: needs ${bytes(needs)} of memory, ${bytes(free)} are free.`;
-}
 
 function pullBar(id) {
   const progress = h("progress", { max: 1, value: 0, "aria-label": `Pulling ${id}` });

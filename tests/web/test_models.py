@@ -30,7 +30,10 @@ def shop(hub: HubServer, serve: Callable[..., ServerProcess], tmp_path: Path) ->
     big = hub.add("org/big", "big.gguf", b"\1" * 9 * MB)
     gated = {**hub.add("org/gated", "gated.gguf", b"\2" * MB), "gated": True}
     hub.repos["org/gated"].gated = True
-    catalog = write_catalog(tmp_path / "hub.yaml", big={"model": big}, gated={"model": gated})
+    huge = {**hub.add("org/huge", "huge.gguf", b"\3" * MB), "bytes": 10**14}
+    catalog = write_catalog(
+        tmp_path / "hub.yaml", big={"model": big}, gated={"model": gated}, huge={"model": huge}
+    )
     env = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"), "HF_TOKEN": ""}
     server = serve(
         "--models-dir", str(tmp_path / "models"), "--model", "embedded", "--catalog", str(catalog), env=env
@@ -70,6 +73,10 @@ async def test_what_a_pull_takes(shop: ServerProcess, visit: OpenPage) -> None:
         await expect(card).to_contain_text("To download: 9 MB.")
         card = page.locator("[data-model=glyph-128]")
         await expect(card).to_contain_text(re.compile(r"Fits: needs .+ of memory, .+ are free\."))
+        card = page.locator("[data-model=huge]")
+        await expect(card).to_contain_text(
+            re.compile(r"Does not fit: needs .+ of memory, .+ of the .+ that are free may be used\.")
+        )
         card = page.locator("[data-model='sd-1.5']")
         choice, words = card.locator("select"), card.locator("p", has_text="To download")
         await expect(choice.locator("option").first).to_contain_text(
