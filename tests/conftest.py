@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import psutil
 import pytest
 from aiohttp import web
@@ -34,8 +35,10 @@ DEADLINE = 60.0
 
 
 def pytest_configure() -> None:
-    """Programs that the tests start and end by Ctrl-C must not inherit a shell's "ignore it"."""
+    """Ctrl-C must end programs that tests start, even under a shell that ignores it; no example has a deadline."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    hypothesis.settings.register_profile("any machine", deadline=None)
+    hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -112,11 +112,16 @@ class Painting {
     return deed.points.forEach((_, index) => this.line(deed, index));
   }
 
-  /** The stroke from the point before to this one; a dot for the first. */
+  /** The stroke from the point before to this one; a dot for the first, as a line without length has no caps. */
   line({ points, width }, index) {
-    this.context.lineWidth = width;
     this.context.beginPath();
-    this.context.moveTo(...points[Math.max(0, index - 1)]);
+    if (index === 0) {
+      this.context.arc(...points[0], width / 2, 0, 2 * Math.PI);
+      this.context.fill();
+      return;
+    }
+    this.context.lineWidth = width;
+    this.context.moveTo(...points[index - 1]);
     this.context.lineTo(...points[index]);
     this.context.stroke();
   }

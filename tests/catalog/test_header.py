@@ -86,7 +86,7 @@ def test_broken_files_are_refused(fault: str, good: bytes, tmp_path: Path) -> No
     assert "get the file again" in str(caught.value)
 
 
-@settings(max_examples=150, deadline=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     flips=st.lists(st.tuples(st.integers(0, HEADER_BYTES - 1), st.integers(1, 255)), min_size=1, max_size=8)
 )

@@ -150,7 +150,7 @@ def twins(draw: Draw) -> tuple[dict[str, Any], Parts]:
 
 
 @given(twins())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_a_form_says_what_json_says(pair: tuple[dict[str, Any], Parts]) -> None:
     body, parts = pair
     from_json, json_warnings = parse_request(body)
