@@ -35,7 +35,7 @@ DEADLINE = 60.0
 
 
 def pytest_configure() -> None:
-    """Ctrl-C must end programs that tests start, even under a shell that ignores it; no example has a deadline."""
+    """Ctrl-C ends programs that tests start, even where a shell ignores it; examples have no deadline."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hypothesis.settings.register_profile("any machine", deadline=None)
     hypothesis.settings.load_profile("any machine")
