@@ -44,8 +44,7 @@ async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""
     scheduler, catalog, name = request.app[SCHEDULER], request.app[CATALOG], request.match_info["id"]
     for entry in [catalog.get(name)] if ":" in name else catalog.quants(name):
-        if scheduler.resident.holds(entry):
-            scheduler.unload(entry)
+        await scheduler.unload(entry)
     return await _answer(request, 202)
 
 

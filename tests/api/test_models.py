@@ -168,8 +168,28 @@ async def test_loading_is_a_state(running: RunningApp) -> None:
     """While a model loads, its state says so."""
     async with running(engine=NeverLoads) as app:
         await wait_for_state(app, "loading")
-        async with app.session.delete(f"{app.url}/v1/models/tiny-random") as answer:
+        async with app.session.delete(f"{app.url}/v1/models/tiny-random?files=true") as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (409, "model_busy")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/unload"), ("DELETE", "")])
+async def test_a_load_that_nobody_waits_for_is_ended(running: RunningApp, method: str, path: str) -> None:
+    """Unloading a model that is being loaded ends the load, which has then not failed."""
+    engines = iter([NeverLoads, QuickEngine])
+    async with running(engine=lambda: next(engines)()) as app:
+
+        async def begun() -> bool:
+            loading = app.scheduler.resident.loading
+            return loading is not None and loading.total > 0
+
+        await eventually("the engine has begun to load", begun)
+        async with app.session.request(method, f"{app.url}/v1/models/tiny-random{path}") as answer:
+            assert answer.ok
+        await wait_for_state(app, "ready")
+        assert (await app.get("/v1/models/tiny-random"))[1]["meta"]["error"] is None
+        assert (await app.get("/health"))[1]["error"] is None
+        assert (await app.post("/v1/models/tiny-random/load"))[0] == 202
+        await wait_for_state(app, "loaded")
 
 
 async def test_a_real_load_goes_through_its_states(
