@@ -27,6 +27,7 @@ from gguf_imagegen.engine.protocol import (
     StepCache,
 )
 from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.jobs.folders import named_file
 from gguf_imagegen.jobs.inputs import (
     align,
@@ -34,7 +35,6 @@ from gguf_imagegen.jobs.inputs import (
     decode_images,
     delivered_size,
     edit_inputs,
-    largest,
 )
 from gguf_imagegen.jobs.prompt import checked_prompt
 from gguf_imagegen.jobs.upscale import Upscale, upscale_of
@@ -109,7 +109,7 @@ def plan(
     width, height = delivered_size(request, entry, settings, inputs)
     aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
     edit = edit_inputs(request, entry, settings, inputs, (width, height), aligned)
-    steps = _steps(request, entry, settings)
+    steps = _steps(request, entry, settings, notes)
     sampler = request.sampler or entry.defaults.sampler
     schedule = request.schedule or entry.defaults.schedule
     _check_schedule(schedule, steps, entry)
@@ -144,7 +144,7 @@ def plan(
         control_image=control_image(request, entry, settings, (width, height), aligned),
         control_strength=request.control_strength,
         loras=_loras(request, settings),
-        hires=_hires(request, entry, settings, aligned, steps, schedule),
+        hires=_hires(request, entry, settings, aligned, steps, schedule, notes),
         skip_layers=_skip_layers(request),
         preview=_preview_mode(request, entry),
         preview_steps=(),
@@ -215,24 +215,28 @@ _NEXT_QUALITY = {"standard": "medium", "hd": "high", "max": "xhigh", "xhigh": "h
 """What a quality means for a model that has no preset of this name."""
 
 
-def _steps(request: ImageRequest, entry: Entry, settings: Settings) -> int:
+def _steps(request: ImageRequest, entry: Entry, settings: Settings, notes: list[str]) -> int:
     """As asked; else by quality or the model's own, and then never more than this server makes."""
     presets: dict[str, int] = {str(key): steps for key, steps in entry.quality.items()}
     quality: str = request.quality or ""
     while quality not in presets and quality in _NEXT_QUALITY:
         quality = _NEXT_QUALITY[quality]
     if request.steps:
-        return _checked_steps(request.steps, entry, settings, "steps")
-    return min(presets.get(quality, entry.defaults.steps), entry.limits.max_steps, settings.max_steps)
+        return _checked_steps(request.steps, entry, settings, "steps", notes)
+    return min(presets.get(quality, entry.defaults.steps), Bounds.of(entry, settings).steps)
 
 
-def _checked_steps(steps: int, entry: Entry, settings: Settings, param: str) -> int:
-    limit = min(entry.limits.max_steps, settings.max_steps)
-    if steps > limit:
+def _checked_steps(steps: int, entry: Entry, settings: Settings, param: str, notes: list[str]) -> int:
+    """More than the server makes is refused; more than the model takes is lowered: many send 20 to all."""
+    if steps > settings.max_steps:
         raise InvalidRequest(
-            f"{param}: {steps} steps are too many; {entry.id} takes at most {limit}", param=param
+            f"{param}: {steps} steps are too many; this server makes at most {settings.max_steps}",
+            param=param,
         )
-    return steps
+    most = Bounds.of(entry, settings).steps
+    if steps > most:
+        notes.append(f"{param}: {entry.id} takes at most {most} steps; {steps} were lowered to {most}")
+    return min(steps, most)
 
 
 def _check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps") -> None:
@@ -285,17 +289,18 @@ def _hires(
     aligned: tuple[int, int],
     steps: int,
     schedule: str,
+    notes: list[str],
 ) -> Hires | None:
     """The second pass; sd.cpp takes the last `steps` of a schedule of `steps / denoising_strength`."""
     if request.hires is None:
         return None
-    steps = _checked_steps(request.hires.steps or steps, entry, settings, "hires")
+    steps = _checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
     _check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
-    max_side, max_pixels = largest(entry, settings)
+    bounds = Bounds.of(entry, settings)
     scaled = [round(side * request.hires.scale) for side in aligned]
     wanted = [request.hires.width or scaled[0], request.hires.height or scaled[1]]
     width, height = (align(side, entry.traits.multiple) for side in wanted)
-    if max(width, height) > max_side or width * height > max_pixels:
+    if max(width, height) > bounds.side or width * height > bounds.pixels:
         raise InvalidSize(f"hires: {width}x{height} is too large for {entry.id}", param="hires")
     upscaler, model = _hires_upscaler(request.hires.upscaler, settings)
     return Hires(

@@ -24,6 +24,7 @@ from gguf_imagegen.errors import (
     PromptTooLong,
     UnsupportedOperation,
 )
+from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.jobs.plan import Operation, Plan, plan
 from gguf_imagegen.jobs.prompt import MAX_NESTING, neutralise_emphasis
 from gguf_imagegen.schema.request import MAX_SEED, SCHEDULES, parse_request
@@ -160,7 +161,7 @@ SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max
         (InvalidRequest, "negative_prompt", {"negative_prompt": "[x" * (MAX_NESTING + 1)}),
         (UnsupportedOperation, "background", {"background": "transparent"}),
         (InvalidRequest, "n", {"n": 11}),
-        (InvalidRequest, "steps", {"steps": 51}),
+        (InvalidRequest, "steps", {"steps": 151}),
         (InvalidRequest, "steps", {"steps": 1, "schedule": "gits"}),
         (InvalidRequest, "steps", {"steps": 1, "schedule": "karras"}),
         (InvalidRequest, "steps", {"steps": 1, "schedule": "exponential"}),
@@ -181,7 +182,7 @@ SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max
         (UnsupportedOperation, "control", {"control": picture(64, 64)}),
         (InvalidRequest, "lora", {"lora": [{"name": "absent"}]}),
         (InvalidSize, "hires", {"hires": {"scale": 3}}),
-        (InvalidRequest, "hires", {"hires": {"scale": 1.1, "steps": 51}}),
+        (InvalidRequest, "hires", {"hires": {"scale": 1.1, "steps": 151}}),
         (InvalidRequest, "hires",
          {"schedule": "karras", "hires": {"scale": 1.1, "steps": 1, "denoising_strength": 0.9}}),
     ],
@@ -212,6 +213,35 @@ def test_the_servers_bounds_hold_besides_the_models() -> None:
     ):
         with pytest.raises(InvalidRequest):
             planned(settings=settings, **fields)
+
+
+def test_more_steps_than_the_model_takes_are_lowered() -> None:
+    """Clients send 20 to every model; the answer says what was made of it."""
+    result = planned(entry(limits={"max_steps": 4}), steps=20, size="128x128", hires={"steps": 9})
+    assert result.spec.hires is not None
+    assert (result.spec.steps, result.spec.hires.steps) == (4, 4)
+    assert result.warnings == (
+        "steps: some-model takes at most 4 steps; 20 were lowered to 4",
+        "hires: some-model takes at most 4 steps; 9 were lowered to 4",
+    )
+
+
+def test_what_the_model_does_not_state_is_up_to_the_server() -> None:
+    """No bound of a silent catalog entry comes before the administrator's."""
+    settings = {"max_steps": 200, "max_side": 20_000, "max_pixels": 10**8}
+    spec = planned(settings=settings, steps=200, size="16400x2050").spec
+    assert (spec.steps, spec.width, spec.height) == (200, 16400, 2064)
+    many = planned(entry("flux2"), "edit", image=[picture(64, 64)] * 16).spec
+    assert len(many.ref_images) == 16
+
+
+@given(st.integers(4096, 10**8), st.integers(64, 20_000))
+def test_every_bound_can_be_reached(pixels: int, side: int) -> None:
+    """The longest side with the shortest that goes with it is a size that is taken."""
+    settings = Settings(max_pixels=pixels, max_side=side)
+    longest = Bounds.of(entry(), settings).side
+    made = planned(settings=settings.model_dump(), size=f"{longest}x{max(64, -(-longest // 8))}")
+    assert made.width == longest
 
 
 def test_bounds_are_inclusive() -> None:
