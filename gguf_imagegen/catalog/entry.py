@@ -85,6 +85,11 @@ class Defaults(Strict):
     flow_shift: float | None = None
     step_cache: StepCache = "none"
 
+    @field_validator("cfg_scale")
+    @classmethod
+    def _no_guidance_is_1(cls, value: float) -> float:
+        return max(value, 1.0)
+
 
 class Limits(Strict):
     """Bounds that the model states; where it states none, the family's and the server's hold (`jobs.bounds`).

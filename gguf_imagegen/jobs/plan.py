@@ -117,7 +117,9 @@ def plan(
     if edit.references and request.strength is not None:
         notes.append(f"strength: has no effect, {entry.id} edits by reference")
     strength = entry.defaults.strength if request.strength is None else request.strength
-    cfg_scale, guidance = _guidance(request, entry, notes)
+    cfg_scale, image_cfg_scale, guidance = _guidance(request, entry, notes)
+    if negative.strip() and cfg_scale == image_cfg_scale == 1:
+        notes.append("negative_prompt: has no effect without guidance (cfg_scale 1)")
     spec = GenerateSpec(
         prompt=prompt,
         negative_prompt=negative,
@@ -127,7 +129,7 @@ def plan(
         sampler=sampler,
         schedule=schedule,
         cfg_scale=cfg_scale,
-        image_cfg_scale=cfg_scale if request.image_cfg_scale is None else request.image_cfg_scale,
+        image_cfg_scale=image_cfg_scale,
         guidance=guidance,
         seed=secrets.randbelow(MAX_SEED - n) if request.seed is None else request.seed,
         n=n,
@@ -261,8 +263,8 @@ def _step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCa
     return "none"
 
 
-def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float]:
-    """cfg_scale and distilled guidance; `guidance_scale` means whichever the family has.
+def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float, float]:
+    """cfg_scale, image_cfg_scale and distilled guidance; `guidance_scale` is the last where there is one.
 
     A distilled model draws garbage above its own cfg_scale, so that a larger one is lowered, with a note.
     """
@@ -276,10 +278,20 @@ def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[fl
     if most is not None and cfg_scale is not None and cfg_scale > most:
         notes.append(f"cfg_scale: {entry.id} is distilled; {cfg_scale:g} was lowered to {most:g}")
         cfg_scale = most
+    cfg_scale = entry.defaults.cfg_scale if cfg_scale is None else _raised(cfg_scale, "cfg_scale", notes)
+    image_cfg_scale = request.image_cfg_scale
     return (
-        entry.defaults.cfg_scale if cfg_scale is None else cfg_scale,
+        cfg_scale,
+        cfg_scale if image_cfg_scale is None else _raised(image_cfg_scale, "image_cfg_scale", notes),
         entry.defaults.guidance if guidance is None else guidance,
     )
+
+
+def _raised(scale: float, name: str, notes: list[str]) -> float:
+    """Below 1 everybody means "no guidance", which is 1; at 0 sd.cpp would draw the negative prompt alone."""
+    if scale < 1:
+        notes.append(f"{name}: {scale:g} means no guidance; 1 was used")
+    return max(scale, 1.0)
 
 
 def _hires(

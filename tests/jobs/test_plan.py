@@ -83,7 +83,7 @@ def test_defaults_are_those_of_the_model() -> None:
 def test_what_is_asked_for_wins() -> None:
     """Each field of the request replaces the model's default, zero included."""
     result = planned(
-        steps=3, sampler="lcm", schedule="simple", cfg_scale=0, guidance=0, strength=0, clip_skip=1, seed=0,
+        steps=3, sampler="lcm", schedule="simple", cfg_scale=1, guidance=0, strength=0, clip_skip=1, seed=0,
         n=2, eta=0, flow_shift=2, vae_tiling=True, keep_alive=0, output_format="webp", quality="high",
         slg_scale=2, slg_skip_layers=[1], step_cache="easycache", step_cache_threshold=0.5,
     )  # fmt: skip
@@ -92,7 +92,7 @@ def test_what_is_asked_for_wins() -> None:
         3,
         "lcm",
         "simple",
-        0,
+        1,
         0,
     )
     assert (spec.strength, spec.clip_skip, spec.seed, spec.n, spec.eta, spec.flow_shift) == (0, 1, 0, 2, 0, 2)
@@ -139,6 +139,43 @@ def test_guidance_scale_is_what_the_family_has(
     """diffusers' word means distilled guidance on Flux and CFG elsewhere; the exact words win over it."""
     spec = planned(entry(family), **fields).spec
     assert (spec.cfg_scale, spec.guidance) == (cfg_scale, guidance)
+
+
+@pytest.mark.parametrize(
+    "family", ["ovis-image", "sd1", "sd1-pix2pix", "z-image", "qwen-image", "flux", "flux2"]
+)
+@pytest.mark.parametrize("name", ["cfg_scale", "true_cfg_scale", "txt_cfg", "image_cfg_scale"])
+@pytest.mark.parametrize("scale", [0, 0.5])
+def test_a_scale_below_1_is_no_guidance(family: str, name: str, scale: float) -> None:
+    """At 0 the engine would draw the negative prompt alone, whatever the family."""
+    fields: dict[str, Any] = {name: scale}
+    result = planned(entry(family, defaults={"cfg_scale": 1}), **fields)
+    assert (result.spec.cfg_scale, result.spec.image_cfg_scale) == (1, 1)
+    kind = "image_cfg_scale" if name == "image_cfg_scale" else "cfg_scale"
+    assert f"{kind}: {scale:g} means no guidance; 1 was used" in result.warnings
+
+
+def test_a_guidance_scale_of_0() -> None:
+    """As vLLM-Omni's page has it for Z-Image: no guidance. Distilled guidance has a 0 of its own."""
+    assert planned(entry("z-image"), guidance_scale=0).spec.cfg_scale == 1
+    distilled = planned(entry("flux"), guidance_scale=0)
+    assert (distilled.spec.cfg_scale, distilled.spec.guidance, distilled.warnings) == (1, 0, ())
+
+
+def test_a_catalogs_0_is_no_guidance_too() -> None:
+    """As model cards say of distilled models, whose `guidance_scale` is 0."""
+    assert planned(entry(defaults={"cfg_scale": 0})).spec.cfg_scale == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"cfg_scale": 1}, True), ({"guidance_scale": 0}, True), ({"cfg_scale": 1.5}, False), ({}, False),
+     ({"cfg_scale": 1, "image_cfg_scale": 2}, False), ({"cfg_scale": 1, "negative_prompt": " "}, False)],
+)  # fmt: skip
+def test_a_negative_prompt_without_effect_is_said(fields: dict[str, Any], said: bool) -> None:
+    """Without guidance nothing reads it; with any it has an effect, and blanks ask for none."""
+    result = planned(entry("sd1"), **{"negative_prompt": "rain", **fields})
+    assert any(note.startswith("negative_prompt: has no effect") for note in result.warnings) is said
 
 
 # -- guards -------------------------------------------------------------------------------------------
