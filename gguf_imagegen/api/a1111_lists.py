@@ -123,7 +123,7 @@ async def set_options(request: web.Request) -> web.Response:
 async def unload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/unload-checkpoint: free the memory of all models as soon as no job waits."""
     for entry in request.app[SCHEDULER].resident.entries:
-        request.app[SCHEDULER].unload(entry)
+        await request.app[SCHEDULER].unload(entry)
     return web.json_response({})
 
 

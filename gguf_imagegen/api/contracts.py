@@ -117,6 +117,9 @@ def _list() -> Contract:
 
 
 SKIP_IMAGE = Param("skip_current_image", "query", {"type": "boolean"}, "leave the preview out")
+FILES = Param(
+    "files", "query", {"type": "boolean"}, "delete the files instead; 409 while the model is in use"
+)
 LAST_EVENT = Param(
     "Last-Event-ID", "header", {"type": "integer", "minimum": -1, "maximum": 99_999_999},
     "go on after this event",
@@ -166,7 +169,9 @@ CONTRACTS: Mapping[Any, Contract] = {
     ),
     pull.get_pull: Contract(answers.PullObject, errors=(errors.ModelNotFound, errors.PullNotFound)),
     pull.cancel_pull: Contract(answers.PullObject, errors=(errors.ModelNotFound, errors.PullNotFound)),
-    pull.remove_model: Contract(answers.Deleted, errors=(errors.InvalidRequest, *MODEL, errors.ModelBusy)),
+    pull.remove_model: Contract(
+        answers.ModelDeleted, errors=(errors.InvalidRequest, *MODEL, errors.ModelBusy), params=(FILES,)
+    ),
     jobs.list_jobs: Contract(answers.JobList),
     jobs.get_job: Contract(answers.JobObject, errors=(errors.JobNotFound,)),
     jobs.cancel_job: Contract(answers.JobObject, errors=(errors.JobNotFound,)),

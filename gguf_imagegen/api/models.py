@@ -12,6 +12,7 @@ from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.survey import Quant, Survey, best_of
+from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
 
 
@@ -44,8 +45,7 @@ async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""
     scheduler, catalog, name = request.app[SCHEDULER], request.app[CATALOG], request.match_info["id"]
     for entry in [catalog.get(name)] if ":" in name else catalog.quants(name):
-        if scheduler.resident.holds(entry):
-            scheduler.unload(entry)
+        await scheduler.unload(entry)
     return await _answer(request, 202)
 
 
@@ -59,12 +59,13 @@ async def _answer(request: web.Request, status: int = 200) -> web.Response:
 def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
     entry = app[CATALOG].get(name)
     settings, traits = app[SETTINGS], entry.traits
+    bounds = Bounds.of(entry, settings)
     entries = app[CATALOG].quants(entry.id)
     meant = [entry] if ":" in name else entries  # of an ID alone, any may be in memory
     quants = [survey.quant(each) for each in entries]
     best = best_of(quants)
     defaults = entry.defaults.model_dump()
-    steps = min(defaults["steps"], entry.limits.max_steps, settings.max_steps)
+    steps = min(defaults["steps"], bounds.steps)
     schedules = [name for name in SCHEDULES if name != "ays" or traits.ays]
     return {
         "id": entry.id,
@@ -98,14 +99,14 @@ def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
             "step_caches": traits.step_caches,
             "decoders": entry.decoders,
             "limits": {
-                "max_side": min(entry.limits.max_side, traits.max_side, settings.max_side),
-                "max_pixels": min(entry.limits.max_pixels, settings.max_pixels),
-                "max_steps": min(entry.limits.max_steps, settings.max_steps),
+                "max_side": bounds.side,
+                "max_pixels": bounds.pixels,
+                "max_steps": bounds.steps,
                 "max_n": settings.max_images,
                 "max_prompt_chars": settings.max_prompt_chars,
                 "size_multiple": traits.multiple,
-                "max_images": entry.limits.references if entry.edit_mode == "reference" else 1,
-                "max_cfg_scale": entry.limits.cfg_scale,
+                "max_images": bounds.images,
+                "max_cfg_scale": bounds.cfg_scale,
             },
             "quality": dict(entry.quality),
             "samplers": list(SAMPLERS),

@@ -21,7 +21,7 @@ from gguf_imagegen.api.stream import WRITE_TIMEOUT
 from gguf_imagegen.catalog.download import Pull
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.progress import Downloading, FileReady, Planned, PullEvent, Rewriting, Verifying
-from gguf_imagegen.catalog.store import Store
+from gguf_imagegen.catalog.store import Removal, Store
 from gguf_imagegen.errors import (
     Cancelled,
     ImagegenError,
@@ -206,19 +206,35 @@ async def cancel_pull(request: web.Request) -> web.Response:
 
 
 async def remove_model(request: web.Request) -> web.Response:
-    """DELETE /v1/models/{id}: delete the files that no other model on this machine uses."""
-    name = request.match_info["id"]
-    entries, others = await asyncio.to_thread(to_remove, request.app[CATALOG], name)
-    _refuse_in_use(request.app, entries)
-    removal = await asyncio.to_thread(request.app[PULLS].store.remove, entries, others)
-    if not removal.removed:
-        raise ModelNotDownloaded(f"model {name!r} has no files of its own on this machine", param="model")
-    return web.json_response({"id": name, "object": "model", "deleted": True, **asdict(removal)})
+    """DELETE /v1/models/{id}: unload it; with `files=true` delete the files that no other model uses.
+
+    Xinference's clients end a model so, and mean its memory: what took hours to pull goes only when told to.
+    """
+    app, name = request.app, request.match_info["id"]
+    entries, others = await asyncio.to_thread(to_remove, app[CATALOG], name)
+    removal = Removal((), (), 0)
+    if _wants_files_deleted(request):
+        _refuse_in_use(app, entries)
+        removal = await asyncio.to_thread(app[PULLS].store.remove, entries, others)
+        if not removal.removed:
+            raise ModelNotDownloaded(f"model {name!r} has no files of its own on this machine", param="model")
+    else:
+        for entry in entries:
+            await app[SCHEDULER].unload(entry)
+    deleted = bool(removal.removed)
+    return web.json_response({"id": name, "object": "model", "deleted": deleted, **asdict(removal)})
 
 
 async def end_pulls(app: web.Application) -> None:
     """Signal `on_shutdown`: streams of pulls end before the server waits for open answers."""
     await app[PULLS].close()
+
+
+def _wants_files_deleted(request: web.Request) -> bool:
+    said = request.query.get("files", "false").lower()
+    if said not in ("true", "1", "false", "0"):
+        raise InvalidRequest("files: must be true or false", param="files")
+    return said in ("true", "1")
 
 
 def _refuse_in_use(app: web.Application, entries: Iterable[Entry]) -> None:

@@ -59,6 +59,7 @@ def _complete_dialects(schemas: dict[str, Schema], settings: Settings) -> None:
         "description": "further fields, as Xinference's clients send them; others go before them",
     }
     _limit(image, settings)
+    _limit(schemas["HiresRequest"]["properties"], settings)
     if "A1111Request" in schemas:
         own = schemas["A1111Request"]["properties"]
         own |= {name: image[name] for name in a1111.SAME if name not in own}
@@ -76,17 +77,20 @@ def _complete_dialects(schemas: dict[str, Schema], settings: Settings) -> None:
         schemas["NativeRequest"]["properties"] = native_properties(image)
 
 
-def _limit(image: dict[str, Schema], settings: Settings) -> None:
-    """Bounds that flags of this server set, on the field and its aliases."""
+def _limit(properties: dict[str, Schema], settings: Settings) -> None:
+    """Bounds that flags of this server set, on the fields that are there and their aliases."""
     bounds = {
         "n": ("maximum", settings.max_images),
         "steps": ("maximum", settings.max_steps),
+        "width": ("maximum", settings.max_side),
+        "height": ("maximum", settings.max_side),
         "prompt": ("maxLength", settings.max_prompt_chars),
         "negative_prompt": ("maxLength", settings.max_prompt_chars),
     }
     for field, (key, value) in bounds.items():
         kind = "string" if key == "maxLength" else "integer"
-        parts = (part for name in names_of_property(field, image) for part in _every(image[name]))
+        names = names_of_property(field, properties) if field in properties else ()
+        parts = (part for name in names for part in _every(properties[name]))
         for part in parts:
             if part.get("type") == kind:
                 part[key] = value

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.jobs.bounds import LEAST_SIDE, Bounds
 from gguf_imagegen.jobs.folders import names_in
-from gguf_imagegen.jobs.inputs import largest
 from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.schema.sdcpp_server import LEAVES
 from gguf_imagegen.settings import Settings
@@ -56,18 +56,18 @@ def _model(entry: Entry) -> dict[str, str]:
 def _defaults(entry: Entry, settings: Settings) -> dict[str, Any]:
     """What a request that says nothing gets; sending it back changes nothing."""
     known = entry.defaults.model_dump(exclude={"size"})
-    known["steps"] = min(known["steps"], entry.limits.max_steps, settings.max_steps)
+    known["steps"] = min(known["steps"], Bounds.of(entry, settings).steps)
     return _native_defaults({**known, "width": entry.defaults.size[0], "height": entry.defaults.size[1]})
 
 
 def _limits(entry: Entry, settings: Settings) -> dict[str, int]:
-    side, pixels = largest(entry, settings)
+    bounds = Bounds.of(entry, settings)
     return {
-        "min_width": 64,
-        "max_width": side,
-        "min_height": 64,
-        "max_height": side,
-        "max_pixels": pixels,
+        "min_width": LEAST_SIDE,
+        "max_width": bounds.side,
+        "min_height": LEAST_SIDE,
+        "max_height": bounds.side,
+        "max_pixels": bounds.pixels,
         "max_batch_count": settings.max_images,
         "max_queue_size": settings.max_queue,
     }

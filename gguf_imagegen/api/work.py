@@ -18,6 +18,7 @@ from gguf_imagegen.api.stream import wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.catalog.entry import Capability, Entry
 from gguf_imagegen.errors import UnsupportedOperation
+from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.plan import Operation, plan
 from gguf_imagegen.schema.extra_args import with_extra_args
@@ -96,7 +97,7 @@ def _require_able(app: web.Application, entry: Entry, wanted: ImageRequest, oper
         what, param, needed = "image to image", "image", ("image-to-image", "reference-edit")
 
     def can(each: Entry) -> bool:
-        return bool(set(needed) & set(each.capabilities)) and (count < 2 or count <= each.limits.references)
+        return bool(set(needed) & set(each.capabilities)) and count <= Bounds.of(each, app[SETTINGS]).images
 
     if not can(entry):
         able = [each for each in app[CATALOG].entries if can(each)]

@@ -5,6 +5,7 @@ What has changed on the hub since is `gguf_imagegen.catalog.drift`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,14 +189,17 @@ def _settings(entry: Entry, words: Words) -> Iterator[str]:
         yield f"schedule 'ays' is not defined for {entry.family}"
     if width % traits.multiple or height % traits.multiple:
         yield f"size {width}x{height} is not a multiple of {traits.multiple}"
-    if max(width, height) > min(limits.max_side, traits.max_side) or width * height > limits.max_pixels:
+    side = min(limits.max_side or math.inf, traits.max_side or math.inf)
+    if max(width, height) > side or width * height > (limits.max_pixels or math.inf):
         yield f"size {width}x{height} is beyond the model's own limits"
     if min(width, height) < 64:
         yield f"size {width}x{height} is below 64 pixels"
     steps = {"steps": defaults.steps, **{f"quality {key}": value for key, value in entry.quality.items()}}
     for name, count in steps.items():
-        if not 1 <= count <= limits.max_steps:
-            yield f"{name}: {count} is not between 1 and max_steps, {limits.max_steps}"
+        if count < 1:
+            yield f"{name}: {count} is less than 1"
+        if count > (limits.max_steps or math.inf):
+            yield f"{name}: {count} is more than max_steps, {limits.max_steps}"
         if count < 2 and defaults.schedule in ("gits", "karras", "exponential"):
             yield f"{name}: schedule {defaults.schedule!r} needs at least 2 steps"
     rising = [entry.quality[key] for key in QUALITIES if key in entry.quality]  # type: ignore[index]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -85,18 +85,23 @@ class Defaults(Strict):
     flow_shift: float | None = None
     step_cache: StepCache = "none"
 
+    @field_validator("cfg_scale")
+    @classmethod
+    def _no_guidance_is_1(cls, value: float) -> float:
+        return max(value, 1.0)
+
 
 class Limits(Strict):
-    """Bounds of the model; the server's own bounds hold besides.
+    """Bounds that the model states; where it states none, the family's and the server's hold (`jobs.bounds`).
 
     `references` is how many images an edit by reference takes, no more than the family does; `cfg_scale` the
     most that a distilled model takes.
     """
 
-    max_side: int = Field(2048, ge=64)
-    max_pixels: int = Field(4_194_304, ge=4096)
-    max_steps: int = Field(150, ge=1)
-    references: int = Field(10, ge=1, le=16)
+    max_side: int | None = Field(None, ge=64)
+    max_pixels: int | None = Field(None, ge=4096)
+    max_steps: int | None = Field(None, ge=1)
+    references: int | None = Field(None, ge=1, le=16)
     cfg_scale: float | None = Field(None, ge=1)
 
 
@@ -129,20 +134,11 @@ class Entry(Strict):
     capabilities: tuple[Capability, ...] = ("text-to-image", "image-to-image", "inpainting")
     quality: Mapping[Literal["low", "medium", "high", "xhigh", "max"], int] = {}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _as_many_references_as_the_family_takes(cls, data: Any) -> Any:
-        family = traits_of(str(data.get("family")))
-        if family is None or ("limits" in data and not isinstance(data["limits"], Mapping)):
-            return data
-        usual = min(Limits().references, family.references)
-        return {**data, "limits": {"references": usual, **data.get("limits", {})}}
-
     @model_validator(mode="after")
     def _family_is_known(self) -> Entry:
         if traits_of(self.family) is None and not self.unsupported:
             raise ValueError(f"family: {self.family!r} is not one this server can run")
-        if self.limits.references > self.traits.references:
+        if (self.limits.references or 0) > self.traits.references:
             raise ValueError(f"limits.references: {self.family} takes at most {self.traits.references}")
         return self
 

@@ -22,14 +22,14 @@ class Traits:
     """`multiple`: sizes are aligned up to it. `distilled_guidance`: "guidance_scale" means `guidance`.
 
     `latent_preview`: sd.cpp knows a linear latent-to-RGB projection, so `proj` previews cost nothing.
-    `references`: images that an edit by reference takes at most.
+    `max_side`: the longest side, where sd.cpp has one. `references`: images that an edit by reference takes.
     """
 
     multiple: int
     edit_mode: EditMode = "img2img"
     distilled_guidance: bool = False
     ays: bool = False
-    max_side: int = 16384
+    max_side: int | None = None
     latent_preview: bool = True
     references: int = 16
     defaults: Mapping[str, object] = field(default_factory=dict)

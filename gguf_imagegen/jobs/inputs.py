@@ -13,11 +13,11 @@ from gguf_imagegen import images
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engine.protocol import RawImage
 from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.jobs.bounds import LEAST_SIDE, MOST_ASPECT, Bounds
 from gguf_imagegen.schema.request import ImageRequest
 from gguf_imagegen.settings import Settings
 
 Size = tuple[int, int]
-LEAST_SIDE = 64
 REFERENCE_MULTIPLE = 32
 """Sizes that nobody asked for are multiples of this on models that edit by reference, as vLLM-Omni has it."""
 
@@ -26,7 +26,7 @@ def delivered_size(
     request: ImageRequest, entry: Entry, settings: Settings, pictures: list[Image.Image]
 ) -> Size:
     """Width and height of the result: as asked for, else the first picture's aspect, else the model's own."""
-    max_side, max_pixels = largest(entry, settings)
+    bounds = Bounds.of(entry, settings)
     if request.size:
         width, height = request.size
     elif request.width or request.height:
@@ -35,8 +35,8 @@ def delivered_size(
     elif pictures:
         by_reference = entry.edit_mode == "reference"
         multiple = max(REFERENCE_MULTIPLE * by_reference, entry.traits.multiple)
-        budget = min(entry.defaults.size[0] * entry.defaults.size[1], max_pixels)
-        width, height = images.edit_size(pictures[0].size, budget, multiple, max_side)
+        budget = min(entry.defaults.size[0] * entry.defaults.size[1], bounds.pixels)
+        width, height = images.edit_size(pictures[0].size, budget, multiple, bounds.side)
         return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
     else:
         width, height = entry.defaults.size
@@ -44,23 +44,15 @@ def delivered_size(
         raise InvalidSize(
             f"size: {width}x{height} is too small; the least side is {LEAST_SIDE}", param="size"
         )
-    if max(width, height) > max_side or width * height > max_pixels:
+    if max(width, height) > bounds.side or width * height > bounds.pixels:
         raise InvalidSize(
-            f"size: {width}x{height} is too large for {entry.id}; at most {max_side} a side and"
-            f" {max_pixels} pixels in all",
+            f"size: {width}x{height} is too large for {entry.id}; at most {bounds.side} a side and"
+            f" {bounds.pixels} pixels in all",
             param="size",
         )
-    if max(width, height) > 8 * min(width, height):
-        raise InvalidSize(f"size: {width}x{height} is too narrow; at most 8:1", param="size")
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise InvalidSize(f"size: {width}x{height} is too narrow; at most {MOST_ASPECT}:1", param="size")
     return width, height
-
-
-def largest(entry: Entry, settings: Settings) -> Size:
-    """The longest side and the most pixels of an image, by family, model and server."""
-    return (
-        min(entry.limits.max_side, entry.traits.max_side, settings.max_side),
-        min(entry.limits.max_pixels, settings.max_pixels),
-    )
 
 
 def align(length: int, multiple: int) -> int:
@@ -103,10 +95,11 @@ def edit_inputs(
             raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
         return EditInputs()
     by_reference = entry.edit_mode == "reference"
-    most = entry.limits.references if by_reference else 1
-    if len(pictures) > most:
+    bounds = Bounds.of(entry, settings)
+    if len(pictures) > bounds.images:
         raise UnsupportedOperation(
-            f"image: {entry.id} edits {most} image{'s' * (most > 1)} at a time, {len(pictures)} were sent",
+            f"image: {entry.id} edits {bounds.images} image{'s' * (bounds.images > 1)} at a time,"
+            f" {len(pictures)} were sent",
             param="image",
         )
     picture = pictures[0]
@@ -116,24 +109,26 @@ def edit_inputs(
         else None
     )
     if by_reference and masking is None:
-        return EditInputs(references=_references(pictures, entry, aligned))
+        return EditInputs(references=_references(pictures, entry, bounds, aligned))
     mask = images.mask_from(masking, picture, size)
     original = images.to_raw(images.fit(images.flatten(picture), *size))
     return EditInputs(
         init=images.pad(original, *aligned),
         init_mask=images.pad(mask, *aligned) if mask else None,
-        references=_references(pictures, entry, aligned) if by_reference else (),
+        references=_references(pictures, entry, bounds, aligned) if by_reference else (),
         original=original if mask else None,
         mask=mask,
     )
 
 
-def _references(pictures: list[Image.Image], entry: Entry, aligned: Size) -> tuple[RawImage, ...]:
+def _references(
+    pictures: list[Image.Image], entry: Entry, bounds: Bounds, aligned: Size
+) -> tuple[RawImage, ...]:
     """Each in its own aspect, at about the pixels of the result; sd.cpp needs multiples of its own sizes."""
     budget, multiple = aligned[0] * aligned[1], max(REFERENCE_MULTIPLE, entry.traits.multiple)
     found = []
     for picture in pictures:
-        width, height = images.edit_size(picture.size, budget, multiple, entry.limits.max_side)
+        width, height = images.edit_size(picture.size, budget, multiple, bounds.side)
         width, height = max(width, LEAST_SIDE), max(height, LEAST_SIDE)
         found.append(images.to_raw(images.fit(images.flatten(picture), width, height)))
     return tuple(found)

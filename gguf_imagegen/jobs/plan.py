@@ -27,6 +27,7 @@ from gguf_imagegen.engine.protocol import (
     StepCache,
 )
 from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.jobs.folders import named_file
 from gguf_imagegen.jobs.inputs import (
     align,
@@ -34,7 +35,6 @@ from gguf_imagegen.jobs.inputs import (
     decode_images,
     delivered_size,
     edit_inputs,
-    largest,
 )
 from gguf_imagegen.jobs.prompt import checked_prompt
 from gguf_imagegen.jobs.upscale import Upscale, upscale_of
@@ -109,7 +109,7 @@ def plan(
     width, height = delivered_size(request, entry, settings, inputs)
     aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
     edit = edit_inputs(request, entry, settings, inputs, (width, height), aligned)
-    steps = _steps(request, entry, settings)
+    steps = _steps(request, entry, settings, notes)
     sampler = request.sampler or entry.defaults.sampler
     schedule = request.schedule or entry.defaults.schedule
     _check_schedule(schedule, steps, entry)
@@ -117,7 +117,9 @@ def plan(
     if edit.references and request.strength is not None:
         notes.append(f"strength: has no effect, {entry.id} edits by reference")
     strength = entry.defaults.strength if request.strength is None else request.strength
-    cfg_scale, guidance = _guidance(request, entry, notes)
+    cfg_scale, image_cfg_scale, guidance = _guidance(request, entry, notes)
+    if negative.strip() and cfg_scale == image_cfg_scale == 1:
+        notes.append("negative_prompt: has no effect without guidance (cfg_scale 1)")
     spec = GenerateSpec(
         prompt=prompt,
         negative_prompt=negative,
@@ -127,7 +129,7 @@ def plan(
         sampler=sampler,
         schedule=schedule,
         cfg_scale=cfg_scale,
-        image_cfg_scale=cfg_scale if request.image_cfg_scale is None else request.image_cfg_scale,
+        image_cfg_scale=image_cfg_scale,
         guidance=guidance,
         seed=secrets.randbelow(MAX_SEED - n) if request.seed is None else request.seed,
         n=n,
@@ -144,7 +146,7 @@ def plan(
         control_image=control_image(request, entry, settings, (width, height), aligned),
         control_strength=request.control_strength,
         loras=_loras(request, settings),
-        hires=_hires(request, entry, settings, aligned, steps, schedule),
+        hires=_hires(request, entry, settings, aligned, steps, schedule, notes),
         skip_layers=_skip_layers(request),
         preview=_preview_mode(request, entry),
         preview_steps=(),
@@ -215,24 +217,28 @@ _NEXT_QUALITY = {"standard": "medium", "hd": "high", "max": "xhigh", "xhigh": "h
 """What a quality means for a model that has no preset of this name."""
 
 
-def _steps(request: ImageRequest, entry: Entry, settings: Settings) -> int:
+def _steps(request: ImageRequest, entry: Entry, settings: Settings, notes: list[str]) -> int:
     """As asked; else by quality or the model's own, and then never more than this server makes."""
     presets: dict[str, int] = {str(key): steps for key, steps in entry.quality.items()}
     quality: str = request.quality or ""
     while quality not in presets and quality in _NEXT_QUALITY:
         quality = _NEXT_QUALITY[quality]
     if request.steps:
-        return _checked_steps(request.steps, entry, settings, "steps")
-    return min(presets.get(quality, entry.defaults.steps), entry.limits.max_steps, settings.max_steps)
+        return _checked_steps(request.steps, entry, settings, "steps", notes)
+    return min(presets.get(quality, entry.defaults.steps), Bounds.of(entry, settings).steps)
 
 
-def _checked_steps(steps: int, entry: Entry, settings: Settings, param: str) -> int:
-    limit = min(entry.limits.max_steps, settings.max_steps)
-    if steps > limit:
+def _checked_steps(steps: int, entry: Entry, settings: Settings, param: str, notes: list[str]) -> int:
+    """More than the server makes is refused; more than the model takes is lowered: many send 20 to all."""
+    if steps > settings.max_steps:
         raise InvalidRequest(
-            f"{param}: {steps} steps are too many; {entry.id} takes at most {limit}", param=param
+            f"{param}: {steps} steps are too many; this server makes at most {settings.max_steps}",
+            param=param,
         )
-    return steps
+    most = Bounds.of(entry, settings).steps
+    if steps > most:
+        notes.append(f"{param}: {entry.id} takes at most {most} steps; {steps} were lowered to {most}")
+    return min(steps, most)
 
 
 def _check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps") -> None:
@@ -257,8 +263,8 @@ def _step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCa
     return "none"
 
 
-def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float]:
-    """cfg_scale and distilled guidance; `guidance_scale` means whichever the family has.
+def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float, float]:
+    """cfg_scale, image_cfg_scale and distilled guidance; `guidance_scale` is the last where there is one.
 
     A distilled model draws garbage above its own cfg_scale, so that a larger one is lowered, with a note.
     """
@@ -272,10 +278,20 @@ def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[fl
     if most is not None and cfg_scale is not None and cfg_scale > most:
         notes.append(f"cfg_scale: {entry.id} is distilled; {cfg_scale:g} was lowered to {most:g}")
         cfg_scale = most
+    cfg_scale = entry.defaults.cfg_scale if cfg_scale is None else _raised(cfg_scale, "cfg_scale", notes)
+    image_cfg_scale = request.image_cfg_scale
     return (
-        entry.defaults.cfg_scale if cfg_scale is None else cfg_scale,
+        cfg_scale,
+        cfg_scale if image_cfg_scale is None else _raised(image_cfg_scale, "image_cfg_scale", notes),
         entry.defaults.guidance if guidance is None else guidance,
     )
+
+
+def _raised(scale: float, name: str, notes: list[str]) -> float:
+    """Below 1 everybody means "no guidance", which is 1; at 0 sd.cpp would draw the negative prompt alone."""
+    if scale < 1:
+        notes.append(f"{name}: {scale:g} means no guidance; 1 was used")
+    return max(scale, 1.0)
 
 
 def _hires(
@@ -285,17 +301,18 @@ def _hires(
     aligned: tuple[int, int],
     steps: int,
     schedule: str,
+    notes: list[str],
 ) -> Hires | None:
     """The second pass; sd.cpp takes the last `steps` of a schedule of `steps / denoising_strength`."""
     if request.hires is None:
         return None
-    steps = _checked_steps(request.hires.steps or steps, entry, settings, "hires")
+    steps = _checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
     _check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
-    max_side, max_pixels = largest(entry, settings)
+    bounds = Bounds.of(entry, settings)
     scaled = [round(side * request.hires.scale) for side in aligned]
     wanted = [request.hires.width or scaled[0], request.hires.height or scaled[1]]
     width, height = (align(side, entry.traits.multiple) for side in wanted)
-    if max(width, height) > max_side or width * height > max_pixels:
+    if max(width, height) > bounds.side or width * height > bounds.pixels:
         raise InvalidSize(f"hires: {width}x{height} is too large for {entry.id}", param="hires")
     upscaler, model = _hires_upscaler(request.hires.upscaler, settings)
     return Hires(

@@ -183,9 +183,9 @@ class Resident:
                         words = f", tuned: {tuned.words}" if tuned is not None else ""
                         log.info("model %s loaded in %.1f s on %s%s", entry.id, seconds, backend, words)
         except ImagegenError as exc:
-            self.error = exc
-            if not isinstance(exc, Cancelled):
-                self.errors[entry.name] = exc
+            if self._killed.is_set():  # whatever the engine said at its end
+                raise Cancelled("the load was cancelled") from exc
+            self.error = self.errors[entry.name] = exc
             if isinstance(exc, ModelLoadFailed):
                 self._failed[entry.name] = (time.monotonic(), exc)
             raise

@@ -125,13 +125,21 @@ class Scheduler:
     def want(self, entry: Entry) -> None:
         """Have this model loaded as soon as no job waits."""
         self.resident.forget_failure(entry)
+        self._unwanted = [other for other in self._unwanted if other.name != entry.name]
         self._wanted = entry
         self._wake.set()
 
-    def unload(self, entry: Entry) -> None:
-        """Have this model unloaded as soon as no job waits."""
-        self._unwanted.append(entry)
-        self._wake.set()
+    async def unload(self, entry: Entry) -> None:
+        """Have this model unloaded as soon as no job waits; a load that no job waits for ends at once."""
+        if self._wanted is not None and self._wanted.name == entry.name:
+            self._wanted = None
+        loads = self.resident.loads(entry)
+        jobs = (job for job in (self.running, *self._waiting) if job is not None)
+        if loads and all(job.plan.entry.name != entry.name for job in jobs):
+            await self.resident.kill()
+        elif loads or self.resident.holds(entry):
+            self._unwanted.append(entry)
+            self._wake.set()
 
     async def change(self, timeout: float) -> None:
         """Wait until something happens to any job, at most `timeout` seconds."""
@@ -218,6 +226,8 @@ class Scheduler:
     async def _preload(self, entry: Entry) -> None:
         try:
             await self.resident.engine_for(entry, lambda event: None)
+        except Cancelled:
+            await self.resident.close("cancelled", entry)
         except ImagegenError as exc:
             log.error("model %s could not be loaded: %s", entry.id, exc)
             await self.resident.close("failed", entry)

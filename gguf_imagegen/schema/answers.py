@@ -207,6 +207,17 @@ class ModelList(BaseModel):
     data: list[ModelObject]
 
 
+class ModelDeleted(BaseModel):
+    """`deleted`: files are gone. `removed` and `kept` (others use them) are names, `freed` is bytes."""
+
+    id: str
+    object: Literal["model"]
+    deleted: bool
+    removed: list[str]
+    kept: list[str]
+    freed: int
+
+
 class PullObject(BaseModel):
     """How far a pull is; `done` and `total` are bytes."""
 

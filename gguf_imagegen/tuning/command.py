@@ -22,6 +22,7 @@ from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess
 from gguf_imagegen.engine.protocol import Engine
 from gguf_imagegen.errors import ModelLoadFailed
+from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.jobs.model_spec import model_spec
 from gguf_imagegen.jobs.plan import plan
 from gguf_imagegen.schema.request import parse_request
@@ -100,7 +101,7 @@ def work_for(catalog: Catalog, entry: Entry, settings: Settings, effort: Effort,
         found = verdict_of(entry, headers, settings, available())
         if not found.fits:
             raise refusal(entry, found, Survey(catalog, settings).next_best(entry))
-    steps = min(effort.steps, entry.limits.max_steps, settings.max_steps)
+    steps = min(effort.steps, Bounds.of(entry, settings).steps)
     fields = {"prompt": PROMPT, "seed": SEED, "steps": steps, "step_cache": "none", "size": size}
     request, warnings = parse_request(fields)
     spec = plan(request, entry, settings, "generation", warnings).spec

@@ -154,7 +154,7 @@ function actions(id, meta) {
   if (meta.pullable && !pulls.has(id)) buttons.push(...pullActions(id, meta));
   if (meta.state === "ready" && meta.pullable) {
     const really = () => ask(`Delete ${id}?`, "Its files are deleted from this machine; they can be pulled again.", "Delete");
-    buttons.push(of("Delete", id, async () => { if (await really()) act(id, () => call("DELETE", path)); }, { class: "danger" }));
+    buttons.push(of("Delete", id, async () => { if (await really()) act(id, () => call("DELETE", `${path}?files=true`)); }, { class: "danger" }));
   }
   return buttons;
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import openai
 import pytest
 import pytest_asyncio
 from PIL import Image
+from xinference_client import RESTfulClient
 
 from gguf_imagegen.api.keys import REQUEST_IDS
 from gguf_imagegen.testmodel import write_test_model
@@ -529,6 +530,27 @@ async def test_bad_kwargs(served: ServerProcess, session: aiohttp.ClientSession,
     """`kwargs` that is no object is refused by its name."""
     async with session.post(served.url + GENERATIONS, json={**SMALL, "kwargs": kwargs}) as answer:
         assert (answer.status, (await answer.json())["error"]["param"]) == (400, "kwargs")
+
+
+async def test_xinference_terminates(
+    serve: Callable[..., ServerProcess], model_dir: Path, session: aiohttp.ClientSession
+) -> None:
+    """Its client frees a model's memory with DELETE; the files stay, and the next request loads them."""
+    server, before = serve("--grace", "1"), sorted(model_dir.rglob("*"))
+    server.wait_until_ready()
+    client = RESTfulClient(server.url)
+    await asyncio.to_thread(client.terminate_model, "tiny-random")
+
+    async def unloaded() -> bool:
+        async with session.get(f"{server.url}/health") as answer:
+            return bool((await answer.json())["models"] == [])
+
+    await eventually("the model is unloaded", unloaded)
+    assert sorted(model_dir.rglob("*")) == before
+    with pytest.raises(RuntimeError, match="no-such"):
+        await asyncio.to_thread(client.terminate_model, "no-such")
+    async with session.post(server.url + GENERATIONS, json=SMALL) as answer:
+        assert answer.status == 200, await answer.text()
 
 
 async def test_ocr_is_refused(served: ServerProcess, folder: Path) -> None:

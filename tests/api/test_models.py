@@ -14,7 +14,7 @@ from openai import OpenAI
 
 from gguf_imagegen.catalog import survey
 from gguf_imagegen.catalog.fit import Available
-from tests.api.client import GENERATIONS, SMALL, eventually
+from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, eventually, noise, png
 from tests.conftest import App, RunningApp, ServerProcess
 from tests.engines import CannotLoad, NeverLoads, QuickEngine
 
@@ -168,8 +168,51 @@ async def test_loading_is_a_state(running: RunningApp) -> None:
     """While a model loads, its state says so."""
     async with running(engine=NeverLoads) as app:
         await wait_for_state(app, "loading")
-        async with app.session.delete(f"{app.url}/v1/models/tiny-random") as answer:
+        async with app.session.delete(f"{app.url}/v1/models/tiny-random?files=true") as answer:
             assert (answer.status, (await answer.json())["error"]["code"]) == (409, "model_busy")
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", "/unload"), ("DELETE", "")])
+async def test_a_load_that_nobody_waits_for_is_ended(running: RunningApp, method: str, path: str) -> None:
+    """Unloading a model that is being loaded ends the load, which has then not failed."""
+    engines = iter([NeverLoads, QuickEngine])
+    async with running(engine=lambda: next(engines)()) as app:
+
+        async def begun() -> bool:
+            loading = app.scheduler.resident.loading
+            return loading is not None and loading.total > 0
+
+        await eventually("the engine has begun to load", begun)
+        async with app.session.request(method, f"{app.url}/v1/models/tiny-random{path}") as answer:
+            assert answer.ok
+        await wait_for_state(app, "ready")
+        assert (await app.get("/v1/models/tiny-random"))[1]["meta"]["error"] is None
+        assert (await app.get("/health"))[1]["error"] is None
+        assert (await app.post("/v1/models/tiny-random/load"))[0] == 202
+        await wait_for_state(app, "loaded")
+
+
+async def test_limits_can_be_reached(running: RunningApp, tmp_path: Path) -> None:
+    """What the list, the OpenAPI document and sd.cpp's capabilities tell of is what a request can have."""
+    files = {"model": "tiny-random.gguf", "taesd": "tiny-random-tae.gguf"}
+    catalog = tmp_path / "silent.yaml"
+    entry = {"family": "ovis-image", "files": files, "edits": "reference", "capabilities": ["reference-edit"]}
+    catalog.write_text(json.dumps({"version": 1, "models": {"silent": entry}}))
+    most = {"max_steps": 200, "max_side": 20_000, "max_pixels": 40_000}
+    async with running(engine=QuickEngine, catalog=catalog, model="silent", **most) as app:
+        limits = (await app.get("/v1/models/silent"))[1]["meta"]["limits"]
+        side, steps, count = (limits[name] for name in ("max_side", "max_steps", "max_images"))
+        document = (await app.get("/openapi.json"))[1]["components"]["schemas"]
+        native = (await app.get("/sdcpp/v1/capabilities"))[1]["limits"]
+        assert (native["max_width"], native["max_height"], native["max_pixels"]) == (side, side, 40_000)
+        for schema in ("ImageRequest", "HiresRequest"):
+            assert document[schema]["properties"]["steps"]["anyOf"][0]["maximum"] == steps == 200
+        fields = {"prompt": "a cat", "image": [data_url(png(noise(64, 64)))] * count}
+        status, body = await app.post(EDITS, **fields, size=f"{side}x{side // 8}", steps=steps)
+        assert (status, body["warnings"]) == (200, []), body
+        assert (body["data"][0]["steps"], body["data"][0]["width"]) == (200, side)
+        for beyond in ({"size": f"{side + 1}x{side // 8 + 1}"}, {"size": "64x64", "steps": steps + 1}):
+            assert (await app.post(EDITS, **{**fields, **beyond}))[0] == 400
 
 
 async def test_a_real_load_goes_through_its_states(

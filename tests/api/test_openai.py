@@ -442,6 +442,31 @@ async def test_respond_async(server: ServerProcess, session: aiohttp.ClientSessi
     await eventually("the job succeeds", look)
 
 
+# -- guidance -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["guidance_scale", "true_cfg_scale", "cfg_scale"])
+async def test_no_guidance_obeys_the_prompt(
+    server: ServerProcess, session: aiohttp.ClientSession, name: str
+) -> None:
+    """A scale of 0 is one of 1, in pixels and in words; the negative prompt, which nothing reads, is said."""
+
+    async def made(**fields: Any) -> tuple[bytes, Any]:
+        body = {**SMALL, "seed": 7, "response_format": "b64_json", "negative_prompt": "rain", **fields}
+        async with session.post(server.url + GENERATIONS, json=body) as answer:
+            content = await answer.json()
+        assert answer.status == 200, content
+        (item,) = content["data"]
+        assert item["cfg_scale"] == 1
+        return picture(item["b64_json"]).tobytes(), content["warnings"]
+
+    unread = "negative_prompt: has no effect without guidance (cfg_scale 1)"
+    cat, warnings = await made(**{name: 0})
+    assert warnings == ["cfg_scale: 0 means no guidance; 1 was used", unread]
+    assert (cat, [unread]) == await made(cfg_scale=1)
+    assert cat != (await made(**{name: 0}, prompt="a red house by the sea"))[0]
+
+
 # -- names and presets --------------------------------------------------------------------------------
 
 

@@ -276,21 +276,45 @@ async def test_pulls_that_never_were(place: Place) -> None:
 
 
 async def test_remove(place: Place) -> None:
-    """DELETE removes the files, once; then the model is absent and can be pulled again."""
+    """DELETE with `files=true` removes the files, once; then the model is absent and can be pulled again."""
     async with place.serve() as app:
         await pull(app, "two")
-        status, body = await delete(app, "/v1/models/two")
+        status, body = await delete(app, "/v1/models/two?files=true")
         assert status == 200, body
         assert body == {
             "id": "two", "object": "model", "deleted": True, "removed": ["org/two/two.gguf"], "kept": [],
             "freed": 2 * MB,
         }  # fmt: skip
         assert not place.file("two").exists()
-        status, body = await delete(app, "/v1/models/two")
+        status, body = await delete(app, "/v1/models/two?files=true")
         assert (status, body["error"]["code"]) == (404, "model_not_downloaded")
-        status, body = await delete(app, "/v1/models/embedded")
+        status, body = await delete(app, "/v1/models/embedded?files=true")
         assert (status, body["error"]["code"]) == (400, "unsupported_operation")
         assert (await pull(app, "two")).events[-1].event == "done"
+
+
+async def test_delete_means_the_memory(place: Place) -> None:
+    """Without `files=true` DELETE unloads, as often as one likes, and leaves every file where it is."""
+    async with place.serve() as app:
+        await pull(app, "two")
+        before = sorted(place.folder.rglob("*"))
+        for name in ("tiny-random", "tiny-random", "two", "embedded", "bare"):
+            for query in ("", "?files=false", "?files=0"):
+                status, body = await delete(app, f"/v1/models/{name}{query}")
+                assert status == 200, body
+                assert body == {
+                    "id": name, "object": "model", "deleted": False, "removed": [], "kept": [], "freed": 0,
+                }  # fmt: skip
+
+        async def unloaded() -> bool:
+            return bool((await app.get("/v1/models/tiny-random"))[1]["meta"]["state"] == "ready")
+
+        await eventually("the model is unloaded", unloaded)
+        status, body = await delete(app, "/v1/models/two?files=please")
+        assert (status, body["error"]["param"]) == (400, "files")
+        status, body = await delete(app, "/v1/models/nobody")
+        assert (status, body["error"]["code"]) == (404, "model_not_found")
+        assert sorted(place.folder.rglob("*")) == before
 
 
 async def test_remove_refuses_what_is_in_use(place: Place, hub: HubServer) -> None:
@@ -301,11 +325,11 @@ async def test_remove_refuses_what_is_in_use(place: Place, hub: HubServer) -> No
             return bool((await app.get("/v1/models/tiny-random"))[1]["meta"]["state"] == "loaded")
 
         await eventually("the model is loaded", loaded)
-        status, body = await delete(app, "/v1/models/tiny-random")
+        status, body = await delete(app, "/v1/models/tiny-random?files=true")
         assert (status, body["error"]["code"]) == (409, "model_busy")
         assert "POST /v1/models/tiny-random/unload first" in body["error"]["message"]
         async with following(app, "two", hub, MB):
-            status, body = await delete(app, "/v1/models/two")
+            status, body = await delete(app, "/v1/models/two?files=true")
             assert (status, body["error"]["code"]) == (409, "model_busy")
             assert "DELETE /v1/models/pull/two first" in body["error"]["message"]
             hub.release()

@@ -14,7 +14,7 @@ from gguf_imagegen.engine.protocol import ModelSpec
 from gguf_imagegen.events import EngineEvent
 from tests.api.client import GENERATIONS, SMALL, eventually, start_job
 from tests.conftest import App, RunningApp, ServerProcess
-from tests.engines import NeverAnswers, QuickEngine
+from tests.engines import NeverAnswers, QuickEngine, SlowEngine
 
 NAMES = ("a", "b", "c")
 
@@ -175,6 +175,28 @@ async def test_a_running_job_keeps_its_model(running: RunningApp, catalog: Path)
             return engines.loaded == ["b"]
 
         await eventually("b is loaded", swapped)
+
+
+async def test_the_last_wish_counts(running: RunningApp, catalog: Path) -> None:
+    """Of loading and unloading during a job, what was asked for last is what happens after it."""
+    engines = Engines(SlowEngine)
+    async with running(engine=engines, catalog=catalog, model="b", max_loaded=2) as app:
+        task, _ = await start_job(app, model="a")
+        for model, action in (
+            ("a", "unload"),
+            ("b", "unload"),
+            ("c", "load"),
+            ("c", "unload"),
+            ("b", "load"),
+        ):
+            assert (await app.post(f"/v1/models/{model}/{action}"))[0] == 202
+        assert (await task)[0] == 200
+
+        async def settled() -> bool:
+            return engines.loaded == ["b"]
+
+        await eventually("b alone is loaded", settled)
+    assert engines.loads == ["b", "a"]
 
 
 @pytest.mark.parametrize(("swap_after", "order"), [(60, "aabb"), (0, "baba")])

@@ -19,6 +19,8 @@ from gguf_imagegen.errors import (
     ModelNotDownloaded,
     ModelNotFound,
 )
+from gguf_imagegen.jobs.bounds import Bounds
+from gguf_imagegen.settings import Settings
 
 
 def text(**models: Any) -> str:
@@ -148,14 +150,14 @@ def test_quantisations_may_be_files_of_ones_own(files: Path) -> None:
     assert not catalog.on_disk(catalog.get("mine:Q4"))
 
 
-@pytest.mark.parametrize(("family", "count"), [("sd1-pix2pix", 1), ("sdxl-pix2pix", 1), ("flux2", 10)])
+@pytest.mark.parametrize(("family", "count"), [("sd1-pix2pix", 1), ("sdxl-pix2pix", 1), ("flux2", 16)])
 def test_a_model_takes_as_many_references_as_its_family(family: str, count: int, tmp_path: Path) -> None:
     """Where the entry says nothing, or gives other limits only."""
     extra = tmp_path / "mine.yaml"
     plain, limited = model(family=family), model(family=family, limits={"max_steps": 5})
     extra.write_text(text(a=plain, b=limited))
     catalog = load_catalog(tmp_path, extra)
-    assert [catalog.get(name).limits.references for name in "ab"] == [count, count]
+    assert [Bounds.of(catalog.get(name), Settings()).images for name in "ab"] == [count, count]
     assert catalog.get("b").limits.max_steps == 5
 
 

@@ -73,10 +73,13 @@ def test_a_good_catalog_has_no_findings() -> None:
         ({"defaults": {"sampler": "eulerr"}}, "x: defaults: sampler 'eulerr' is unknown"),
         ({"defaults": {"schedule": "slow"}}, "x: defaults: schedule 'slow' is unknown"),
         ({"defaults": {"size": "520x512"}}, "x: defaults: size 520x512 is not a multiple of 64"),
-        ({"defaults": {"size": "4096x512"}}, "x: defaults: size 4096x512 is beyond the model's own limits"),
+        (
+            {"defaults": {"size": "4096x512"}, "limits": {"max_side": 2048}},
+            "x: defaults: size 4096x512 is beyond the model's own limits",
+        ),
         ({"limits": {"max_pixels": 4096}}, "x: defaults: size 512x512 is beyond the model's own limits"),
-        ({"limits": {"max_steps": 10}}, "x: defaults: steps: 20 is not between 1 and max_steps, 10"),
-        ({"quality": {"low": 0}}, "x: defaults: quality low: 0 is not between 1 and max_steps, 150"),
+        ({"limits": {"max_steps": 10}}, "x: defaults: steps: 20 is more than max_steps, 10"),
+        ({"quality": {"low": 0}}, "x: defaults: quality low: 0 is less than 1"),
         ({"quality": {"low": 9, "high": 8}}, "x: defaults: quality: a higher one has fewer steps"),
         (
             {"defaults": {"schedule": "karras", "steps": 1}},

@@ -13,7 +13,9 @@ from gguf_imagegen.catalog.header import Header
 from gguf_imagegen.catalog.inspect import check_complete
 from gguf_imagegen.catalog.parse import parse_catalog
 from gguf_imagegen.errors import UnsupportedOperation
+from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
+from gguf_imagegen.settings import Settings
 
 ENTRIES, COMPONENTS = parse_catalog(builtin_text(), "model_catalog.yaml")
 RUNNABLE = [entry for entry in ENTRIES if not entry.unsupported]
@@ -53,6 +55,12 @@ def sources() -> Iterator[Source]:
         yield from entry.sources.values()
 
 
+def test_who_states_a_limit_of_steps() -> None:
+    """All others make as many as the server allows."""
+    limits = {entry.id: entry.limits.max_steps for entry in RUNNABLE if entry.limits.max_steps}
+    assert limits == {"sdxs-512": 1, "z-image-turbo": 16}
+
+
 def test_the_shipped_catalog_is_sound() -> None:
     """Every entry loads, names samplers and schedules that exist, and its defaults keep its own limits."""
     assert "tiny-random" in {entry.id for entry in ENTRIES}
@@ -61,13 +69,13 @@ def test_the_shipped_catalog_is_sound() -> None:
         assert entry.source
         assert entry.licence != "unknown"
     for entry in RUNNABLE:
-        defaults, limits = entry.defaults, entry.limits
+        defaults, bounds = entry.defaults, Bounds.of(entry, Settings())
         assert defaults.sampler in SAMPLERS
         assert defaults.schedule in SCHEDULES
-        assert max(defaults.size) <= min(limits.max_side, entry.traits.max_side)
-        assert defaults.size[0] * defaults.size[1] <= limits.max_pixels
+        assert max(defaults.size) <= bounds.side
+        assert defaults.size[0] * defaults.size[1] <= bounds.pixels
         assert all(side % entry.traits.multiple == 0 for side in defaults.size)
-        assert all(steps <= limits.max_steps for steps in (defaults.steps, *entry.quality.values()))
+        assert all(steps <= bounds.steps for steps in (defaults.steps, *entry.quality.values()))
         assert list(entry.quality.values()) == sorted(entry.quality.values())
         assert entry.files
         for role, path in entry.files.items():

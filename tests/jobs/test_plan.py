@@ -24,6 +24,7 @@ from gguf_imagegen.errors import (
     PromptTooLong,
     UnsupportedOperation,
 )
+from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.jobs.plan import Operation, Plan, plan
 from gguf_imagegen.jobs.prompt import MAX_NESTING, neutralise_emphasis
 from gguf_imagegen.schema.request import MAX_SEED, SCHEDULES, parse_request
@@ -82,7 +83,7 @@ def test_defaults_are_those_of_the_model() -> None:
 def test_what_is_asked_for_wins() -> None:
     """Each field of the request replaces the model's default, zero included."""
     result = planned(
-        steps=3, sampler="lcm", schedule="simple", cfg_scale=0, guidance=0, strength=0, clip_skip=1, seed=0,
+        steps=3, sampler="lcm", schedule="simple", cfg_scale=1, guidance=0, strength=0, clip_skip=1, seed=0,
         n=2, eta=0, flow_shift=2, vae_tiling=True, keep_alive=0, output_format="webp", quality="high",
         slg_scale=2, slg_skip_layers=[1], step_cache="easycache", step_cache_threshold=0.5,
     )  # fmt: skip
@@ -91,7 +92,7 @@ def test_what_is_asked_for_wins() -> None:
         3,
         "lcm",
         "simple",
-        0,
+        1,
         0,
     )
     assert (spec.strength, spec.clip_skip, spec.seed, spec.n, spec.eta, spec.flow_shift) == (0, 1, 0, 2, 0, 2)
@@ -140,6 +141,43 @@ def test_guidance_scale_is_what_the_family_has(
     assert (spec.cfg_scale, spec.guidance) == (cfg_scale, guidance)
 
 
+@pytest.mark.parametrize(
+    "family", ["ovis-image", "sd1", "sd1-pix2pix", "z-image", "qwen-image", "flux", "flux2"]
+)
+@pytest.mark.parametrize("name", ["cfg_scale", "true_cfg_scale", "txt_cfg", "image_cfg_scale"])
+@pytest.mark.parametrize("scale", [0, 0.5])
+def test_a_scale_below_1_is_no_guidance(family: str, name: str, scale: float) -> None:
+    """At 0 the engine would draw the negative prompt alone, whatever the family."""
+    fields: dict[str, Any] = {name: scale}
+    result = planned(entry(family, defaults={"cfg_scale": 1}), **fields)
+    assert (result.spec.cfg_scale, result.spec.image_cfg_scale) == (1, 1)
+    kind = "image_cfg_scale" if name == "image_cfg_scale" else "cfg_scale"
+    assert f"{kind}: {scale:g} means no guidance; 1 was used" in result.warnings
+
+
+def test_a_guidance_scale_of_0() -> None:
+    """As vLLM-Omni's page has it for Z-Image: no guidance. Distilled guidance has a 0 of its own."""
+    assert planned(entry("z-image"), guidance_scale=0).spec.cfg_scale == 1
+    distilled = planned(entry("flux"), guidance_scale=0)
+    assert (distilled.spec.cfg_scale, distilled.spec.guidance, distilled.warnings) == (1, 0, ())
+
+
+def test_a_catalogs_0_is_no_guidance_too() -> None:
+    """As model cards say of distilled models, whose `guidance_scale` is 0."""
+    assert planned(entry(defaults={"cfg_scale": 0})).spec.cfg_scale == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"cfg_scale": 1}, True), ({"guidance_scale": 0}, True), ({"cfg_scale": 1.5}, False), ({}, False),
+     ({"cfg_scale": 1, "image_cfg_scale": 2}, False), ({"cfg_scale": 1, "negative_prompt": " "}, False)],
+)  # fmt: skip
+def test_a_negative_prompt_without_effect_is_said(fields: dict[str, Any], said: bool) -> None:
+    """Without guidance nothing reads it; with any it has an effect, and blanks ask for none."""
+    result = planned(entry("sd1"), **{"negative_prompt": "rain", **fields})
+    assert any(note.startswith("negative_prompt: has no effect") for note in result.warnings) is said
+
+
 # -- guards -------------------------------------------------------------------------------------------
 
 SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max_steps": 50}}
@@ -160,7 +198,7 @@ SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max
         (InvalidRequest, "negative_prompt", {"negative_prompt": "[x" * (MAX_NESTING + 1)}),
         (UnsupportedOperation, "background", {"background": "transparent"}),
         (InvalidRequest, "n", {"n": 11}),
-        (InvalidRequest, "steps", {"steps": 51}),
+        (InvalidRequest, "steps", {"steps": 151}),
         (InvalidRequest, "steps", {"steps": 1, "schedule": "gits"}),
         (InvalidRequest, "steps", {"steps": 1, "schedule": "karras"}),
         (InvalidRequest, "steps", {"steps": 1, "schedule": "exponential"}),
@@ -181,7 +219,7 @@ SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max
         (UnsupportedOperation, "control", {"control": picture(64, 64)}),
         (InvalidRequest, "lora", {"lora": [{"name": "absent"}]}),
         (InvalidSize, "hires", {"hires": {"scale": 3}}),
-        (InvalidRequest, "hires", {"hires": {"scale": 1.1, "steps": 51}}),
+        (InvalidRequest, "hires", {"hires": {"scale": 1.1, "steps": 151}}),
         (InvalidRequest, "hires",
          {"schedule": "karras", "hires": {"scale": 1.1, "steps": 1, "denoising_strength": 0.9}}),
     ],
@@ -212,6 +250,35 @@ def test_the_servers_bounds_hold_besides_the_models() -> None:
     ):
         with pytest.raises(InvalidRequest):
             planned(settings=settings, **fields)
+
+
+def test_more_steps_than_the_model_takes_are_lowered() -> None:
+    """Clients send 20 to every model; the answer says what was made of it."""
+    result = planned(entry(limits={"max_steps": 4}), steps=20, size="128x128", hires={"steps": 9})
+    assert result.spec.hires is not None
+    assert (result.spec.steps, result.spec.hires.steps) == (4, 4)
+    assert result.warnings == (
+        "steps: some-model takes at most 4 steps; 20 were lowered to 4",
+        "hires: some-model takes at most 4 steps; 9 were lowered to 4",
+    )
+
+
+def test_what_the_model_does_not_state_is_up_to_the_server() -> None:
+    """No bound of a silent catalog entry comes before the administrator's."""
+    settings = {"max_steps": 200, "max_side": 20_000, "max_pixels": 10**8}
+    spec = planned(settings=settings, steps=200, size="16400x2050").spec
+    assert (spec.steps, spec.width, spec.height) == (200, 16400, 2064)
+    many = planned(entry("flux2"), "edit", image=[picture(64, 64)] * 16).spec
+    assert len(many.ref_images) == 16
+
+
+@given(st.integers(4096, 10**8), st.integers(64, 20_000))
+def test_every_bound_can_be_reached(pixels: int, side: int) -> None:
+    """The longest side with the shortest that goes with it is a size that is taken."""
+    settings = Settings(max_pixels=pixels, max_side=side)
+    longest = Bounds.of(entry(), settings).side
+    made = planned(settings=settings.model_dump(), size=f"{longest}x{max(64, -(-longest // 8))}")
+    assert made.width == longest
 
 
 def test_bounds_are_inclusive() -> None:
