@@ -6,12 +6,12 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 
 import uvloop
 from aiohttp import web
 from rich.console import Console
 
+from gguf_imagegen import logs, stdio
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER
 from gguf_imagegen.catalog.choose import choose_models
@@ -86,8 +86,7 @@ async def _tell_loading(app: web.Application, console: Console) -> None:
 
 
 def run_server(settings: Settings) -> int:
+    stdio.survive_readers()
+    logs.set_up(settings.log_level)
     console = Console(stderr=True)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
     return pull_missing(settings) or uvloop.run(serve(settings, console))
