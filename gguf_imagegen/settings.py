@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     # files and logs
     output_dir: Path | None = Field(None, description="folder to keep finished images in")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
+    log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
     @field_validator("component", "cors_origins", "allowed_hosts", "api_key", mode="before")
     @classmethod
