@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from gguf_imagegen import __version__
+from gguf_imagegen import __version__, stdio
 from gguf_imagegen.catalog.parse import CatalogError
 from gguf_imagegen.errors import ImagegenError
 from gguf_imagegen.flags import PlainCommand, with_settings
@@ -254,6 +254,7 @@ def make_test_model(
 
 def main() -> None:
     """Entry point: errors become one line and an exit code, never a traceback."""
+    stdio.open_closed()
     logging.captureWarnings(True)
     try:
         app()

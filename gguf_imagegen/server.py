@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 
 import uvloop
 from aiohttp import web
 from rich.console import Console
 
+from gguf_imagegen import logs, stdio
 from gguf_imagegen.api.app import make_app
+from gguf_imagegen.api.connections import bounds_here, listen
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER
 from gguf_imagegen.catalog.choose import choose_models
 from gguf_imagegen.pulling import pull_missing
@@ -27,26 +28,27 @@ async def serve(settings: Settings, console: Console) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     catalog, default = choose_models(settings)
     app = make_app(settings, catalog, default)
-    runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=LAST_FRAMES, keepalive_timeout=75
-    )
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_FRAMES)
     await runner.setup()
+    assert runner.server is not None
+    listening: asyncio.Server | None = None
     try:
-        site = web.TCPSite(runner, settings.host, settings.port)
         try:
-            await site.start()
+            listening = await listen(runner.server, settings.host, settings.port, bounds_here())
         except OSError as exc:
             where, why = f"{settings.host}:{settings.port}", os.strerror(exc.errno or 0)
             words = f"gguf-imagegen: cannot listen on {where}: {why}; choose another --port"
             console.print(words, style="red", soft_wrap=True)
             return 1
         stop = _stop_on_signals()
-        _banner(console, settings, runner, default)
+        _banner(console, settings, listening.sockets[0].getsockname()[1], default)
         loading = asyncio.create_task(_tell_loading(app, console))
         await stop.wait()
         loading.cancel()
         await app[SCHEDULER].drain(settings.grace)
     finally:
+        if listening is not None:
+            listening.close()
         await runner.cleanup()
     return 0
 
@@ -58,8 +60,7 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def _banner(console: Console, settings: Settings, runner: web.AppRunner, default: str) -> None:
-    port = runner.addresses[0][1]
+def _banner(console: Console, settings: Settings, port: int, default: str) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = settings.public_url or f"http://{host}:{port}"
     console.print(f"gguf-imagegen serves [bold]{default}[/] at {base}/v1", highlight=False)
@@ -86,8 +87,7 @@ async def _tell_loading(app: web.Application, console: Console) -> None:
 
 
 def run_server(settings: Settings) -> int:
+    stdio.survive_readers()
+    logs.set_up(settings.log_level)
     console = Console(stderr=True)
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr
-    )
     return pull_missing(settings) or uvloop.run(serve(settings, console))

@@ -22,7 +22,9 @@ def default_models_dir() -> Path:
 class Settings(BaseSettings):
     """Times are seconds, sizes as named. Field `x_y` is flag `--x-y` and variable `GGUF_IMAGEGEN_X_Y`."""
 
-    model_config = SettingsConfigDict(env_prefix="GGUF_IMAGEGEN_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="GGUF_IMAGEGEN_", frozen=True, extra="ignore", allow_inf_nan=False
+    )
 
     # what is served
     model: str = Field("embedded", description="catalog id or FILE.gguf to serve by default")
@@ -65,7 +67,7 @@ class Settings(BaseSettings):
 
     # limits
     max_queue: int = Field(16, ge=1, description="jobs that may wait")
-    max_body_mb: float = Field(64, gt=0, description="largest request body, MiB")
+    max_body_mb: float = Field(64, gt=0, le=1e6, description="largest request body, MiB")
     max_input_pixels: int = Field(50_000_000, ge=64 * 64, description="largest image taken as input")
     max_pixels: int = Field(4_194_304, ge=64 * 64, description="largest image to make (width x height)")
     max_side: int = Field(16384, ge=64, description="longest side of an image to make")
@@ -93,6 +95,7 @@ class Settings(BaseSettings):
     # files and logs
     output_dir: Path | None = Field(None, description="folder to keep finished images in")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
+    log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
     @field_validator("component", "cors_origins", "allowed_hosts", "api_key", mode="before")
     @classmethod

@@ -24,6 +24,7 @@ import pytest
 from aiohttp import web
 
 from gguf_imagegen.api.app import make_app
+from gguf_imagegen.api.connections import Bounds, listen
 from gguf_imagegen.api.keys import SCHEDULER
 from gguf_imagegen.catalog.choose import choose_models
 from gguf_imagegen.engine.protocol import Engine
@@ -163,18 +164,22 @@ def running(model_dir: Path) -> RunningApp:
     """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave."""
 
     @contextlib.asynccontextmanager
-    async def run(*, engine: Callable[[], Engine] | None = None, **settings: Any) -> AsyncIterator[App]:
+    async def run(
+        *, engine: Callable[[], Engine] | None = None, bounds: Bounds | None = None, **settings: Any
+    ) -> AsyncIterator[App]:
         values = {"models_dir": model_dir, "model": "tiny-random", "threads": 1, **settings}
         chosen = Settings(**values)
         catalog, default = choose_models(chosen)
         app = make_app(chosen, catalog, default, engine)
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
+        assert runner.server is not None
+        listening = await listen(runner.server, "127.0.0.1", 0, bounds or Bounds())
         try:
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
             async with aiohttp.ClientSession() as session:
-                yield App(f"http://127.0.0.1:{runner.addresses[0][1]}", app, session)
+                yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", app, session)
         finally:
+            listening.close()
             await runner.cleanup()
 
     return run

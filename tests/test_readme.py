@@ -90,10 +90,9 @@ def test_flags_exist() -> None:
     """Every flag that README and docs name is a setting or a flag of a named command."""
     text = README + "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
     named = set(re.findall(r"`(--[a-z-]+)", text))
-    known = {f"--{name.replace('_', '-')}" for name in Settings.model_fields} | {
-        "--help",
-        "--no-memory-check",
-    }
+    fields = {name.replace("_", "-"): field for name, field in Settings.model_fields.items()}
+    known = {f"--{name}" for name in fields} | {"--help"}
+    known |= {f"--no-{name}" for name, field in fields.items() if field.annotation is bool}
     assert named <= known, named - known
 
 

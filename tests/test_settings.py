@@ -120,6 +120,7 @@ def test_secrets_are_not_shown() -> None:
         (["--port", "99999"], {}, "--port (or GGUF_IMAGEGEN_PORT): "),
         ([], {"GGUF_IMAGEGEN_MAX_QUEUE": "0"}, "--max-queue (or GGUF_IMAGEGEN_MAX_QUEUE): "),
         ([], {"GGUF_IMAGEGEN_RNG": "dice"}, "--rng (or GGUF_IMAGEGEN_RNG): "),
+        (["--keep-alive", "nan"], {}, "--keep-alive (or GGUF_IMAGEGEN_KEEP_ALIVE): Input should be a finite"),
         (["--host", "0.0.0.0"], {}, "refusing to listen on 0.0.0.0 without a key"),
         (["--heartbeat", "0", "--api-key", SECRET], {}, "--heartbeat"),
     ],
@@ -134,6 +135,15 @@ def test_wrong_values_end_in_words(flags: list[str], env: dict[str, str], words:
     assert words in run.stderr
     assert "Traceback" not in run.stderr
     assert SECRET not in run.stderr + run.stdout
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+def test_no_number_is_without_end(value: str) -> None:
+    """NaN and the infinities pass no bound by luck, whatever the setting."""
+    for name, field in Settings.model_fields.items():
+        if field.annotation is float:
+            with pytest.raises(ValidationError, match=name):
+                Settings.model_validate({name: value})
 
 
 def test_settings_do_not_change() -> None:

@@ -27,6 +27,7 @@ from gguf_imagegen.api import (
     watch,
     web_page,
 )
+from gguf_imagegen.api.job_log import JobLog
 from gguf_imagegen.api.keys import (
     CATALOG,
     DEFAULT_MODEL,
@@ -44,9 +45,10 @@ from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess
 from gguf_imagegen.engine.protocol import Engine
+from gguf_imagegen.jobs.job import Job, JobEvent
 from gguf_imagegen.jobs.resident import Resident
 from gguf_imagegen.jobs.results import ResultStore
-from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.jobs.scheduler import Observer, Scheduler
 from gguf_imagegen.settings import Settings
 
 CANCEL_AGAIN = 5.0
@@ -134,7 +136,8 @@ def make_app(
     )
     resident.ended = metrics.worker_ended
     results = ResultStore(settings.output_dir, settings.job_ttl)
-    scheduler = Scheduler(settings, resident, results, metrics.job_event)
+    job_log = JobLog(prompts=settings.log_prompts)
+    scheduler = Scheduler(settings, resident, results, _each(metrics.job_event, job_log.job_event))
     metrics.watch(scheduler)
     app[SETTINGS] = settings
     app[CATALOG] = catalog
@@ -155,6 +158,14 @@ def make_app(
     app.cleanup_ctx.append(_scheduler_runs)
     app.add_routes(ROUTES)
     return app
+
+
+def _each(*observers: Observer) -> Observer:
+    def tell(job: Job, event: JobEvent) -> None:
+        for observer in observers:
+            observer(job, event)
+
+    return tell
 
 
 async def _scheduler_runs(app: web.Application) -> AsyncIterator[None]:

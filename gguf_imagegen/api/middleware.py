@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import base64
 import hmac
-import ipaddress
 import logging
 import re
 import secrets
 from collections.abc import Mapping
-from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from gguf_imagegen.api.job_log import CALLER
 from gguf_imagegen.api.keys import SETTINGS
+from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.errors import (
-    Forbidden,
     ImagegenError,
     InternalError,
     InvalidRequest,
@@ -31,6 +30,8 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 OPEN_PATHS = re.compile(r"/|/web/[^/]+|/livez|/health|/openapi\.json|/docs|/v1/images/files/[^/]+")
 """Readable without a key: pages, liveness, health, and images under unguessable names."""
+SERVER = "gguf-imagegen"
+"""What we say of ourselves; aiohttp would name its version, and Python's."""
 A1111 = "/sdapi/"
 """What clients of AUTOMATIC1111 call; they send HTTP Basic."""
 GPUSTACK = "/v1-openai/"
@@ -48,12 +49,14 @@ def request_id(request: web.Request) -> str:
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal `on_response_prepare`: headers that streams need as well as plain answers."""
     response.headers.setdefault("X-Request-ID", request_id(request))
+    response.headers["Server"] = SERVER
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
-    origin = request.headers.get(hdrs.ORIGIN)
-    if origin and _cors_allows(request.app[SETTINGS], origin):
+    response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+    if origin := cors_origin(request, request.app[SETTINGS]):
         response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Vary"] = "Origin"
+        vary = response.headers.get(hdrs.VARY)
+        response.headers["Vary"] = f"{vary}, Origin" if vary else "Origin"
         response.headers["Access-Control-Expose-Headers"] = "X-Request-ID, X-Job-Id, Retry-After, Location"
 
 
@@ -111,12 +114,13 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     settings = request.app[SETTINGS]
     if request.method == hdrs.METH_OPTIONS:
         return _preflight(request, settings)
-    if settings.api_key:
-        if not is_open(request.method, request.path):
-            _check_key(request, settings)
-    else:
-        _check_host(request, settings)
-        _check_origin(request, settings)
+    caller = request.remote or "nobody"
+    if not settings.api_key:
+        check_host(request, settings)
+        check_origin(request, settings)
+    elif not is_open(request.method, request.path):
+        caller += f" with key {_check_key(request, settings)}"
+    CALLER.set(caller)
     return await handler(request)
 
 
@@ -127,7 +131,7 @@ def is_open(method: str, path: str) -> bool:
 
 def _preflight(request: web.Request, settings: Settings) -> web.Response:
     headers = {}
-    if _cors_allows(settings, request.headers.get(hdrs.ORIGIN, "")):
+    if cors_origin(request, settings):
         headers = {
             "Access-Control-Allow-Methods": "GET, POST, DELETE, OPTIONS",
             "Access-Control-Allow-Headers": request.headers.get(
@@ -138,26 +142,24 @@ def _preflight(request: web.Request, settings: Settings) -> web.Response:
     return web.Response(status=204, headers=headers)
 
 
-def _cors_allows(settings: Settings, origin: str) -> bool:
-    return bool(origin) and ("*" in settings.cors_origins or origin in settings.cors_origins)
-
-
-def _check_key(request: web.Request, settings: Settings) -> None:
+def _check_key(request: web.Request, settings: Settings) -> int:
+    """Which of the keys the request has, counted from 1."""
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     basic = scheme.lower() == "basic" and request.path.startswith(A1111)
     candidates: tuple[bytes, ...] = ()
     if basic:
-        _check_origin(request, settings)  # a browser sends Basic by itself, whoever's page made the request
+        check_origin(request, settings)  # a browser sends Basic by itself, whoever's page made the request
         candidates = _user_and_password(given)
     elif scheme.lower() == "bearer":
         candidates = (given.strip().encode(),)
     # every key is compared, so that the time taken tells nothing
     keys = [key.get_secret_value().encode() for key in settings.api_key]
-    matches = [hmac.compare_digest(candidate, key) for candidate in candidates for key in keys]
+    matches = [sum(hmac.compare_digest(each, key) for each in candidates) for key in keys]
     if not any(matches):
         what = "wrong key" if any(candidates) else "no key"
         how = "'Authorization: Bearer KEY'" + " or Basic USER:KEY" * request.path.startswith(A1111)
         raise Unauthorized(f"{what}: send {how} with a key of this server")
+    return next(number for number, hits in enumerate(matches, start=1) if hits)
 
 
 def _user_and_password(text: str) -> tuple[bytes, ...]:
@@ -167,36 +169,3 @@ def _user_and_password(text: str) -> tuple[bytes, ...]:
     except ValueError:
         return ()
     return user, password
-
-
-def _check_host(request: web.Request, settings: Settings) -> None:
-    """Refuse names that are not ours: a page that rebinds its name to 127.0.0.1 still sends its own name."""
-    host = (_split(f"//{request.host}").hostname or "").lower()
-    public = urlsplit(settings.public_url or "").hostname
-    if host in ("localhost", settings.host, public, *settings.allowed_hosts) or _is_address(host):
-        return
-    raise Forbidden(f"host {host[:100]!r} is not served here; allow it with --allowed-hosts or set a key")
-
-
-def _check_origin(request: web.Request, settings: Settings) -> None:
-    """Refuse other sites' pages: without a key, a browser on this machine could be made to call us."""
-    origin = request.headers.get(hdrs.ORIGIN)
-    if not origin or _cors_allows(settings, origin) or _split(origin).netloc == request.host:
-        return
-    raise Forbidden(f"origin {origin[:100]!r} is not allowed; allow it with --cors-origins")
-
-
-def _split(url: str) -> SplitResult:
-    """The parts of a URL, all of them empty if it is none."""
-    try:
-        return urlsplit(url)
-    except ValueError:
-        return urlsplit("")
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -40,7 +40,8 @@ async def files(request: web.Request) -> web.Response:
     """GET /v1/images/files/{name}: an image of a `url` answer."""
     name = request.match_info["name"]
     data = await asyncio.to_thread(request.app[SCHEDULER].results.get, name)
-    return web.Response(body=data, content_type=f"image/{name.rsplit('.', 1)[1]}")
+    headers = {"Cross-Origin-Resource-Policy": "cross-origin"}  # pages show pictures whose address they know
+    return web.Response(body=data, content_type=f"image/{name.rsplit('.', 1)[1]}", headers=headers)
 
 
 async def respond(

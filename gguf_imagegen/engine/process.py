@@ -109,7 +109,8 @@ class EngineProcess:
             asyncio.create_task(self._read_events(self._process)),
             asyncio.create_task(self._read_log(self._process)),
         ]
-        if self._closing is not None:  # closed while it was being started
+        if self._closing is not None:  # closed while it was being started, perhaps too early to end this
+            await self._closing
             await self._close()
 
     async def _run(self, command: wire.Command) -> AsyncIterator[EngineEvent]:
@@ -140,9 +141,11 @@ class EngineProcess:
                     yield event
 
     async def _send(self, frame: bytes) -> None:
-        """The worker reads while it computes, so this ends; if it died, `_next_event` tells."""
+        """The worker reads while it computes, so this ends; if it died or was closed, `_next_event` tells."""
         assert self._process is not None
         assert self._process.stdin is not None
+        if self._process.stdin.is_closing():  # closed while it was being started: uvloop takes no write
+            return
         with suppress(ConnectionError, asyncio.TimeoutError):
             self._process.stdin.write(frame)
             await asyncio.wait_for(self._process.stdin.drain(), self._stall_timeout)

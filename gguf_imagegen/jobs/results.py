@@ -13,7 +13,6 @@ import secrets
 import shutil
 import tempfile
 import time
-from datetime import datetime
 from pathlib import Path
 
 from gguf_imagegen.errors import NotFound
@@ -23,6 +22,11 @@ NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9_-]{22,}\.(png|jpeg|webp)")
 MOST_LISTED = 2000
 MAX_IN_MEMORY = 256 * 1024 * 1024
 """Bytes kept in memory when the disk refuses; the oldest go first."""
+
+
+def _stamp(now: float) -> str:
+    """Date, local time and microseconds; unlike `datetime` it bears a TZ that is a day or more away."""
+    return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now % 1 * 1_000_000):06d}"
 
 
 class ResultStore:
@@ -37,7 +41,7 @@ class ResultStore:
 
     def put(self, data: bytes, extension: str) -> tuple[str, bool]:
         """Store an image; returns its name and whether it is on disk."""
-        name = f"{datetime.now().astimezone():%Y%m%d-%H%M%S-%f}-{secrets.token_urlsafe(18)}.{extension}"
+        name = f"{_stamp(time.time())}-{secrets.token_urlsafe(18)}.{extension}"
         self._made[name] = time.monotonic()
         try:
             folder = self._ensure_folder()

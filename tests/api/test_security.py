@@ -10,8 +10,10 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
+from multidict import CIMultiDict
 from openai import AsyncOpenAI
 from pydantic import ValidationError
 
@@ -167,8 +169,19 @@ def test_key_is_not_shown_by_settings() -> None:
         ("evil.example", 403),
         ("localhost.evil.example", 403),
         ("127.0.0.1.evil.example:8080", 403),
+        ("LOCALHOST.:8080", 200),
+        ("[0:0:0:0:0:0:0:1]", 200),
         ("[::1", 403),
         ("images.lan@evil.example", 403),
+        ("[::1].evil.example", 403),
+        ("[::1]evil.example:80", 403),
+        ("[localhost]", 403),
+        ("evil.example@[::1]", 403),
+        ("127.0.0.1:80@evil.example", 403),
+        ("127.0.0.1:evil", 403),
+        ("localhost/evil.example", 403),
+        ("localhost evil.example", 403),
+        ("", 403),
     ],
 )
 async def test_foreign_host_names_are_refused(running: RunningApp, host: str, status: int) -> None:
@@ -189,6 +202,82 @@ async def test_foreign_origins_are_refused(running: RunningApp, origin: str) -> 
             assert (status, body["error"]["code"]) == (403, "forbidden")
             assert "Access-Control-Allow-Origin" not in headers
         assert (await app.get("/v1/jobs"))[1]["data"] == []
+
+
+async def test_two_origins_are_none(running: RunningApp) -> None:
+    """No browser sends two; neither is taken, whichever of them is ours."""
+    async with running(engine=QuickEngine, cors_origins="https://app.example") as app:
+        for first, second in ((app.url, "https://evil.example"), ("https://app.example", "null")):
+            for pair in ((first, second), (second, first)):
+                headers = CIMultiDict([("Origin", each) for each in pair])
+                status, answered, _ = await call(app, "POST", GENERATIONS, json=SMALL, headers=headers)
+                assert status == 403
+                assert "Access-Control-Allow-Origin" not in answered
+
+
+@pytest.mark.parametrize(
+    ("public_url", "host", "origin", "status"),
+    [
+        (None, "localhost", "http://localhost", 200),
+        (None, "localhost:80", "http://LOCALHOST", 200),
+        (None, "localhost", "http://localhost:80", 200),
+        (None, "localhost", "https://localhost", 200),  # a proxy may speak TLS for us
+        (None, "localhost", "https://localhost:443", 200),
+        (None, "[::1]:8080", "http://[::1]:8080", 200),
+        (None, "localhost", "http://localhost:8080", 403),
+        (None, "localhost:80", "https://localhost", 403),
+        (None, "localhost", "ftp://localhost", 403),
+        (None, "localhost", "http://user@localhost", 403),
+        (None, "localhost", "http://localhost/path", 403),
+        (None, "[::1]", "http://[::1].evil.example", 403),
+        ("https://img.lan/x", "img.lan", "https://img.lan", 200),
+        ("https://img.lan/x", "127.0.0.1:8080", "https://img.lan", 200),
+        ("https://img.lan/x", "img.lan:8080", "http://img.lan:8080", 200),
+        ("https://img.lan/x", "img.lan", "http://img.lan", 403),
+        ("https://img.lan/x", "img.lan:443", "http://img.lan:443", 403),
+    ],
+)
+async def test_origins_are_compared_by_their_parts(
+    running: RunningApp, public_url: str | None, host: str, origin: str, status: int
+) -> None:
+    """Host and port in any spelling, and the scheme where --public-url says what it is."""
+    async with running(engine=QuickEngine, public_url=public_url) as app:
+        headers = {"Host": host, "Origin": origin}
+        assert (await call(app, "POST", GENERATIONS, json=SMALL, headers=headers))[0] == status
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "same-origin", "none", None])
+@pytest.mark.parametrize("origin", ["own", None])
+async def test_the_browser_says_whose_page_it_is(
+    running: RunningApp, site: str | None, origin: str | None
+) -> None:
+    """A foreign page changes nothing, even without an Origin or under one like ours; pictures it may show."""
+    async with running(engine=QuickEngine) as app:
+        headers = {"Sec-Fetch-Site": site} if site else {}
+        status, _, body = await call(app, "POST", GENERATIONS, json=SMALL, headers=headers)
+        foreign = site in ("cross-site", "same-site")
+        assert status == (403 if foreign else 200)
+        if foreign:
+            assert body["error"]["code"] == "forbidden"
+        if origin:
+            headers["Origin"] = app.url
+        for method, path in (("DELETE", "/v1/jobs/job_x"), ("POST", "/v1/models/tiny-random/unload")):
+            status, _, _ = await call(app, method, path, headers=headers)
+            assert (status == 403) is foreign
+        status, _, _ = await call(app, "GET", "/v1/models", headers=headers)
+        assert (status == 403) is (foreign and origin is not None)
+
+
+async def test_a_browser_that_sends_a_password_is_asked_whose_page_it_is(running: RunningApp) -> None:
+    """Basic is sent by itself; a key in a header is not, and CORS may allow all."""
+    foreign = {"Sec-Fetch-Site": "cross-site"}
+    basic = {**foreign, "Authorization": aiohttp.encode_basic_auth("user", KEY)}
+    async with running(engine=QuickEngine, api_key=KEY) as app:
+        assert (await call(app, "POST", "/sdapi/v1/interrupt", headers=basic))[0] == 403
+        bearer = {**foreign, "Authorization": f"Bearer {KEY}"}
+        assert (await call(app, "POST", "/sdapi/v1/interrupt", headers=bearer))[0] == 200
+    async with running(engine=QuickEngine, api_key=KEY, cors_origins="*") as app:
+        assert (await call(app, "POST", "/sdapi/v1/interrupt", headers=basic))[0] == 200
 
 
 async def test_own_origin_is_fine(running: RunningApp) -> None:
@@ -359,6 +448,43 @@ def test_curl_can_send_an_edit(server: ServerProcess) -> None:
         input=png(noise()), capture_output=True, check=True, timeout=60,
     )  # fmt: skip
     assert json.loads(ran.stdout)["size"] == "128x128"
+
+
+# -- headers ------------------------------------------------------------------------------------------
+
+
+async def test_pages_may_show_pictures_and_nothing_else(running: RunningApp) -> None:
+    """Who knows the address of a picture may embed it; no other page's tag gets at anything else."""
+    async with running(engine=QuickEngine) as app:
+        _, _, body = await call(app, "POST", GENERATIONS, json={**SMALL, "response_format": "url"})
+        picture = body["data"][0]["url"].removeprefix(app.url)
+        for method, path, policy in (
+            ("GET", picture, "cross-origin"),
+            ("GET", f"/v1/images/files/{'x' * 20}.png", "same-origin"),
+            ("GET", "/", "same-origin"),
+            ("GET", "/v1/models", "same-origin"),
+            ("GET", "/nothing", "same-origin"),
+            ("OPTIONS", GENERATIONS, "same-origin"),
+        ):
+            async with app.session.request(method, app.url + path) as answer:
+                assert answer.headers["Cross-Origin-Resource-Policy"] == policy, path
+
+
+async def test_answers_do_not_say_what_they_were_made_with(running: RunningApp) -> None:
+    """Neither our libraries nor their versions are in a header."""
+    async with running(engine=QuickEngine) as app:
+        streamed = {**SMALL, "stream": True}
+        for method, path, body in (
+            ("GET", "/", None),
+            ("GET", "/nothing", None),
+            ("POST", GENERATIONS, SMALL),
+            ("POST", GENERATIONS, streamed),
+            ("PUT", "/", None),
+            ("OPTIONS", "/", None),
+        ):
+            _, headers, _ = await call(app, method, path, json=body)
+            assert headers["Server"] == "gguf-imagegen"
+            assert not [name for name, value in headers.items() if "python" in value.lower()]
 
 
 # -- shapes -------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import cast
 
 import pytest
 import pytest_asyncio
+import uvloop
 
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import WORKER, EngineProcess, worker_environment
@@ -348,6 +349,22 @@ async def test_one_command_at_a_time(engine: EngineProcess, model: ModelSpec) ->
     with pytest.raises(RuntimeError, match="one command"):
         await all_of(engine.load(model))
     assert await all_of(events)
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_close_while_it_starts(model: ModelSpec, turns: int) -> None:
+    """On the server's event loop, too, whoever waits for the load hears that the engine was closed."""
+
+    async def close_early() -> None:
+        engine = EngineProcess()
+        load = asyncio.ensure_future(all_of(engine.load(model)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await engine.close()
+        with pytest.raises(WorkerCrashed, match="was closed"):
+            await load
+
+    uvloop.run(close_early())
 
 
 async def test_an_engine_that_never_ran_can_be_closed() -> None:
