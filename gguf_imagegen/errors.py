@@ -23,7 +23,10 @@ An error says what was wrong, where, and what to do. No message carries a local 
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, TypeVar
+
+Kind = TypeVar("Kind", bound="ImagegenError")
 
 
 class ImagegenError(Exception):
@@ -39,6 +42,10 @@ class ImagegenError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+
+    def bare(self: Kind) -> Kind:
+        """The same error without a trace, whose frames would keep alive all that they worked on."""
+        return copy.copy(self)
 
     def body(self) -> dict[str, object]:
         """The answer: OpenAI's error object, plus the `detail` that FastAPI-like clients read."""

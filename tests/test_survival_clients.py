@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gguf_imagegen.api import stream as streams
+from gguf_imagegen.api import writing
 from tests.conftest import DEADLINE, RunningApp, ServerProcess
 from tests.survival import (
     GENERATIONS,
@@ -152,7 +152,7 @@ async def test_a_big_frame_that_is_not_taken(
 
     What it got of the stream is a beginning of it, without another answer mixed in.
     """
-    monkeypatch.setattr(streams, "WRITE_TIMEOUT", 0.5 if end == "stays" else DEADLINE)
+    monkeypatch.setattr(writing, "WRITE_TIMEOUT", 0.5 if end == "stays" else DEADLINE)
     async with running(threads=1) as app:
         client = Client(app.url, app.session)
         big = BigResults()

@@ -51,4 +51,4 @@ def _job(request: web.Request) -> Job:
 
 
 def _view(request: web.Request, job: Job) -> dict[str, Any]:
-    return job_object(job, request.app[SCHEDULER].eta(job), partial(file_url, request))
+    return job_object(job, request.app[SCHEDULER], partial(file_url, request))

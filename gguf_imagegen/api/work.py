@@ -129,9 +129,8 @@ def prefers_async(request: web.Request) -> bool:
 
 def accepted(request: web.Request, job: Job) -> web.Response:
     """202 with the job object, and where to look for its end."""
-    eta = request.app[SCHEDULER].eta(job)
     return web.json_response(
-        job_object(job, eta, partial(file_url, request)),
+        job_object(job, request.app[SCHEDULER], partial(file_url, request)),
         status=202,
         headers={
             "Location": f"{base_url(request)}/v1/jobs/{job.id}",

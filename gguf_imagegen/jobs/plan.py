@@ -76,6 +76,16 @@ class Plan:
         """Width and height of the pictures that the client gets."""
         return (self.upscale.width, self.upscale.height) if self.upscale else (self.width, self.height)
 
+    def without_pixels(self) -> Plan:
+        """The half that describes the job, which is all that is needed when it has ended."""
+        return replace(
+            self,
+            spec=self.spec.without_pixels(),
+            original=None,
+            mask=None,
+            pictures=tuple(picture.without_pixels() for picture in self.pictures),
+        )
+
 
 def plan(
     request: ImageRequest, entry: Entry, settings: Settings, operation: Operation, warnings: list[str]

@@ -115,6 +115,10 @@ class Resident:
     def holds(self, entry: Entry) -> bool:
         return self._slot(entry) is not None
 
+    def ready(self, entry: Entry | None) -> bool:
+        """Whether an engine lives that has this model as it is wanted, decoder and all; None: any engine."""
+        return any(slot.engine.alive and (entry is None or slot.entry == entry) for slot in self._slots)
+
     def loads(self, entry: Entry) -> bool:
         """Whether this model is being loaded just now."""
         return self._being_loaded == entry.name
@@ -183,11 +187,11 @@ class Resident:
                         words = f", tuned: {tuned.words}" if tuned is not None else ""
                         log.info("model %s loaded in %.1f s on %s%s", entry.id, seconds, backend, words)
         except ImagegenError as exc:
-            self.error = exc
+            self.error = exc.bare()
             if not isinstance(exc, Cancelled):
-                self.errors[entry.name] = exc
+                self.errors[entry.name] = self.error
             if isinstance(exc, ModelLoadFailed):
-                self._failed[entry.name] = (time.monotonic(), exc)
+                self._failed[entry.name] = (time.monotonic(), self.error)
             raise
         else:
             self._slots.append(slot)
@@ -267,7 +271,7 @@ class Resident:
         failed = self._failed.pop(entry.name, None)
         if failed is not None and now - failed[0] < RETRY_FAILED_LOAD:
             self._failed[entry.name] = failed
-            raise failed[1]
+            raise failed[1].bare()
         if len(self._crashes) == CRASHES and now - self._crashes[0] < CRASH_WINDOW:
             wait = BREAK - (now - self._crashes[-1])
             if wait > 0:

@@ -20,7 +20,7 @@ from tests.api.client import (
     post_stream,
     start_job,
 )
-from tests.conftest import App, RunningApp, ServerProcess
+from tests.conftest import DEADLINE, App, RunningApp, ServerProcess
 from tests.engines import FailsGeneration, NeverAnswers, NeverLoads, QuickEngine, SlowEngine
 
 
@@ -137,7 +137,10 @@ async def test_leaving_the_events_cancels_nothing(running: RunningApp) -> None:
 
 
 async def test_places_in_the_queue_are_told(running: RunningApp) -> None:
-    """Waiting jobs have a position; when one ahead goes, the others hear that they moved up."""
+    """Waiting jobs have a position; when one ahead goes, whoever follows another hears that it moved up.
+
+    The place at the beginning is the job's history, a changed one is told without a number.
+    """
     async with running(engine=NeverAnswers) as app:
         tasks, jobs = zip(
             *[
@@ -149,11 +152,17 @@ async def test_places_in_the_queue_are_told(running: RunningApp) -> None:
         )
         assert [job["position"] for job in jobs] == [None, 1, 2]
         assert (await app.get("/health"))[1]["queue"] == 2
-        await cancel(app, jobs[1]["id"])
-        assert (await app.get(f"/v1/jobs/{jobs[2]['id']}"))[1]["position"] == 1
+        events = f"{app.url}/v1/jobs/{jobs[2]['id']}/events"
+        async with app.session.get(events) as answer:
+            await answer.content.readuntil(b'"position":2')
+            await cancel(app, jobs[1]["id"])
+            assert (await app.get(f"/v1/jobs/{jobs[2]['id']}"))[1]["position"] == 1
+            told = await asyncio.wait_for(answer.content.readuntil(b'"position":1'), DEADLINE)
+            assert b"event: job.queued" in told.split(b"\n\n")[-1]
+            assert b"id:" not in told.split(b"\n\n")[-1]
         await cancel(app, jobs[2]["id"])
-        stream = await get_stream(app.session, f"{app.url}/v1/jobs/{jobs[2]['id']}/events")
-        assert [e.data["position"] for e in stream.events if e.event == "job.queued"] == [2, 1]
+        stream = await get_stream(app.session, events)
+        assert [e.data["position"] for e in stream.events if e.event == "job.queued"] == [2]
         await cancel(app, jobs[0]["id"])
         assert [(await task)[0] for task in tasks] == [499, 499, 499]
 
