@@ -24,6 +24,7 @@ from gguf_imagegen.jobs.finish import describe
 from gguf_imagegen.jobs.folders import names_in
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.jobs.warnings import few
 from gguf_imagegen.schema.a1111 import A1111Request, Translated, input_images, translate
 from gguf_imagegen.schema.a1111_names import sampler_label, schedule_label
 
@@ -84,7 +85,7 @@ def _answer(
 ) -> dict[str, Any]:
     wanted = told.wanted
     hidden = () if wanted.include_init_images else PICTURES
-    warnings = [*told.warnings, *job.warnings]
+    warnings = [*few(told.warnings), *job.warnings]
     if wanted.save_images and not kept:
         warnings.append("save_images: start the server with --output-dir to keep pictures on its disk")
     return {

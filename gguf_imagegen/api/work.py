@@ -60,6 +60,7 @@ async def _submit(
     entry = pick_model(app, wanted.model)
     app[CATALOG].require_on_disk(entry)
     _require_able(app, entry, wanted, operation)
+    app[SCHEDULER].check_engine(None if operation == "upscale" else entry)
     job_plan = await asyncio.to_thread(plan, wanted, entry, app[SETTINGS], operation, warnings)
     job = app[SCHEDULER].submit(job_plan)
     if wanted.request_id:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections.abc import Coroutine
 from contextlib import suppress
 
@@ -50,12 +49,11 @@ async def _taken(request: web.Request, writing: Coroutine[None, None, None]) -> 
     """Wait for a write, however slow, while the client goes on taking something."""
     task = asyncio.ensure_future(writing)
     try:
-        left, since = math.inf, time.monotonic()
+        left, idle = math.inf, 0
         while not (await asyncio.wait((task,), timeout=WRITE_TIMEOUT / LOOKS))[0]:
-            now, before = _unsent(request), left
-            if now < before:
-                left, since = now, time.monotonic()
-            elif time.monotonic() - since >= WRITE_TIMEOUT:
+            left, before = _unsent(request), left
+            idle = 0 if left < before else idle + 1
+            if idle == LOOKS:
                 raise asyncio.TimeoutError
         await task
     finally:

@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 from gguf_imagegen.errors import Cancelled, ImagegenError
 from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress, Timings
 from gguf_imagegen.jobs.plan import Plan
+from gguf_imagegen.jobs.warnings import few
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -160,7 +161,8 @@ class Job:
 
     @property
     def warnings(self) -> list[str]:
-        return [*self.plan.warnings, *self._notices]
+        """What the request's sender should know, and what the engine said; at most `few` of each."""
+        return [*self.plan.warnings, *few(self._notices)]
 
     @property
     def progress(self) -> float:

@@ -38,6 +38,7 @@ from gguf_imagegen.jobs.inputs import (
 )
 from gguf_imagegen.jobs.prompt import checked_prompt
 from gguf_imagegen.jobs.upscale import Upscale, upscale_of
+from gguf_imagegen.jobs.warnings import few
 from gguf_imagegen.schema.request import MAX_SEED, ImageRequest
 from gguf_imagegen.settings import Settings
 
@@ -178,7 +179,7 @@ def plan(
         original=edit.original if spec.hires is None else None,
         mask=edit.mask if spec.hires is None else None,
         partial_steps=partial_steps,
-        warnings=tuple(notes),
+        warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, (width, height)),
     )
 
@@ -212,7 +213,7 @@ def _upscale_plan(
         original=None,
         mask=None,
         partial_steps=(),
-        warnings=tuple(notes),
+        warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, (width, height), needed=True),
         pictures=pictures,
     )

@@ -26,7 +26,6 @@ from gguf_imagegen.errors import (
     ImagegenError,
     InsufficientMemory,
     ModelLoadFailed,
-    WorkerCrashed,
 )
 from gguf_imagegen.events import Loaded, Loading
 from gguf_imagegen.jobs.model_spec import model_spec
@@ -267,19 +266,10 @@ class Resident:
         return replace(spec, vae_tiling=tiling)
 
     def _refuse_hopeless(self, entry: Entry) -> None:
-        now = time.monotonic()
         failed = self._failed.pop(entry.name, None)
-        if failed is not None and now - failed[0] < RETRY_FAILED_LOAD:
+        if failed is not None and time.monotonic() - failed[0] < RETRY_FAILED_LOAD:
             self._failed[entry.name] = failed
             raise failed[1].bare()
-        if len(self._crashes) == CRASHES and now - self._crashes[0] < CRASH_WINDOW:
-            wait = BREAK - (now - self._crashes[-1])
-            if wait > 0:
-                raise WorkerCrashed(
-                    f"the engine crashed {CRASHES} times in a row; it is given a pause,"
-                    f" try again in {math.ceil(wait)} s",
-                    retry_after=math.ceil(wait),
-                )
 
     def forget_failure(self, entry: Entry) -> None:
         """Somebody asked for this model by hand: try again at once."""
@@ -287,12 +277,20 @@ class Resident:
         self.errors.pop(entry.name, None)
 
     def succeeded(self) -> None:
-        self._crashes.clear()
+        """A job went well; in a pause its engine was alive all the time, which says nothing of others."""
+        if not self.pause:
+            self._crashes.clear()
 
     def crashed(self) -> None:
-        """The engine died under a job; a refusal, for which none was started, is no further crash."""
-        if self._starting or self._current:
-            self._crashes.append(time.monotonic())
+        """The engine died under a job."""
+        self._crashes.append(time.monotonic())
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which no engine should be started, because of crashes in a row."""
+        if len(self._crashes) < CRASHES or self._crashes[-1] - self._crashes[0] > CRASH_WINDOW:
+            return 0.0
+        return max(0.0, self._crashes[-1] + BREAK - time.monotonic())
 
     async def kill(self) -> None:
         """End the engine under a running command, or a load that has none yet; who awaits it sees it end."""

@@ -15,6 +15,7 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engine.protocol import Engine, RawImage, UpscaleSpec
 from gguf_imagegen.errors import (
     Cancelled,
+    EnginePaused,
     ImagegenError,
     InternalError,
     JobNotFound,
@@ -90,6 +91,7 @@ class Scheduler:
     def submit(self, plan: Plan) -> Job:
         """Queue a job; QueueFull says when to come back."""
         self.check_room()
+        self.check_engine(None if plan.pictures else plan.entry)
         job = Job(plan)
         self.jobs[job.id] = job
         self.queue.add(job)
@@ -106,6 +108,15 @@ class Scheduler:
             raise QueueFull(
                 f"{len(self.queue)} jobs are waiting already, the queue is full; try again later",
                 retry_after=max(1, math.ceil(wait or 5)),
+            )
+
+    def check_engine(self, entry: Entry | None) -> None:
+        """Raise what `submit` would raise of a job for this model, None for work without one."""
+        wait = math.ceil(self.resident.pause)
+        if wait and not self.resident.ready(entry):
+            raise EnginePaused(
+                f"the engine crashed again and again; it is given a pause, try again in {wait} s",
+                retry_after=wait,
             )
 
     def get(self, job_id: str) -> Job:
@@ -170,13 +181,18 @@ class Scheduler:
         place = self.queue.place(job)
         if place is None:
             return 0.0
-        before = self.eta(self.running) if self.running else 0.0
+        before = self.eta(self.running) if self.running else self.resident.pause
         return None if before is None or place.seconds is None else before + place.seconds
 
     async def drain(self, grace: float) -> None:
-        """Take no more work; let jobs finish for `grace` seconds, then cancel what is left."""
+        """Take no more work; let jobs finish for `grace` seconds, then cancel what is left.
+
+        Jobs that could not begin in this time, for the pause after crashes, are not waited for.
+        """
         self.draining = True
         self._tell_change()
+        if self.running is None and self.resident.pause > grace:
+            grace = 0
         left = [job for job in self.jobs.values() if not job.ended]
         if left:
             log.info("finishing %d job(s), at most %.0f s", len(left), grace)
@@ -199,35 +215,44 @@ class Scheduler:
     # -- the loop -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until cancelled: next job, else load or unload on wish, else unload after the idle time."""
+        """Work until cancelled: next job, else load or unload on wish, else unload after the idle time.
+
+        In the pause after crashes jobs and wishes wait, but for jobs whose model has an engine that lives.
+        """
         try:
             while True:
-                if self.queue:
-                    await self._run_job(self._take_next())
-                elif self._wishes:
+                pause = self.resident.pause
+                if job := self._take_next(paused=pause > 0):
+                    await self._run_job(job)
+                elif self._wishes and not pause:
                     await self._grant(*self._wishes.pop(next(iter(self._wishes))))
                 else:
-                    await self._work_arrives()
+                    await self._work_arrives(pause)
                     await self.resident.expire()
         finally:
             await self.resident.close("shutdown")
 
-    def _take_next(self) -> Job:
-        """The oldest job; while it has not waited `swap_after`, one that needs no load goes before it."""
-        oldest = next(iter(self.queue))
-        patient = time.time() - oldest.created < self._settings.swap_after
-        job = next(filter(self._ready, self.queue), oldest) if patient else oldest
-        self.queue.remove(job)
+    def _take_next(self, *, paused: bool) -> Job | None:
+        """The oldest job; while it has not waited `swap_after`, one that needs no load goes before it.
+
+        None if there is none, or if all need one and no engine may be started.
+        """
+        job = next(iter(self.queue), None)
+        if job and (paused or time.time() - job.created < self._settings.swap_after):
+            job = next(filter(self._ready, self.queue), None if paused else job)
+        if job:
+            self.queue.remove(job)
         return job
 
     def _ready(self, job: Job) -> bool:
         return self.resident.ready(None if job.plan.pictures else job.plan.entry)
 
-    async def _work_arrives(self) -> None:
-        """Wait for work, at most until a model has been idle for its time."""
+    async def _work_arrives(self, pause: float) -> None:
+        """Wait for work, at most until a model has been idle for its time, or the pause is over."""
         self._wake.clear()
+        ends = [seconds for seconds in (self.resident.next_expiry, pause or None) if seconds is not None]
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), self.resident.next_expiry)
+            await asyncio.wait_for(self._wake.wait(), min(ends, default=None))
 
     async def _grant(self, entry: Entry, loaded: bool) -> None:
         if not loaded:
@@ -243,9 +268,12 @@ class Scheduler:
             await self.resident.close("failed", entry)
 
     async def _run_job(self, job: Job) -> None:
-        self.running = job
+        self.running, ready = job, self._ready(job)
         self._publish(job, Started())
         error = await self._try_job(job)
+        if ready and isinstance(error, WorkerCrashed) and isinstance(job.events[-1], Started):
+            await self.resident.close("crashed", job.plan.entry)
+            error = await self._try_job(job)  # that engine had died before it heard of this job
         if job.cancel_requested:
             error = Cancelled(job.cancel_requested)
         elif isinstance(error, WorkerCrashed):

@@ -36,12 +36,50 @@ async def cancel(app: App, job_id: str) -> Any:
 async def test_jobs_are_listed_newest_first(running: RunningApp) -> None:
     """The list has every job of every outcome, and each is the object that its own address gives."""
     async with running(engine=QuickEngine) as app:
-        assert await app.get("/v1/jobs") == (200, {"object": "list", "data": []})
+        assert await app.get("/v1/jobs") == (200, {"object": "list", "data": [], "has_more": False})
         ids = [(await app.post(GENERATIONS, **SMALL))[1]["id"] for _ in range(3)]
         _, body = await app.get("/v1/jobs")
         assert [job["id"] for job in body["data"]] == ids[::-1]
         for job in body["data"]:
             assert await app.get(f"/v1/jobs/{job['id']}") == (200, job)
+
+
+async def test_jobs_come_in_pages(running: RunningApp) -> None:
+    """Fifty unless told otherwise; `before` goes on after a job, also after the last one."""
+    async with running(engine=QuickEngine) as app:
+        ids = [(await app.post(GENERATIONS, **SMALL, seed=seed))[1]["id"] for seed in range(53)][::-1]
+
+        async def page(query: str) -> tuple[list[str], bool]:
+            status, body = await app.get(f"/v1/jobs{query}")
+            assert status == 200
+            return [job["id"] for job in body["data"]], body["has_more"]
+
+        assert await page("") == (ids[:50], True)
+        assert await page(f"?before={ids[49]}") == (ids[50:], False)
+        assert await page("?limit=53") == (ids, False)
+        assert await page(f"?limit=2&before={ids[3]}") == (ids[4:6], True)
+        assert await page(f"?before={ids[-1]}") == ([], False)
+        for query, status, code in (
+            ("limit=0", 400, "invalid_request"), ("limit=201", 400, "invalid_request"),
+            ("limit=x", 400, "invalid_request"), ("before=job_x", 404, "job_not_found"),
+        ):  # fmt: skip
+            answer = await app.get(f"/v1/jobs?{query}")
+            assert (answer[0], answer[1]["error"]["code"]) == (status, code), query
+
+
+@pytest.mark.parametrize("path", [GENERATIONS, "/sdapi/v1/txt2img"])
+async def test_warnings_are_few(running: RunningApp, path: str) -> None:
+    """A request with thousands of things to say about it does not make every list of jobs long."""
+    odd: dict[str, Any] = {f"odd{number}": 1 for number in range(3000)}
+    if path != GENERATIONS:
+        odd = {"alwayson_scripts": odd}
+    async with running(engine=QuickEngine) as app:
+        status, body = await app.post(path, **SMALL, **odd)
+        assert status == 200
+        assert (len(body["warnings"]), body["warnings"][-1]) == (21, "… and 2980 more")
+        if path == GENERATIONS:
+            (job,) = (await app.get("/v1/jobs"))[1]["data"]
+            assert job["warnings"] == body["warnings"]
 
 
 async def test_finished_job_holds_its_result(server: ServerProcess, session: aiohttp.ClientSession) -> None:

@@ -114,6 +114,13 @@ def test_the_latest_counts() -> None:
     assert len(job.times) == len(job.events)
 
 
+def test_an_engine_says_little() -> None:
+    """Of a hundred notices the first twenty, beside what was wrong with the request."""
+    job = told(Started(), *[Notice(f"notice {number}") for number in range(100)], odd=1)
+    assert len(job.warnings) == 1 + 20 + 1
+    assert job.warnings[::21] == ["unknown field 'odd' was ignored", "… and 80 more"]
+
+
 def test_dropped_previews_keep_their_numbers() -> None:
     """Freeing the pictures of previews leaves the list as long as it was, so that replay still fits."""
     job = told(Started(), PreviewReady(0, 1, 10, b"picture"), image(0), Ended(None))
