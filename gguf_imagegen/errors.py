@@ -1,17 +1,20 @@
 """Every error a client can see: one class each, with its HTTP status, code and retry advice.
 
-    ImagegenError
+    ImagegenError (500)
     ├── InvalidRequest (400)
     │   ├── InvalidSize, InvalidImage, UnknownSampler, PromptTooLong
-    │   ├── UnsupportedOperation, MissingComponent, InvalidModelFile, ContentTypeUnsupported
-    ├── Unauthorized (401), Forbidden (403), NotFound (404), MethodNotAllowed (405)
+    │   ├── UnsupportedOperation, MissingComponent, InvalidModelFile
+    │   └── ContentTypeUnsupported (415)
+    ├── Unauthorized (401), Forbidden (403), MethodNotAllowed (405)
+    ├── NotFound (404)
     │   └── ModelNotFound, ModelNotDownloaded, JobNotFound, PullNotFound
     ├── ModelBusy (409)
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
     ├── Cancelled (499)
-    ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InsufficientMemory, InternalError (500)
-    ├── ShuttingDown (503)
+    ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InternalError
+    ├── ShuttingDown, EnginePaused (503)
+    ├── InsufficientMemory (507)
     └── PullFailed (502): a model's files could not be fetched
         ├── HubTokenMissing, HubTokenInvalid, LicenceNotAccepted (403)
         ├── HubRepositoryNotFound, HubRevisionNotFound, HubFileNotFound (404)
@@ -23,7 +26,10 @@ An error says what was wrong, where, and what to do. No message carries a local 
 
 from __future__ import annotations
 
-from typing import ClassVar
+import copy
+from typing import ClassVar, TypeVar
+
+Kind = TypeVar("Kind", bound="ImagegenError")
 
 
 class ImagegenError(Exception):
@@ -39,6 +45,10 @@ class ImagegenError(Exception):
         self.message = message
         self.param = param
         self.retry_after = retry_after
+
+    def bare(self: Kind) -> Kind:
+        """The same error without a trace, whose frames would keep alive all that they worked on."""
+        return copy.copy(self)
 
     def body(self) -> dict[str, object]:
         """The answer: OpenAI's error object, plus the `detail` that FastAPI-like clients read."""
@@ -194,6 +204,14 @@ class InsufficientMemory(ImagegenError):
 class ShuttingDown(ImagegenError):
     status = 503
     code = "shutting_down"
+    should_retry = True
+
+
+class EnginePaused(ImagegenError):
+    """The engine crashed again and again; for a while none is started, and no job taken that needs one."""
+
+    status = 503
+    code = "engine_paused"
     should_retry = True
 
 

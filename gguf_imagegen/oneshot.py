@@ -50,7 +50,7 @@ async def generate(settings: Settings, fields: dict[str, object], output: Path, 
         for warning in job.warnings:
             bar.console.print(f"note: {warning}", highlight=False, markup=False, soft_wrap=True)
         if job.error is not None:
-            raise job.error
+            raise job.error.bare()
         return _write(job, results.get, output)
     finally:
         runner.cancel()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gguf_imagegen.api import stream as streams
+from gguf_imagegen.api import writing
 from tests.conftest import DEADLINE, RunningApp, ServerProcess
 from tests.survival import (
     GENERATIONS,
@@ -122,7 +122,7 @@ async def test_a_hundred_that_leave_at_once(own: ServerProcess) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
         async def over() -> bool:
-            jobs = (await client.get("/v1/jobs")).body["data"]
+            jobs = (await client.get("/v1/jobs?limit=200")).body["data"]
             return all(job["ended"] is not None for job in jobs)
 
         await eventually("all jobs have ended", over)
@@ -152,7 +152,7 @@ async def test_a_big_frame_that_is_not_taken(
 
     What it got of the stream is a beginning of it, without another answer mixed in.
     """
-    monkeypatch.setattr(streams, "WRITE_TIMEOUT", 0.5 if end == "stays" else DEADLINE)
+    monkeypatch.setattr(writing, "WRITE_TIMEOUT", 0.5 if end == "stays" else DEADLINE)
     async with running(threads=1) as app:
         client = Client(app.url, app.session)
         big = BigResults()
@@ -175,6 +175,29 @@ async def test_a_big_frame_that_is_not_taken(
             assert b"internal_error" not in dawdler.got
             dawdler.leave()
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_a_big_answer_that_is_not_taken(
+    running: RunningApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client of a whole answer of megabytes that reads nothing of it is cut off; its handler ends."""
+    monkeypatch.setattr(writing, "WRITE_TIMEOUT", 0.5)
+    async with running(threads=1) as app:
+        monkeypatch.setattr(app.scheduler.results, "get", BigResults().get)
+        dawdler = Dawdler(app.url, GENERATIONS, {"stream": False, "response_format": "b64_json"})
+        await dawdler.job()
+        await eventually("its handler has ended", _all_written)
+        with contextlib.suppress(ConnectionError):
+            while await dawdler.read(1 << 20):
+                pass
+        assert len(dawdler.got) < 8 << 20
+        dawdler.leave()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def _all_written() -> bool:
+    """Whether no whole answer is being written."""
+    return not [task for task in asyncio.all_tasks() if "_whole" in repr(task.get_coro())]
 
 
 # -- the disk -----------------------------------------------------------------------------------------

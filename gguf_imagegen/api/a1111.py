@@ -22,8 +22,9 @@ from gguf_imagegen.errors import Cancelled, UnsupportedOperation
 from gguf_imagegen.events import Loading, Progress
 from gguf_imagegen.jobs.finish import describe
 from gguf_imagegen.jobs.folders import names_in
-from gguf_imagegen.jobs.job import Job, PreviewReady
+from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.jobs.warnings import few
 from gguf_imagegen.schema.a1111 import A1111Request, Translated, input_images, translate
 from gguf_imagegen.schema.a1111_names import sampler_label, schedule_label
 
@@ -84,7 +85,7 @@ def _answer(
 ) -> dict[str, Any]:
     wanted = told.wanted
     hidden = () if wanted.include_init_images else PICTURES
-    warnings = [*told.warnings, *job.warnings]
+    warnings = [*few(told.warnings), *job.warnings]
     if wanted.save_images and not kept:
         warnings.append("save_images: start the server with --output-dir to keep pictures on its disk")
     return {
@@ -207,20 +208,19 @@ def _eta(scheduler: Scheduler, job: Job, done: float) -> float:
 
 def _current_image(job: Job) -> str | None:
     """The newest preview, in base64."""
-    previews = (event.data for event in job.latest() if isinstance(event, PreviewReady))
-    data = next(previews, b"")
-    return base64.b64encode(data).decode("ascii") if data else None
+    preview = job.last_preview
+    return base64.b64encode(preview.data).decode("ascii") if preview else None
 
 
 def _textinfo(job: Job) -> str | None:
     """What it does while there are no steps to count."""
     if job.status == "queued":
         return "waiting in the queue"
-    for event in job.latest():
-        if isinstance(event, Progress):
-            return None if event.phase == "sampling" else event.phase
-        if isinstance(event, Loading):
-            return f"loading {event.what}"
+    match job.last_work:
+        case Loading(what=what):
+            return f"loading {what}"
+        case Progress(phase=phase) if phase != "sampling":
+            return phase
     return None
 
 

@@ -26,6 +26,7 @@ from gguf_imagegen.api import (
     system,
     watch,
     web_page,
+    writing,
 )
 from gguf_imagegen.api.job_log import JobLog
 from gguf_imagegen.api.keys import (
@@ -124,7 +125,7 @@ def make_app(
 ) -> web.Application:
     """The whole server; `make_engine` gives an engine that is not started yet."""
     app = web.Application(
-        middlewares=[middleware.errors_to_answers, middleware.guard],
+        middlewares=[writing.written_in_time, middleware.errors_to_answers, middleware.guard],
         client_max_size=settings.max_body_bytes,
     )
     metrics = Metrics()
@@ -146,6 +147,7 @@ def make_app(
     app[SCHEDULER] = scheduler
     app[REQUEST_IDS] = {}
     app[TASKS] = set()
+    app[watch.FRAMES] = watch.Frames(scheduler)
     app[describe.DESCRIPTION] = describe.Description(
         partial(openapi.document, ROUTES, settings), docs_page.render, docs_page.STYLE
     )

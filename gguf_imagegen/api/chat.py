@@ -138,11 +138,11 @@ class ChatEncoder:
         self._read = read
         self._comments = OpenAIEncoder(job, options, read, eta)
 
-    def encode(self, index: int, event: JobEvent) -> bytes:
+    def encode(self, index: int | None, event: JobEvent) -> bytes:
         begin = self._delta({"role": "assistant", "content": ""}) if index == 0 else b""
         return begin + self._encode(index, event)
 
-    def _encode(self, index: int, event: JobEvent) -> bytes:
+    def _encode(self, index: int | None, event: JobEvent) -> bytes:
         match event:
             case ImageReady():
                 return self._delta({"content": [image_part(self._job, self._read(event.name))]})

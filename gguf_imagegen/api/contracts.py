@@ -30,6 +30,7 @@ from gguf_imagegen.api import (
 )
 from gguf_imagegen.api import sdcpp_server as native
 from gguf_imagegen.api.contract import EVENTS, JSON, Contract, Param
+from gguf_imagegen.api.paging import MOST
 from gguf_imagegen.schema import answers
 from gguf_imagegen.schema.a1111 import A1111Request
 from gguf_imagegen.schema.request import ImageRequest
@@ -62,7 +63,7 @@ PICTURE = (
     *READING, *MODEL, errors.InvalidSize, errors.InvalidImage, errors.UnknownSampler, errors.PromptTooLong,
     errors.UnsupportedOperation, errors.MissingComponent, errors.InvalidModelFile, errors.QueueFull,
     errors.Cancelled, errors.GenerationFailed, errors.WorkerCrashed, errors.ModelLoadFailed,
-    errors.InsufficientMemory, errors.ShuttingDown,
+    errors.InsufficientMemory, errors.ShuttingDown, errors.EnginePaused,
 )  # fmt: skip
 """What can go wrong from the body of a request to its pictures."""
 
@@ -127,12 +128,9 @@ LAST_EVENT = Param(
 LAST_EVENT_QUERY = Param("last_event_id", "query", LAST_EVENT.schema, "the same, for browsers")
 EXPIRED = (native.JobExpired, errors.JobNotFound)
 
-LIST_PARAMS = (
-    Param(
-        "limit", "query", {"type": "integer", "minimum": 1, "maximum": gallery.MOST}, "images in one answer"
-    ),
-    Param("before", "query", {"type": "string"}, "go on after the image of this name"),
-)
+LIMIT = Param("limit", "query", {"type": "integer", "minimum": 1, "maximum": MOST}, "items in one answer")
+BEFORE_IMAGE = Param("before", "query", {"type": "string"}, "go on after the image of this name")
+BEFORE_JOB = Param("before", "query", {"type": "string"}, "go on after the job of this id")
 ALL_FRAMES = "JSON frames of every job, without an end; comments as heartbeats."
 
 CONTRACTS: Mapping[Any, Contract] = {
@@ -145,7 +143,9 @@ CONTRACTS: Mapping[Any, Contract] = {
     ),
     describe.openapi_json: Contract(),
     describe.docs: Contract(None, media=("text/html",)),
-    gallery.list_images: Contract(answers.ImageList, errors=(errors.InvalidRequest,), params=LIST_PARAMS),
+    gallery.list_images: Contract(
+        answers.ImageList, errors=(errors.InvalidRequest,), params=(LIMIT, BEFORE_IMAGE)
+    ),
     gallery.delete_image: Contract(answers.Deleted, errors=(errors.NotFound,)),
     watch.events: Contract(None, media=(EVENTS,), events=ALL_FRAMES),
     openai.generations: _images("prompt", **CAT),
@@ -172,7 +172,9 @@ CONTRACTS: Mapping[Any, Contract] = {
     pull.remove_model: Contract(
         answers.ModelDeleted, errors=(errors.InvalidRequest, *MODEL, errors.ModelBusy), params=(FILES,)
     ),
-    jobs.list_jobs: Contract(answers.JobList),
+    jobs.list_jobs: Contract(
+        answers.JobList, errors=(errors.InvalidRequest, errors.JobNotFound), params=(LIMIT, BEFORE_JOB)
+    ),
     jobs.get_job: Contract(answers.JobObject, errors=(errors.JobNotFound,)),
     jobs.cancel_job: Contract(answers.JobObject, errors=(errors.JobNotFound,)),
     jobs.job_events: Contract(

@@ -13,12 +13,12 @@ from aiohttp import web
 
 from gguf_imagegen import images, metadata
 from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.api.paging import limit_of
 from gguf_imagegen.api.urls import file_url
-from gguf_imagegen.errors import ImagegenError, InvalidRequest
+from gguf_imagegen.errors import ImagegenError
 from gguf_imagegen.jobs.results import ResultStore
 
 PAGE = 60
-MOST = 200
 TEXTS_KEPT = 5000
 _texts: WeakKeyDictionary[ResultStore, dict[str, str]] = WeakKeyDictionary()
 """What images were made of by their names, which are never given twice: a page is read again and again."""
@@ -26,13 +26,11 @@ _texts: WeakKeyDictionary[ResultStore, dict[str, str]] = WeakKeyDictionary()
 
 async def list_images(request: web.Request) -> web.Response:
     """GET /v1/images: the newest first; `limit` of 60, at most 200, from after the one named `before`."""
-    limit = request.query.get("limit", str(PAGE))
-    if not limit.isdecimal() or not 1 <= int(limit) <= MOST:
-        raise InvalidRequest(f"limit: must be a number from 1 to {MOST}", param="limit")
+    limit = limit_of(request, PAGE)
     results, before = request.app[SCHEDULER].results, request.query.get("before")
     names = await asyncio.to_thread(results.names)
     names = [name for name in names if before is None or name < before]
-    page, url = names[: int(limit)], partial(file_url, request)
+    page, url = names[:limit], partial(file_url, request)
     data = await asyncio.to_thread(lambda: [item for name in page if (item := _view(results, name, url))])
     return web.json_response({"object": "list", "data": data, "has_more": len(names) > len(page)})
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import dropwhile, islice
 from typing import Any
 
 from aiohttp import web
 
 from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.api.paging import limit_of
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.sse import BothEncoder
 from gguf_imagegen.api.stream import stream_job
@@ -16,11 +19,19 @@ from gguf_imagegen.errors import InvalidRequest
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.schema.request import StreamOptions
 
+PAGE = 50
+
 
 async def list_jobs(request: web.Request) -> web.Response:
-    """GET /v1/jobs: newest first."""
-    jobs = reversed(request.app[SCHEDULER].jobs.values())
-    return web.json_response({"object": "list", "data": [_view(request, job) for job in jobs]})
+    """GET /v1/jobs: the newest first; `limit` of 50, at most 200, from after the job named `before`."""
+    limit, before = limit_of(request, PAGE), request.query.get("before")
+    jobs: Iterator[Job] = reversed(request.app[SCHEDULER].jobs.values())
+    if before is not None:
+        last = request.app[SCHEDULER].get(before)
+        jobs = islice(dropwhile(lambda job: job is not last, jobs), 1, None)
+    page = list(islice(jobs, limit + 1))
+    data = [_view(request, job) for job in page[:limit]]
+    return web.json_response({"object": "list", "data": data, "has_more": len(page) > limit})
 
 
 async def get_job(request: web.Request) -> web.Response:
@@ -51,4 +62,4 @@ def _job(request: web.Request) -> Job:
 
 
 def _view(request: web.Request, job: Job) -> dict[str, Any]:
-    return job_object(job, request.app[SCHEDULER].eta(job), partial(file_url, request))
+    return job_object(job, request.app[SCHEDULER], partial(file_url, request))

@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, error_frame, frame
 from gguf_imagegen.api.keys import CATALOG, SCHEDULER, SETTINGS
-from gguf_imagegen.api.stream import WRITE_TIMEOUT
+from gguf_imagegen.api.writing import hang_up, write
 from gguf_imagegen.catalog.download import Pull
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.progress import Downloading, FileReady, Planned, PullEvent, Rewriting, Verifying
@@ -268,21 +268,16 @@ async def _follow(request: web.Request, running: Running) -> web.StreamResponse:
         await response.prepare(request)
         while not (running.ended and running.number == seen):
             if not await running.more_than(seen, request.app[SETTINGS].heartbeat):
-                await _write(response, HEARTBEAT)
+                await write(request, response, HEARTBEAT)
                 continue
             events, seen = running.since(seen), running.number
             for event in events:
-                await _write(response, _frame(running, event))
-        await _write(response, _last_frame(running))
+                await write(request, response, _frame(running, event))
+        await write(request, response, _last_frame(running))
         await response.write_eof()
     except (ConnectionError, asyncio.TimeoutError):
-        if request.transport is not None:  # else an error answer would end up inside the stream
-            request.transport.abort()
+        hang_up(request)
     return response
-
-
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    await asyncio.wait_for(response.write(data), WRITE_TIMEOUT)
 
 
 def _frame(running: Running, event: PullEvent) -> bytes:

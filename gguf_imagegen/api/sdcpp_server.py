@@ -145,7 +145,7 @@ def _expired(job_id: str) -> JobExpired:
 
 async def _job_object(app: web.Application, job: Job) -> dict[str, Any]:
     """sd.cpp's job with its result, and with our progress (0 to 1), steps, and seconds to go."""
-    progress, queued = job.last_progress, job.last_queued
+    progress, scheduler = job.last_progress, app[SCHEDULER]
     return {
         "id": job.id,
         "kind": "img_gen",
@@ -153,13 +153,13 @@ async def _job_object(app: web.Application, job: Job) -> dict[str, Any]:
         "created": int(job.created),
         "started": int(job.started_at) if job.started_at else None,
         "completed": int(job.ended_at) if job.ended_at else None,
-        "queue_position": queued.position if queued and job.status == "queued" else 0,
+        "queue_position": scheduler.position(job) or 0,
         "result": await _result(app, job) if job.status == "succeeded" else None,
         "error": {"code": job.error.code, "message": str(job.error)} if job.error else None,
         "progress": round(job.progress / 100, 4),
         "step": progress.step if progress else 0,
         "steps": progress.steps if progress else job.plan.spec.sampling_steps,
-        "eta": app[SCHEDULER].eta(job),
+        "eta": scheduler.eta(job),
         "model": job.plan.entry.id,
         "warnings": job.warnings,
     }

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from gguf_imagegen.events import Timings
 from gguf_imagegen.jobs.finish import describe
 from gguf_imagegen.jobs.job import ImageReady, Job
+from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.metadata import parse_parameters
 
 
@@ -89,10 +90,10 @@ def usage_of(timings: Sequence[Timings]) -> dict[str, float]:
     }
 
 
-def job_object(job: Job, eta: float | None, url: Callable[[str], str]) -> dict[str, Any]:
+def job_object(job: Job, scheduler: Scheduler, url: Callable[[str], str]) -> dict[str, Any]:
     """State, progress and result of a job; images by URL."""
     spec = job.plan.spec
-    progress, queued = job.last_progress, job.last_queued
+    progress = job.last_progress
     return {
         "id": job.id,
         "object": "job",
@@ -102,8 +103,8 @@ def job_object(job: Job, eta: float | None, url: Callable[[str], str]) -> dict[s
         "created": int(job.created),
         "started": job.started_at,
         "ended": job.ended_at,
-        "position": queued.position if queued and job.status == "queued" else None,
-        "eta": eta,
+        "position": scheduler.position(job),
+        "eta": scheduler.eta(job),
         "progress": round(job.progress, 2),
         "step": progress.step if progress else 0,
         "steps": progress.steps if progress else spec.sampling_steps,

@@ -1,7 +1,8 @@
 """Job events as server-sent events, in llama-box's dialect, OpenAI's, both at once, and as our job stream.
 
 Every encoder is a pure reading of a job's history: `encode(index, event)` gives the bytes to send, and may
-give none. The shapes are those of llama-box's `image.chunk` and of OpenAI's image streaming events.
+give none. A place in the queue that has changed is no part of the history: its index is None. The shapes are
+those of llama-box's `image.chunk` and of OpenAI's image streaming events.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Eta = Callable[[Job], float | None]
 class Encoder(Protocol):
     """Turns the event with this index of one job's history into bytes, `b""` if there is nothing to say."""
 
-    def encode(self, index: int, event: JobEvent) -> bytes: ...
+    def encode(self, index: int | None, event: JobEvent) -> bytes: ...
 
 
 class LlamaBoxEncoder:
@@ -46,7 +47,7 @@ class LlamaBoxEncoder:
         self._progress = ProgressItems(job)
         self._last: dict[str, Any] | None = None
 
-    def encode(self, index: int, event: JobEvent) -> bytes:
+    def encode(self, index: int | None, event: JobEvent) -> bytes:
         match event:
             case Queued():
                 return comment(queue_words(event))
@@ -97,7 +98,7 @@ class OpenAIEncoder:
         self._eta = eta
         self._partials = PartialCounter()
 
-    def encode(self, index: int, event: JobEvent) -> bytes:
+    def encode(self, index: int | None, event: JobEvent) -> bytes:
         match event:
             case Queued():
                 return comment(queue_words(event))
@@ -138,7 +139,7 @@ class BothEncoder:
         self._progress = ProgressItems(job)
         self._partials = PartialCounter()
 
-    def encode(self, index: int, event: JobEvent) -> bytes:
+    def encode(self, index: int | None, event: JobEvent) -> bytes:
         id = index if self._ids else None
         prefix = openai_prefix(self._job)
         match event:

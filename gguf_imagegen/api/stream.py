@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,12 +17,14 @@ from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, error_frame
 from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
 from gguf_imagegen.api.retries import ATTEMPTS, read_timeout
 from gguf_imagegen.api.sse import Encoder
+from gguf_imagegen.api.writing import hang_up, write
 from gguf_imagegen.errors import ImagegenError
-from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.job import Job, Queued
+from gguf_imagegen.jobs.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
-WRITE_TIMEOUT = 120.0
-"""Seconds for which a client may refuse to take a frame."""
+PLACES = 1.0
+"""Seconds after which a waiting client's place in the queue is looked at again."""
 
 TASKS = web.AppKey("background_tasks", set[asyncio.Task[None]])
 
@@ -31,15 +34,15 @@ async def stream_job(
 ) -> web.StreamResponse:
     """Send the job's events from index `start` on, with heartbeats, to the end.
 
-    A client that leaves, or takes nothing for WRITE_TIMEOUT seconds, cancels the job if it asked so.
+    A client that leaves, or takes nothing for too long, cancels the job if it asked so.
     """
     response = web.StreamResponse(headers={**HEADERS, "X-Job-Id": job.id})
     with _leaving(request, job, cancel_on_leave):
         await response.prepare(request)
         try:
-            await _send_events(response, job, encoder, start, request.app[SETTINGS].heartbeat)
+            await _send_events(request, response, job, encoder, start)
         except ImagegenError as exc:  # an image is gone, and the 200 is sent already
-            await _write(response, error_frame(exc))
+            await write(request, response, error_frame(exc))
         await response.write_eof()
     return response
 
@@ -55,29 +58,62 @@ def _leaving(request: web.Request, job: Job, cancel: bool) -> Iterator[None]:
             _cancel_later(request, job)
         if isinstance(exc, asyncio.CancelledError):
             raise
-        if request.transport is not None:  # else an error answer would end up inside the stream
-            request.transport.abort()
+        hang_up(request)
 
 
 async def _send_events(
-    response: web.StreamResponse, job: Job, encoder: Encoder, start: int, heartbeat: float
+    request: web.Request, response: web.StreamResponse, job: Job, encoder: Encoder, start: int
 ) -> None:
-    index = start
+    index, pause = start, Pause(request.app[SCHEDULER], job, request.app[SETTINGS].heartbeat)
     for past in range(min(start, len(job.events))):
         encoder.encode(past, job.events[past])
     while not (job.ended and index >= len(job.events)):
-        if not await job.more_than(index, heartbeat):
-            if not job.ended:
-                await _write(response, HEARTBEAT)
-            continue
-        data = encoder.encode(index, job.events[index])
-        index += 1
+        if await job.more_than(index, pause.left):
+            data = encoder.encode(index, job.events[index])
+            index += 1
+        else:
+            data = pause.words(encoder)
         if data:
-            await _write(response, data)
+            await write(request, response, data)
+            pause.over()
 
 
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    await asyncio.wait_for(response.write(data), WRITE_TIMEOUT)
+class Pause:
+    """A time without news of the job: a place in the queue that has changed is told, else a heartbeat.
+
+    The ETA, which changes all the time, is told in the place of a heartbeat.
+    """
+
+    def __init__(self, scheduler: Scheduler, job: Job, heartbeat: float) -> None:
+        self._scheduler = scheduler
+        self._job = job
+        self._heartbeat = heartbeat
+        self._told = next((each for each in job.events[:1] if isinstance(each, Queued)), None)
+        self._ends = 0.0
+        self.over()
+
+    @property
+    def left(self) -> float:
+        """Seconds until there may be something to say."""
+        left = max(0.0, self._ends - time.monotonic())
+        return left if self._told is None else min(left, PLACES)
+
+    def over(self) -> None:
+        """Something was said."""
+        self._ends = time.monotonic() + self._heartbeat
+
+    def words(self, encoder: Encoder) -> bytes:
+        """What is to be said now, perhaps nothing."""
+        told, self._told = self._told, self._place()
+        if self._told and told and self._told.position != told.position:
+            return encoder.encode(None, self._told)
+        if self.left:
+            return b""
+        return encoder.encode(None, self._told) if self._told and self._told != told else HEARTBEAT
+
+    def _place(self) -> Queued | None:
+        position = self._scheduler.position(self._job)
+        return None if position is None else Queued(position, self._scheduler.eta(self._job))
 
 
 async def wait_for_job(request: web.Request, job: Job, *, cancel_on_leave: bool) -> None:
@@ -85,7 +121,7 @@ async def wait_for_job(request: web.Request, job: Job, *, cancel_on_leave: bool)
     with _leaving(request, job, cancel_on_leave):
         await job.wait()
     if job.error is not None:
-        raise job.error
+        raise job.error.bare()
 
 
 async def answer_job(
@@ -102,13 +138,13 @@ async def answer_job(
     with _leaving(request, job, cancel_on_leave):
         if await _ends_within(job, pause):
             if job.error is not None:
-                raise job.error
+                raise job.error.bare()
             return web.json_response(await asyncio.to_thread(body), headers={"X-Job-Id": job.id})
         await response.prepare(request)
         while not await _ends_within(job, pause):
-            await _write(response, b" ")
+            await write(request, response, b" ")
         content = job.error.body() if job.error is not None else await asyncio.to_thread(body)
-        await _write(response, json.dumps(content).encode())
+        await write(request, response, json.dumps(content).encode())
         await response.write_eof()
     return response
 

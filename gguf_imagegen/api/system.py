@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from aiohttp import web
 
 from gguf_imagegen import __version__
@@ -23,6 +25,8 @@ async def health(request: web.Request) -> web.Response:
         status = "shutting_down"
     elif resident.loading is not None and scheduler.running is None:
         status = "loading"
+    elif resident.pause and not resident.ready(None):
+        status = "paused"
     elif resident.error is not None:
         status = "error"
     body = {
@@ -36,6 +40,7 @@ async def health(request: web.Request) -> web.Response:
         else None,
         "backend": resident.backend,
         "error": resident.error.body()["error"] if resident.error else None,
+        "pause": math.ceil(resident.pause) or None,
         "queue": scheduler.waiting,
         "running": scheduler.running.id if scheduler.running else None,
         "version": __version__,

@@ -1,8 +1,15 @@
-"""All jobs on one connection: what a page that shows several at once follows, as server-sent events."""
+"""All jobs on one connection: what a page that shows several at once follows, as server-sent events.
+
+What is told is encoded once for all who watch under one address; a follower joins what it has not had yet.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,14 +18,19 @@ from aiohttp import web
 from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, b64, frame
 from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
 from gguf_imagegen.api.shapes import job_object
-from gguf_imagegen.api.stream import WRITE_TIMEOUT
 from gguf_imagegen.api.urls import file_url
+from gguf_imagegen.api.writing import hang_up, write
 from gguf_imagegen.errors import InvalidRequest
 from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
 from gguf_imagegen.jobs.scheduler import Scheduler
 
 MOST_RECENT = 100
+TOGETHER = 0.05
+"""Seconds; what happens within them goes out in one piece."""
+PLACES = 1.0
+"""Least seconds between two frames with the order of the queue."""
+FRAMES_KEPT = 2000
 
 
 async def events(request: web.Request) -> web.StreamResponse:
@@ -28,37 +40,16 @@ async def events(request: web.Request) -> web.StreamResponse:
     as URLs, previews as base64. `recent` of the jobs that have ended are told first, by that frame alone.
     """
     scheduler, recent = request.app[SCHEDULER], _recent(request)
-    ended = [job for job in scheduler.jobs.values() if job.ended]
-    sent = {job.id: len(job.events) for job in ended}
-    url = partial(file_url, request)
-    told = [
-        frame({"type": "job", **job_object(job, 0.0, url)}) for job in ended[max(0, len(ended) - recent) :]
-    ]
+    follower = Follower(scheduler, request.app[FRAMES], file_url(request, ""))
     response = web.StreamResponse(headers=HEADERS)
     try:
         await response.prepare(request)
-        await _write(response, HEARTBEAT + b"".join(told))
-        await _follow(request, response, sent)
+        await write(request, response, HEARTBEAT + follower.over(recent))
+        await _follow(request, response, follower)
         await response.write_eof()
     except (ConnectionError, asyncio.TimeoutError):
-        if request.transport is not None:  # else an error answer would end up inside the stream
-            request.transport.abort()
+        hang_up(request)
     return response
-
-
-async def _follow(request: web.Request, response: web.StreamResponse, sent: dict[str, int]) -> None:
-    """Send what happens, with heartbeats; `sent` has how many events of each job are told already."""
-    scheduler = request.app[SCHEDULER]
-    while not scheduler.draining:
-        data = b"".join(_news(request, scheduler, job, sent) for job in list(scheduler.jobs.values()))
-        for id in [id for id in sent if id not in scheduler.jobs]:
-            del sent[id]
-        if data:
-            await _write(response, data)
-        else:
-            await scheduler.change(request.app[SETTINGS].heartbeat)
-            if all(sent.get(job.id) == len(job.events) for job in scheduler.jobs.values()):
-                await _write(response, HEARTBEAT)
 
 
 def _recent(request: web.Request) -> int:
@@ -69,28 +60,115 @@ def _recent(request: web.Request) -> int:
     return int(asked)
 
 
-async def _write(response: web.StreamResponse, data: bytes) -> None:
-    await asyncio.wait_for(response.write(data), WRITE_TIMEOUT)
+async def _follow(request: web.Request, response: web.StreamResponse, follower: Follower) -> None:
+    """Send what happens, with heartbeats."""
+    scheduler, heartbeat = request.app[SCHEDULER], request.app[SETTINGS].heartbeat
+    beat = time.monotonic() + heartbeat
+    while not scheduler.draining:
+        data = follower.news()
+        if not data and time.monotonic() >= beat:
+            data = HEARTBEAT
+        if data:
+            await write(request, response, data)
+            beat = time.monotonic() + heartbeat
+            await asyncio.sleep(TOGETHER)
+        else:
+            await scheduler.change(max(0.0, min(beat - time.monotonic(), follower.pause)))
 
 
-def _news(request: web.Request, scheduler: Scheduler, job: Job, sent: dict[str, int]) -> bytes:
-    """Frames of what happened to a job since the last look; of previews only the newest."""
-    first = sent.get(job.id, 0)
-    if first == len(job.events):
-        return b""
-    new = list(enumerate(job.events[first:], first))
-    sent[job.id] = len(job.events)
-    url = partial(file_url, request)
-    frames = [] if first else [frame({"type": "job", **job_object(job, scheduler.eta(job), url)})]
-    newest = max((index for index, event in new if isinstance(event, PreviewReady)), default=-1)
-    for index, event in new:
-        if not isinstance(event, PreviewReady) or index == newest:
-            head = {"job": job.id, "index": index, "status": job.status, "progress": round(job.progress, 2)}
-            frames.append(frame({**head, "eta": scheduler.eta(job), **_words(event, url)}))
-    return b"".join(frames)
+class Follower:
+    """What one who watches has had, and what is new; `base` is what names of pictures are appended to."""
+
+    def __init__(self, scheduler: Scheduler, frames: Frames, base: str) -> None:
+        self._scheduler = scheduler
+        self._frames = frames
+        self._base = base
+        self._seen = 0
+        self._sent: dict[str, int] = {}  # events by job
+        self._moves = -1
+        self._placed = -math.inf
+
+    def over(self, recent: int) -> bytes:
+        """The jobs that have ended: they are not told later, but so many of them now."""
+        ended = [job for job in self._scheduler.jobs.values() if job.ended]
+        self._sent = {job.id: len(job.events) for job in ended}
+        told = ended[max(0, len(ended) - recent) :]
+        return b"".join(self._frames.job(job, self._base) for job in told)
+
+    def news(self) -> bytes:
+        """All that has happened since the last look."""
+        jobs = self._scheduler.changed_since(self._seen)
+        self._seen = self._scheduler.told
+        data = [data for job in jobs for data in self._of(job)]
+        if len(self._sent) > len(self._scheduler.jobs):
+            self._sent = {id: count for id, count in self._sent.items() if id in self._scheduler.jobs}
+        if self.pause <= 0:
+            self._moves, self._placed = self._scheduler.queue.moves, time.monotonic()
+            data.append(self._frames.queue())
+        return b"".join(data)
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the order of the queue should be told."""
+        queue = self._scheduler.queue
+        if not queue or queue.moves == self._moves:
+            return math.inf
+        return self._placed + PLACES - time.monotonic()
+
+    def _of(self, job: Job) -> Iterator[bytes]:
+        first, self._sent[job.id] = self._sent.get(job.id, 0), len(job.events)
+        if not first:
+            yield self._frames.job(job, self._base)
+        yield from self._frames.events(job, first, self._base)
 
 
-def _words(event: JobEvent, url: partial[str]) -> dict[str, Any]:
+class Frames:
+    """Frames as they were sent, for whoever else wants the same ones; those with a preview are not kept."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._kept: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
+
+    def job(self, job: Job, base: str) -> bytes:
+        """The job object as it is now."""
+        return self._once((base, job.id, -len(job.events)), partial(self._job, job, base))
+
+    def events(self, job: Job, first: int, base: str) -> Iterator[bytes]:
+        """What happened to the job from event `first` on; of previews only the newest."""
+        for index, event in enumerate(job.events[first:], first):
+            if not isinstance(event, PreviewReady):
+                yield self._once((base, job.id, index), partial(self._event, job, index, event, base))
+            elif event is job.last_preview:
+                yield frame(self._event(job, index, event, base))
+
+    def queue(self) -> bytes:
+        """Who waits, the next one first."""
+        return self._once(("", "queue", self._scheduler.queue.moves), self._queue)
+
+    def _job(self, job: Job, base: str) -> dict[str, Any]:
+        return {"type": "job", **job_object(job, self._scheduler, base.__add__)}
+
+    def _event(self, job: Job, index: int, event: JobEvent, base: str) -> dict[str, Any]:
+        head = {"job": job.id, "index": index, "status": job.status, "progress": round(job.progress, 2)}
+        return {**head, "eta": self._scheduler.eta(job), **_words(event, base)}
+
+    def _queue(self) -> dict[str, Any]:
+        waiting = [{"job": job.id, "eta": self._scheduler.eta(job)} for job in self._scheduler.queue]
+        return {"type": "queue", "waiting": waiting}
+
+    def _once(self, key: tuple[str, str, int], make: Callable[[], dict[str, Any]]) -> bytes:
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept[key] = frame(make())
+            if len(self._kept) > FRAMES_KEPT:
+                self._kept.popitem(last=False)
+        return kept
+
+
+FRAMES = web.AppKey("frames", Frames)
+
+
+def _words(event: JobEvent, base: str) -> dict[str, Any]:
     match event:
         case Queued(position=position):
             return {"type": "queued", "position": position}
@@ -108,7 +186,7 @@ def _words(event: JobEvent, url: partial[str]) -> dict[str, Any]:
             return {"type": "preview", "image": image, "step": step, "b64_json": b64(data)}
         case ImageReady(index=image, seed=seed, name=name, width=width, height=height):
             size = {"width": width, "height": height}
-            return {"type": "image", "image": image, "seed": seed, "url": url(name), "name": name, **size}
+            return {"type": "image", "image": image, "seed": seed, "url": base + name, "name": name, **size}
         case Notice(message=message):
             return {"type": "notice", "message": message}
         case Ended(error=error):

@@ -61,6 +61,7 @@ async def _submit(
     entry = pick_model(app, wanted.model)
     app[CATALOG].require_on_disk(entry)
     _require_able(app, entry, wanted, operation)
+    app[SCHEDULER].check_engine(None if operation == "upscale" else entry)
     job_plan = await asyncio.to_thread(plan, wanted, entry, app[SETTINGS], operation, warnings)
     job = app[SCHEDULER].submit(job_plan)
     if wanted.request_id:
@@ -130,9 +131,8 @@ def prefers_async(request: web.Request) -> bool:
 
 def accepted(request: web.Request, job: Job) -> web.Response:
     """202 with the job object, and where to look for its end."""
-    eta = request.app[SCHEDULER].eta(job)
     return web.json_response(
-        job_object(job, eta, partial(file_url, request)),
+        job_object(job, request.app[SCHEDULER], partial(file_url, request)),
         status=202,
         headers={
             "Location": f"{base_url(request)}/v1/jobs/{job.id}",

@@ -7,7 +7,7 @@ are left to the engine) and already checked. What comes out is `gguf_imagegen.ev
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -31,6 +31,10 @@ class RawImage:
     height: int
     channels: Literal[1, 3]
     data: bytes = field(repr=False)
+
+    def without_pixels(self) -> RawImage:
+        """What is left to say of it when there is nothing more to draw."""
+        return replace(self, data=b"")
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,16 @@ class GenerateSpec:
     preview: PreviewMode
     preview_steps: tuple[int, ...]
     preview_interval: float
+
+    def without_pixels(self) -> GenerateSpec:
+        """All that describes the pictures, with the outlines of what they were drawn from."""
+        return replace(
+            self,
+            init_image=self.init_image and self.init_image.without_pixels(),
+            mask=self.mask and self.mask.without_pixels(),
+            ref_images=tuple(image.without_pixels() for image in self.ref_images),
+            control_image=self.control_image and self.control_image.without_pixels(),
+        )
 
     @property
     def sampling_steps(self) -> int:

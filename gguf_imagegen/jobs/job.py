@@ -1,24 +1,27 @@
-"""A job is an append-only list of events; its state, progress and result are read from it."""
+"""A job is an append-only list of events; its state, progress and result follow from them."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from gguf_imagegen.errors import Cancelled, ImagegenError
 from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress, Timings
 from gguf_imagegen.jobs.plan import Plan
+from gguf_imagegen.jobs.warnings import few
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
 @dataclass(frozen=True)
 class Queued:
-    """`position` is the place in the queue (1 = next); `eta` is the wait in seconds, if known."""
+    """`position` is the place in the queue (1 = next); `eta` is the wait in seconds, if known.
+
+    The history has the place at the beginning; where a job stands now is read from the scheduler.
+    """
 
     position: int
     eta: float | None
@@ -64,7 +67,11 @@ JobEvent: TypeAlias = (
 
 
 class Job:
-    """One plan on its way to pictures. Only the scheduler publishes; everybody may read and wait."""
+    """One plan on its way to pictures. Only the scheduler publishes; everybody may read and wait.
+
+    What is read often is kept beside the events, which can be thousands. A job that has ended keeps what
+    describes it, and neither pixels nor the frames of an error's trace.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self.id = f"job_{secrets.token_hex(12)}"
@@ -72,19 +79,46 @@ class Job:
         self.created = time.time()
         self.events: list[JobEvent] = []
         self.times: list[float] = []
+        self.images: list[ImageReady] = []
+        self.started_at: float | None = None
+        self.last_progress: Progress | None = None
+        self.last_work: Progress | Loading | None = None
+        self.last_preview: PreviewReady | None = None
         self.cancel_requested = ""
         """Why somebody wants it ended; empty while nobody does."""
+        self._notices: list[str] = []
         self._changed = asyncio.Event()
 
     def publish(self, event: JobEvent) -> None:
+        if isinstance(event, Ended):
+            event = Ended(event.error and event.error.bare())
+            self.plan = self.plan.without_pixels()
         self.events.append(event)
         self.times.append(time.time())
+        self._take_note(event)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    def _take_note(self, event: JobEvent) -> None:
+        match event:
+            case Started():
+                self.started_at = self.times[-1]
+            case Progress():
+                self.last_progress = self.last_work = event
+            case Loading():
+                self.last_work = event
+            case PreviewReady():
+                self.last_preview = event
+            case ImageReady():
+                self.images.append(event)
+            case Notice():
+                self._notices.append(event.message)
+
     def drop_previews(self) -> None:
         """Free the pictures of an ended job's previews; the events stay, so that replay keeps its numbers."""
-        self.events = [replace(e, data=b"") if isinstance(e, PreviewReady) else e for e in self.events]
+        if self.last_preview is not None:
+            self.events = [replace(e, data=b"") if isinstance(e, PreviewReady) else e for e in self.events]
+            self.last_preview = None
 
     async def more_than(self, count: int, timeout: float | None = None) -> bool:
         """Wait until there are more than `count` events; False if `timeout` seconds passed first."""
@@ -118,13 +152,6 @@ class Job:
         return self.times[-1] if self.ended else None
 
     @property
-    def started_at(self) -> float | None:
-        for event, at in zip(self.events, self.times, strict=True):
-            if isinstance(event, Started):
-                return at
-        return None
-
-    @property
     def status(self) -> Status:
         if not self.ended:
             return "queued" if self.started_at is None else "running"
@@ -133,24 +160,9 @@ class Job:
         return "cancelled" if isinstance(self.error, Cancelled) else "failed"
 
     @property
-    def images(self) -> list[ImageReady]:
-        return [event for event in self.events if isinstance(event, ImageReady)]
-
-    @property
     def warnings(self) -> list[str]:
-        return [*self.plan.warnings, *(e.message for e in self.events if isinstance(e, Notice))]
-
-    def latest(self) -> Iterator[JobEvent]:
-        """Events from the newest back."""
-        return reversed(self.events)
-
-    @property
-    def last_progress(self) -> Progress | None:
-        return next((event for event in self.latest() if isinstance(event, Progress)), None)
-
-    @property
-    def last_queued(self) -> Queued | None:
-        return next((event for event in self.latest() if isinstance(event, Queued)), None)
+        """What the request's sender should know, and what the engine said; at most `few` of each."""
+        return [*self.plan.warnings, *few(self._notices)]
 
     @property
     def progress(self) -> float:

@@ -13,12 +13,15 @@ class Pace:
     """Running averages per model: seconds per step and megapixel, and seconds around the steps."""
 
     def __init__(self) -> None:
+        self.measured = 0
+        """How often something was learned, so that whoever keeps an estimate knows when it is old."""
         self._step: dict[str, float] = {}
         self._around: dict[str, float] = {}
 
     def learn(self, plan: Plan, timings: Timings) -> None:
         if plan.pictures:
             return
+        self.measured += 1
         model, megapixels = plan.entry.id, _megapixels(plan)
         if timings.steps:
             per_step = timings.sampling_ms / 1000 / timings.steps / megapixels

@@ -38,6 +38,7 @@ from gguf_imagegen.jobs.inputs import (
 )
 from gguf_imagegen.jobs.prompt import checked_prompt
 from gguf_imagegen.jobs.upscale import Upscale, upscale_of
+from gguf_imagegen.jobs.warnings import few
 from gguf_imagegen.schema.request import MAX_SEED, ImageRequest
 from gguf_imagegen.settings import Settings
 
@@ -75,6 +76,16 @@ class Plan:
     def delivered(self) -> tuple[int, int]:
         """Width and height of the pictures that the client gets."""
         return (self.upscale.width, self.upscale.height) if self.upscale else (self.width, self.height)
+
+    def without_pixels(self) -> Plan:
+        """The half that describes the job, which is all that is needed when it has ended."""
+        return replace(
+            self,
+            spec=self.spec.without_pixels(),
+            original=None,
+            mask=None,
+            pictures=tuple(picture.without_pixels() for picture in self.pictures),
+        )
 
 
 def plan(
@@ -170,7 +181,7 @@ def plan(
         original=edit.original if spec.hires is None else None,
         mask=edit.mask if spec.hires is None else None,
         partial_steps=partial_steps,
-        warnings=tuple(notes),
+        warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, (width, height)),
     )
 
@@ -204,7 +215,7 @@ def _upscale_plan(
         original=None,
         mask=None,
         partial_steps=(),
-        warnings=tuple(notes),
+        warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, (width, height), needed=True),
         pictures=pictures,
     )

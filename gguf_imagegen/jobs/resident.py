@@ -26,7 +26,6 @@ from gguf_imagegen.errors import (
     ImagegenError,
     InsufficientMemory,
     ModelLoadFailed,
-    WorkerCrashed,
 )
 from gguf_imagegen.events import Loaded, Loading
 from gguf_imagegen.jobs.model_spec import model_spec
@@ -115,6 +114,10 @@ class Resident:
     def holds(self, entry: Entry) -> bool:
         return self._slot(entry) is not None
 
+    def ready(self, entry: Entry | None) -> bool:
+        """Whether an engine lives that has this model as it is wanted, decoder and all; None: any engine."""
+        return any(slot.engine.alive and (entry is None or slot.entry == entry) for slot in self._slots)
+
     def loads(self, entry: Entry) -> bool:
         """Whether this model is being loaded just now."""
         return self._being_loaded == entry.name
@@ -185,9 +188,9 @@ class Resident:
         except ImagegenError as exc:
             if self._killed.is_set():  # whatever the engine said at its end
                 raise Cancelled("the load was cancelled") from exc
-            self.error = self.errors[entry.name] = exc
+            self.error = self.errors[entry.name] = exc.bare()
             if isinstance(exc, ModelLoadFailed):
-                self._failed[entry.name] = (time.monotonic(), exc)
+                self._failed[entry.name] = (time.monotonic(), self.error)
             raise
         else:
             self._slots.append(slot)
@@ -263,19 +266,10 @@ class Resident:
         return replace(spec, vae_tiling=tiling)
 
     def _refuse_hopeless(self, entry: Entry) -> None:
-        now = time.monotonic()
         failed = self._failed.pop(entry.name, None)
-        if failed is not None and now - failed[0] < RETRY_FAILED_LOAD:
+        if failed is not None and time.monotonic() - failed[0] < RETRY_FAILED_LOAD:
             self._failed[entry.name] = failed
-            raise failed[1]
-        if len(self._crashes) == CRASHES and now - self._crashes[0] < CRASH_WINDOW:
-            wait = BREAK - (now - self._crashes[-1])
-            if wait > 0:
-                raise WorkerCrashed(
-                    f"the engine crashed {CRASHES} times in a row; it is given a pause,"
-                    f" try again in {math.ceil(wait)} s",
-                    retry_after=math.ceil(wait),
-                )
+            raise failed[1].bare()
 
     def forget_failure(self, entry: Entry) -> None:
         """Somebody asked for this model by hand: try again at once."""
@@ -283,12 +277,20 @@ class Resident:
         self.errors.pop(entry.name, None)
 
     def succeeded(self) -> None:
-        self._crashes.clear()
+        """A job went well; in a pause its engine was alive all the time, which says nothing of others."""
+        if not self.pause:
+            self._crashes.clear()
 
     def crashed(self) -> None:
-        """The engine died under a job; a refusal, for which none was started, is no further crash."""
-        if self._starting or self._current:
-            self._crashes.append(time.monotonic())
+        """The engine died under a job."""
+        self._crashes.append(time.monotonic())
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which no engine should be started, because of crashes in a row."""
+        if len(self._crashes) < CRASHES or self._crashes[-1] - self._crashes[0] > CRASH_WINDOW:
+            return 0.0
+        return max(0.0, self._crashes[-1] + BREAK - time.monotonic())
 
     async def kill(self) -> None:
         """End the engine under a running command, or a load that has none yet; who awaits it sees it end."""

@@ -8,12 +8,14 @@ import logging
 import math
 import time
 from collections import deque
+from itertools import islice
 from typing import Protocol
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engine.protocol import Engine, RawImage, UpscaleSpec
 from gguf_imagegen.errors import (
     Cancelled,
+    EnginePaused,
     ImagegenError,
     InternalError,
     JobNotFound,
@@ -40,6 +42,7 @@ from gguf_imagegen.jobs.finish import encode_image, finish_pixels, finish_previe
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
 from gguf_imagegen.jobs.pace import Pace
 from gguf_imagegen.jobs.plan import Plan
+from gguf_imagegen.jobs.queue import Queue
 from gguf_imagegen.jobs.resident import Resident
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.settings import Settings
@@ -51,6 +54,8 @@ PREVIEW_TTL = 60.0
 """Seconds after a job's end for which its previews can be replayed."""
 MAX_ENDED = 1000
 """Ended jobs that can be looked at; beyond, the oldest are forgotten before their time."""
+REMEMBERED = 1000
+"""Latest events by which a follower finds what has changed; one that is further behind looks at all jobs."""
 
 
 class Observer(Protocol):
@@ -69,13 +74,15 @@ class Scheduler:
         self.results = results
         self.pace = Pace()
         self.jobs: dict[str, Job] = {}
+        self.queue = Queue(self.pace)
         self.running: Job | None = None
         self.draining = False
+        self.told = 0
+        """How many events of all jobs together there were."""
         self._settings = settings
         self._observer = observer
-        self._waiting: deque[Job] = deque()
-        self._wanted: Entry | None = None
-        self._unwanted: list[Entry] = []
+        self._latest: deque[Job] = deque(maxlen=REMEMBERED)
+        self._wishes: dict[str, tuple[Entry, bool]] = {}  # by model; whether to have it in memory
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
 
@@ -84,10 +91,11 @@ class Scheduler:
     def submit(self, plan: Plan) -> Job:
         """Queue a job; QueueFull says when to come back."""
         self.check_room()
+        self.check_engine(None if plan.pictures else plan.entry)
         job = Job(plan)
         self.jobs[job.id] = job
-        self._waiting.append(job)
-        self._publish_positions(job)
+        self.queue.add(job)
+        self._publish(job, Queued(self.position(job) or 0, self.eta(job)))
         self._wake.set()
         return job
 
@@ -95,11 +103,20 @@ class Scheduler:
         """Raise what `submit` would raise, before work is put into a request."""
         if self.draining:
             raise ShuttingDown("the server is shutting down; try again in a moment", retry_after=5)
-        if len(self._waiting) >= self._settings.max_queue:
+        if len(self.queue) >= self._settings.max_queue:
             wait = self.eta(self.running) if self.running else None
             raise QueueFull(
-                f"{len(self._waiting)} jobs are waiting already, the queue is full; try again later",
+                f"{len(self.queue)} jobs are waiting already, the queue is full; try again later",
                 retry_after=max(1, math.ceil(wait or 5)),
+            )
+
+    def check_engine(self, entry: Entry | None) -> None:
+        """Raise what `submit` would raise of a job for this model, None for work without one."""
+        wait = math.ceil(self.resident.pause)
+        if wait and not self.resident.ready(entry):
+            raise EnginePaused(
+                f"the engine crashed again and again; it is given a pause, try again in {wait} s",
+                retry_after=wait,
             )
 
     def get(self, job_id: str) -> Job:
@@ -112,10 +129,9 @@ class Scheduler:
         """End a queued job at once, a running one by ending its engine. Harmless on a finished one."""
         if job.ended:
             return
-        if job in self._waiting:
-            self._waiting.remove(job)
+        if job in self.queue:
+            self.queue.remove(job)
             self._publish(job, Ended(Cancelled(reason)))
-            self._publish_positions()
             return
         job.cancel_requested = reason
         if job is self.running:
@@ -125,21 +141,29 @@ class Scheduler:
     def want(self, entry: Entry) -> None:
         """Have this model loaded as soon as no job waits."""
         self.resident.forget_failure(entry)
-        self._unwanted = [other for other in self._unwanted if other.name != entry.name]
-        self._wanted = entry
-        self._wake.set()
+        self._wish(entry, loaded=True)
 
     async def unload(self, entry: Entry) -> None:
         """Have this model unloaded as soon as no job waits; a load that no job waits for ends at once."""
-        if self._wanted is not None and self._wanted.name == entry.name:
-            self._wanted = None
-        loads = self.resident.loads(entry)
-        jobs = (job for job in (self.running, *self._waiting) if job is not None)
-        if loads and all(job.plan.entry.name != entry.name for job in jobs):
+        jobs = (job for job in (self.running, *self.queue) if job is not None)
+        if self.resident.loads(entry) and all(job.plan.entry.name != entry.name for job in jobs):
+            self._wishes.pop(entry.name, None)
             await self.resident.kill()
-        elif loads or self.resident.holds(entry):
-            self._unwanted.append(entry)
-            self._wake.set()
+        else:
+            self._wish(entry, loaded=False)
+
+    def _wish(self, entry: Entry, *, loaded: bool) -> None:
+        """The last one about a model counts; those about several are done in their order."""
+        self._wishes.pop(entry.name, None)
+        self._wishes[entry.name] = entry, loaded
+        self._wake.set()
+
+    def changed_since(self, told: int) -> list[Job]:
+        """The jobs that had events since there were `told` of them; perhaps more than these."""
+        new = self.told - told
+        if new > len(self._latest):
+            return list(self.jobs.values())
+        return list(dict.fromkeys(islice(self._latest, len(self._latest) - new, None)))
 
     async def change(self, timeout: float) -> None:
         """Wait until something happens to any job, at most `timeout` seconds."""
@@ -148,28 +172,32 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self.queue)
+
+    def position(self, job: Job) -> int | None:
+        """Its place in the queue, from 1; None if it does not wait."""
+        place = self.queue.place(job)
+        return place.position if place else None
 
     def eta(self, job: Job) -> float | None:
         """Seconds until this job ends, from measured speed; None while nothing was measured."""
         if job is self.running:
             return self.pace.job_seconds(job.plan, job.last_progress, len(job.images))
-        if job.ended:
+        place = self.queue.place(job)
+        if place is None:
             return 0.0
-        ahead = [self.running] if self.running else []
-        ahead += list(self._waiting)[: self._waiting.index(job)]
-        total = self.pace.job_seconds(job.plan)
-        for other in ahead:
-            seconds = self.pace.job_seconds(other.plan, other.last_progress, len(other.images))
-            if total is None or seconds is None:
-                return None
-            total += seconds
-        return total
+        before = self.eta(self.running) if self.running else self.resident.pause
+        return None if before is None or place.seconds is None else before + place.seconds
 
     async def drain(self, grace: float) -> None:
-        """Take no more work; let jobs finish for `grace` seconds, then cancel what is left."""
+        """Take no more work; let jobs finish for `grace` seconds, then cancel what is left.
+
+        Jobs that could not begin in this time, for the pause after crashes, are not waited for.
+        """
         self.draining = True
         self._tell_change()
+        if self.running is None and self.resident.pause > grace:
+            grace = 0
         left = [job for job in self.jobs.values() if not job.ended]
         if left:
             log.info("finishing %d job(s), at most %.0f s", len(left), grace)
@@ -192,59 +220,72 @@ class Scheduler:
     # -- the loop -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until cancelled: next job, else load or unload on wish, else unload after the idle time."""
+        """Work until cancelled: next job, else load or unload on wish, else unload after the idle time.
+
+        In the pause after crashes jobs and wishes wait, but for jobs whose model has an engine that lives.
+        """
         try:
             while True:
-                if self._waiting:
-                    await self._run_job(self._take_next())
-                elif self._wanted is not None:
-                    entry, self._wanted = self._wanted, None
-                    await self._preload(entry)
-                elif self._unwanted:
-                    await self.resident.close("idle", self._unwanted.pop())
+                pause = self.resident.pause
+                if job := self._take_next(paused=pause > 0):
+                    await self._run_job(job)
+                elif self._wishes and not pause:
+                    await self._grant(*self._wishes.pop(next(iter(self._wishes))))
                 else:
-                    await self._work_arrives()
+                    await self._work_arrives(pause)
                     await self.resident.expire()
         finally:
             await self.resident.close("shutdown")
 
-    def _take_next(self) -> Job:
-        """The oldest job; while it has not waited `swap_after`, one whose model is loaded goes before it."""
-        oldest = self._waiting[0]
-        patient = time.time() - oldest.times[0] < self._settings.swap_after
-        ready = (job for job in self._waiting if self.resident.holds(job.plan.entry))
-        job = next(ready, oldest) if patient else oldest
-        self._waiting.remove(job)
+    def _take_next(self, *, paused: bool) -> Job | None:
+        """The oldest job; while it has not waited `swap_after`, one that needs no load goes before it.
+
+        None if there is none, or if all need one and no engine may be started.
+        """
+        job = next(iter(self.queue), None)
+        if job and (paused or time.time() - job.created < self._settings.swap_after):
+            job = next(filter(self._ready, self.queue), None if paused else job)
+        if job:
+            self.queue.remove(job)
         return job
 
-    async def _work_arrives(self) -> None:
-        """Wait for work, at most until a model has been idle for its time."""
-        self._wake.clear()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), self.resident.next_expiry)
+    def _ready(self, job: Job) -> bool:
+        return self.resident.ready(None if job.plan.pictures else job.plan.entry)
 
-    async def _preload(self, entry: Entry) -> None:
+    async def _work_arrives(self, pause: float) -> None:
+        """Wait for work, at most until a model has been idle for its time, or the pause is over."""
+        self._wake.clear()
+        ends = [seconds for seconds in (self.resident.next_expiry, pause or None) if seconds is not None]
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), min(ends, default=None))
+
+    async def _grant(self, entry: Entry, loaded: bool) -> None:
+        if not loaded:
+            await self.resident.close("idle", entry)
+            return
         try:
             await self.resident.engine_for(entry, lambda event: None)
         except Cancelled:
             await self.resident.close("cancelled", entry)
         except ImagegenError as exc:
-            log.error("model %s could not be loaded: %s", entry.id, exc)
+            log.error("model %s could not be loaded: %s", entry.id, exc.message)
             await self.resident.close("failed", entry)
         except Exception:  # as in `_try_job`
             log.exception("internal error while loading %s", entry.id)
             await self.resident.close("failed", entry)
 
     async def _run_job(self, job: Job) -> None:
-        self.running = job
+        self.running, ready = job, self._ready(job)
         self._publish(job, Started())
-        self._publish_positions()
         error = await self._try_job(job)
+        if ready and isinstance(error, WorkerCrashed) and isinstance(job.events[-1], Started):
+            await self.resident.close("crashed", job.plan.entry)
+            error = await self._try_job(job)  # that engine had died before it heard of this job
         if job.cancel_requested:
             error = Cancelled(job.cancel_requested)
         elif isinstance(error, WorkerCrashed):
             self.resident.crashed()
-            log.error("job %s: %s", job.id, error)
+            log.error("job %s: %s", job.id, error.message)
         elif error is None:
             self.resident.succeeded()
         if isinstance(error, Cancelled | WorkerCrashed | InternalError):
@@ -324,14 +365,11 @@ class Scheduler:
 
     def _publish(self, job: Job, event: JobEvent) -> None:
         job.publish(event)
-        self._observer(job, event)
+        self._observer(job, job.events[-1])
+        self._latest.append(job)
+        self.told += 1
         self._tell_change()
 
     def _tell_change(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
-
-    def _publish_positions(self, only: Job | None = None) -> None:
-        for position, job in enumerate(self._waiting, start=1):
-            if only is None or job is only:
-                self._publish(job, Queued(position, self.eta(job)))

@@ -142,6 +142,7 @@ class JobObject(BaseModel):
 class JobList(BaseModel):
     object: Literal["list"]
     data: list[JobObject]
+    has_more: bool
 
 
 class KeptImage(BaseModel):
@@ -238,7 +239,7 @@ class Alive(BaseModel):
 
 
 class Health(BaseModel):
-    status: Literal["ok", "loading", "error", "shutting_down"]
+    status: Literal["ok", "loading", "paused", "error", "shutting_down"]
     ready: bool
     model: str
     loaded: bool
@@ -246,6 +247,7 @@ class Health(BaseModel):
     loading: dict[str, int] | None
     backend: str | None
     error: ErrorObject | None
+    pause: int | None
     queue: int
     running: str | None
     version: str

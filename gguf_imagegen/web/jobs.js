@@ -72,6 +72,7 @@ function forgetOld() {
 
 function reduce(frame) {
   if (frame.type === "job") return void take(frame);
+  if (frame.type === "queue") return void moveUp(frame);
   const job = jobs.get(frame.job);
   if (!job || job.over || frame.index <= job.seen) return;
   job.seen = frame.index;
@@ -92,6 +93,16 @@ function reduce(frame) {
   }
   tell(job, frame);
   if (job.over) forgetOld();
+}
+
+/** The order of the queue, after somebody has left it. */
+function moveUp(frame) {
+  frame.waiting.forEach(({ job: id, eta }, index) => {
+    const job = jobs.get(id);
+    if (job?.status !== "queued") return;
+    Object.assign(job, { position: index + 1, eta });
+    tell(job, frame);
+  });
 }
 
 /** What ended while nobody listened is told by the job's own page. */

@@ -20,7 +20,7 @@ from tests.api.client import (
     post_stream,
     start_job,
 )
-from tests.conftest import App, RunningApp, ServerProcess
+from tests.conftest import DEADLINE, App, RunningApp, ServerProcess
 from tests.engines import FailsGeneration, NeverAnswers, NeverLoads, QuickEngine, SlowEngine
 
 
@@ -36,12 +36,50 @@ async def cancel(app: App, job_id: str) -> Any:
 async def test_jobs_are_listed_newest_first(running: RunningApp) -> None:
     """The list has every job of every outcome, and each is the object that its own address gives."""
     async with running(engine=QuickEngine) as app:
-        assert await app.get("/v1/jobs") == (200, {"object": "list", "data": []})
+        assert await app.get("/v1/jobs") == (200, {"object": "list", "data": [], "has_more": False})
         ids = [(await app.post(GENERATIONS, **SMALL))[1]["id"] for _ in range(3)]
         _, body = await app.get("/v1/jobs")
         assert [job["id"] for job in body["data"]] == ids[::-1]
         for job in body["data"]:
             assert await app.get(f"/v1/jobs/{job['id']}") == (200, job)
+
+
+async def test_jobs_come_in_pages(running: RunningApp) -> None:
+    """Fifty unless told otherwise; `before` goes on after a job, also after the last one."""
+    async with running(engine=QuickEngine) as app:
+        ids = [(await app.post(GENERATIONS, **SMALL, seed=seed))[1]["id"] for seed in range(53)][::-1]
+
+        async def page(query: str) -> tuple[list[str], bool]:
+            status, body = await app.get(f"/v1/jobs{query}")
+            assert status == 200
+            return [job["id"] for job in body["data"]], body["has_more"]
+
+        assert await page("") == (ids[:50], True)
+        assert await page(f"?before={ids[49]}") == (ids[50:], False)
+        assert await page("?limit=53") == (ids, False)
+        assert await page(f"?limit=2&before={ids[3]}") == (ids[4:6], True)
+        assert await page(f"?before={ids[-1]}") == ([], False)
+        for query, status, code in (
+            ("limit=0", 400, "invalid_request"), ("limit=201", 400, "invalid_request"),
+            ("limit=x", 400, "invalid_request"), ("before=job_x", 404, "job_not_found"),
+        ):  # fmt: skip
+            answer = await app.get(f"/v1/jobs?{query}")
+            assert (answer[0], answer[1]["error"]["code"]) == (status, code), query
+
+
+@pytest.mark.parametrize("path", [GENERATIONS, "/sdapi/v1/txt2img"])
+async def test_warnings_are_few(running: RunningApp, path: str) -> None:
+    """A request with thousands of things to say about it does not make every list of jobs long."""
+    odd: dict[str, Any] = {f"odd{number}": 1 for number in range(3000)}
+    if path != GENERATIONS:
+        odd = {"alwayson_scripts": odd}
+    async with running(engine=QuickEngine) as app:
+        status, body = await app.post(path, **SMALL, **odd)
+        assert status == 200
+        assert (len(body["warnings"]), body["warnings"][-1]) == (21, "… and 2980 more")
+        if path == GENERATIONS:
+            (job,) = (await app.get("/v1/jobs"))[1]["data"]
+            assert job["warnings"] == body["warnings"]
 
 
 async def test_finished_job_holds_its_result(server: ServerProcess, session: aiohttp.ClientSession) -> None:
@@ -137,7 +175,10 @@ async def test_leaving_the_events_cancels_nothing(running: RunningApp) -> None:
 
 
 async def test_places_in_the_queue_are_told(running: RunningApp) -> None:
-    """Waiting jobs have a position; when one ahead goes, the others hear that they moved up."""
+    """Waiting jobs have a position; when one ahead goes, whoever follows another hears that it moved up.
+
+    The place at the beginning is the job's history, a changed one is told without a number.
+    """
     async with running(engine=NeverAnswers) as app:
         tasks, jobs = zip(
             *[
@@ -149,11 +190,17 @@ async def test_places_in_the_queue_are_told(running: RunningApp) -> None:
         )
         assert [job["position"] for job in jobs] == [None, 1, 2]
         assert (await app.get("/health"))[1]["queue"] == 2
-        await cancel(app, jobs[1]["id"])
-        assert (await app.get(f"/v1/jobs/{jobs[2]['id']}"))[1]["position"] == 1
+        events = f"{app.url}/v1/jobs/{jobs[2]['id']}/events"
+        async with app.session.get(events) as answer:
+            await answer.content.readuntil(b'"position":2')
+            await cancel(app, jobs[1]["id"])
+            assert (await app.get(f"/v1/jobs/{jobs[2]['id']}"))[1]["position"] == 1
+            told = await asyncio.wait_for(answer.content.readuntil(b'"position":1'), DEADLINE)
+            assert b"event: job.queued" in told.split(b"\n\n")[-1]
+            assert b"id:" not in told.split(b"\n\n")[-1]
         await cancel(app, jobs[2]["id"])
-        stream = await get_stream(app.session, f"{app.url}/v1/jobs/{jobs[2]['id']}/events")
-        assert [e.data["position"] for e in stream.events if e.event == "job.queued"] == [2, 1]
+        stream = await get_stream(app.session, events)
+        assert [e.data["position"] for e in stream.events if e.event == "job.queued"] == [2]
         await cancel(app, jobs[0]["id"])
         assert [(await task)[0] for task in tasks] == [499, 499, 499]
 

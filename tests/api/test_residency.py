@@ -93,6 +93,48 @@ async def test_models_stay_while_there_is_room(running: RunningApp, catalog: Pat
     assert engines.loads == ["a", "b"]
 
 
+async def test_every_wish_is_granted(running: RunningApp, catalog: Path) -> None:
+    """Two requests to load in a row: both models are loaded. Of several about one model the last counts."""
+    engines = Engines()
+    async with running(engine=engines, catalog=catalog, model="a", max_loaded=3) as app:
+        await make(app, "a")
+        for wish in ("b/load", "c/load", "b/unload", "b/load", "a/unload"):
+            assert (await app.post(f"/v1/models/{wish}"))[0] == 202
+
+        async def granted() -> bool:
+            return sorted(engines.loaded) == ["b", "c"]
+
+        await eventually("b and c are loaded, a is not", granted)
+        await make(app, "b", "c")
+    assert sorted(engines.loads) == ["a", "b", "c"]
+
+
+async def test_jobs_of_one_decoder_go_together(running: RunningApp, catalog: Path) -> None:
+    """Jobs that alternate between the decoders of a model load it twice, and not each time."""
+
+    class Gate(QuickEngine):
+        opened = asyncio.Event()
+
+        async def at_step(self, step: int) -> None:
+            await self.opened.wait()
+
+    engines = Engines(Gate)
+    async with running(engine=engines, catalog=catalog, model="a", swap_after=600) as app:
+        body = {**SMALL, "model": "a"}
+        tasks = []
+        for number in range(8):
+            decoder = ("full", "tiny")[number % 2]
+            tasks.append(asyncio.create_task(app.post(GENERATIONS, **body, decoder=decoder)))
+
+            async def there(wanted: int = number) -> bool:
+                return app.scheduler.running is not None and app.scheduler.waiting == wanted
+
+            await eventually("the job is there", there)
+        Gate.opened.set()
+        assert [status for status, _ in await asyncio.gather(*tasks)] == [200] * 8
+    assert engines.loads == ["a", "a"]
+
+
 async def test_one_model_makes_room_for_the_next(running: RunningApp, catalog: Path) -> None:
     """With room for one there is never a second in memory, not even during a swap."""
     engines = Engines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -31,7 +32,7 @@ from tests.api.client import (
     read_stream,
     start_job,
 )
-from tests.conftest import RunningApp, ServerProcess
+from tests.conftest import DEADLINE, RunningApp, ServerProcess
 from tests.engines import (
     CannotLoad,
     CrashesAtLoad,
@@ -348,6 +349,21 @@ async def test_heartbeat_while_queued(running: RunningApp) -> None:
             await app.session.delete(f"{app.url}/v1/jobs/{answer.headers['X-Job-Id']}")
         await app.session.delete(f"{app.url}/v1/jobs/{first['id']}")
         assert (await task)[0] == 499
+
+
+async def test_a_place_that_has_changed_is_told(running: RunningApp) -> None:
+    """A waiting stream hears as a comment that it moved up, between its heartbeats."""
+    async with running(engine=NeverAnswers, heartbeat=0.1) as app:
+        first, job = await start_job(app)
+        second, ahead = await start_job(app, "queued")
+        async with app.session.post(app.url + GENERATIONS, json={**SMALL, "stream": True}) as answer:
+            assert await answer.content.readuntil(b"\n\n") == b": queued position=2\n\n"
+            await app.session.delete(f"{app.url}/v1/jobs/{ahead['id']}")
+            told = await asyncio.wait_for(answer.content.readuntil(b": queued position=1\n\n"), DEADLINE)
+            assert told.replace(b": hb\n\n", b"") == b": queued position=1\n\n"
+            await app.session.delete(f"{app.url}/v1/jobs/{answer.headers['X-Job-Id']}")
+        await app.session.delete(f"{app.url}/v1/jobs/{job['id']}")
+        await asyncio.gather(first, second)
 
 
 async def _comments(answer: aiohttp.ClientResponse, count: int) -> AsyncIterator[str]:

@@ -161,7 +161,7 @@ async def test_engines_that_keep_crashing_get_a_pause(running: RunningApp) -> No
         async with app.session.post(app.url + GENERATIONS, json=SMALL) as answer:
             body = await answer.json()
             assert 0 < int(answer.headers["Retry-After"]) <= 15
-    assert (answer.status, body["error"]["code"]) == (500, "worker_crashed")
+    assert (answer.status, body["error"]["code"]) == (503, "engine_paused")
     assert "pause" in body["error"]["message"]
 
 

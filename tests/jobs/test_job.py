@@ -103,17 +103,22 @@ def test_a_failed_job_keeps_its_progress() -> None:
 
 
 def test_the_latest_counts() -> None:
-    """Position and progress are the newest event's; images and warnings are all of them, in order."""
+    """Progress is the newest event's; images and warnings are all of them, in order."""
     job = told(
-        Queued(2, 9.0), Queued(1, 4.0), Started(), step(0, 1), Notice("tiled"), image(0), step(1, 2),
-        image(1), n=2, odd=1,
+        Queued(2, 9.0), Started(), step(0, 1), Notice("tiled"), image(0), step(1, 2), image(1), n=2, odd=1,
     )  # fmt: skip
-    assert job.last_queued == Queued(1, 4.0)
     assert job.last_progress == step(1, 2)
     assert [ready.seed for ready in job.images] == [5, 6]
     assert job.warnings == ["unknown field 'odd' was ignored", "tiled"]
     assert job.times == sorted(job.times)
     assert len(job.times) == len(job.events)
+
+
+def test_an_engine_says_little() -> None:
+    """Of a hundred notices the first twenty, beside what was wrong with the request."""
+    job = told(Started(), *[Notice(f"notice {number}") for number in range(100)], odd=1)
+    assert len(job.warnings) == 1 + 20 + 1
+    assert job.warnings[::21] == ["unknown field 'odd' was ignored", "… and 80 more"]
 
 
 def test_dropped_previews_keep_their_numbers() -> None:

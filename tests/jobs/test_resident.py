@@ -15,8 +15,9 @@ import yaml
 
 from gguf_imagegen.catalog.catalog import Catalog, load_catalog
 from gguf_imagegen.catalog.fit import Available
-from gguf_imagegen.errors import Cancelled, InsufficientMemory, WorkerCrashed
+from gguf_imagegen.errors import Cancelled, InsufficientMemory
 from gguf_imagegen.events import Loaded, Loading
+from gguf_imagegen.jobs import resident
 from gguf_imagegen.jobs.plan import plan
 from gguf_imagegen.jobs.resident import CRASHES, Resident
 from gguf_imagegen.schema.request import parse_request
@@ -140,26 +141,35 @@ async def test_tiling_is_decided_before(model_dir: Path, tmp_path: Path) -> None
         assert (await home.resident.fitted(spec)).vae_tiling is True
 
 
-async def test_a_refusal_is_no_crash_beside_another_model(model_dir: Path, tmp_path: Path) -> None:
-    """The pause after crashes passes although requests keep coming while another model is loaded."""
+async def test_crashes_in_a_row_are_followed_by_a_pause(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It passes by itself; a job that goes well in between begins the count anew."""
+    monkeypatch.setattr(resident, "BREAK", 0.5)
     async with on(Machine(PLENTY), model_dir, tmp_path) as home:
-        await home.load("a")
-        for _ in range(CRASHES):
-            await home.load("b")
+        for _ in range(CRASHES - 1):
             home.resident.crashed()
-            await home.resident.close("crashed", home.catalog.get("b"))
+        home.resident.succeeded()
+        for crash in range(CRASHES):
+            assert home.resident.pause == 0, crash
+            home.resident.crashed()
+        assert 0 < home.resident.pause <= 0.5
+        deadline = time.monotonic() + 60
+        while home.resident.pause:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.01)
 
-        async def refused() -> float:
-            with pytest.raises(WorkerCrashed, match="crashed 3 times in a row") as caught:
-                await home.load("b")
-            home.resident.crashed()  # as the scheduler says after every WorkerCrashed
-            assert caught.value.retry_after is not None
-            return caught.value.retry_after
 
-        first, deadline = await refused(), time.monotonic() + 5
-        while await refused() >= first:
-            assert time.monotonic() < deadline, "the pause begins anew with each refusal"
-            await asyncio.sleep(0.05)
+async def test_only_an_engine_that_lives_is_ready(model_dir: Path, tmp_path: Path) -> None:
+    """With the model as it is wanted, its decoder included; any will do where none is wanted."""
+    async with on(Machine(PLENTY), model_dir, tmp_path) as home:
+        a, b = home.catalog.get("a"), home.catalog.get("b")
+        assert not home.resident.ready(None)
+        await home.load("a")
+        other = a.model_copy(update={"decoder": "tiny"})
+        assert [home.resident.ready(entry) for entry in (a, b, other, None)] == [True, False, False, True]
+        await home.machine.engines[0].close()
+        assert [home.resident.ready(entry) for entry in (a, None)] == [False, False]
 
 
 @pytest.mark.parametrize("slow", ["headers", "memory"])

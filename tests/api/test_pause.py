@@ -1,0 +1,148 @@
+"""The pause after crashes: who waits goes on waiting, who comes is told when to come again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from gguf_imagegen.engine.protocol import GenerateSpec
+from gguf_imagegen.errors import WorkerCrashed
+from gguf_imagegen.events import EngineEvent
+from gguf_imagegen.jobs import resident
+from tests.api.client import GENERATIONS, SMALL, eventually
+from tests.api.test_residency import Engines, catalog
+from tests.conftest import App, RunningApp
+from tests.engines import QuickEngine
+
+__all__ = ["catalog"]
+CHAT = {"messages": [{"role": "user", "content": "a cat"}]}
+DIALECTS = {
+    GENERATIONS: SMALL,
+    "/v1-openai/images/generations": SMALL,
+    "/v3/images/generations": SMALL,
+    "/v1/chat/completions": CHAT,
+    "/sdapi/v1/txt2img": SMALL,
+    "/sdcpp/v1/img_gen": SMALL,
+}
+
+
+class Doomed(QuickEngine):
+    """Dies under the prompt "doom", when it is let."""
+
+    doom: asyncio.Event
+
+    async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
+        self.prompt = spec.prompt
+        async for event in super().generate(spec):
+            yield event
+
+    async def at_step(self, step: int) -> None:
+        if self.prompt == "doom":
+            await self.doom.wait()
+            await self.close()
+            raise WorkerCrashed("The engine stopped unexpectedly (SIGSEGV).")
+
+
+@pytest.fixture
+def doomed() -> type[Doomed]:
+    class Own(Doomed):
+        doom = asyncio.Event()
+
+    return Own
+
+
+async def waiting(app: App, count: int) -> None:
+    async def all_there() -> bool:
+        return app.scheduler.waiting == count
+
+    await eventually(f"{count} wait", all_there)
+
+
+async def paused(app: App, doomed: type[Doomed], behind: int) -> list[asyncio.Task[tuple[int, object]]]:
+    """Three jobs that crash, and so many behind them that now wait out the pause."""
+    dooms = [asyncio.create_task(app.post(GENERATIONS, **{**SMALL, "prompt": "doom"})) for _ in range(3)]
+    await waiting(app, 2)
+    tasks = [asyncio.create_task(app.post(GENERATIONS, **SMALL)) for _ in range(behind)]
+    await waiting(app, 2 + behind)
+    doomed.doom.set()
+    assert [status for status, _ in await asyncio.gather(*dooms)] == [500] * 3
+    assert (app.scheduler.waiting, app.scheduler.running) == (behind, None)
+    return tasks
+
+
+async def test_those_who_wait_wait_it_out(
+    running: RunningApp, doomed: type[Doomed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The three whose engine died have failed, the ten behind them get their pictures."""
+    monkeypatch.setattr(resident, "BREAK", 1.0)
+    async with running(engine=doomed) as app:
+        tasks = await paused(app, doomed, behind=10)
+        assert [status for status, _ in await asyncio.gather(*tasks)] == [200] * 10
+        assert (await app.post(GENERATIONS, **SMALL))[0] == 200
+
+
+async def test_those_who_come_are_refused_in_every_dialect(running: RunningApp, doomed: type[Doomed]) -> None:
+    """503 with the seconds to wait, which official clients obey, and no job; health says the same."""
+    async with running(engine=doomed) as app:
+        (task,) = await paused(app, doomed, behind=1)
+        for path, body in DIALECTS.items():
+            async with app.session.post(app.url + path, json=body) as answer:
+                assert (answer.status, answer.headers["x-should-retry"]) == (503, "true"), path
+                assert 1 <= int(answer.headers["Retry-After"]) <= 15
+                assert "engine_paused" in await answer.text()
+        assert len(app.scheduler.jobs) == 4
+        status, health = await app.get("/health")
+        assert (status, health["status"], health["ready"], health["queue"]) == (503, "paused", False, 1)
+        assert 1 <= health["pause"] <= 15
+        (job,) = app.scheduler.queue
+        async with app.session.delete(f"{app.url}/v1/jobs/{job.id}") as answer:
+            assert (await answer.json())["status"] == "cancelled"
+        assert (await task)[0] == 499
+
+
+async def test_the_end_does_not_wait_for_it(running: RunningApp, doomed: type[Doomed]) -> None:
+    """A server that shuts down cancels at once what could not begin in the time that is left."""
+    async with running(engine=doomed) as app:
+        tasks = await paused(app, doomed, behind=3)
+        await asyncio.wait_for(app.scheduler.drain(10), 9)
+        assert [status for status, _ in await asyncio.gather(*tasks)] == [499] * 3
+
+
+async def test_a_model_in_memory_goes_on(running: RunningApp, catalog: Path) -> None:
+    """The pause is for engines that would have to be started."""
+
+    class DiesOfB(QuickEngine):
+        async def at_step(self, step: int) -> None:
+            if self.model.name == "b":
+                await self.close()
+                raise WorkerCrashed("The engine stopped unexpectedly (SIGSEGV).")
+
+    async with running(engine=DiesOfB, catalog=catalog, model="a", max_loaded=2) as app:
+        statuses = [(await app.post(GENERATIONS, model=model, **SMALL))[0] for model in "abbbbaa"]
+        assert statuses == [200, 500, 500, 500, 503, 200, 200]
+        status, health = await app.get("/health")
+        assert (status, health["pause"] is not None) == (200, True)
+
+
+async def test_an_engine_that_was_dead_before_costs_nobody(running: RunningApp) -> None:
+    """It died between two jobs and nobody had noticed: the next job gets another engine."""
+
+    class DiesAfterOne(QuickEngine):
+        made = 0
+
+        async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
+            if self.made:
+                await self.close()
+                raise WorkerCrashed("The engine stopped unexpectedly (SIGKILL).")
+            self.made += 1
+            async for event in super().generate(spec):
+                yield event
+
+    engines = Engines(DiesAfterOne)
+    async with running(engine=engines) as app:
+        assert [(await app.post(GENERATIONS, **SMALL))[0] for _ in range(5)] == [200] * 5
+        assert app.scheduler.resident.pause == 0
+    assert len(engines.loads) == 5
