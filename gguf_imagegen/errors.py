@@ -11,7 +11,7 @@
     ├── QueueFull (429)
     ├── Cancelled (499)
     ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InsufficientMemory, InternalError (500)
-    ├── ShuttingDown (503)
+    ├── ServerBusy, ShuttingDown (503)
     └── PullFailed (502): a model's files could not be fetched
         ├── HubTokenMissing, HubTokenInvalid, LicenceNotAccepted (403)
         ├── HubRepositoryNotFound, HubRevisionNotFound, HubFileNotFound (404)
@@ -189,6 +189,14 @@ class ModelLoadFailed(ImagegenError):
 class InsufficientMemory(ImagegenError):
     status = 507
     code = "insufficient_memory"
+
+
+class ServerBusy(ImagegenError):
+    """Other requests hold the memory that this one needs, and did not give it back in time."""
+
+    status = 503
+    code = "server_busy"
+    should_retry = True
 
 
 class ShuttingDown(ImagegenError):

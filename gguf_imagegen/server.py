@@ -12,6 +12,7 @@ import uvloop
 from aiohttp import web
 from rich.console import Console
 
+from gguf_imagegen import heap
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER
 from gguf_imagegen.catalog.choose import choose_models
@@ -86,6 +87,7 @@ async def _tell_loading(app: web.Application, console: Console) -> None:
 
 
 def run_server(settings: Settings) -> int:
+    heap.keep_large_blocks_apart()
     console = Console(stderr=True)
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr

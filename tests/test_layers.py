@@ -16,9 +16,9 @@ PACKAGE = Path(gguf_imagegen.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 LAYERS: list[tuple[str, ...]] = [
-    ("cgroups", "errors", "events", "settings"),
+    ("cgroups", "containers", "errors", "events", "heap", "settings"),
     ("engine.protocol",),
-    ("images", "metadata"),
+    ("data_urls", "images", "metadata"),
     ("schema", "catalog"),
     ("engine",),
     ("tuning.machine", "tuning.options", "tuning.record"),
@@ -81,7 +81,7 @@ def test_imports_point_down(path: Path) -> None:
 
 
 def test_words_import_nothing_of_ours() -> None:
-    """cgroups, errors, events and settings stand at the very bottom."""
+    """cgroups, containers, errors, events, heap and settings stand at the very bottom."""
     assert all(not own_imports(PACKAGE / f"{name}.py") for name in LAYERS[0])
 
 
