@@ -13,7 +13,7 @@
     ├── QueueFull (429)
     ├── Cancelled (499)
     ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InternalError
-    ├── ShuttingDown, EnginePaused (503)
+    ├── ServerBusy, ShuttingDown, EnginePaused (503)
     ├── InsufficientMemory (507)
     └── PullFailed (502): a model's files could not be fetched
         ├── HubTokenMissing, HubTokenInvalid, LicenceNotAccepted (403)
@@ -199,6 +199,14 @@ class ModelLoadFailed(ImagegenError):
 class InsufficientMemory(ImagegenError):
     status = 507
     code = "insufficient_memory"
+
+
+class ServerBusy(ImagegenError):
+    """Other requests hold the memory that this one needs, and did not give it back in time."""
+
+    status = 503
+    code = "server_busy"
+    should_retry = True
 
 
 class ShuttingDown(ImagegenError):

@@ -5,18 +5,17 @@ All functions are pure and safe to call from any thread. Decoded images have the
 
 from __future__ import annotations
 
-import base64
 import io
 import math
-import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from gguf_imagegen import metadata
+from gguf_imagegen import containers, metadata
 from gguf_imagegen.engine.protocol import RawImage
 from gguf_imagegen.errors import InvalidImage, InvalidRequest
 
@@ -27,42 +26,73 @@ READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 LEAST_SIDE = 8
 MASK_THRESHOLD = 128
 MASK_ASPECT_TOLERANCE = 0.02
+SHRINK_GAP = 3
+"""A picture is shrunk by whole factors while it is decoded, to no less than so many times what is needed: the
+rest is for a better filter (as Pillow's `reducing_gap` has it).
+"""
+MAX_WEBP_PIXELS = 1 << 24
+"""libwebp decodes into several canvases at once, and Pillow holds the interpreter meanwhile."""
+MAX_RLE_PIXELS = 1 << 22
+"""Pillow unpacks these in Python."""
+_STRIP_PIXELS = 1 << 20
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What sets a picture upright, by its EXIF orientation."""
 
 
-def decode(data: bytes, *, max_pixels: int, param: str, max_aspect: float = 8.0) -> Image.Image:
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its picture: the size upright, and about how many bytes it takes to decode it."""
+
+    size: Size
+    may_be_transparent: bool
+    memory: int
+
+
+def inspect(data: bytes, *, max_pixels: int, param: str, max_aspect: float = 8.0) -> Header:
+    """The header of a usable picture, without any pixel. Raises InvalidImage as `decode` does."""
+    image = _open(data, param)
+    size = _upright(image)
+    _check_size(size, max_pixels, max_aspect, param)
+    _check_decoder(image, param)
+    each = 16 if image.format == "WEBP" else 12 if image.info.get("progressive") else 4
+    return Header(size, image.has_transparency_data, each * size[0] * size[1])
+
+
+def decode(
+    data: bytes, *, max_pixels: int, param: str, max_aspect: float = 8.0, enough: Size | None = None
+) -> Image.Image:
     """The first frame, upright. Sizes are checked in the header, before any pixel is decoded.
 
+    With `enough` a picture that is much larger comes smaller, but never below SHRINK_GAP times that size.
     Raises InvalidImage for anything that is not a whole PNG, JPEG, WebP, GIF, BMP or TIFF of a usable size.
     """
     image = _open(data, param)
-    _check_size(image.size, max_pixels, max_aspect, param)
+    _check_size(_upright(image), max_pixels, max_aspect, param)
+    _check_decoder(image, param)
+    turn = _TURNS.get(_orientation(image))
+    if enough is not None and _upright(image) != image.size:
+        enough = enough[1], enough[0]
     try:
-        image.load()
-        return _as_rgb(ImageOps.exif_transpose(image))
+        picture = _loaded(image, enough)
+        return picture.transpose(turn) if turn is not None else picture
     except Exception as exc:  # on hostile bytes Pillow's decoders raise nearly any class
         raise InvalidImage(f"the file is damaged or cut short ({exc})", param=param) from exc
 
 
-def decode_data_url(text: str, param: str) -> bytes:
-    """The bytes in a data: URL or in bare base64, standard or URL-safe, with or without padding."""
-    text = text.strip()
-    if text[:5].lower() == "data:":
-        head, comma, payload = text.partition(",")
-        if not comma:
-            raise InvalidImage("a data: URL has a comma before its data, and this one has none", param=param)
-        content = unquote_to_bytes(payload)
-        is_base64 = head.lower().endswith(";base64")
-        return _from_base64(content.decode("latin-1"), param) if is_base64 else content
-    if re.match(r"(?i)[a-z][a-z0-9+.-]*:", text):
-        raise InvalidRequest(
-            "This server fetches no URLs; send the image's bytes, as a file or as base64.", param=param
-        )
-    return _from_base64(text, param)
-
-
 def has_transparency(image: Image.Image) -> bool:
     """True if any pixel is less than opaque; an alpha channel of all 255 does not count."""
-    return image.mode == "RGBA" and min(image.getchannel("A").tobytes()) < 255
+    return image.mode == "RGBA" and any(
+        int(strip.getchannel("A").getextrema()[0]) < 255  # type: ignore[arg-type]  # one band, so numbers
+        for _, strip in _strips(image)
+    )
 
 
 def may_be_transparent(data: bytes) -> bool:
@@ -76,9 +106,9 @@ def may_be_transparent(data: bytes) -> bool:
 def flatten(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255)) -> Image.Image:
     """RGB, with what is transparent laid on `background`."""
     if image.mode != "RGBA":
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     flat = Image.new("RGB", image.size, background)
-    flat.paste(image, mask=image.getchannel("A"))
+    flat.paste(image, mask=image)
     return flat
 
 
@@ -108,7 +138,6 @@ def mask_from(mask: Image.Image | None, image: Image.Image, size: Size) -> RawIm
     if mask is None:
         own = _binary_mask(image, size) if has_transparency(image) else None
         return own if own and any(own.data) else None
-    _check_mask_aspect(mask.size, image.size)
     result = _binary_mask(mask, size)
     if not any(result.data):
         raise InvalidRequest(
@@ -157,7 +186,18 @@ def encode(
     `compression` is OpenAI's output_compression, 0-100: the quality of JPEG and WebP (100 is best). PNG is
     always lossless; there it is the effort, and the default is a fast one.
     """
-    image = Image.frombytes("RGB", (width, height), rgb)
+    picture = Image.frombytes("RGB", (width, height), rgb)
+    return encode_picture(picture, format=format, compression=compression, parameters=parameters)
+
+
+def encode_picture(
+    image: Image.Image,
+    *,
+    format: ImageFormat,
+    compression: int | None = None,
+    parameters: str | None = None,
+) -> bytes:
+    """As `encode`, of a picture that is RGB already."""
     out = io.BytesIO()
     match format:
         case "png":
@@ -200,6 +240,16 @@ def _open(data: bytes, param: str) -> ImageFile.ImageFile:
     if not data:
         raise InvalidImage("the file is empty", param=param)
     try:
+        containers.check(data)
+        image = _recognised(data, param)
+        _find_exif(image, data)
+    except ValueError as exc:
+        raise InvalidImage(str(exc), param=param) from None
+    return image
+
+
+def _recognised(data: bytes, param: str) -> ImageFile.ImageFile:
+    try:
         return Image.open(io.BytesIO(data), formats=READABLE)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise InvalidImage("it has too many pixels; send a smaller one", param=param) from exc
@@ -220,6 +270,76 @@ def _check_size(size: Size, max_pixels: int, max_aspect: float, param: str) -> N
     raise InvalidImage(reason, param=param)
 
 
+def _check_decoder(image: ImageFile.ImageFile, param: str) -> None:
+    """Some decoders cannot be let loose on everything that may be large."""
+    packed = any(tile.codec_name == "bmp_rle" for tile in image.tile)
+    most = MAX_WEBP_PIXELS if image.format == "WEBP" else MAX_RLE_PIXELS if packed else None
+    if most is not None and image.width * image.height > most:
+        what = "WebP" if image.format == "WEBP" else "run-length coded BMP"
+        raise InvalidImage(
+            f"{image.width}x{image.height} is too large for {what}, at most {most} pixels; send PNG or JPEG",
+            param=param,
+        )
+
+
+def _loaded(image: ImageFile.ImageFile, enough: Size | None) -> Image.Image:
+    """RGB or RGBA, shrunk as far as `enough` allows, without a second copy of a large picture."""
+    if enough is not None:
+        image.draft(None, (enough[0] * SHRINK_GAP, enough[1] * SHRINK_GAP))
+    image.load()
+    factor = 1
+    if enough is not None:
+        factor = max(
+            1, min(image.width // (enough[0] * SHRINK_GAP), image.height // (enough[1] * SHRINK_GAP))
+        )
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    if factor == 1:
+        return image if image.mode == mode and image.format != "WEBP" else _as_rgb(image)
+    small = Image.new(mode, (-(-image.width // factor), -(-image.height // factor)))
+    for top, strip in _strips(image, factor):
+        small.paste(_as_rgb(strip).reduce(factor), (0, top // factor))
+    return small
+
+
+def _strips(image: Image.Image, multiple: int = 1) -> Iterator[tuple[int, Image.Image]]:
+    """The picture from top to bottom in pieces of some rows, a multiple of this."""
+    rows = multiple * max(1, _STRIP_PIXELS // (image.width * multiple))
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _upright(image: ImageFile.ImageFile) -> Size:
+    return (image.height, image.width) if _orientation(image) >= 5 else image.size
+
+
+def _orientation(image: ImageFile.ImageFile) -> int:
+    """By EXIF or XMP; 1 is upright. Pillow sets a TIFF upright itself."""
+    if image.format == "TIFF":
+        return 1
+    try:
+        found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except Exception:  # EXIF is hostile bytes, too, and a picture can be read without it
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _find_exif(image: ImageFile.ImageFile, data: bytes) -> None:
+    """Put its EXIF block, wherever in the file, into `info`; ValueError if there is too much in it."""
+    profile = image.info.pop("Raw profile type exif", None)
+    found = image.info.get("exif") or containers.png_exif(data) or _from_hex(profile)
+    if found:
+        containers.check_exif(found)
+        image.info["exif"] = found
+
+
+def _from_hex(profile: object) -> bytes:
+    """The block that ImageMagick writes as a text: three lines, then hexadecimal ones."""
+    try:
+        return bytes.fromhex("".join(str(profile).split("\n")[3:])) if profile else b""
+    except ValueError:
+        return b""
+
+
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         wide = np.asarray(image).astype(np.uint32)
@@ -229,15 +349,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _from_base64(text: str, param: str) -> bytes:
-    packed = "".join(text.split()).rstrip("=").replace("-", "+").replace("_", "/")
-    try:
-        return base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
-    except ValueError as exc:
-        raise InvalidImage("the text is not base64", param=param) from exc
-
-
-def _check_mask_aspect(mask: Size, image: Size) -> None:
+def check_mask_aspect(mask: Size, image: Size) -> None:
+    """Raises InvalidRequest if a mask of this size cannot be meant for such an image."""
     if abs(mask[0] * image[1] / (mask[1] * image[0]) - 1) > MASK_ASPECT_TOLERANCE:
         raise InvalidRequest(
             f"The mask is {mask[0]}x{mask[1]} but the image is {image[0]}x{image[1]}; "

@@ -22,6 +22,9 @@ _NEGATIVE = "Negative prompt:"
 _UNICODE = b"UNICODE\0"
 _ASCII = b"ASCII\0\0\0"
 _JPEG_SEGMENT_BYTES = 65533
+MAX_TEXT = 1 << 18
+MAX_LINE = 1 << 15
+"""Characters of a last line that is searched for pairs: a pattern holds the interpreter meanwhile."""
 
 
 def parameters_text(
@@ -66,7 +69,7 @@ def parameters_text(
 def parse_parameters(text: str) -> dict[str, str]:
     """`Prompt`, `Negative prompt`, and each pair of the last line; any text at all is at least a prompt."""
     lines = text.strip().split("\n")
-    pairs = _PAIR.findall(lines[-1])
+    pairs = _PAIR.findall(lines[-1]) if len(lines[-1]) <= MAX_LINE else []
     if len(pairs) < 3:  # A1111's rule: fewer pairs are words of the prompt that happen to hold a colon
         pairs = []
     else:
@@ -98,16 +101,26 @@ def exif(text: str) -> bytes:
 
 
 def read(image: Image.Image) -> str | None:
-    """The `parameters` text of an opened file."""
+    """The `parameters` text of an opened file, whose pixels are not read for it.
+
+    Raises ValueError if it is longer than MAX_TEXT bytes.
+    """
     text = image.info.get("parameters")
     if isinstance(text, str):
-        return str(text)
-    comment = image.getexif().get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+        return _bounded(str(text))
+    block = Image.Image.getexif(image)  # PNG's own would decode the pixels to look behind them
+    comment = block.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
     if not isinstance(comment, bytes):
         return None
     if comment.startswith(_UNICODE):
-        return comment.removeprefix(_UNICODE).decode("utf-16-be", "replace")
-    return comment.removeprefix(_ASCII).decode("utf-8", "replace").strip("\0") or None
+        return _bounded(comment.removeprefix(_UNICODE).decode("utf-16-be", "replace"))
+    return _bounded(comment.removeprefix(_ASCII).decode("utf-8", "replace").strip("\0")) or None
+
+
+def _bounded(text: str) -> str:
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"its parameters are longer than {MAX_TEXT} characters")
+    return text
 
 
 def _quoted(value: object) -> str:

@@ -11,7 +11,7 @@ import uvloop
 from aiohttp import web
 from rich.console import Console
 
-from gguf_imagegen import logs, stdio
+from gguf_imagegen import heap, logs, stdio
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.api.connections import bounds_here, listen
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER
@@ -89,5 +89,6 @@ async def _tell_loading(app: web.Application, console: Console) -> None:
 def run_server(settings: Settings) -> int:
     stdio.survive_readers()
     logs.set_up(settings.log_level)
+    heap.keep_large_blocks_apart()
     console = Console(stderr=True)
     return pull_missing(settings) or uvloop.run(serve(settings, console))

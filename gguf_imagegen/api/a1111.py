@@ -8,6 +8,8 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -16,6 +18,7 @@ from gguf_imagegen import __version__
 from gguf_imagegen.api import a1111_lists
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.keys import CATALOG, SCHEDULER, SETTINGS
+from gguf_imagegen.api.pixels import in_turn
 from gguf_imagegen.api.work import accepted, begin, finish, pick_model, pictures, prefers_async
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.errors import Cancelled, UnsupportedOperation
@@ -25,10 +28,10 @@ from gguf_imagegen.jobs.folders import names_in
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.jobs.warnings import few
-from gguf_imagegen.schema.a1111 import A1111Request, Translated, input_images, translate
+from gguf_imagegen.schema.a1111 import A1111Request, Translated, input_images, memory_of, translate
 from gguf_imagegen.schema.a1111_names import sampler_label, schedule_label
 
-PICTURES = ("init_images", "mask", "extra_images")
+PICTURES = {"init_images", "mask", "extra_images"}
 """Keys that are not echoed, unless `include_init_images` asks for them."""
 MAX_ECHO_DEPTH = 16
 KINDS = {"generation": "txt2img", "edit": "img2img", "variation": "img2img", "upscale": "extras"}
@@ -49,17 +52,22 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     app[SCHEDULER].check_room()
     data = await read_body(request)
     known = await asyncio.to_thread(names_in, app[SETTINGS].lora_dir, "lora")
-    told = translate(data, img2img=img2img, loras=known)
+    told = await asyncio.to_thread(translate, data, img2img=img2img, loras=known)
     wanted, fields = told.wanted, told.fields
     find = a1111_lists.find_model
     entry = find(app[CATALOG], wanted.checkpoint) if wanted.checkpoint else pick_model(app, None)
     if wanted.extra_images and entry.edit_mode != "reference":
         raise UnsupportedOperation(f"extra_images: {entry.id} takes no references", param="extra_images")
     fields |= {"model": entry.name, **_preview(entry)}
-    fields |= await asyncio.to_thread(
-        input_images, wanted, img2img=img2img, max_pixels=app[SETTINGS].max_input_pixels
-    )
+    if not wanted.include_init_images:
+        data = {**data, **dict.fromkeys(PICTURES & data.keys())}
+    most = app[SETTINGS].max_input_pixels
+    memory = await asyncio.to_thread(memory_of, wanted, img2img=img2img, max_pixels=most)
+    fields |= await in_turn(app, memory, partial(input_images, wanted, img2img=img2img, max_pixels=most))
+    told = replace(told, wanted=wanted.without_files())
     work = await begin(request, fields, told.operation)
+    del fields, wanted  # with the pictures in them, while the job waits and runs
+    wanted = told.wanted
     if wanted.checkpoint and not wanted.override_settings_restore_afterwards:
         a1111_lists.use_by_default(app, entry)
     if prefers_async(request):
@@ -84,13 +92,12 @@ def _answer(
     job: Job, data: Mapping[str, Any], told: Translated, made: list[bytes], kept: bool
 ) -> dict[str, Any]:
     wanted = told.wanted
-    hidden = () if wanted.include_init_images else PICTURES
     warnings = [*few(told.warnings), *job.warnings]
     if wanted.save_images and not kept:
         warnings.append("save_images: start the server with --output-dir to keep pictures on its disk")
     return {
         "images": [base64.b64encode(each).decode("ascii") for each in made] if wanted.send_images else [],
-        "parameters": {key: None if key in hidden else plain(value) for key, value in data.items()},
+        "parameters": {key: plain(value) for key, value in data.items()},
         "info": json.dumps(_info(job, wanted)),
         "warnings": warnings,
     }

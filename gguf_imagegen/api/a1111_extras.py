@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import re
+from functools import partial
 from typing import Any
 
 from aiohttp import web
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
-from gguf_imagegen import images, metadata
+from gguf_imagegen import data_urls, images, metadata
 from gguf_imagegen.api.a1111_lists import PIXEL_UPSCALERS
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.keys import SETTINGS
+from gguf_imagegen.api.pixels import in_turn
 from gguf_imagegen.api.work import begin, finish
 from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
 from gguf_imagegen.jobs.folders import names_in
@@ -28,6 +30,8 @@ from gguf_imagegen.schema.request import Finite, Upload
 TO_SIZE = 1
 """The value of `resize_mode` that takes width and height in the place of a factor."""
 LARGEST_FACTOR = 8.0
+RESIZED_MEMORY = 2
+"""Times the memory of decoding that it takes to resize and encode the picture as well."""
 
 
 class _File(BaseModel):
@@ -52,21 +56,28 @@ class ExtrasRequest(BaseModel):
 
 async def extra_single_image(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-single-image."""
-    wanted = validated(ExtrasRequest, await read_body(request))
+    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request))
     if wanted.image is None:
         raise InvalidRequest("image: an image is needed", param="image")
     made = await _enlarged(request, wanted, wanted.image)
-    return web.json_response({"html_info": "", "image": base64.b64encode(made).decode("ascii")})
+    return await asyncio.to_thread(_answer, made)
+
+
+def _answer(made: bytes | list[bytes]) -> web.Response:
+    """Megabytes of base64 take their time: call it in a thread."""
+    if isinstance(made, bytes):
+        return web.json_response({"html_info": "", "image": base64.b64encode(made).decode("ascii")})
+    texts = [base64.b64encode(data).decode("ascii") for data in made]
+    return web.json_response({"html_info": "", "images": texts})
 
 
 async def extra_batch_images(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-batch-images: one after the other."""
-    wanted = validated(ExtrasRequest, await read_body(request))
+    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request))
     if not wanted.image_list:
         raise InvalidRequest("imageList: at least one image is needed", param="imageList")
     made = [await _enlarged(request, wanted, file.data) for file in wanted.image_list]
-    texts = [base64.b64encode(data).decode("ascii") for data in made]
-    return web.json_response({"html_info": "", "images": texts})
+    return await asyncio.to_thread(_answer, made)
 
 
 async def _enlarged(request: web.Request, wanted: ExtrasRequest, data: bytes) -> bytes:
@@ -80,14 +91,16 @@ async def _enlarged(request: web.Request, wanted: ExtrasRequest, data: bytes) ->
             raise InvalidRequest(
                 f"upscaler_1: there is no upscaler {name[:60]!r}; known: {every}", param="upscaler_1"
             )
-        size = await asyncio.to_thread(_size, data, settings.max_input_pixels)
+        size = (await asyncio.to_thread(_header, data, settings.max_input_pixels)).size
         factor = factor_for(size, wanted, settings.max_input_pixels)
         if factor > 1:
             work = await begin(request, {"image": data, "upscale": factor, "upscaler": name}, "upscale")
             (data,) = await finish(request, work)
         else:
             name = "Lanczos"
-    return await asyncio.to_thread(_resized, data, name, wanted, settings.max_input_pixels)
+    header = await asyncio.to_thread(_header, data, settings.max_input_pixels)
+    work_on = partial(_resized, data, name, wanted, settings.max_input_pixels)
+    return await in_turn(request.app, RESIZED_MEMORY * header.memory, work_on)
 
 
 def factor_for(size: images.Size, wanted: ExtrasRequest, max_pixels: int) -> float:
@@ -109,8 +122,8 @@ def factor_for(size: images.Size, wanted: ExtrasRequest, max_pixels: int) -> flo
     return factor
 
 
-def _size(data: bytes, max_pixels: int) -> images.Size:
-    return images.decode(data, max_pixels=max_pixels, param="image").size
+def _header(data: bytes, max_pixels: int) -> images.Header:
+    return images.inspect(data, max_pixels=max_pixels, param="image")
 
 
 def _resized(data: bytes, name: str, wanted: ExtrasRequest, max_pixels: int) -> bytes:
@@ -124,7 +137,7 @@ def _resized(data: bytes, name: str, wanted: ExtrasRequest, max_pixels: int) -> 
         picture = picture.resize(size, kernel)
     if name != "None" and wanted.resize_mode == TO_SIZE and wanted.upscaling_crop:
         picture = ImageOps.fit(picture, exact, Image.Resampling.LANCZOS)
-    return images.encode(picture.tobytes(), picture.width, picture.height, format="png")
+    return images.encode_picture(picture, format="png")
 
 
 async def png_info(request: web.Request) -> web.Response:
@@ -132,14 +145,16 @@ async def png_info(request: web.Request) -> web.Response:
     given = (await read_body(request)).get("image")
     if not isinstance(given, str):
         raise InvalidRequest("image: must be a base64 text", param="image")
-    data = images.decode_data_url(given, "image")
-    text = await asyncio.to_thread(images.read_parameters, data) or ""
+    return web.json_response(await asyncio.to_thread(_info, given))
+
+
+def _info(given: str) -> dict[str, Any]:
+    text = images.read_parameters(data_urls.decode_data_url(given, "image")) or ""
     parts: dict[str, Any] = metadata.parse_parameters(text) if text else {}
     for key, value in list(parts.items()):
         if pair := re.fullmatch(r"(\d{1,6})x(\d{1,6})", value):
             parts |= {f"{key}-1": pair[1], f"{key}-2": pair[2]}
-    items = {"parameters": text} if text else {}
-    return web.json_response({"info": text, "items": items, "parameters": parts})
+    return {"info": text, "items": {"parameters": text} if text else {}, "parameters": parts}
 
 
 async def interrogate(request: web.Request) -> web.Response:

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from gguf_imagegen.api import (
     a1111_routes,
+    body,
     chat,
     compat,
     describe,
@@ -21,6 +22,7 @@ from gguf_imagegen.api import (
     models,
     openai,
     openapi,
+    pixels,
     pull,
     sdcpp_server,
     system,
@@ -125,8 +127,14 @@ def make_app(
 ) -> web.Application:
     """The whole server; `make_engine` gives an engine that is not started yet."""
     app = web.Application(
-        middlewares=[writing.written_in_time, middleware.errors_to_answers, middleware.guard],
+        middlewares=[
+            writing.written_in_time,
+            middleware.errors_to_answers,
+            middleware.guard,
+            body.body_shares,
+        ],
         client_max_size=settings.max_body_bytes,
+        handler_args={"auto_decompress": False},  # what is compressed, and how, is seen to in `body`
     )
     metrics = Metrics()
     resident = Resident(
@@ -141,6 +149,8 @@ def make_app(
     scheduler = Scheduler(settings, resident, results, _each(metrics.job_event, job_log.job_event))
     metrics.watch(scheduler)
     app[SETTINGS] = settings
+    app[body.BODIES] = body.budget(settings.max_body_bytes)
+    app[pixels.PIXELS] = pixels.Pixels()
     app[CATALOG] = catalog
     app[DEFAULT_MODEL] = DefaultModel(default_model)
     app[METRICS] = metrics

@@ -38,6 +38,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions: the answer's content is the pictures."""
     fields = chat_fields(await read_body(request))
     work = await begin(request, fields, "edit" if fields["image"] else "generation")
+    del fields  # with the pictures in them, while the job waits and runs
     if prefers_async(request):
         return accepted(request, work.job)
     if work.wanted.stream:

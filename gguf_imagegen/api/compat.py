@@ -6,6 +6,7 @@ fields (`gguf_imagegen.schema.request`).
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -61,10 +62,14 @@ def _status(state: str) -> dict[str, Any]:
 
 async def inpainting(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/inpainting: `image`, `mask_image` (white = repaint) and a prompt; answers a `url`."""
-    fields = {"response_format": "url", **with_kwargs(await read_body(request))}
+    return await respond(request, await _with_mask(request), "edit")
+
+
+async def _with_mask(request: web.Request) -> dict[str, Any]:
+    fields = {"response_format": "url", **await asyncio.to_thread(with_kwargs, await read_body(request))}
     if not (fields.get("mask_image") or fields.get("mask")):
         raise InvalidRequest("mask_image: is required", param="mask_image")
-    return await respond(request, fields, "edit")
+    return fields
 
 
 async def ocr(request: web.Request) -> web.StreamResponse:

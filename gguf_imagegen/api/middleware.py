@@ -16,6 +16,7 @@ from gguf_imagegen.api.job_log import CALLER
 from gguf_imagegen.api.keys import SETTINGS
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.errors import (
+    Cancelled,
     ImagegenError,
     InternalError,
     InvalidRequest,
@@ -81,11 +82,13 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
         if exc.status < 400:
             raise
         error = InvalidRequest(exc.reason)
-    except ConnectionError:
-        raise
-    except Exception:  # the edge of the server: the log has the trace, the client gets no internals
-        log.exception("internal error in %s %s", request.method, request.path)
-        error = InternalError("internal error; the server's log has the details")
+    except Exception as exc:  # the edge of the server: the log has the trace, the client gets no internals
+        if isinstance(exc, ConnectionError) and _is_gone(request):
+            error = Cancelled("the client left")  # read by nobody
+        else:
+            log.exception("internal error in %s %s", request.method, request.path)
+            error = InternalError("internal error; the server's log has the details")
+    error.__traceback__ = None  # it holds this frame, which holds the error, and all that the handler held
     return error_answer(error, headers, numeric=request.path.startswith(GPUSTACK))
 
 
@@ -101,6 +104,10 @@ def error_answer(
         named = {"message": error.message, "type": error.type, "param": error.param}
         body["error"] = {**named, "code": error.status, "reason": error.code}
     return web.json_response(body, status=error.status, headers=extra)
+
+
+def _is_gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
 
 
 def _challenge(request: web.Request) -> dict[str, str]:

@@ -49,6 +49,7 @@ async def respond(
 ) -> web.StreamResponse:
     """The answer as the fields and headers want it: streamed, at once (202), or waited for."""
     work = await begin(request, fields, operation)
+    del fields  # with the pictures in them, while the job waits and runs
     job, wanted = work.job, work.wanted
     if prefers_async(request):
         return accepted(request, job)

@@ -121,4 +121,27 @@ def read_timeout(request: web.Request) -> float | None:
 
 
 def _digest(fields: Mapping[str, Any]) -> str:
-    return hashlib.sha256(repr(sorted(fields.items())).encode(errors="surrogatepass")).hexdigest()
+    digest = hashlib.sha256()
+    for piece in _pieces(fields):
+        digest.update(b"%d " % len(piece))
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _pieces(value: object) -> Iterator[bytes]:
+    """A value in pieces that no other value has; files are not copied for it."""
+    if isinstance(value, Mapping):
+        yield b"object %d" % len(value)
+        for key in sorted(value):
+            yield from _pieces(key)
+            yield from _pieces(value[key])
+    elif isinstance(value, list | tuple):
+        yield b"list %d" % len(value)
+        for item in value:
+            yield from _pieces(item)
+    elif isinstance(value, bytes):
+        yield b"bytes"
+        yield value
+    else:
+        yield type(value).__name__.encode()
+        yield str(value).encode(errors="surrogatepass")

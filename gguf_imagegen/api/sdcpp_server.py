@@ -94,7 +94,7 @@ async def capabilities(request: web.Request) -> web.Response:
 @native_errors
 async def img_gen(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/img_gen: 202, and the job goes on whether anybody waits or not."""
-    fields = to_fields(await read_body(request))
+    fields = await asyncio.to_thread(to_fields, await read_body(request))
     work = await begin(request, fields, "edit" if fields.get("image") else "generation", extra_args=False)
     job = work.job
     request.app[SUBMITTED].append(job.id)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from gguf_imagegen import images
+from gguf_imagegen.api import body, pixels
 from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, REQUEST_IDS, SCHEDULER, SETTINGS
 from gguf_imagegen.api.retries import ATTEMPTS
 from gguf_imagegen.api.shapes import job_object
@@ -20,14 +21,14 @@ from gguf_imagegen.catalog.entry import Capability, Entry
 from gguf_imagegen.errors import UnsupportedOperation
 from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.jobs.plan import Operation, plan
+from gguf_imagegen.jobs.plan import Operation, Sketch, sketch
 from gguf_imagegen.schema.extra_args import with_extra_args
 from gguf_imagegen.schema.request import ImageRequest, parse_request
 
 
 @dataclass(frozen=True)
 class Work:
-    """A job, and the request that asked for it."""
+    """A job, and the request that asked for it, without the files in it."""
 
     job: Job
     wanted: ImageRequest
@@ -44,7 +45,15 @@ async def begin(
 
     With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`.
     """
-    wanted, warnings = parse_request(with_extra_args(fields) if extra_args else fields)
+    work = await _begin(request, fields, operation, extra_args)
+    body.let_go(request)
+    return replace(work, wanted=work.wanted.without_files())
+
+
+async def _begin(
+    request: web.Request, fields: Mapping[str, Any], operation: Operation, extra_args: bool
+) -> Work:
+    wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args)
     attempt = await request.app[ATTEMPTS].of(request, fields)
     if attempt is None:
         return Work(await _submit(request.app, wanted, operation, warnings), wanted)
@@ -54,19 +63,30 @@ async def begin(
     return Work(job, wanted)
 
 
+def _parsed(fields: Mapping[str, Any], extra_args: bool) -> tuple[ImageRequest, list[str]]:
+    return parse_request(with_extra_args(fields) if extra_args else fields)
+
+
 async def _submit(
     app: web.Application, wanted: ImageRequest, operation: Operation, warnings: list[str]
 ) -> Job:
     app[SCHEDULER].check_room()
     entry = pick_model(app, wanted.model)
     app[CATALOG].require_on_disk(entry)
-    _require_able(app, entry, wanted, operation)
     app[SCHEDULER].check_engine(None if operation == "upscale" else entry)
-    job_plan = await asyncio.to_thread(plan, wanted, entry, app[SETTINGS], operation, warnings)
-    job = app[SCHEDULER].submit(job_plan)
+    sketched = await asyncio.to_thread(_sketch, app, entry, wanted, operation, warnings)
+    job = app[SCHEDULER].submit(await pixels.in_turn(app, sketched.memory, sketched.plan))
     if wanted.request_id:
         _remember(app, wanted.request_id, job)
     return job
+
+
+def _sketch(
+    app: web.Application, entry: Entry, wanted: ImageRequest, operation: Operation, warnings: list[str]
+) -> Sketch:
+    """All that can be refused is refused here, before a picture is decoded."""
+    _require_able(app, entry, wanted, operation)
+    return sketch(wanted, entry, app[SETTINGS], operation, warnings)
 
 
 def _remember(app: web.Application, request_id: str, job: Job) -> None:

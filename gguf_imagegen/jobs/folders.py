@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -12,6 +13,8 @@ from gguf_imagegen.catalog.inspect import component_of, inspect_file
 from gguf_imagegen.errors import InvalidRequest
 
 Kind = Literal["lora", "upscaler"]
+MAX_NAME_BYTES = 240
+"""A longer one, with its suffix, is no name to a file system: asking for it is an error of its own."""
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "lora": (".safetensors", ".gguf"),
     "upscaler": (".safetensors", ".gguf", ".pth"),
@@ -34,7 +37,8 @@ def named_file(name: str, folder: Path | None, kind: Kind) -> Path:
     Raises InvalidRequest, with the names that there are, if there is none or its header is another kind's.
     """
     word, flag = _WORDS[kind]
-    if folder is not None and re.fullmatch(r"[A-Za-z0-9][\w. +()-]*", name):
+    fits = len(os.fsencode(name)) <= MAX_NAME_BYTES
+    if folder is not None and fits and re.fullmatch(r"[A-Za-z0-9][\w. +()-]*", name):
         for suffix in ("", *SUFFIXES[kind]):
             path = folder / f"{name}{suffix}"
             if path.suffix in SUFFIXES[kind] and path.is_file():

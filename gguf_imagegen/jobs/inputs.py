@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL import Image
-
 from gguf_imagegen import images
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engine.protocol import RawImage
@@ -22,8 +20,37 @@ REFERENCE_MULTIPLE = 32
 """Sizes that nobody asked for are multiples of this on models that edit by reference, as vLLM-Omni has it."""
 
 
+@dataclass(frozen=True)
+class Headers:
+    """What the files of a request say of their pictures, before any pixel is decoded."""
+
+    pictures: tuple[images.Header, ...]
+    mask: images.Header | None
+    control: images.Header | None
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes to decode them, one after the other."""
+        return max((each.memory for each in (*self.pictures, self.mask, self.control) if each), default=0)
+
+
+def read_headers(request: ImageRequest, settings: Settings) -> Headers:
+    """Raises InvalidImage for a file that cannot be used, InvalidRequest for a mask of nothing."""
+    if request.mask is not None and not request.image:
+        raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
+
+    def read(data: bytes, param: str) -> images.Header:
+        return images.inspect(data, max_pixels=settings.max_input_pixels, param=param)
+
+    return Headers(
+        tuple(read(data, "image") for data in request.image),
+        None if request.mask is None else read(request.mask, "mask"),
+        None if request.control is None else read(request.control, "control"),
+    )
+
+
 def delivered_size(
-    request: ImageRequest, entry: Entry, settings: Settings, pictures: list[Image.Image]
+    request: ImageRequest, entry: Entry, settings: Settings, pictures: tuple[images.Header, ...]
 ) -> Size:
     """Width and height of the result: as asked for, else the first picture's aspect, else the model's own."""
     bounds = Bounds.of(entry, settings)
@@ -72,29 +99,13 @@ class EditInputs:
     mask: RawImage | None = None
 
 
-def decode_images(request: ImageRequest, settings: Settings) -> list[Image.Image]:
-    most = settings.max_input_pixels
-    return [images.decode(data, max_pixels=most, param="image") for data in request.image]
-
-
-def edit_inputs(
-    request: ImageRequest,
-    entry: Entry,
-    settings: Settings,
-    pictures: list[Image.Image],
-    size: Size,
-    aligned: Size,
-) -> EditInputs:
-    """What the engine gets of the pictures, by the way in which this model edits.
-
-    A model that edits by reference repaints only the mask, if there is one: what lies outside starts from the
-    first picture and is put back at the end.
-    """
+def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, headers: Headers) -> None:
+    """All that can be wrong with the pictures before they are decoded."""
+    pictures = headers.pictures
+    if request.control is not None and "control_net" not in entry.files:
+        raise UnsupportedOperation(f"control: {entry.id} is served without a ControlNet", param="control")
     if not pictures:
-        if request.mask is not None:
-            raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
-        return EditInputs()
-    by_reference = entry.edit_mode == "reference"
+        return
     bounds = Bounds.of(entry, settings)
     if len(pictures) > bounds.images:
         raise UnsupportedOperation(
@@ -102,44 +113,65 @@ def edit_inputs(
             f" {len(pictures)} were sent",
             param="image",
         )
-    picture = pictures[0]
+    if headers.mask is not None:
+        images.check_mask_aspect(headers.mask.size, pictures[0].size)
+
+
+def edit_inputs(
+    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, size: Size, aligned: Size
+) -> EditInputs:
+    """What the engine gets of the pictures, by the way in which this model edits.
+
+    A model that edits by reference repaints only the mask, if there is one: what lies outside starts from the
+    first picture and is put back at the end. Each picture is decoded by itself, no larger than needed.
+    """
+    by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
+    references = _references(request, entry, settings, headers, aligned) if by_reference else ()
+    if not headers.pictures or (by_reference and request.mask is None):
+        return EditInputs(references=references)
+    most = settings.max_input_pixels
+    picture = images.decode(request.image[0], max_pixels=most, param="image", enough=size)
     masking = (
-        images.decode(request.mask, max_pixels=settings.max_input_pixels, param="mask")
+        images.decode(request.mask, max_pixels=most, param="mask", enough=size)
         if request.mask is not None
         else None
     )
-    if by_reference and masking is None:
-        return EditInputs(references=_references(pictures, entry, bounds, aligned))
     mask = images.mask_from(masking, picture, size)
-    original = images.to_raw(images.fit(images.flatten(picture), *size))
+    original = images.to_raw(images.fit(picture, *size))
     return EditInputs(
         init=images.pad(original, *aligned),
         init_mask=images.pad(mask, *aligned) if mask else None,
-        references=_references(pictures, entry, bounds, aligned) if by_reference else (),
+        references=references,
         original=original if mask else None,
         mask=mask,
     )
 
 
 def _references(
-    pictures: list[Image.Image], entry: Entry, bounds: Bounds, aligned: Size
+    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, aligned: Size
 ) -> tuple[RawImage, ...]:
     """Each in its own aspect, at about the pixels of the result; sd.cpp needs multiples of its own sizes."""
     budget, multiple = aligned[0] * aligned[1], max(REFERENCE_MULTIPLE, entry.traits.multiple)
-    found = []
-    for picture in pictures:
-        width, height = images.edit_size(picture.size, budget, multiple, bounds.side)
-        width, height = max(width, LEAST_SIDE), max(height, LEAST_SIDE)
-        found.append(images.to_raw(images.fit(images.flatten(picture), width, height)))
+    side, found = Bounds.of(entry, settings).side, []
+    for data, header in zip(request.image, headers.pictures, strict=True):
+        width, height = images.edit_size(header.size, budget, multiple, side)
+        size = max(width, LEAST_SIDE), max(height, LEAST_SIDE)
+        found.append(_fitted(data, "image", settings, size))
     return tuple(found)
 
 
-def control_image(
-    request: ImageRequest, entry: Entry, settings: Settings, size: Size, aligned: Size
-) -> RawImage | None:
+def _fitted(data: bytes, param: str, settings: Settings, size: Size) -> RawImage:
+    picture = images.decode(data, max_pixels=settings.max_input_pixels, param=param, enough=size)
+    return images.to_raw(images.fit(picture, *size))
+
+
+def control_image(request: ImageRequest, settings: Settings, size: Size, aligned: Size) -> RawImage | None:
     if request.control is None:
         return None
-    if "control_net" not in entry.files:
-        raise UnsupportedOperation(f"control: {entry.id} is served without a ControlNet", param="control")
-    picture = images.decode(request.control, max_pixels=settings.max_input_pixels, param="control")
-    return images.pad(images.to_raw(images.fit(images.flatten(picture), *size)), *aligned)
+    return images.pad(_fitted(request.control, "control", settings, size), *aligned)
+
+
+def whole_pictures(request: ImageRequest, settings: Settings) -> tuple[RawImage, ...]:
+    """What an upscale enlarges, at its full size."""
+    most = settings.max_input_pixels
+    return tuple(images.to_raw(images.decode(data, max_pixels=most, param="image")) for data in request.image)

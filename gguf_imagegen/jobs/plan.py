@@ -5,23 +5,18 @@ Everything that would kill or corrupt the engine is refused or put right here (`
 
 from __future__ import annotations
 
-import math
 import re
 import secrets
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from PIL import Image
-
-from gguf_imagegen import images
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engine.protocol import (
     Decoder,
     GenerateSpec,
     Hires,
     Lora,
-    PreviewMode,
     RawImage,
     SkipLayers,
     StepCache,
@@ -30,12 +25,16 @@ from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperati
 from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.jobs.folders import named_file
 from gguf_imagegen.jobs.inputs import (
+    Headers,
     align,
+    check_inputs,
     control_image,
-    decode_images,
     delivered_size,
     edit_inputs,
+    read_headers,
+    whole_pictures,
 )
+from gguf_imagegen.jobs.previews import preview_mode, spread_steps
 from gguf_imagegen.jobs.prompt import checked_prompt
 from gguf_imagegen.jobs.upscale import Upscale, upscale_of
 from gguf_imagegen.jobs.warnings import few
@@ -88,10 +87,55 @@ class Plan:
         )
 
 
+@dataclass(frozen=True)
+class Sketch:
+    """A plan in which only the pixels of the request's pictures are missing."""
+
+    request: ImageRequest
+    settings: Settings
+    headers: Headers
+    size: tuple[int, int]
+    """To which the pictures are brought: the delivered one, before a second pass makes it larger."""
+    bare: Plan
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes to complete it; what an upscale enlarges is kept at its full size."""
+        kept = sum(3 * width * height for width, height in (each.size for each in self.headers.pictures))
+        return self.headers.memory + (kept if self.bare.operation == "upscale" else 0)
+
+    def plan(self) -> Plan:
+        """The plan with its pixels. CPU-bound when there are images: call it in a thread."""
+        request, settings, bare = self.request, self.settings, self.bare
+        if bare.operation == "upscale":
+            return replace(bare, pictures=whole_pictures(request, settings))
+        aligned = bare.spec.width, bare.spec.height
+        edit = edit_inputs(request, bare.entry, settings, self.headers, self.size, aligned)
+        spec = replace(
+            bare.spec,
+            init_image=edit.init,
+            mask=edit.init_mask,
+            ref_images=edit.references,
+            control_image=control_image(request, settings, self.size, aligned),
+        )
+        partial_steps = spread_steps(spec, request.partial_images or 0)
+        if partial_steps and not (request.stream_options and request.stream_options.preview):
+            spec = replace(spec, preview_steps=partial_steps)
+        made = replace(bare, spec=spec, partial_steps=partial_steps)
+        return made if spec.hires else replace(made, original=edit.original, mask=edit.mask)
+
+
 def plan(
     request: ImageRequest, entry: Entry, settings: Settings, operation: Operation, warnings: list[str]
 ) -> Plan:
     """Complete and check a request. CPU-bound when there are images: call it in a thread."""
+    return sketch(request, entry, settings, operation, warnings).plan()
+
+
+def sketch(
+    request: ImageRequest, entry: Entry, settings: Settings, operation: Operation, warnings: list[str]
+) -> Sketch:
+    """Check a request, and complete it as far as that can be done without decoding a picture."""
     notes = list(warnings)
     prompt = checked_prompt(request.prompt, "prompt", settings, notes)
     negative = checked_prompt(request.negative_prompt, "negative_prompt", settings, notes)
@@ -114,18 +158,19 @@ def plan(
             f"seed: at most {MAX_SEED - n + 1} for {n} images, whose seeds count up", param="seed"
         )
 
-    inputs = decode_images(request, settings)
+    headers = read_headers(request, settings)
     if operation == "upscale":
-        return _upscale_plan(request, entry, settings, inputs, notes)
-    width, height = delivered_size(request, entry, settings, inputs)
+        return _upscale_sketch(request, entry, settings, headers, notes)
+    check_inputs(request, entry, settings, headers)
+    size = width, height = delivered_size(request, entry, settings, headers.pictures)
     aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
-    edit = edit_inputs(request, entry, settings, inputs, (width, height), aligned)
+    by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
     steps = _steps(request, entry, settings, notes)
     sampler = request.sampler or entry.defaults.sampler
     schedule = request.schedule or entry.defaults.schedule
     _check_schedule(schedule, steps, entry)
     step_cache = _step_cache(request, entry, notes)
-    if edit.references and request.strength is not None:
+    if by_reference and request.strength is not None:
         notes.append(f"strength: has no effect, {entry.id} edits by reference")
     strength = entry.defaults.strength if request.strength is None else request.strength
     cfg_scale, image_cfg_scale, guidance = _guidance(request, entry, notes)
@@ -149,26 +194,23 @@ def plan(
         flow_shift=entry.defaults.flow_shift if request.flow_shift is None else request.flow_shift,
         step_cache=step_cache,
         step_cache_threshold=request.step_cache_threshold,
-        strength=1.0 if edit.references else strength,
+        strength=1.0 if by_reference else strength,
         vae_tiling=request.vae_tiling,
-        init_image=edit.init,
-        mask=edit.init_mask,
-        ref_images=edit.references,
-        control_image=control_image(request, entry, settings, (width, height), aligned),
+        init_image=None,
+        mask=None,
+        ref_images=(),
+        control_image=None,
         control_strength=request.control_strength,
         loras=_loras(request, settings),
         hires=_hires(request, entry, settings, aligned, steps, schedule, notes),
         skip_layers=_skip_layers(request),
-        preview=_preview_mode(request, entry),
+        preview=preview_mode(request, entry),
         preview_steps=(),
         preview_interval=settings.preview_interval,
     )
     if spec.hires is not None:
         width, height = spec.hires.width, spec.hires.height
-    partial_steps = _partial_steps(spec, request.partial_images or 0)
-    if partial_steps and not (request.stream_options and request.stream_options.preview):
-        spec = replace(spec, preview_steps=partial_steps)
-    return Plan(
+    bare = Plan(
         operation=operation,
         entry=entry,
         spec=spec,
@@ -178,31 +220,31 @@ def plan(
         output_compression=request.output_compression,
         quality=request.quality if request.quality in OPENAI_QUALITIES else "auto",
         keep_alive=settings.keep_alive if request.keep_alive is None else request.keep_alive,
-        original=edit.original if spec.hires is None else None,
-        mask=edit.mask if spec.hires is None else None,
-        partial_steps=partial_steps,
+        original=None,
+        mask=None,
+        partial_steps=(),
         warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, (width, height)),
     )
+    return Sketch(request, settings, headers, size, bare)
 
 
-def _upscale_plan(
-    request: ImageRequest, entry: Entry, settings: Settings, inputs: list[Image.Image], notes: list[str]
-) -> Plan:
+def _upscale_sketch(
+    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, notes: list[str]
+) -> Sketch:
     """Larger copies of the images and nothing else: no step is made, and no model is loaded."""
-    pictures = tuple(images.to_raw(picture) for picture in inputs)
-    width, height = pictures[0].width, pictures[0].height
-    if any((each.width, each.height) != (width, height) for each in pictures):
+    size = width, height = headers.pictures[0].size
+    if any(each.size != size for each in headers.pictures):
         raise InvalidRequest("image: images that are upscaled together must have one size", param="image")
     spec = GenerateSpec(
         prompt="", negative_prompt="", width=width, height=height, steps=0, sampler="", schedule="",
-        cfg_scale=0.0, image_cfg_scale=0.0, guidance=0.0, seed=0, n=len(pictures), clip_skip=-1, eta=None,
-        flow_shift=None, step_cache="none", step_cache_threshold=None, strength=0.0,
+        cfg_scale=0.0, image_cfg_scale=0.0, guidance=0.0, seed=0, n=len(headers.pictures), clip_skip=-1,
+        eta=None, flow_shift=None, step_cache="none", step_cache_threshold=None, strength=0.0,
         vae_tiling=False, init_image=None, mask=None, ref_images=(),
         control_image=None, control_strength=0.0, loras=(), hires=None, skip_layers=None, preview="none",
         preview_steps=(), preview_interval=0.0,
     )  # fmt: skip
-    return Plan(
+    bare = Plan(
         operation="upscale",
         entry=entry,
         spec=spec,
@@ -216,9 +258,9 @@ def _upscale_plan(
         mask=None,
         partial_steps=(),
         warnings=tuple(few(notes)),
-        upscale=upscale_of(request, settings, (width, height), needed=True),
-        pictures=pictures,
+        upscale=upscale_of(request, settings, size, needed=True),
     )
+    return Sketch(request, settings, headers, size, bare)
 
 
 # -- sampling -----------------------------------------------------------------------------------------
@@ -361,9 +403,6 @@ def _loras(request: ImageRequest, settings: Settings) -> tuple[Lora, ...]:
     return tuple(Lora(named_file(lora.name, settings.lora_dir, "lora"), lora.scale) for lora in request.lora)
 
 
-# -- previews -----------------------------------------------------------------------------------------
-
-
 def _decoded_by(decoder: Decoder, entry: Entry) -> Entry:
     """The model with the decoder of the request; another one than before means to load it again."""
     if decoder == "tiny" and "taesd" not in entry.files:
@@ -371,21 +410,3 @@ def _decoded_by(decoder: Decoder, entry: Entry) -> Entry:
             f"decoder: {entry.id} has no tiny decoder (a TAESD file, role taesd)", param="decoder"
         )
     return entry.model_copy(update={"decoder": decoder})
-
-
-def _preview_mode(request: ImageRequest, entry: Entry) -> PreviewMode:
-    wanted = request.stream_options.preview if request.stream_options else False
-    if isinstance(wanted, str):
-        return wanted
-    if not (wanted or request.partial_images):
-        return "none"
-    if "taesd" in entry.files:
-        return "tae"
-    return "proj" if entry.traits.latent_preview else "vae"
-
-
-def _partial_steps(spec: GenerateSpec, count: int) -> tuple[int, ...]:
-    """`count` steps spread evenly over the sampling, never the last one."""
-    total = spec.sampling_steps
-    marks = {math.ceil(total * (i + 1) / (count + 1)) for i in range(count)}
-    return tuple(sorted(mark for mark in marks if 0 < mark < total))

@@ -74,6 +74,9 @@ class A1111Request(BaseModel):
     send_images: bool = True
     save_images: bool = False
 
+    def without_files(self) -> A1111Request:
+        return self.model_copy(update={"init_images": [], "extra_images": [], "mask": None})
+
     @property
     def checkpoint(self) -> str:
         """The model of this request by whatever name; empty for the default one."""
@@ -206,25 +209,41 @@ def input_images(wanted: A1111Request, *, img2img: bool, max_pixels: int) -> dic
     return fields
 
 
+def memory_of(wanted: A1111Request, *, img2img: bool, max_pixels: int) -> int:
+    """Bytes that `input_images` takes, by the headers. Raises InvalidImage for a file that cannot be used."""
+    files = [("init_images", data) for data in wanted.init_images]
+    files += [("mask", wanted.mask)] if wanted.mask is not None else []
+    headers = [images.inspect(data, max_pixels=max_pixels, param=param) for param, data in files if img2img]
+    return max((2 * header.memory for header in headers), default=0)
+
+
 def _fitted(
     data: bytes, wanted: A1111Request, max_pixels: int, param: str
 ) -> tuple[bytes, images.Size | None]:
     """The file, made anew only if something changes, and its size."""
-    picture = images.decode(data, max_pixels=max_pixels, param=param)
+    header = images.inspect(data, max_pixels=max_pixels, param=param)
+    size = _stretched(wanted, header.size, max_pixels)
+    if size == header.size and not header.may_be_transparent:
+        return data, header.size
+    enough = size if size != header.size else None
+    picture = images.decode(data, max_pixels=max_pixels, param=param, enough=enough)
+    if size == header.size and not images.has_transparency(picture):
+        return data, header.size
     changed = images.flatten(picture)
-    if wanted.width and wanted.height and wanted.resize_mode not in (CROP_AND_RESIZE, RESIZE_AND_FILL):
-        size = wanted.width, wanted.height
-        same_aspect = picture.width * size[1] == picture.height * size[0]
-        if not same_aspect and size[0] * size[1] <= max_pixels:
-            changed = changed.resize(size, Image.Resampling.LANCZOS)
-    if changed.size == picture.size and not images.has_transparency(picture):
-        return data, picture.size
-    return _png(changed), changed.size
+    return _png(changed if enough is None else changed.resize(size, Image.Resampling.LANCZOS)), size
+
+
+def _stretched(wanted: A1111Request, size: images.Size, max_pixels: int) -> images.Size:
+    """The size to which an image of this size is brought before anything else; the same for most."""
+    if not (wanted.width and wanted.height) or wanted.resize_mode in (CROP_AND_RESIZE, RESIZE_AND_FILL):
+        return size
+    same_aspect = size[0] * wanted.height == size[1] * wanted.width
+    return size if same_aspect or wanted.width * wanted.height > max_pixels else (wanted.width, wanted.height)
 
 
 def _mask(wanted: A1111Request, size: images.Size | None, max_pixels: int) -> bytes:
     """A grey file in which white is repainted, of the image's size."""
-    picture = images.decode(wanted.mask or b"", max_pixels=max_pixels, param="mask")
+    picture = images.decode(wanted.mask or b"", max_pixels=max_pixels, param="mask", enough=size)
     grey = picture.getchannel("A") if images.has_transparency(picture) else picture.convert("L")
     if wanted.inpainting_mask_invert:
         grey = grey.point([255 - value for value in range(256)])
@@ -234,4 +253,4 @@ def _mask(wanted: A1111Request, size: images.Size | None, max_pixels: int) -> by
 
 
 def _png(picture: Image.Image) -> bytes:
-    return images.encode(picture.tobytes(), picture.width, picture.height, format="png")
+    return images.encode_picture(picture, format="png")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.schema import bounded_json
 
 
 def with_kwargs(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def json_object(value: object, name: str) -> dict[str, Any]:
     """An object, given as such or as JSON text."""
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = bounded_json.loads(value.encode(), name, param=name)
         except (ValueError, RecursionError):
             value = None
     if not isinstance(value, dict):

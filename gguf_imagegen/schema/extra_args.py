@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.schema import bounded_json
 from gguf_imagegen.schema.sdcpp_server import merged, to_fields
 
 OPENING, CLOSING = "<sd_cpp_extra_args>", "</sd_cpp_extra_args>"
@@ -41,7 +42,11 @@ def with_extra_args(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _fields_of(block: str) -> dict[str, Any]:
     try:
-        native = json.loads(block) if block.strip() else {}
+        native = (
+            bounded_json.loads(block.encode(), f"prompt: what stands in {OPENING}", param="prompt")
+            if block.strip()
+            else {}
+        )
     except (ValueError, RecursionError) as exc:
         where = f" at character {exc.pos}" if isinstance(exc, json.JSONDecodeError) else ""
         raise _refusal(f"what stands in {OPENING} is not valid JSON{where}") from None

@@ -7,7 +7,6 @@ Xinference and AUTOMATIC1111, see `docs/api.md`. Model-dependent checks are in `
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -24,10 +23,11 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from gguf_imagegen.data_urls import decode_data_url
 from gguf_imagegen.engine.protocol import Decoder, StepCache
 from gguf_imagegen.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
-from gguf_imagegen.images import decode_data_url
-from gguf_imagegen.schema.dialects import with_kwargs
+from gguf_imagegen.schema import bounded_json
+from gguf_imagegen.schema.dialects import json_object, with_kwargs
 
 SAMPLERS = (
     "euler_a", "euler", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm",
@@ -37,6 +37,8 @@ SCHEDULES = (
     "default", "discrete", "karras", "exponential", "ays", "gits", "sgm_uniform", "simple", "smoothstep",
     "kl_optimal", "lcm", "bong_tangent",
 )  # fmt: skip
+LONGEST_NAME = 100
+MAX_LAYERS = 200
 MAX_SEED = 2**53 - 1
 """Largest seed that survives JSON in every client."""
 
@@ -45,8 +47,8 @@ def _known(names: tuple[str, ...], kind: str) -> BeforeValidator:
     def check(value: object) -> object:
         if not isinstance(value, str):
             return value
-        name = value.strip().lower()
-        if name in names:
+        name = value[:LONGEST_NAME].strip().lower()
+        if name in names and len(value) <= LONGEST_NAME:
             return name
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -94,7 +96,7 @@ def _images(value: object) -> object:
 def _loras(value: object) -> object:
     if isinstance(value, str):
         try:
-            value = json.loads(value or "[]")
+            value = bounded_json.loads(value.encode() or b"[]", "lora", param="lora")
         except (ValueError, RecursionError):
             raise ValueError('must be JSON such as [{"name": "x", "scale": 0.8}]') from None
     return [value] if isinstance(value, Mapping) else value
@@ -102,8 +104,10 @@ def _loras(value: object) -> object:
 
 def _unicode(text: str) -> str:
     """JSON can say half of a surrogate pair, which no UTF-8 can hold."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("contains a lone surrogate, which is no Unicode text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("contains a lone surrogate, which is no Unicode text") from None
     return text
 
 
@@ -218,7 +222,9 @@ class ImageRequest(_Lenient):
     slg_scale: Finite | None = Field(None, ge=0, le=100)
     slg_start: Finite = Field(0.01, ge=0, le=1)
     slg_end: Finite = Field(0.2, ge=0, le=1)
-    slg_skip_layers: tuple[Annotated[int, Field(ge=0, le=200)], ...] = (7, 8, 9)
+    slg_skip_layers: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=200)], ...], Field(max_length=MAX_LAYERS)
+    ] = (7, 8, 9)
     step_cache: Annotated[StepCache | None, BeforeValidator(_off)] = _option(
         "step_cache", "cache_mode", default=None
     )
@@ -236,6 +242,9 @@ class ImageRequest(_Lenient):
     control_strength: Finite = Field(0.9, ge=0, le=2)
     upscale: Finite | None = Field(None, gt=1, le=8)
     upscaler: str | None = Field(None, max_length=200)
+
+    def without_files(self) -> ImageRequest:
+        return self.model_copy(update={"image": (), "mask": None, "control": None})
 
 
 ACCEPTED_WITHOUT_EFFECT = {
@@ -287,7 +296,7 @@ def _ignored(data: Mapping[str, Any], request: ImageRequest) -> list[str]:
     warnings, used = [], dict[str, str]()
     for name in (name for name in _FIELD_OF if name in data):
         first = used.setdefault(_FIELD_OF[name], name)
-        if _plain(data[name]) != _plain(data[first]):
+        if name != first and _plain(data[name]) != _plain(data[first]):
             warnings.append(f"field {name!r} was ignored: {first!r} was given too")
     if request.size:
         sides = zip(("width", "height"), (request.width, request.height), request.size, strict=True)
@@ -301,6 +310,8 @@ def _ignored(data: Mapping[str, Any], request: ImageRequest) -> list[str]:
 
 def _plain(value: object) -> object:
     """A value as a form and JSON both say it."""
+    if not isinstance(value, str | int | float) or (isinstance(value, str) and len(value) > LONGEST_NAME):
+        return value
     text = str(value).strip().lower()
     try:
         return float(text)
@@ -341,22 +352,12 @@ def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
             if isinstance(loras, list):
                 _add_to_lora(loras, latest_lora, match[1], match[2], value)
         elif name in ("stream_options", "hires") and isinstance(value, str):
-            data[name] = _json_object(name, value)
+            data[name] = json_object(value, name)
         elif name == "slg_skip_layers" and isinstance(value, str):
-            data[name] = [part for part in re.split(r"[,\s\[\]]+", value) if part]
+            data[name] = [part for part in re.split(r"[,\s\[\]]+", value, maxsplit=MAX_LAYERS + 2) if part]
         elif value != "" or name in ("prompt", "negative_prompt"):
             data[name] = value
     return data
-
-
-def _json_object(name: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise InvalidRequest(f"{name}: must be a JSON object", param=name)
-    return value
 
 
 def _add_to_lora(

@@ -321,7 +321,8 @@ def test_a_size_stays_where_no_side_is_said() -> None:
     ("inside", "words"),
     [
         ("{", "not valid JSON at character 1"),
-        ("[" * 100_000, "not valid JSON"),
+        ("[" * 100_000, "more than 10000 values"),
+        ("[" * 33, "more than 32 levels"),
         ("1" * 5000, "not valid JSON"),
         ("[1]", "must be a JSON object"),
         ('{"width": "wide"}', "width: must be a whole number"),
