@@ -8,6 +8,7 @@ import resource
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -149,6 +150,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """What is no HTTP is told in one line, without a word of it: it may be somebody's key."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # nobody is there to be answered
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         what = "a line is too long" if isinstance(exc, LineTooLong) else type(exc).__name__
@@ -156,6 +159,11 @@ class Connection(web.RequestHandler):
         answer = error_answer(InvalidRequest(f"the HTTP request is malformed: {what}"), {"Server": SERVER})
         answer.force_close()
         return answer
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Of defects; a body that breaks off or cannot be unpacked, read on after its answer, is none."""
+        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kwargs)
 
     def _expect_head(self) -> None:
         if self._late is None:
