@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import resource
 from collections import defaultdict
 from contextlib import suppress
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 MOST = 1024
 OTHER_FILES = 64
 """Open files left for everything that is no connection: pipes of workers, model files, images, pulls."""
+FILES = resource.RLIMIT_NOFILE
 BACKLOG = 512
 
 
@@ -36,15 +38,14 @@ class Bounds:
 
 
 def bounds_here() -> Bounds:
-    """As many connections as the limit of open files has room for; the soft limit is raised first."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY:
+    """As many connections as the limit of open files has room for; a lower soft limit is raised first."""
+    soft, hard = (math.inf if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(FILES))
+    enough = min(MOST + OTHER_FILES, hard)
+    if soft < enough:
         with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY:
-        return Bounds()
-    return Bounds(min(MOST, max(soft // 4, soft - OTHER_FILES)))
+            resource.setrlimit(FILES, (int(enough), resource.getrlimit(FILES)[1]))
+            soft = enough
+    return Bounds(int(min(MOST, max(soft // 4, soft - OTHER_FILES))))
 
 
 async def listen(server: web.Server, host: str, port: int, bounds: Bounds) -> asyncio.Server:
