@@ -52,7 +52,9 @@ class Forgiving(io.FileIO):
                 if self._lost:
                     super().write(b"[%d bytes that nobody read are lost]\n" % self._lost)
                     self._lost = 0
+                elif taken := super().write(left[:PIECE]):
+                    left = left[taken:]
                 else:
-                    left = left[super().write(left[:PIECE]) :]
+                    break
         self._lost += len(left)
         return len(whole)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import resource
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 MOST = 1024
 OTHER_FILES = 64
 """Open files left for everything that is no connection: pipes of workers, model files, images, pulls."""
+FILES = resource.RLIMIT_NOFILE
 BACKLOG = 512
 
 
@@ -35,15 +38,14 @@ class Bounds:
 
 
 def bounds_here() -> Bounds:
-    """As many connections as the limit of open files has room for; the soft limit is raised first."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY:
+    """As many connections as the limit of open files has room for; a lower soft limit is raised first."""
+    soft, hard = (math.inf if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(FILES))
+    enough = min(MOST + OTHER_FILES, hard)
+    if soft < enough:
         with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if soft == resource.RLIM_INFINITY:
-        return Bounds()
-    return Bounds(min(MOST, max(soft // 4, soft - OTHER_FILES)))
+            resource.setrlimit(FILES, (int(enough), resource.getrlimit(FILES)[1]))
+            soft = enough
+    return Bounds(int(min(MOST, max(soft // 4, soft - OTHER_FILES))))
 
 
 async def listen(server: web.Server, host: str, port: int, bounds: Bounds) -> asyncio.Server:
@@ -149,6 +151,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """What is no HTTP is told in one line, without a word of it: it may be somebody's key."""
+        if isinstance(exc, ConnectionError):
+            raise exc  # nobody is there to be answered
         if not isinstance(exc, HttpProcessingError):
             return super().handle_error(request, status, exc, message)
         what = "a line is too long" if isinstance(exc, LineTooLong) else type(exc).__name__
@@ -156,6 +160,11 @@ class Connection(web.RequestHandler):
         answer = error_answer(InvalidRequest(f"the HTTP request is malformed: {what}"), {"Server": SERVER})
         answer.force_close()
         return answer
+
+    def log_exception(self, *args: Any, **kwargs: Any) -> None:
+        """Of defects; a body that breaks off or cannot be unpacked, read on after its answer, is none."""
+        if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
+            super().log_exception(*args, **kwargs)
 
     def _expect_head(self) -> None:
         if self._late is None:

@@ -37,6 +37,10 @@ class Wire:
     def send(self, data: bytes) -> None:
         self._writer.write(data)
 
+    def end(self) -> None:
+        """Say that nothing more will be sent."""
+        self._writer.write_eof()
+
     async def answer(self) -> bytes:
         """The head of an answer, and its body as far as it has a length."""
         head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), DEADLINE)
@@ -161,12 +165,12 @@ async def test_what_is_no_http_is_one_line(
 
 
 def test_bounds_leave_files_for_the_rest() -> None:
-    """The soft limit of open files is raised to the hard one; less than all of it is for connections."""
+    """The soft limit of open files is raised as far as it is of use; some of it is not for connections."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
         most = bounds_here().most
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (most + 64, before[1])
         assert most == min(MOST, before[1] - 64)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -179,3 +183,41 @@ async def test_a_request_has_one_host(running: RunningApp, hosts: tuple[str, ...
         lines = "".join(f"Host: {host}\r\n" for host in hosts)
         wire.send(f"GET /v1/models HTTP/1.1\r\n{lines}\r\n".encode())
         assert (await wire.answer())[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 403", b"HTTP/1.0 400")
+
+
+@pytest.mark.parametrize("ends", ["leaves", "half-closes"])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"Content-Length: 400\r\n\r\n{",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        b"Content-Encoding: gzip\r\nContent-Length: 9\r\n\r\n{",
+        b"Expect: 100-continue\r\nContent-Length: 400\r\n\r\n{",
+    ],
+)
+async def test_a_body_that_breaks_off_is_no_defect(
+    running: RunningApp, caplog: pytest.LogCaptureFixture, sent: bytes, ends: str
+) -> None:
+    """A client that leaves in the middle is told of in no traceback."""
+    async with running(engine=QuickEngine) as app:
+        async with wires(app) as (wire,):
+            wire.send(f"POST {GENERATIONS} HTTP/1.1\r\nHost: localhost\r\n".encode() + sent)
+            if ends == "half-closes":
+                wire.end()
+                await wire.rest()
+        async with wires(app) as (other,):
+            other.send(LIVEZ)
+            assert b" 200 " in await other.answer()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+async def test_what_follows_an_answer_is_no_defect(
+    running: RunningApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The rest of a refused body is read on; that it cannot be unpacked is nobody's fault here."""
+    async with running(engine=QuickEngine, api_key=KEY) as app, wires(app) as (wire,):
+        wire.send(b"POST /v1/jobs HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 9\r\n\r\n")
+        assert b" 401 " in await wire.answer()
+        wire.send(b"no gzip..")
+        await wire.rest()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
