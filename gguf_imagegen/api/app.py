@@ -134,7 +134,6 @@ def make_app(
             body.body_shares,
         ],
         client_max_size=settings.max_body_bytes,
-        handler_args={"auto_decompress": False},  # what is compressed, and how, is seen to in `body`
     )
     metrics = Metrics()
     resident = Resident(

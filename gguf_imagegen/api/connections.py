@@ -94,7 +94,13 @@ class Connection(web.RequestHandler):
     def __init__(self, connections: Connections, server: web.Server) -> None:
         bounds = connections.bounds
         loop = asyncio.get_running_loop()
-        super().__init__(server, loop=loop, access_log=None, keepalive_timeout=bounds.idle_seconds)  # type: ignore[arg-type]
+        super().__init__(
+            server,
+            loop=loop,
+            access_log=None,  # type: ignore[arg-type]
+            keepalive_timeout=bounds.idle_seconds,
+            auto_decompress=False,  # `api.body` does it, within bounds
+        )
         self.address = ""
         self.heard = loop.time()
         self._connections = connections
