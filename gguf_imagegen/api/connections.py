@@ -168,7 +168,7 @@ class Connection(web.RequestHandler):
         return answer
 
     def log_exception(self, *args: Any, **kwargs: Any) -> None:
-        """Of defects; a body that breaks off or cannot be unpacked, read on after its answer, is none."""
+        """Of defects; a body that breaks off or is malformed, read on after its answer, is none."""
         if not isinstance(kwargs.get("exc_info"), web.RequestPayloadError):
             super().log_exception(*args, **kwargs)
 

@@ -19,9 +19,9 @@ from gguf_imagegen.engine.protocol import (
     Lora,
     RawImage,
     SkipLayers,
-    StepCache,
 )
 from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.jobs import sampling
 from gguf_imagegen.jobs.bounds import Bounds
 from gguf_imagegen.jobs.folders import named_file
 from gguf_imagegen.jobs.inputs import (
@@ -165,15 +165,15 @@ def sketch(
     size = width, height = delivered_size(request, entry, settings, headers.pictures)
     aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
     by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
-    steps = _steps(request, entry, settings, notes)
+    steps = sampling.steps(request, entry, settings, notes)
     sampler = request.sampler or entry.defaults.sampler
     schedule = request.schedule or entry.defaults.schedule
-    _check_schedule(schedule, steps, entry)
-    step_cache = _step_cache(request, entry, notes)
+    sampling.check_schedule(schedule, steps, entry)
+    step_cache = sampling.step_cache(request, entry, notes)
     if by_reference and request.strength is not None:
         notes.append(f"strength: has no effect, {entry.id} edits by reference")
     strength = entry.defaults.strength if request.strength is None else request.strength
-    cfg_scale, image_cfg_scale, guidance = _guidance(request, entry, notes)
+    cfg_scale, image_cfg_scale, guidance = sampling.guidance(request, entry, notes)
     if negative.strip() and cfg_scale == image_cfg_scale == 1:
         notes.append("negative_prompt: has no effect without guidance (cfg_scale 1)")
     spec = GenerateSpec(
@@ -263,90 +263,6 @@ def _upscale_sketch(
     return Sketch(request, settings, headers, size, bare)
 
 
-# -- sampling -----------------------------------------------------------------------------------------
-
-
-_NEXT_QUALITY = {"standard": "medium", "hd": "high", "max": "xhigh", "xhigh": "high"}
-"""What a quality means for a model that has no preset of this name."""
-
-
-def _steps(request: ImageRequest, entry: Entry, settings: Settings, notes: list[str]) -> int:
-    """As asked; else by quality or the model's own, and then never more than this server makes."""
-    presets: dict[str, int] = {str(key): steps for key, steps in entry.quality.items()}
-    quality: str = request.quality or ""
-    while quality not in presets and quality in _NEXT_QUALITY:
-        quality = _NEXT_QUALITY[quality]
-    if request.steps:
-        return _checked_steps(request.steps, entry, settings, "steps", notes)
-    return min(presets.get(quality, entry.defaults.steps), Bounds.of(entry, settings).steps)
-
-
-def _checked_steps(steps: int, entry: Entry, settings: Settings, param: str, notes: list[str]) -> int:
-    """More than the server makes is refused; more than the model takes is lowered: many send 20 to all."""
-    if steps > settings.max_steps:
-        raise InvalidRequest(
-            f"{param}: {steps} steps are too many; this server makes at most {settings.max_steps}",
-            param=param,
-        )
-    most = Bounds.of(entry, settings).steps
-    if steps > most:
-        notes.append(f"{param}: {entry.id} takes at most {most} steps; {steps} were lowered to {most}")
-    return min(steps, most)
-
-
-def _check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps") -> None:
-    if schedule == "ays" and not entry.traits.ays:
-        raise UnsupportedOperation(
-            f"schedule: 'ays' is defined for SD 1.x and SDXL only, {entry.id} is {entry.family}",
-            param="schedule",
-        )
-    if steps < 2 and schedule in ("gits", "karras", "exponential"):
-        raise InvalidRequest(f"{param}: schedule {schedule!r} needs at least 2 steps", param=param)
-
-
-def _step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCache:
-    """As asked; without one that the family cannot have, as sd.cpp goes on, too."""
-    cache = request.step_cache or entry.defaults.step_cache
-    if cache in entry.traits.step_caches:
-        return cache
-    notes.append(
-        f"step_cache: {entry.id} cannot have {cache!r}, only {', '.join(entry.traits.step_caches)};"
-        " all steps were made"
-    )
-    return "none"
-
-
-def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float, float]:
-    """cfg_scale, image_cfg_scale and distilled guidance; `guidance_scale` is the last where there is one.
-
-    A distilled model draws garbage above its own cfg_scale, so that a larger one is lowered, with a note.
-    """
-    cfg_scale, guidance = request.cfg_scale, request.guidance
-    if request.guidance_scale is not None:
-        if entry.traits.distilled_guidance:
-            guidance = request.guidance_scale if guidance is None else guidance
-        else:
-            cfg_scale = request.guidance_scale if cfg_scale is None else cfg_scale
-    most = entry.limits.cfg_scale
-    if most is not None and cfg_scale is not None and cfg_scale > most:
-        notes.append(f"cfg_scale: {entry.id} is distilled; {cfg_scale:g} was lowered to {most:g}")
-        cfg_scale = most
-    cfg_scale = entry.defaults.cfg_scale if cfg_scale is None else _raised(cfg_scale, "cfg_scale", notes)
-    image_cfg_scale = request.image_cfg_scale
-    return (
-        cfg_scale,
-        cfg_scale if image_cfg_scale is None else _raised(image_cfg_scale, "image_cfg_scale", notes),
-        entry.defaults.guidance if guidance is None else guidance,
-    )
-
-
-def _raised(scale: float, name: str, notes: list[str]) -> float:
-    """Below 1 everybody means "no guidance", which is 1; at 0 sd.cpp would draw the negative prompt alone."""
-    if scale < 1:
-        notes.append(f"{name}: {scale:g} means no guidance; 1 was used")
-    return max(scale, 1.0)
-
-
 def _hires(
     request: ImageRequest,
     entry: Entry,
@@ -359,8 +275,8 @@ def _hires(
     """The second pass; sd.cpp takes the last `steps` of a schedule of `steps / denoising_strength`."""
     if request.hires is None:
         return None
-    steps = _checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
-    _check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
+    steps = sampling.checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
+    sampling.check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
     bounds = Bounds.of(entry, settings)
     scaled = [round(side * request.hires.scale) for side in aligned]
     wanted = [request.hires.width or scaled[0], request.hires.height or scaled[1]]
