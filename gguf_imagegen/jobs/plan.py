@@ -20,7 +20,6 @@ from gguf_imagegen.engine.protocol import (
     Decoder,
     GenerateSpec,
     Hires,
-    Lora,
     PreviewMode,
     RawImage,
     SkipLayers,
@@ -36,6 +35,7 @@ from gguf_imagegen.jobs.inputs import (
     edit_inputs,
     largest,
 )
+from gguf_imagegen.jobs.loras import fitting_loras
 from gguf_imagegen.jobs.prompt import checked_prompt
 from gguf_imagegen.jobs.upscale import Upscale, upscale_of
 from gguf_imagegen.schema.request import MAX_SEED, ImageRequest
@@ -143,7 +143,7 @@ def plan(
         ref_images=edit.references,
         control_image=control_image(request, entry, settings, (width, height), aligned),
         control_strength=request.control_strength,
-        loras=_loras(request, settings),
+        loras=fitting_loras(request.lora, entry, settings, notes),
         hires=_hires(request, entry, settings, aligned, steps, schedule),
         skip_layers=_skip_layers(request),
         preview=_preview_mode(request, entry),
@@ -327,10 +327,6 @@ def _skip_layers(request: ImageRequest) -> SkipLayers | None:
     if not request.slg_scale:
         return None
     return SkipLayers(request.slg_skip_layers, request.slg_scale, request.slg_start, request.slg_end)
-
-
-def _loras(request: ImageRequest, settings: Settings) -> tuple[Lora, ...]:
-    return tuple(Lora(named_file(lora.name, settings.lora_dir, "lora"), lora.scale) for lora in request.lora)
 
 
 # -- previews -----------------------------------------------------------------------------------------
