@@ -12,14 +12,17 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from gguf_imagegen.catalog.header import read_header
 from gguf_imagegen.catalog.inspect import DIFFUSION
 from tests.broken_files import BROKEN
+from tests.conftest import RunningApp
 from tests.hub import HubServer, write_catalog
 from tests.test_cli import cli, fails_in_one_line
+from tests.weights import write_safetensors
 
 TOKENS = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
 FLUX = f"{DIFFUSION}double_blocks.0.img_attn.qkv.weight"
@@ -211,3 +214,19 @@ def test_help_names_the_commands() -> None:
     run: subprocess.CompletedProcess[str] = cli("--help")
     assert "inspect" in run.stdout
     assert "catalog" in run.stdout
+
+
+async def test_scaled_fp8_is_refused_alike_everywhere(running: RunningApp, tmp_path: Path) -> None:
+    """By `inspect`, `serve`, `generate` and the API, in the same words and before a load."""
+    types = {FLUX: "F8_E4M3", FLUX.replace("weight", "scale_weight"): "F32"}
+    tensors = {name: np.zeros(4, np.uint8) for name in types}
+    path = write_safetensors(tmp_path / "scaled.safetensors", tensors, types)
+    words = "scaled.safetensors: its weights are scaled FP8, which the engine cannot read; take a GGUF"
+    for command in (("inspect", path), ("serve", "--model", path), ("generate", "--model", path, "a fox")):
+        fails_in_one_line(cli(*command), words)
+    entry = {"family": "flux", "files": {"model": str(path)}}
+    (tmp_path / "c.yaml").write_text(json.dumps({"version": 1, "models": {"scaled": entry}}))
+    async with running(catalog=tmp_path / "c.yaml") as app:
+        status, body = await app.post("/v1/images/generations", prompt="a fox", model="scaled")
+    assert (status, body["error"]["code"]) == (400, "invalid_model_file")
+    assert words in body["error"]["message"]

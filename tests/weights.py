@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import struct
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +14,34 @@ from gguf import GGUFWriter
 
 Array = npt.NDArray[np.float32]
 FEATURES, GROWTH = 64, 32  # of every ESRGAN that sd.cpp loads (`esrgan.hpp`)
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, npt.NDArray[Any]], types: Mapping[str, str] | None = None
+) -> Path:
+    """The tensors as they are; `types` are the names of those that numpy does not have, such as F8_E4M3."""
+    header: dict[str, Any] = {}
+    data = b""
+    for name, tensor in tensors.items():
+        kind = (types or {}).get(name) or f"{tensor.dtype.kind.upper()}{8 * tensor.dtype.itemsize}"
+        place = [len(data), len(data) + tensor.nbytes]
+        header[name] = {"dtype": kind, "shape": tensor.shape, "data_offsets": place}
+        data += tensor.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    return path
+
+
+def product(
+    name: str, rows: int, columns: int, rank: int = 4, ends: str = "lora_B lora_A"
+) -> dict[str, Array]:
+    """The tensors of a LoRA for one matrix, their names ending in the two `ends` and `.weight`."""
+    rng = np.random.default_rng(0)
+    up, down = (f"{name}.{end}.weight" for end in ends.split())
+    return {
+        up: rng.standard_normal((rows, rank), np.float32),
+        down: rng.standard_normal((rank, columns), np.float32),
+    }
 
 
 def write_upscaler(path: Path, factor: int = 4) -> Path:

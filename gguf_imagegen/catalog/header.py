@@ -12,11 +12,12 @@ import math
 import struct
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO, Literal
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from gguf_imagegen.catalog.formats import WORDS, foreign_format
 from gguf_imagegen.errors import InvalidModelFile
 
 # Each bounds the time of reading to well under a second; the largest real files have a third of it.
@@ -29,6 +30,8 @@ MAX_NAME = 128
 MAX_DIMS = 4
 NEWEST_TYPE = 40  # NVFP4: the last that the engine's ggml knows, it aborts on later ones
 MAX_JSON = 8 << 20
+SAFETENSORS = frozenset({".safetensors", ".sft"})
+"""Suffixes, in small letters, of files that have no magic number of their own."""
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
@@ -102,7 +105,7 @@ def parse_header(file: BinaryIO, name: str, size: int) -> Header:
     if magic == b"GGUF":
         gguf = _Gguf(file, name, size)
         header = Header(name, "gguf", gguf.read(), size, gguf.layout)
-    elif name.endswith(".safetensors"):
+    elif PurePath(name).suffix.lower() in SAFETENSORS:
         header = Header(name, "safetensors", _safetensors(file, name, size), size)
     elif size == 0:
         raise _bad(name, "the file is empty")
@@ -141,6 +144,12 @@ class _Gguf:
             value = self._value(self._number("I"))
             if key == "general.alignment":
                 alignment = value if isinstance(value, int) else 0
+            if key == "split.count" and isinstance(value, int) and value > 1:
+                raise InvalidModelFile(
+                    f"{self._name}: it is one of {value} parts of a model, which the engine does not join;"
+                    " merge them with llama-gguf-split --merge of llama.cpp, or take a file of one piece",
+                    param="model",
+                )
         if alignment not in {1 << shift for shift in range(3, 21)}:
             raise self._bad("its alignment is no power of two")
         records = self._file.tell()
@@ -250,9 +259,19 @@ def _safetensors(file: BinaryIO, name: str, size: int) -> dict[str, TensorInfo]:
         content.pop("__metadata__", None)
         if len(content) > MAX_TENSORS:
             raise _bad(name, f"it claims {len(content)} tensors")
+        _refuse_foreign(name, {key: str(value["dtype"]) for key, value in content.items()})
         return {key: _safetensor(name, key, value, 8 + length, size) for key, value in content.items()}
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise _bad(name, "its header is damaged") from exc
+
+
+def _refuse_foreign(file: str, types: dict[str, str]) -> None:
+    words = foreign_format(types)
+    strange = next((name for name, kind in types.items() if kind not in _SAFETENSORS_BYTES), None)
+    if not words and strange is not None:
+        words = f"{types[strange][:20]} (tensor {strange[:100]!r})"
+    if words:
+        raise InvalidModelFile(f"{file}: its weights are {words}, {WORDS}", param="model")
 
 
 def _safetensor(file: str, name: str, value: dict[str, object], start: int, size: int) -> TensorInfo:

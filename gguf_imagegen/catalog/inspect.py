@@ -20,6 +20,10 @@ _BARE_DIFFUSION = re.compile(
     r"(double_blocks|single_blocks|joint_blocks|transformer_blocks|input_blocks|single_transformer_blocks"
     r"|cap_embedder|layers\.0\.adaLN|noise_refiner)"
 )
+_LORA = re.compile(
+    r"lora[._](up|down|mid|A|B|linear)\b|\.lora_linear_layer\.|\.(hada|lokr)_w[12]|\.diff(_b)?$"
+)
+"""Marks of a LoRA, and of its kin LoHa and LoKr and plain differences, in the names of tensors."""
 
 
 def inspect_file(path: Path) -> Header:
@@ -96,7 +100,7 @@ def _unet_kind(header: Header, names: Mapping[str, str]) -> str:
 def component_of(header: Header) -> str:
     """A role of the protocol, "lora" or "unknown"; a "model" holds more than the diffusion part."""
     has = header.has
-    if has("lora_down") or has("lora_A") or has("lora_up"):
+    if any(_LORA.search(name) for name in header.tensors):
         return "lora"
     if family_of(header) is not None:
         rest = ("first_stage_model.", "text_encoders.", "vae.", "tae.", *_CLIP_IN_UNET_FILES)

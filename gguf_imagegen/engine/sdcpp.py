@@ -44,6 +44,7 @@ HIRES_UPSCALERS: Final = (
 PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
 STEP_CACHES: Final[tuple[StepCache, ...]] = get_args(StepCache)
 RNGS: Final = ("std_default", "cuda", "cpu")
+LORA_MODES: Final = ("auto", "immediately", "at_runtime")
 PATH_FIELDS: Final[Mapping[Role, str]] = {
     "model": "model_path",
     "diffusion": "diffusion_model_path",
@@ -157,6 +158,7 @@ def self_test() -> list[str]:
         *name_faults(HIRES_UPSCALERS, low._lib.sd_hires_upscaler_name),
         *name_faults(PREVIEWS, low._lib.sd_preview_name),
         *name_faults(RNGS, low._lib.sd_rng_type_name),
+        *name_faults(LORA_MODES, low._lib.sd_lora_apply_mode_name),
     ]  # fmt: skip
 
 
@@ -172,6 +174,8 @@ def context_params(model: ModelSpec, backend: str) -> Any:
     params.vae_decode_only = False
     params.free_params_immediately = False
     params.rng_type = params.sampler_rng_type = RNGS.index(model.rng)
+    # "immediately" adds a LoRA to the weights and later takes it off again, which leaves rounding behind.
+    params.lora_apply_mode = LORA_MODES.index("at_runtime")
     params.offload_params_to_cpu = model.offload_to_cpu
     params.keep_vae_on_cpu = model.vae_on_cpu
     params.keep_clip_on_cpu = model.text_encoders_on_cpu

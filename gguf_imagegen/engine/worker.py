@@ -33,7 +33,6 @@ LEAST_SHARED: Final = 0.1
 """What comes before the sampling must take so long, and that part of the time, to be done for several."""
 LEFT_OUT: Final = (
     "load lora tensors from",
-    "LoRA tensors have been applied",
     "disabling hires",
     "No latent to RGB projection",
 )

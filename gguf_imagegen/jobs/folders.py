@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
-import re
 import zipfile
 from pathlib import Path
 from typing import Literal
@@ -13,11 +11,9 @@ from gguf_imagegen.catalog.inspect import component_of, inspect_file
 from gguf_imagegen.errors import InvalidRequest
 
 Kind = Literal["lora", "upscaler"]
-MAX_NAME_BYTES = 240
-"""A longer one, with its suffix, is no name to a file system: asking for it is an error of its own."""
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
-    "lora": (".safetensors", ".gguf"),
-    "upscaler": (".safetensors", ".gguf", ".pth"),
+    "lora": (".safetensors", ".sft", ".gguf"),
+    "upscaler": (".safetensors", ".sft", ".gguf", ".pth"),
 }
 _WORDS: dict[Kind, tuple[str, str]] = {
     "lora": ("LoRA", "--lora-dir"),
@@ -27,24 +23,20 @@ _WORDS: dict[Kind, tuple[str, str]] = {
 
 def names_in(folder: Path | None, kind: Kind) -> list[str]:
     """The names that requests may use, without suffixes."""
-    here = folder.iterdir() if folder is not None and folder.is_dir() else ()
-    return sorted({path.stem for path in here if path.suffix in SUFFIXES[kind]})
+    return sorted({path.stem for path in _files_in(folder, kind)})
 
 
 def named_file(name: str, folder: Path | None, kind: Kind) -> Path:
-    """The file of this bare name, with or without its suffix; nothing outside the folder can be named.
+    """The file of this name, with or without its suffix; nothing but what lies in the folder can be named.
 
     Raises InvalidRequest, with the names that there are, if there is none or its header is another kind's.
     """
     word, flag = _WORDS[kind]
-    fits = len(os.fsencode(name)) <= MAX_NAME_BYTES
-    if folder is not None and fits and re.fullmatch(r"[A-Za-z0-9][\w. +()-]*", name):
-        for suffix in ("", *SUFFIXES[kind]):
-            path = folder / f"{name}{suffix}"
-            if path.suffix in SUFFIXES[kind] and path.is_file():
-                if not _is_kind(path, kind):
-                    raise InvalidRequest(f"{kind}: {name!r} is no {word} file", param=kind)
-                return path
+    path = next((path for path in _files_in(folder, kind) if name in (path.stem, path.name)), None)
+    if path is not None:
+        if not _is_kind(path, kind):
+            raise InvalidRequest(f"{kind}: {name!r} is no {word} file", param=kind)
+        return path
     known = names_in(folder, kind)
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
@@ -52,8 +44,23 @@ def named_file(name: str, folder: Path | None, kind: Kind) -> Path:
     raise InvalidRequest(f"{kind}: no {word} {name[:100]!r}; {hint}{there}", param=kind)
 
 
+def _files_in(folder: Path | None, kind: Kind) -> list[Path]:
+    """By suffix, in the order of preference, then by name; names that are no text cannot be said."""
+    here = folder.iterdir() if folder is not None and folder.is_dir() else ()
+    suffixes = SUFFIXES[kind]
+    files = [path for path in here if path.suffix.lower() in suffixes and _is_text(path.name)]
+    return sorted(
+        (path for path in files if path.is_file()),
+        key=lambda path: (suffixes.index(path.suffix.lower()), path.name),
+    )
+
+
+def _is_text(name: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def _is_kind(path: Path, kind: Kind) -> bool:
     """By its header; PyTorch's files are zip archives, in which sd.cpp itself looks for the tensors."""
-    if path.suffix == ".pth":
+    if path.suffix.lower() == ".pth":
         return zipfile.is_zipfile(path)
     return component_of(inspect_file(path)) == kind

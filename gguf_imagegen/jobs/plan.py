@@ -16,7 +16,6 @@ from gguf_imagegen.engine.protocol import (
     Decoder,
     GenerateSpec,
     Hires,
-    Lora,
     RawImage,
     SkipLayers,
 )
@@ -34,6 +33,7 @@ from gguf_imagegen.jobs.inputs import (
     read_headers,
     whole_pictures,
 )
+from gguf_imagegen.jobs.loras import fitting_loras
 from gguf_imagegen.jobs.previews import preview_mode, spread_steps
 from gguf_imagegen.jobs.prompt import checked_prompt
 from gguf_imagegen.jobs.upscale import Upscale, upscale_of
@@ -201,7 +201,7 @@ def sketch(
         ref_images=(),
         control_image=None,
         control_strength=request.control_strength,
-        loras=_loras(request, settings),
+        loras=fitting_loras(request.lora, entry, settings, notes),
         hires=_hires(request, entry, settings, aligned, steps, schedule, notes),
         skip_layers=_skip_layers(request),
         preview=preview_mode(request, entry),
@@ -313,10 +313,6 @@ def _skip_layers(request: ImageRequest) -> SkipLayers | None:
     if not request.slg_scale:
         return None
     return SkipLayers(request.slg_skip_layers, request.slg_scale, request.slg_start, request.slg_end)
-
-
-def _loras(request: ImageRequest, settings: Settings) -> tuple[Lora, ...]:
-    return tuple(Lora(named_file(lora.name, settings.lora_dir, "lora"), lora.scale) for lora in request.lora)
 
 
 def _decoded_by(decoder: Decoder, entry: Entry) -> Entry:

@@ -40,7 +40,8 @@ def checked_prompt(text: str, param: str, settings: Settings, notes: list[str]) 
         text = _NO_TEXT.sub("", text)
     for tag in _LORA_TAG.findall(text):
         notes.append(
-            f"{param}: {tag[:80]} was removed; there is no such LoRA, or it belongs into the field 'lora'"
+            f"{param}: {tag[:80]} was removed; tags work in prompts of /sdapi, with names of its list and"
+            " plain weights; everywhere else use the field 'lora'"
         )
     while _LORA_TAG.search(text):  # what is left of a nested tag may be a tag again
         text = _LORA_TAG.sub("", text)

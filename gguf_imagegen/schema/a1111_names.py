@@ -114,7 +114,7 @@ def _unknown(kind: str, name: str, labels: list[str], param: str) -> UnknownSamp
     )
 
 
-_TAG = re.compile(r"<lora:([^:<>]{1,200})(?::([^:<>]{0,40}))?>")
+_TAG = re.compile(r"<lora:([^<>]{1,300})>")
 _WEIGHT = re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{0,9})?|\.\d{1,9})")
 MAX_WEIGHT = 10.0
 
@@ -128,7 +128,7 @@ def take_loras(prompt: str, known: Collection[str]) -> tuple[str, list[dict[str,
     found: dict[str, float] = {}
 
     def take(match: re.Match[str]) -> str:
-        name, weight = match[1].strip(), "1" if match[2] is None else match[2].strip()
+        name, weight = _said(match[1], known)
         if name not in known or not _WEIGHT.fullmatch(weight) or abs(float(weight)) > MAX_WEIGHT:
             return match[0]
         found[name] = found.get(name, 0.0) + float(weight)
@@ -136,3 +136,11 @@ def take_loras(prompt: str, known: Collection[str]) -> tuple[str, list[dict[str,
 
     text = _TAG.sub(take, prompt)
     return text, [{"name": name, "scale": scale} for name, scale in found.items()]
+
+
+def _said(tag: str, known: Collection[str]) -> tuple[str, str]:
+    """Name and weight of a tag; a name may itself have a colon, or blanks at its ends."""
+    name, colon, weight = tag.rpartition(":")
+    if tag in known or tag.strip() in known or not colon:
+        name, weight = tag, "1"
+    return name if name in known else name.strip(), weight.strip()

@@ -162,7 +162,7 @@ class StreamOptions(_Lenient):
 
 
 class LoraRequest(_Lenient):
-    name: str = _option("name", "id", max_length=200)
+    name: str = _option("name", "id", max_length=255)
     scale: Finite = _option("scale", "weight", "multiplier", default=1.0, ge=-10, le=10)
 
 

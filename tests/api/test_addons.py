@@ -167,13 +167,12 @@ async def test_a_lora_changes_the_picture_by_its_scale(client: Client) -> None:
     assert len({image.tobytes() for image in (plain, at[0.5], at[1], other)}) == 4
 
 
-async def test_a_lora_of_another_model_is_reported(client: Client) -> None:
-    """Its tensors fit nowhere: the picture is the plain one, and a warning says why."""
-    body = await client.post(lora=[{"name": "misfit"}])
-    assert picture(body["data"][0]["b64_json"]).tobytes() == (await client.picture()).tobytes()
-    assert any("LoRA tensors have been applied" in warning for warning in body["warnings"])
-    assert "misfit.gguf" in str(body["warnings"])
-    assert "loras" not in str(body["warnings"])
+async def test_a_lora_of_another_model_is_refused(client: Client) -> None:
+    """Its tensors fit nowhere: said before anything is made, without a path."""
+    message = await client.refusal(lora=[{"name": "misfit"}])
+    assert message.startswith("lora: misfit.gguf was made for another model")
+    assert "0 of 2 tensors fit tiny-random" in message
+    assert "/" not in message
 
 
 @pytest.mark.parametrize("name", ["../loras/bright", "/etc/passwd", "bright.gguf/..", "absent", "", "a/b"])

@@ -20,6 +20,7 @@ from gguf_imagegen.catalog.traits import Traits, traits_of
 from gguf_imagegen.engine.protocol import Role
 from gguf_imagegen.errors import ImagegenError, InvalidModelFile, MissingComponent
 from tests.broken_files import BROKEN
+from tests.weights import write_safetensors
 
 HEADER_BYTES = 20_000
 
@@ -298,3 +299,64 @@ def test_what_cannot_be_opened_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "absent.gguf"):
         with pytest.raises(InvalidModelFile, match="cannot be read"):
             read_header(path)
+
+
+WEIGHT = "double_blocks.0.img_attn.qkv.weight"
+
+
+@pytest.mark.parametrize(
+    ("words", "extra", "weights"),
+    [
+        ("scaled FP8", {f"{WEIGHT[:-6]}scale_weight": "F32", "scaled_fp8": "F8_E4M3"}, "F8_E4M3"),
+        ("scaled FP8", {f"{WEIGHT}_scale": "F32"}, "F8_E4M3"),
+        ("scaled FP8", {f"{WEIGHT}_scale": "F32", f"{WEIGHT[:-6]}comfy_quant": "U8"}, "F8_E5M2"),
+        ("INT8 with scales", {f"{WEIGHT}_scale": "F32"}, "I8"),
+        ("MXFP8", {f"{WEIGHT}_scale": "F8_E8M0"}, "F8_E4M3"),
+        ("NVFP4", {f"{WEIGHT}_scale": "F8_E4M3", f"{WEIGHT}_scale_2": "F32"}, "U8"),
+        ("NF4", {f"{WEIGHT}.absmax": "F32", f"{WEIGHT}.quant_state.bitsandbytes__nf4": "U8"}, "U8"),
+        ("a quantisation of ComfyUI", {f"{WEIGHT[:-6]}comfy_quant": "U8"}, "U8"),
+        ("F4", {}, "F4"),
+    ],
+)
+def test_formats_that_the_engine_cannot_read(
+    tmp_path: Path, words: str, extra: dict[str, str], weights: str
+) -> None:
+    """Said by name, with what to take instead: never that the file is damaged."""
+    types = {WEIGHT: weights, **extra}
+    path = write_safetensors(tmp_path / "m.safetensors", {n: np.zeros(4, np.uint8) for n in types}, types)
+    with pytest.raises(InvalidModelFile) as caught:
+        read_header(path)
+    assert f"m.safetensors: its weights are {words}" in str(caught.value)
+    assert "take a GGUF quantisation, or the model in FP16 or BF16" in str(caught.value)
+
+
+def test_plain_fp8_is_read(tmp_path: Path) -> None:
+    """Numbers that need no scale are a type like any other; the suffix may be spelt otherwise."""
+    for name in ("m.safetensors", "m.sft", "M.SAFETENSORS"):
+        path = write_safetensors(tmp_path / name, {WEIGHT: np.zeros(4, np.uint8)}, {WEIGHT: "F8_E4M3"})
+        assert read_header(path).tensors[WEIGHT].type == "F8_E4M3"
+
+
+def test_a_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
+    """With the way to join the parts; a model that was split into one is whole."""
+    for count in (1, 2):
+        writer = gguf.GGUFWriter(str(tmp_path / f"{count}.gguf"), "flux")
+        writer.add_uint16("split.count", count)
+        writer.add_tensor(WEIGHT, np.zeros((2, 2), np.float16))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    assert read_header(tmp_path / "1.gguf").tensors
+    with pytest.raises(InvalidModelFile, match=r"one of 2 parts .* llama-gguf-split --merge"):
+        read_header(tmp_path / "2.gguf")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x.lora_B.weight", "x.lora.up.weight", "x.hada_w1_a", "x.lokr_w1", "x.lokr_w2_b", "x.diff", "x.diff_b",
+     "x.lora_linear_layer.up.weight"],
+)  # fmt: skip
+def test_every_kind_of_lora_is_known_as_one(name: str) -> None:
+    """LoHa, LoKr and plain differences are used as LoRAs are."""
+    assert component_of(header(name)) == "lora"

@@ -29,6 +29,7 @@ from gguf_imagegen.jobs.plan import Operation, Plan, plan
 from gguf_imagegen.jobs.prompt import MAX_NESTING, neutralise_emphasis
 from gguf_imagegen.schema.request import MAX_SEED, SCHEDULES, parse_request
 from gguf_imagegen.settings import Settings
+from tests.weights import product, write_safetensors
 
 
 def entry(family: str = "ovis-image", **fields: Any) -> Entry:
@@ -538,15 +539,16 @@ LORA = len(_LORA_HEADER).to_bytes(8, "little") + _LORA_HEADER + bytes(4)
 """The least safetensors file that is a LoRA."""
 
 
-def test_loras_come_from_the_folder_only(tmp_path: Path) -> None:
+def test_loras_come_from_the_folder_only(model_dir: Path, tmp_path: Path) -> None:
     """A bare name finds its file; a path, a parent, another suffix or a missing folder finds nothing."""
     folder = tmp_path / "loras"
     folder.mkdir()
     for name in ("loras/ink.safetensors", "loras/old.safetensors", "loras/notes.txt", "outside.safetensors"):
-        (tmp_path / name).write_bytes(LORA)
-    settings = {"lora_dir": folder}
+        write_safetensors(tmp_path / name, product("diffusion_model.img_in", 128, 64))
+    settings = {"lora_dir": folder, "models_dir": model_dir}
+    model = entry(files={"model": Path("tiny-random.gguf")})
     for name, file in (("ink", "ink.safetensors"), ("old.safetensors", "old.safetensors")):
-        (lora,) = planned(settings=settings, lora=[{"name": name, "scale": -0.5}]).spec.loras
+        (lora,) = planned(model, settings=settings, lora=[{"name": name, "scale": -0.5}]).spec.loras
         assert (lora.path, lora.scale) == (folder / file, -0.5)
     outside = [
         "../outside",

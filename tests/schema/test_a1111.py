@@ -34,7 +34,7 @@ from gguf_imagegen.schema.request import SCHEDULES as OUR_SCHEDULES
 from gguf_imagegen.schema.request import parse_request
 from tests.api.client import data_url, noise, picture, png
 
-LORAS = ("ink", "old-film")
+LORAS = ("ink", "old-film", "_[style] 日本語", "a:b")
 
 
 def told(img2img: bool = False, **data: Any) -> Translated:
@@ -174,6 +174,8 @@ def test_any_text_is_a_name_or_a_clear_error(name: str) -> None:
         ("<lora:ink:>", "<lora:ink:>", {}),
         ("<lora:ink:1:2>", "<lora:ink:1:2>", {}),
         ("<lora:ink:0,8>", "<lora:ink:0,8>", {}),
+        ("<lora:_[style] 日本語:0.5>", "", {"_[style] 日本語": 0.5}),
+        ("<lora:a:b><lora:a:b:0.5><lora: ink :1>", "", {"a:b": 1.5, "ink": 1.0}),
     ],
 )
 def test_lora_tags(prompt: str, left: str, loras: dict[str, float]) -> None:

@@ -1,0 +1,197 @@
+"""LoRAs of every kind on the real engine: applied, told of, or refused while it stays up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from gguf import GGUFReader, dequantize
+
+from tests.api.client import GENERATIONS, SMALL, picture
+from tests.conftest import RunningApp, ServerProcess
+from tests.weights import Array, product, write_safetensors
+
+
+def ones(*shape: int) -> Array:
+    return np.ones(shape, np.float32)
+
+
+PROJ = "double_blocks.0.img_attn.proj"
+FLAT = f"lora_unet_{PROJ.replace('.', '_')}"
+GATE = "lora_unet_double_blocks_0_img_mlp_gate_proj"
+ODD = ("_underscore", "[style] 日本語 test", "add-detail-xl (1)", "MJ52_v2.0", "a:b", "é" * 90)
+KOHYA = product(FLAT, 128, 128, ends="lora_up lora_down")
+LOHA = {f"{FLAT}.hada_w{n}_{half}": ones(*shape)
+        for n in "12" for half, shape in (("a", (128, 4)), ("b", (4, 128)))}  # fmt: skip
+
+FITTING: dict[str, dict[str, Array]] = {
+    "kohya": KOHYA,
+    "comfy": product(f"diffusion_model.{PROJ}", 128, 128),
+    "peft": product(f"diffusion_model.{PROJ}", 128, 128, ends="lora_B.default lora_A.default"),
+    "old-diffusers": product(f"diffusion_model.{PROJ}", 128, 128, ends="lora.up lora.down"),
+    "diffusers": product("transformer.transformer_blocks.0.attn.to_out.0", 128, 128),
+    "lokr": {f"{FLAT}.lokr_w1": ones(8, 8), f"{FLAT}.lokr_w2": ones(16, 16)},
+    "bias": {f"diffusion_model.{PROJ}.diff_b": ones(128)},
+}  # fmt: skip
+PARTIAL: dict[str, dict[str, Array]] = {
+    "gated": {**KOHYA, **product(GATE, 512, 128, ends="lora_up lora_down")},
+    "dora": {**KOHYA, f"{FLAT}.dora_scale": ones(128, 1)},
+}
+UNFIT: dict[str, tuple[dict[str, Array], str]] = {
+    "larger": (product(FLAT, 3072, 3072, ends="lora_up lora_down"), "made for another model"),
+    "sd15": (product("lora_te_text_model_encoder_layers_0_mlp_fc1", 768, 768), "0 of 2 tensors fit tiny"),
+    "wrapped": (product(f"base_model.model.{PROJ}", 128, 128), "names that the engine does not know"),
+    "lycoris": ({f"lycoris_{PROJ.replace('.', '_')}.diff": ones(128, 128)}, "0 of 1 tensors"),
+    "bad-rank": (product(FLAT, 128, 128, 8) | {f"{FLAT}.lora_A.weight": ones(4, 128)}, "damaged: the ranks"),
+    "q-only": (product("transformer.transformer_blocks.0.attn.to_q", 128, 128), "128 of the 384 rows"),
+    "split-lokr": ({f"{FLAT}.lokr_w1": ones(8, 8), f"{FLAT}.lokr_w2_a": ones(16, 4),
+                    f"{FLAT}.lokr_w2_b": ones(4, 16)}, "split matrices"),
+    "loha": (LOHA, "unquantised weights only"),
+    "integers": ({name: tensor.astype(np.int32) for name, tensor in KOHYA.items()}, "cannot apply"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("loras")
+    for name, tensors in {**FITTING, **PARTIAL, **{key: file for key, (file, _) in UNFIT.items()}}.items():
+        write_safetensors(folder / f"{name}.safetensors", tensors)
+    for name in ODD:
+        write_safetensors(folder / f"{name}.safetensors", KOHYA)
+    write_safetensors(folder / "UPPER.SAFETENSORS", KOHYA)
+    write_safetensors(folder / "short.sft", KOHYA)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def equipped(model_dir: Path, folder: Path) -> Iterator[ServerProcess]:
+    process = ServerProcess(model_dir, "--grace", "1", "--lora-dir", str(folder))
+    process.wait_until_ready()
+    yield process
+    process.stop()
+
+
+class Client:
+    def __init__(self, server: ServerProcess, session: aiohttp.ClientSession) -> None:
+        self.server = server
+        self._session = session
+
+    async def post(self, path: str = GENERATIONS, **fields: Any) -> tuple[int, Any]:
+        body = {**SMALL, "seed": 3, "response_format": "b64_json", **fields}
+        async with self._session.post(self.server.url + path, json=body) as answer:
+            return answer.status, await answer.json()
+
+    async def get(self, path: str) -> Any:
+        async with self._session.get(self.server.url + path) as answer:
+            return await answer.json()
+
+    async def made(self, **fields: Any) -> tuple[bytes, list[str]]:
+        """Pixels and warnings."""
+        status, body = await self.post(**fields)
+        assert status == 200, body
+        return picture(body["data"][0]["b64_json"]).tobytes(), body["warnings"]
+
+
+@pytest.fixture
+def client(equipped: ServerProcess, session: aiohttp.ClientSession) -> Client:
+    return Client(equipped, session)
+
+
+@pytest.mark.parametrize("name", FITTING)
+async def test_what_fits_is_applied(client: Client, name: str) -> None:
+    """In each naming that the engine knows; the next picture is free of it, and of warnings."""
+    plain = await client.made()
+    changed, warnings = await client.made(lora=[{"name": name}])
+    assert changed != plain[0]
+    assert warnings == []
+    assert await client.made() == plain == (plain[0], [])
+
+
+@pytest.mark.parametrize(("name", "share"), [("gated", "2 of 4"), ("dora", "2 of 3")])
+async def test_what_fits_in_part_is_applied_and_told(client: Client, name: str, share: str) -> None:
+    """With the numbers, and one of the tensors without effect; the engine's own words add nothing."""
+    changed, warnings = await client.made(lora=[{"name": name}])
+    assert changed == (await client.made(lora=[{"name": "kohya"}]))[0]
+    (warning,) = warnings
+    assert warning.startswith(
+        f"lora: {name}.safetensors: {share} tensors fit tiny-random, the rest has no effect"
+    )
+
+
+@pytest.mark.parametrize("name", UNFIT)
+async def test_what_the_engine_cannot_apply_never_reaches_it(client: Client, name: str) -> None:
+    """A refusal in words; the engine is the same process afterwards."""
+    before = client.server.worker()
+    status, body = await client.post(lora=[{"name": name}])
+    assert (status, body["error"]["param"]) == (400, "lora")
+    assert body["error"]["message"].startswith(f"lora: {name}.safetensors ")
+    assert UNFIT[name][1] in body["error"]["message"]
+    assert before is not None
+    assert client.server.worker() == before
+    assert (await client.post())[0] == 200
+
+
+async def test_every_name_of_the_lists_can_be_used(client: Client) -> None:
+    """By the field, by its file's name, in sd.cpp's dialect, and in a tag of AUTOMATIC1111's."""
+    listed = {item["name"] for item in await client.get("/sdapi/v1/loras")}
+    told = {item["name"] for item in (await client.get("/sdcpp/v1/capabilities"))["loras"]}
+    assert listed == told >= {*ODD, "UPPER", "short"}
+    expected, _ = await client.made(lora=[{"name": "kohya"}])
+    for name in (*ODD, "UPPER", "UPPER.SAFETENSORS", "short", "short.sft", "_underscore.safetensors"):
+        assert await client.made(lora=[{"name": name}]) == (expected, []), name
+    for name in (*ODD, "UPPER", "short"):
+        for weight in ("", ":1"):
+            fields = {"prompt": f"a cat<lora:{name}{weight}>", "width": 64, "height": 64, "steps": 2}
+            status, body = await client.post("/sdapi/v1/txt2img", **fields)
+            assert status == 200, body
+            assert picture(body["images"][0]).tobytes() == expected, name
+
+
+async def test_a_refused_lora_in_each_dialects_shape(client: Client) -> None:
+    """A tag in a prompt, and a file of sd.cpp's own server."""
+    fields = {"prompt": "a cat<lora:larger:1>", "width": 64, "height": 64, "steps": 2}
+    status, body = await client.post("/sdapi/v1/txt2img", **fields)
+    assert status == 400
+    assert "made for another model" in str(body["detail"])
+    fields = {"prompt": "a cat", "width": 64, "height": 64, "lora": [{"path": "larger.safetensors"}]}
+    status, body = await client.post("/sdcpp/v1/img_gen", **fields)
+    assert status == 400
+    assert "made for another model" in str(body)
+
+
+async def test_an_unquantised_model_is_left_as_it_was(
+    running: RunningApp, tmp_path: Path, folder: Path
+) -> None:
+    """Whole matrices can be added to its weights; nothing of a LoRA stays behind, not in a warning either."""
+    model = await _unquantised(tmp_path)
+    async with running(models_dir=tmp_path, model=str(model), lora_dir=folder) as app:
+
+        async def made(**fields: Any) -> tuple[bytes, list[str]]:
+            status, body = await app.post(GENERATIONS, **{**SMALL, "seed": 3}, **fields)
+            assert status == 200, body
+            return picture(body["data"][0]["b64_json"]).tobytes(), body["warnings"]
+
+        plain = await made()
+        for name in ("kohya", "gated", "loha", "lokr"):
+            assert (await made(lora=[{"name": name}]))[0] != plain[0]
+        assert await made() == plain == (plain[0], [])
+
+
+async def _unquantised(folder: Path) -> Path:
+    """The tiny model with all of its matrices in F16, and its decoder beside it."""
+    from gguf_imagegen.testmodel import write_test_model
+
+    paths = write_test_model(folder)
+    tensors = {}
+    for tensor in GGUFReader(paths["model"]).tensors:
+        shape = tuple(int(side) for side in tensor.shape)[::-1]
+        weight = np.asarray(dequantize(tensor.data, tensor.tensor_type), np.float32).reshape(shape)
+        tensors[tensor.name] = weight.astype(np.float16) if weight.ndim == 2 else weight
+    model = write_safetensors(folder / "plain.safetensors", tensors)
+    paths["taesd"].rename(folder / "plain-tae.gguf")
+    paths["model"].unlink()
+    return model
