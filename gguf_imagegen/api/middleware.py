@@ -68,7 +68,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
     try:
         return await handler(request)
     except ImagegenError as exc:
-        error = exc
+        error = exc.bare()  # its trace holds this frame, which would hold it, and all pictures on the way
         if isinstance(exc, Unauthorized):
             headers = _challenge(request)
     except web.HTTPNotFound:

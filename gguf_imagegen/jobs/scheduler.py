@@ -307,18 +307,17 @@ class Scheduler:
         return None
 
     async def _do(self, job: Job) -> None:
-        plan = job.plan
-        if plan.pictures:
+        if job.plan.pictures:
             async with self.resident.engine_without_model() as engine:
-                for index, picture in enumerate(plan.pictures):
+                for index, picture in enumerate(job.plan.pictures):
                     await self._upscale(job, engine, index, picture, NO_TIMINGS)
             return
         engine = await self.resident.engine_for(
-            plan.entry, lambda event: self._publish(job, event), plan.keep_alive
+            job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
         )
         made: list[tuple[RawImage, Timings]] = []
         if not job.cancel_requested:
-            async for event in engine.generate(await self.resident.fitted(plan.spec)):
+            async for event in engine.generate(await self.resident.fitted(job.plan.spec)):
                 await self._take(job, event, made)
         for index, (picture, timings) in enumerate(made):
             await self._upscale(job, engine, index, picture, timings)

@@ -10,7 +10,7 @@ import signal
 from playwright.async_api import Page, expect
 
 from tests.conftest import RunningApp, ServerProcess
-from tests.engines import CannotLoad, SlowEngine
+from tests.engines import CannotLoad, NeverAnswers, SlowEngine
 from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, send, settled
 
 LONG = 150
@@ -321,6 +321,18 @@ async def test_loading_and_waiting_have_words(running: RunningApp, visit: OpenPa
         await expect(page.locator(".job").first.get_by_role("progressbar")).to_have_text("#1")
         await settled(page)
         await expect(page.locator(".job[data-status=succeeded]")).to_have_count(2)
+
+
+async def test_a_place_in_the_queue_moves_up(running: RunningApp, visit: OpenPage) -> None:
+    """When one that waits is cancelled, the card of the one behind it says so."""
+    async with running(engine=NeverAnswers) as app, visit(app.url) as page:
+        for prompt in ("one", "two", "three"):
+            await generate(page, prompt, steps=1)
+        last = page.locator(".job").first
+        await expect(last.get_by_role("progressbar")).to_have_text("#2")
+        await page.get_by_role("button", name="Cancel: two").click()
+        await expect(last.get_by_role("progressbar")).to_have_text("#1")
+        await expect(last.locator(".state")).to_contain_text("Next in the queue")
 
 
 async def test_many_jobs_are_bounded(running: RunningApp, visit: OpenPage) -> None:
