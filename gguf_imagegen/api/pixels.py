@@ -56,8 +56,8 @@ def _bytes_of(plan: Plan) -> int:
 async def in_turn(app: web.Application, memory: int, work: Callable[[], T]) -> T:
     """The result of this work on pictures, which takes so many bytes, made in a thread when there is room.
 
-    Raises ServerBusy if there is none for too long, or if waiting jobs hold too much already. The room is held until the thread has ended, even if
-    nobody waits for it any more.
+    Raises ServerBusy if there is none for too long, or if jobs that wait hold too much already. The room is
+    held until the thread has ended, even if nobody waits for it any more.
     """
     if not memory:
         return await asyncio.to_thread(work)

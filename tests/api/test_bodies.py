@@ -345,7 +345,7 @@ async def test_small_bodies_pass_large_ones_that_stall(running: RunningApp) -> N
 
 
 async def test_jobs_that_wait_hold_no_more_pixels_than_they_may(running: RunningApp, tmp_path: Path) -> None:
-    """Pictures that are to be enlarged wait at their full size: beyond a bound the next is told to come back."""
+    """Pictures to enlarge wait at their full size: beyond a bound the next is told to come back."""
     write_upscaler(tmp_path / "double.gguf", 2)
     large = {"image": b64(Image.new("RGB", (5000, 2400))), "upscaler_1": "double"}
     async with running(engine=NeverAnswers, upscaler_dir=tmp_path) as app:
