@@ -22,16 +22,15 @@ class Budget:
         self._patience = patience
         self._what = what
         self._shares: dict[Share, None] = {}
+        """Those that hold or want something, the oldest first."""
 
     @contextmanager
     def share(self) -> Iterator[Share]:
         """A part of the budget, empty at first, that is given back at the end of the block."""
         share = Share(self)
-        self._shares[share] = None
         try:
             yield share
         finally:
-            del self._shares[share]
             share.release()
 
     def _fits(self, share: Share, amount: int) -> bool:
@@ -47,8 +46,14 @@ class Budget:
                 break
             share.take()
 
+    def take_back(self, share: Share) -> None:
+        self._shares.pop(share, None)
+        self.used -= share.held
+        self._grant()
+
     async def grow(self, share: Share, amount: int) -> None:
         """Raises ServerBusy if there is no room for so long that the client had better come back."""
+        self._shares.setdefault(share)
         share.wanted, share.turn = amount, asyncio.get_running_loop().create_future()
         self._grant()
         try:
@@ -83,6 +88,5 @@ class Share:
 
     def release(self) -> None:
         """Give everything back; the share may grow again."""
-        self._budget.used -= self.held
+        self._budget.take_back(self)
         self.held = 0
-        self._budget._grant()

@@ -22,8 +22,9 @@ from PIL import Image, ImageFile
 from gguf_imagegen.api.body import BODIES
 from gguf_imagegen.api.pixels import PIXELS
 from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, eventually, noise, png
-from tests.conftest import App, RunningApp, ServerProcess
+from tests.conftest import DEADLINE, App, RunningApp, ServerProcess
 from tests.engines import NeverAnswers, QuickEngine
+from tests.weights import write_upscaler
 
 BODY = json.dumps(SMALL).encode()
 MEGABYTE = 1 << 20
@@ -341,6 +342,21 @@ async def test_small_bodies_pass_large_ones_that_stall(running: RunningApp) -> N
             return app.app[BODIES].used == 0
 
         await eventually("the budget is given back", is_empty)
+
+
+async def test_jobs_that_wait_hold_no_more_pixels_than_they_may(running: RunningApp, tmp_path: Path) -> None:
+    """Pictures to enlarge wait at their full size: beyond a bound the next is told to come back."""
+    write_upscaler(tmp_path / "double.gguf", 2)
+    large = {"image": b64(Image.new("RGB", (5000, 2400))), "upscaler_1": "double"}
+    async with running(engine=NeverAnswers, upscaler_dir=tmp_path) as app:
+        tasks = [asyncio.create_task(app.post("/sdapi/v1/extra-single-image", **large)) for _ in range(12)]
+        done, waiting = await asyncio.wait(tasks, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
+        status, body = done.pop().result()
+        assert (status, body["error"]["code"]) == (503, "server_busy")
+        assert len(app.scheduler.jobs) < 12
+        assert (await app.get("/livez"))[0] == 200
+        for task in waiting:
+            task.cancel()
 
 
 class Memory:

@@ -62,7 +62,9 @@ async def test_more_than_there_is_is_had_alone() -> None:
 async def test_shares_that_grow_bit_by_bit_never_block_each_other() -> None:
     """When all is taken by shares that want more, the oldest goes on, and then the next."""
     shared = budget()
-    with shared.share() as old, shared.share() as young:
+    with shared.share() as idle, shared.share() as old, shared.share() as young:
+        await idle.grow(10)
+        idle.release()  # a stream that goes on for hours has no part in it
         await old.grow(50)
         await young.grow(50)
         later = growing(young, 30)
