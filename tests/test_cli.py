@@ -116,7 +116,7 @@ def test_image_to_image_stays_near(model_dir: Path, tmp_path: Path) -> None:
 
 
 def test_loras_are_named_in_the_prompt(model_dir: Path, tmp_path: Path) -> None:
-    """A tag applies a LoRA of the folder, what it could not apply is told, and an unknown one is an error."""
+    """A tag applies a LoRA of the folder; one that does not fit the model, or is unknown, is refused."""
     loras, plain, out = tmp_path / "loras", tmp_path / "plain.png", tmp_path / "out.png"
     loras.mkdir()
     write_lora(loras / "bright.gguf")
@@ -127,10 +127,7 @@ def test_loras_are_named_in_the_prompt(model_dir: Path, tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     assert (pixels(out) != pixels(plain)).any()
     assert "note:" not in run.stderr
-    run = generate(model_dir, "a fox<lora:misfit>", *flags, "-o", out)
-    assert (pixels(out) == pixels(plain)).all()
-    assert "note: " in run.stderr
-    assert "LoRA tensors have been applied" in run.stderr
+    fails_in_one_line(generate(model_dir, "a fox<lora:misfit>", *flags, "-o", out), "tensors fit tiny-random")
     fails_in_one_line(generate(model_dir, "a fox<lora:brigth>", *flags, "-o", out), "did you mean 'bright'?")
 
 

@@ -131,7 +131,10 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        waits, before = self._waiter is not None, self._request_count
+        waits = (
+            self._waiter is not None and not self._waiter.done()
+        )  # done: a request is there, not taken yet
+        before = self._request_count
         super().data_received(data)
         if self._request_count > before:
             self.heard = self._loop.time()
