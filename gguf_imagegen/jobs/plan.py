@@ -16,6 +16,7 @@ from PIL import Image
 
 from gguf_imagegen import images
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.vocabulary import unknown_words
 from gguf_imagegen.engine.protocol import (
     Decoder,
     GenerateSpec,
@@ -88,6 +89,7 @@ def plan(
         raise InvalidRequest("image: at least one image is needed", param="image")
     if not prompt.strip() and operation in ("generation", "edit"):
         raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
+    notes += unknown_words(entry, prompt)
     if request.background == "transparent":
         raise UnsupportedOperation(
             f"background: {entry.id} cannot make transparent images; use 'opaque' or 'auto'",
@@ -260,7 +262,7 @@ def _step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCa
 def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float]:
     """cfg_scale and distilled guidance; `guidance_scale` means whichever the family has.
 
-    A distilled model draws garbage above its own cfg_scale, so that a larger one is lowered, with a note.
+    A model draws garbage above its own greatest cfg_scale, so that a larger one is lowered, with a note.
     """
     cfg_scale, guidance = request.cfg_scale, request.guidance
     if request.guidance_scale is not None:
@@ -270,7 +272,7 @@ def _guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[fl
             cfg_scale = request.guidance_scale if cfg_scale is None else cfg_scale
     most = entry.limits.cfg_scale
     if most is not None and cfg_scale is not None and cfg_scale > most:
-        notes.append(f"cfg_scale: {entry.id} is distilled; {cfg_scale:g} was lowered to {most:g}")
+        notes.append(f"cfg_scale: {entry.id} takes at most {most:g}; {cfg_scale:g} was lowered to that")
         cfg_scale = most
     return (
         entry.defaults.cfg_scale if cfg_scale is None else cfg_scale,
