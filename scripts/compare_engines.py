@@ -153,7 +153,7 @@ def drawn(trial: Trial, folder: Path, part: str = "first", seeds: int = SEEDS) -
     if not pictures.exists():
         pictures.mkdir(parents=True)
         trial.run(
-            "embedded", "--size", "128x128", "--steps", "12", "--prompt", "a red apple", "--repeats", "1",
+            "embedded", "--size", "128x128", "--steps", "4", "--prompt", "a red apple", "--repeats", "1",
             "--pictures", str(pictures), "--seeds", str(seeds),
         )  # fmt: skip
     return [pictures / f"{seed}.png" for seed in range(seeds)]

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from embedded import autoencoder, captions, dataset, export, measure, pictures
 from PIL import Image
 from rich.progress import track
+from training import autoencoder, export, measure, pictures, prompts, vocabulary
 
-from gguf_imagegen.catalog.catalog import PACKAGED
 from gguf_imagegen.catalog.choose import choose_models
+from gguf_imagegen.catalog.entry import PACKAGED
 from gguf_imagegen.engine.cores import usable_cores
 from gguf_imagegen.engine.process import EngineProcess
 from gguf_imagegen.events import ImageMade, Loaded
@@ -35,13 +34,14 @@ from gguf_imagegen.schema.request import parse_request
 from gguf_imagegen.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-SHAPE_PROMPTS, HELD_OUT = 200, 60
-NAMES = 200
 STEP = 10  # from one seed to the next
+SEEDS = 4  # of one prompt
 GRID = (
-    "cat", "dog", "apple", "rocket", "pizza", "car", "house", "sun", "penguin", "robot",
-    "a red circle on a blue background", "a green star on a yellow background",
-    "a pink heart on a black background", "a yellow ring on a purple background", "fish", "guitar",
+    "cat", "dog", "apple", "rocket", "pizza", "car", "house", "sun", "penguin", "robot", "fish", "guitar",
+    "crying face", "cool face", "castle", "unicorn", "a red circle on a blue background",
+    "a green star on a yellow background", "a pink heart on a black background",
+    "a yellow ring on a purple background",
+    "a white circle", "a blue car", "a green apple", "a cat on a blue background",
 )  # fmt: skip
 COLUMNS = 8
 
@@ -73,14 +73,9 @@ class Painter:
             self.loaded = event.seconds
 
 
-async def shapes(painter: Painter, fields: dict[str, Any]) -> dict[str, Any]:
-    """Share of prompts with the right colour, background, shape, and all three."""
-    rng = np.random.default_rng(0)
-    every = captions.shape_prompts()
-    held = [prompt for prompt in every if prompt.held_out]
-    seen = [prompt for prompt in every if not prompt.held_out]
-    chosen = [held[i] for i in rng.choice(len(held), HELD_OUT, replace=False)]
-    chosen += [seen[i] for i in rng.choice(len(seen), SHAPE_PROMPTS - HELD_OUT, replace=False)]
+async def shapes(painter: Painter, count: int, fields: dict[str, Any]) -> dict[str, Any]:
+    """Share of prompts with the right colour, background, shape, and all three; a third are held out."""
+    chosen = prompts.some_shapes(count, count * 3 // 10)
     rows = []
     for number, prompt in enumerate(track(chosen, "shapes")):
         found = measure.look(await painter.paint(prompt.text, number * STEP, **fields))
@@ -91,38 +86,60 @@ async def shapes(painter: Painter, fields: dict[str, Any]) -> dict[str, Any]:
                 found.shape == prompt.shape,
             )
         )
+        if not all(rows[-1]):
+            print(f"{prompt.text}: {found}", file=sys.stderr)
     right = np.array(rows)
     every_one = np.asarray(right.all(1))
     names = ("colour", "background", "shape")
     return {name: share(right[:, i]) for i, name in enumerate(names)} | {
         "all three": share(every_one),
-        "all three, held out": share(every_one[:HELD_OUT]),
+        "all three, held out": share(every_one[: count * 3 // 10]),
         "prompts": len(chosen),
     }
 
 
-async def emoji(
-    painter: Painter, data: dataset.Pictures, names: Iterable[str], fields: dict[str, Any]
-) -> float:
-    """Share of names whose picture's nearest neighbour among all training pictures has that name."""
-    known = np.stack([s[..., :3] + 1 - s[..., 3:] for s in data.sprites])
+async def named(painter: Painter, names: Iterable[str], fields: dict[str, Any]) -> float:
+    """Share of names whose picture is nearer to a picture of that name than to any other."""
+    album = measure.Album()
     right = []
     for number, name in enumerate(track(list(names), "names")):
-        picture = np.asarray(await painter.paint(name, number * STEP, **fields), np.float32) / 255
-        nearest = data.concepts[measure.nearest_picture(picture.astype(np.float32), known)]
-        right.append(name in nearest.names)
+        picture = await painter.paint(name, number * STEP, **fields)
+        right.append(shows(album, picture, name))
+        if not right[-1]:
+            print(f"{name}: {album.names_of(picture)}", file=sys.stderr)
     return share(right)
 
 
-def round_trip(data: dataset.Pictures) -> float:
-    """Mean PSNR of the training pictures that go through the encoder and the exported decoder."""
-    decoder = autoencoder.Decoder()
-    export.read_decoder(PACKAGED / "embedded-tae.gguf", decoder)
-    values = []
-    for picture in track(data.on_backgrounds(), "round trip"):
-        with torch.no_grad():
-            back = decoder(torch.from_numpy(data.encoder(picture))[None])[0].permute(1, 2, 0).numpy()
-        values.append(measure.psnr(back, picture))
+def shows(album: measure.Album, picture: Image.Image, name: str) -> bool:
+    if name in pictures.SHAPES:
+        return measure.look(picture).shape == name
+    return name in album.names_of(picture)
+
+
+async def seeds(painter: Painter, names: Iterable[str], fields: dict[str, Any]) -> dict[str, float]:
+    """Several seeds of one prompt: how many are right, and how far the two most alike are apart (of 255)."""
+    album = measure.Album()
+    right, apart = [], []
+    for name in track(list(names), "seeds"):
+        made = [await painter.paint(name, seed, **fields) for seed in range(SEEDS)]
+        right += [shows(album, picture, name) for picture in made]
+        values = [np.asarray(picture, np.float32) for picture in made]
+        apart.append(min(np.abs(a - b).mean() for n, a in enumerate(values) for b in values[:n]))
+    return {
+        "right": share(right),
+        "apart, median": share(np.median(apart)),
+        "apart, least": share(min(apart)),
+    }
+
+
+def round_trip() -> float:
+    """Mean PSNR of all glyphs, on white or a colour, that go through the autoencoder."""
+    tensors = export.read(PACKAGED / "embedded-tae.gguf")
+    encoder = autoencoder.read_encoder(tensors)
+    values, grounds = [], [1.0, *(pictures.colour(name) for name in pictures.COLOURS)]
+    for number, sprite in enumerate(track(measure.sprites(), "round trip")):
+        picture = pictures.on(sprite, grounds[number % len(grounds)])
+        values.append(measure.psnr(autoencoder.decode(tensors, encoder(picture)), picture))
     return round(float(np.mean(values)), 2)
 
 
@@ -145,23 +162,21 @@ def share(right: Any) -> float:
 async def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     painter = Painter(options.threads)
     try:
+        await grid(painter, options.grid)
         if options.grid_only:
-            await grid(painter, options.grid)
             return {}
-        data = dataset.Pictures(options.folder)
         fields = {"cfg_scale": options.cfg_scale} if options.cfg_scale else {}
-        names = [concept.names[0] for concept in data.concepts]
-        some = np.random.default_rng(0).choice(len(names), NAMES, replace=False)
-        figures = {
-            "shapes": await shapes(painter, fields),
-            "everyday names": await emoji(painter, data, list(pictures.EVERYDAY), fields),
-            f"{NAMES} names": await emoji(painter, data, [names[i] for i in some], fields),
+        every = [names[0] for _, names in vocabulary.entries()]
+        some = [every[i] for i in np.random.default_rng(0).choice(len(every), options.names, replace=False)]
+        return {
+            "shapes": await shapes(painter, options.shapes, fields),
+            "everyday names": await named(painter, prompts.EVERYDAY, fields),
+            f"{options.names} names": await named(painter, some, fields),
+            f"{SEEDS} seeds": await seeds(painter, some[: options.names // 10], fields),
             "seconds a picture": round(float(np.median(painter.seconds)), 2),
             "seconds to load": round(painter.loaded, 2),
-            "round trip PSNR, dB": round_trip(data),
+            "round trip PSNR, dB": round_trip(),
         }
-        await grid(painter, options.grid)
-        return figures
     finally:
         await painter.resident.close("done")
 
@@ -170,9 +185,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--folder", type=Path, default=ROOT / "build" / "embedded", help="where names are kept"
-    )
+    parser.add_argument("--shapes", type=int, default=200, help="how many prompts of shapes")
+    parser.add_argument("--names", type=int, default=200, help="how many of all names")
     parser.add_argument("--grid", type=Path, default=ROOT / "docs" / "embedded.png", help="the grid to write")
     parser.add_argument("--grid-only", action="store_true", help="write the grid, measure nothing")
     parser.add_argument("--cfg-scale", type=float, help="instead of the model's default")

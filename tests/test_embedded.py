@@ -17,8 +17,11 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from gguf_imagegen.catalog.catalog import PACKAGED, load_catalog
-from scripts.embedded.measure import look
+from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.catalog.entry import PACKAGED
+from scripts.training.measure import Album, look
+from scripts.training.pictures import COLOURS, DEFAULT, SHAPES
+from scripts.training.vocabulary import entries
 from tests.conftest import ServerProcess
 
 Pixels = npt.NDArray[np.int16]
@@ -69,32 +72,62 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return float(np.abs(pixels(one) - pixels(other)).mean())
 
 
-@pytest.mark.parametrize(
-    ("colour", "shape", "background"),
-    [
-        ("red", "circle", "blue"),
-        ("pink", "heart", "white"),
-        ("blue", "triangle", "yellow"),
-    ],
-)
+COMBINATIONS = [
+    (colour, SHAPES[n % len(SHAPES)], list(COLOURS)[(n + 5) % len(COLOURS)])
+    for n, colour in enumerate(COLOURS)
+]
+"""Every colour in front and behind, and every shape."""
+
+
+@pytest.mark.parametrize(("colour", "shape", "background"), COMBINATIONS)
 def test_it_draws_what_is_asked(
     draw: Callable[..., Image.Image], colour: str, shape: str, background: str
 ) -> None:
-    """The shape, its colour and the background are the ones named."""
-    seen = look(draw(f"a {colour} {shape} on a {background} background"))
+    """The shape, its colour and the background are the ones named, wherever the seed puts it."""
+    seen = look(draw(f"a {colour} {shape} on a {background} background", seed=len(colour + shape)))
     assert (seen.colour, seen.shape, seen.background) == (colour, shape, background)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_shape_alone_has_a_colour(draw: Callable[..., Image.Image], shape: str) -> None:
+    """Nothing but its name is said; and in white it stands before something dark."""
+    seen = look(draw(shape))
+    assert (seen.shape, seen.colour) == (shape, DEFAULT[shape])
+    seen = look(draw(f"a white {shape}", seed=2))
+    assert (seen.shape, seen.colour, seen.background) == (shape, "white", "black")
+
+
+@pytest.fixture(scope="module")
+def album() -> Album:
+    return Album()
+
+
+NAMES = [names[0] for unicode, names in entries() if unicode][2::5][:60]
+
+
+@pytest.mark.parametrize("start", range(0, len(NAMES), 10))
+def test_it_draws_what_is_named(draw: Callable[..., Image.Image], album: Album, start: int) -> None:
+    """The picture of a name is nearer to a glyph of that name than to any other of some 300."""
+    shown = {name: album.names_of(draw(name, seed=n)) for n, name in enumerate(NAMES[start : start + 10])}
+    assert {name: found for name, found in shown.items() if name not in found} == {}
+
+
 @pytest.mark.parametrize(
-    ("colour", "shape", "background"),
-    [("green", "star", "white"), ("yellow", "square", "black"), ("orange", "ring", "purple")],
+    ("prompt", "name"), [("Dogs", "dog"), ("une maison", "house"), ("Katze", "cat"), ("cherries", "cherry")]
 )
-def test_it_paints_what_is_asked(
-    draw: Callable[..., Image.Image], colour: str, shape: str, background: str
+def test_other_forms_and_languages(
+    draw: Callable[..., Image.Image], album: Album, prompt: str, name: str
 ) -> None:
-    """Colours are right also where the shape is one that the model often misses (see its card)."""
-    seen = look(draw(f"a {colour} {shape} on a {background} background"))
-    assert (seen.colour, seen.background) == (colour, background)
+    assert name in album.names_of(draw(prompt))
+
+
+def test_a_colour_changes_what_it_stands_by(draw: Callable[..., Image.Image], album: Album) -> None:
+    """A blue car is the car, and blue; its ground is not."""
+    car = pixels(draw("a blue car on a white background"))
+    bluest = car[..., 2] - car[..., 0]
+    assert (bluest > 60).mean() > 0.15
+    assert car[:8].min() > 200
+    assert (pixels(draw("a car on a white background"))[..., 2] - 60 > car[..., 0]).mean() < 0.5
 
 
 def test_capitals_mean_the_same(draw: Callable[..., Image.Image]) -> None:
@@ -108,6 +141,38 @@ def test_a_seed_is_a_picture(draw: Callable[..., Image.Image]) -> None:
     first = draw("a heart", seed=1)
     assert png(first.convert("RGB")) == png(draw("a heart", seed=1).convert("RGB"))
     assert difference(first, draw("a heart", seed=2)) > 1
+
+
+def test_four_seeds_are_four_pictures(draw: Callable[..., Image.Image], album: Album) -> None:
+    """They lie differently or on another ground, and show the same."""
+    made = [draw("a car", seed=seed) for seed in range(4)]
+    assert all("car" in album.names_of(picture) for picture in made)
+    assert min(difference(a, b) for n, a in enumerate(made) for b in made[:n]) > 2
+
+
+def test_unknown_words_are_told(embedded: ServerProcess) -> None:
+    """Who asks for what the model does not know hears what it does know."""
+
+    def ask(path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(embedded.url + path, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.load(answer)
+
+    def warnings(prompt: str) -> list[str]:
+        said: list[str] = ask("/v1/images/generations", {"prompt": prompt, "steps": 1})["warnings"]
+        return said
+
+    assert warnings("a lovely picture of a blue cat on a yellow background") == []
+    (unknown,) = warnings("a dragon boat")
+    assert unknown.startswith("prompt: glyph-128 knows no 'dragon boat'; try 'boat', 'dragon'")
+    (unknown,) = warnings("a zeppelin")
+    assert "knows no 'zeppelin'; try 'cat'" in unknown
+    assert warnings("a cat and a dog") == [
+        "prompt: glyph-128 draws one thing at a time; 'cat' and 'dog' will blend"
+    ]
+    meta = ask("/v1/models/glyph-128")["meta"]
+    assert all(warnings(example) == [] for example in meta["examples"])
 
 
 def test_a_masked_edit_changes_only_the_mask(draw: Callable[..., Image.Image]) -> None:
@@ -167,8 +232,9 @@ def test_it_ships_with_its_card_and_licences() -> None:
     """Everything about the weights lies beside them, and they are small."""
     entry = load_catalog(Path("nowhere")).get("embedded")
     weights = {PACKAGED / path for path in entry.files.values()}
-    assert sum(path.stat().st_size for path in weights) <= 30_000_000
+    assert sum(path.stat().st_size for path in weights) <= 34_000_000
     assert {path.name for path in PACKAGED.iterdir() if path not in weights} == {
         "MODEL_CARD.md",
         "OFL-1.1.txt",
+        "names.txt",
     }

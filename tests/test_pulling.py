@@ -17,7 +17,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from gguf_imagegen.catalog.catalog import PACKAGED
+from gguf_imagegen.catalog.entry import PACKAGED
 from gguf_imagegen.catalog.progress import Downloading, FileReady, Planned, Rewriting, Verifying
 from gguf_imagegen.jobs.folders import named_file, names_in
 from gguf_imagegen.pulling import shown, transfer_words

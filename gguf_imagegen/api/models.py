@@ -76,6 +76,7 @@ def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
         "meta": {
             "aliases": list(entry.aliases),
             "description": entry.description,
+            "examples": list(entry.examples),
             "state": _state(app, meant),
             "error": _error(app, meant),
             "tuned": _tuned(app, meant),

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import cast
 
-from gguf_imagegen.catalog.entry import Capability, Defaults, Entry, Source
+from gguf_imagegen.catalog.entry import PACKAGED, Capability, Defaults, Entry, Source
 from gguf_imagegen.catalog.header import Header
 from gguf_imagegen.catalog.inspect import check_complete, component_of, family_of, holds_vae, inspect_file
 from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
@@ -24,7 +24,6 @@ from gguf_imagegen.errors import (
 )
 
 MODEL_SUFFIXES = {".gguf", ".safetensors"}
-PACKAGED = Path(__file__).parents[1] / "embedded"
 
 
 class Catalog:

@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from gguf_imagegen.catalog.traits import EditMode, Traits, traits_of
 from gguf_imagegen.engine.protocol import Decoder, Role, StepCache
 
+PACKAGED = Path(__file__).parents[1] / "embedded"
+"""Where the files of the model lie that comes with this package."""
 UNSUPPORTED = Traits(64, latent_preview=False)
 Capability = Literal["text-to-image", "image-to-image", "inpainting", "reference-edit"]
 
@@ -109,15 +111,19 @@ class Entry(Strict):
     """One model in one quantisation: what is loaded when it is asked for.
 
     `files` are names inside the models folder, or absolute paths for a bare file; those of a `packaged`
-    model lie in this package. `decoder` makes the pictures where a TAESD stands beside a VAE; `vae_inside`
-    says that the main file holds a VAE. `sources` says where files come from that can be pulled. A model that
-    this engine cannot run says why in `unsupported`.
+    model lie in this package. `decoder` makes the pictures where a TAESD stands beside a VAE;
+    `vae_inside` says that the main file holds a VAE. `sources` says where files come from that can be
+    pulled. A model that this engine cannot run says why in `unsupported`. `examples` are prompts to
+    try; `vocabulary` is a file beside those of a packaged model that lists all it knows
+    (`catalog.vocabulary`).
     """
 
     id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     quant: str = ""
     aliases: tuple[str, ...] = ()
     description: str = ""
+    examples: tuple[str, ...] = ()
+    vocabulary: Path | None = None
     family: str
     files: Mapping[Role, Path]
     sources: Mapping[Role, Source] = {}
@@ -146,6 +152,11 @@ class Entry(Strict):
     def traits(self) -> Traits:
         """Those of the family; a model that cannot be run has traits that promise nothing."""
         return traits_of(self.family) or UNSUPPORTED
+
+    @property
+    def known_words(self) -> Path | None:
+        """The file of all that the model knows by name, if it knows no more than that."""
+        return PACKAGED / self.vocabulary if self.vocabulary and self.packaged else None
 
     @property
     def edit_mode(self) -> EditMode:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.vocabulary import unknown_words
 from gguf_imagegen.engine.protocol import (
     Decoder,
     GenerateSpec,
@@ -143,6 +144,7 @@ def sketch(
         raise InvalidRequest("image: at least one image is needed", param="image")
     if not prompt.strip() and operation in ("generation", "edit"):
         raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
+    notes += unknown_words(entry, prompt)
     if request.background == "transparent":
         raise UnsupportedOperation(
             f"background: {entry.id} cannot make transparent images; use 'opaque' or 'auto'",

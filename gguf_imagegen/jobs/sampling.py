@@ -62,7 +62,7 @@ def step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCac
 def guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float, float]:
     """cfg_scale, image_cfg_scale and distilled guidance; `guidance_scale` is the last where there is one.
 
-    A distilled model draws garbage above its own cfg_scale, so that a larger one is lowered, with a note.
+    A model draws garbage above its own greatest cfg_scale, so that a larger one is lowered, with a note.
     """
     cfg_scale, guidance = request.cfg_scale, request.guidance
     if request.guidance_scale is not None:
@@ -72,7 +72,7 @@ def guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[flo
             cfg_scale = request.guidance_scale if cfg_scale is None else cfg_scale
     most = entry.limits.cfg_scale
     if most is not None and cfg_scale is not None and cfg_scale > most:
-        notes.append(f"cfg_scale: {entry.id} is distilled; {cfg_scale:g} was lowered to {most:g}")
+        notes.append(f"cfg_scale: {entry.id} takes at most {most:g}; {cfg_scale:g} was lowered to that")
         cfg_scale = most
     cfg_scale = entry.defaults.cfg_scale if cfg_scale is None else _raised(cfg_scale, "cfg_scale", notes)
     image_cfg_scale = request.image_cfg_scale

@@ -172,6 +172,7 @@ class Deleted(BaseModel):
 class ModelMeta(BaseModel):
     aliases: list[str]
     description: str
+    examples: list[str]
     state: Literal["absent", "pulling", "ready", "loading", "loaded", "unsupported"]
     error: ErrorObject | None
     tuned: dict[str, int | bool] | None

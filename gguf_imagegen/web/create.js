@@ -185,6 +185,7 @@ function show() {
   $("negative-field").hidden = $("cfg-field").hidden || Number($("cfg").value) <= 1;
   $("guidance-field").hidden = !meta.distilled_guidance;
   $("quality-field").hidden = !Object.keys(meta.quality).length;
+  $("prompt").placeholder = meta.examples.length ? `Such as: ${meta.examples.join(" · ")}` : "";
   showSizes(starts);
   for (const each of $("qualities").children) press(each, each.dataset.steps === $("steps").value);
   say($("model-state"), [meta.description, memoryWords(meta, $("model").value), can.has("text-to-image") ? "" : "It needs a picture to work on."].filter(Boolean).join(" "));

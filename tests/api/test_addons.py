@@ -247,7 +247,7 @@ async def test_a_models_bound_of_guidance(running: RunningApp, model_dir: Path, 
     async with running(catalog=tmp_path / "c.yaml") as app:
         status, body = await app.post(GENERATIONS, **SMALL, model="distilled", true_cfg_scale=4)
     assert (status, body["data"][0]["cfg_scale"]) == (200, 1)
-    assert body["warnings"] == ["cfg_scale: distilled is distilled; 4 was lowered to 1"]
+    assert body["warnings"] == ["cfg_scale: distilled takes at most 1; 4 was lowered to that"]
 
 
 async def test_two_kinds_of_work_by_turns(client: Client) -> None:

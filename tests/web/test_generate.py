@@ -110,7 +110,7 @@ async def test_everything_is_remembered(studio: ServerProcess, visit: OpenPage) 
         await expect(page.locator("#lock")).to_have_attribute("aria-pressed", "true")
         await page.click("#more summary")
         await page.click("#defaults")
-        await expect(page.locator("#steps")).to_have_value("12")
+        await expect(page.locator("#steps")).to_have_value("4")
 
 
 async def test_the_seed_is_drawn_or_locked(studio: ServerProcess, visit: OpenPage) -> None:
