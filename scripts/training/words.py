@@ -28,7 +28,7 @@ LONGEST = 3  # tokens of a name in another language
 ROOM = 1420  # tokens with a unit of their own in the text's MLP
 CERTAIN = 100.0  # weight of English names
 MET = 0.05  # how far a name may be off its picture's code
-GROUND_WORD, ON_WORD, AND_WORDS = "background", "on", ("and", "&", "beside", "next")
+GROUND_WORD, ON_WORD = "background", "on"
 TALK = """
 a an the one some my your two three please draw me show and or with on in at to is of
 picture drawing photo image painting emoji icon sketch background lovely cute beautiful nice very happy
@@ -98,7 +98,6 @@ class Words:
         self.colours = {token: name for name in pictures.COLOURS if (token := single(name)) is not None}
         self.shapes = {token: name for name in pictures.SHAPES if (token := single(name)) is not None}
         self.ground, self.on = spelled(GROUND_WORD)[0], spelled(ON_WORD)[0]
-        self.both = [token for word in AND_WORDS if (token := single(word)) is not None]
         self.alike: dict[int, int] = {}
         """Tokens that share another's vector."""
         self._colours_abroad()
@@ -107,7 +106,7 @@ class Words:
             PAD,
             *before,
             *after,
-            *(t for word in TALK for t in spelled(word)),
+            *(t for word in TALK for form in (word, word.capitalize()) for t in spelled(form)),
             *spelled("x,")[1:],
         }
         self.neutral -= set(self.colours) | set(self.shapes)
@@ -119,7 +118,7 @@ class Words:
         self._kin()
 
     def _kin(self) -> None:
-        for token in [*self.codes, *self.colours, self.ground, self.on, *self.both]:
+        for token in [*self.codes, *self.colours, self.ground, self.on]:
             for other in kin(token):
                 if other not in self.codes and other not in self.colours and other not in self.neutral:
                     self.alike.setdefault(other, token)

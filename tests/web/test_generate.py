@@ -111,6 +111,7 @@ async def test_everything_is_remembered(studio: ServerProcess, visit: OpenPage) 
         await page.click("#more summary")
         await page.click("#defaults")
         await expect(page.locator("#steps")).to_have_value("4")
+        await expect(page.get_by_placeholder("Such as: cat · a red apple")).to_be_visible()
 
 
 async def test_the_seed_is_drawn_or_locked(studio: ServerProcess, visit: OpenPage) -> None:
