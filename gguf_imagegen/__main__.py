@@ -1,5 +1,5 @@
 """`python -m gguf_imagegen` is `gguf-imagegen`."""
 
-from gguf_imagegen.cli import main
+from gguf_imagegen.commands.cli import main
 
 main()

@@ -28,9 +28,9 @@ from bench_server import MODEL
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gguf_imagegen.engine.cores import usable_cores
+from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.testmodel import write_test_model
 
 Bench = Callable[[Run], Coroutine[Any, Any, None]]
 OWN: dict[str, Bench] = {

@@ -16,7 +16,7 @@ from rich.console import Console
 from synthetic import write_synthetic_sd1
 
 STEPS = 2
-FEATURES = "from gguf_imagegen.engine.build import describe; print(*describe().features)"
+FEATURES = "from gguf_imagegen.engines.sdcpp.build import describe; print(*describe().features)"
 
 
 async def builds(run: Run) -> None:

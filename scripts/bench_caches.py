@@ -12,25 +12,25 @@ import asyncio
 import math
 import statistics
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import cast, get_args
 
 import numpy as np
 from compare_engines import PICTURE_STEPS
+from msgspec.structs import replace
 from synthetic import write_synthetic_sd1, write_synthetic_taesd
 
 from gguf_imagegen.catalog.catalog import entry_of_file
-from gguf_imagegen.catalog.choose import choose_models
-from gguf_imagegen.catalog.inspect import holds_vae
-from gguf_imagegen.engine.cores import usable_cores
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.engine.protocol import Decoder, GenerateSpec, ModelSpec
-from gguf_imagegen.events import ImageMade
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.commands.tuning.measure import Effort, Speed, make, measure, warm_up
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.modelfiles.inspect import holds_vae
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.tuning.measure import Effort, Speed, make, measure, warm_up
+from gguf_imagegen.vocabulary.engine import Decoder, Generate, LoadSpec
+from gguf_imagegen.vocabulary.events import Made
 
 PROMPTS = ("a lovely cat", "a red circle", "a green tree", "a house", "a blue star", "an apple")
 DECODES = 5
@@ -58,7 +58,7 @@ async def caches(counts: list[int], threads: int) -> None:
     engine = EngineProcess()
     try:
         async for _ in engine.load(
-            ModelSpec(entry.id, catalog.paths(entry), threads, built_in_vae=holds_vae(headers["model"]))
+            LoadSpec(entry.id, catalog.paths(entry), threads, built_in_vae=holds_vae(headers["model"]))
         ):
             pass
         print(f"{'steps':>5} {'cache':12} {'sampling':>9} {'PSNR, least':>12} {'median':>7}")
@@ -79,11 +79,11 @@ async def caches(counts: list[int], threads: int) -> None:
         await engine.close()
 
 
-async def made(engine: EngineProcess, spec: GenerateSpec) -> tuple[float, bytes]:
+async def made(engine: EngineProcess, spec: Generate) -> tuple[float, bytes]:
     """Milliseconds of sampling, and the pixels."""
-    async for event in engine.generate(spec):
-        if isinstance(event, ImageMade):
-            picture = event.timings.sampling_ms, event.rgb
+    async for event in engine.run(spec):
+        if isinstance(event, Made):
+            picture = event.timings.sampling_ms, event.artifact.data
     return picture
 
 
@@ -104,7 +104,7 @@ async def decoders(sizes: list[str], threads: int) -> None:
             for decoder, engine in engines.items():
                 files = {"model": model, "taesd": tiny}
                 async for _ in engine.load(
-                    ModelSpec("sd15", files, threads, built_in_vae=True, decoder=decoder)
+                    LoadSpec("sd15", files, threads, built_in_vae=True, decoder=decoder)
                 ):
                     pass
             print(f"{'size':9} {'decoder':8} {'step, s':>8} {'decoding, s':>12} {'of a picture':>13}")

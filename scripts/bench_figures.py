@@ -13,7 +13,7 @@ from pathlib import Path
 from rich.progress import Progress
 from rich.table import Table
 
-from gguf_imagegen.engine.cores import usable_cores
+from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.settings import Settings
 
 CACHE = Path(__file__).resolve().parents[1] / "build" / "bench"

@@ -9,7 +9,7 @@ from bench_figures import Run
 from bench_server import now
 from PIL import Image
 
-from gguf_imagegen import images
+from gguf_imagegen.pictures import images
 
 SIDE = 1024
 GRAIN = 3.0

@@ -26,11 +26,11 @@ from bench_server import (
 )
 from synthetic import write_synthetic_sd1
 
-from gguf_imagegen import events
 from gguf_imagegen.api.app import make_app
-from gguf_imagegen.catalog.choose import choose_models
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.jobs.resident import Resident
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.vocabulary import events
 
 WARM_UP = 20
 """Images after which a worker's memory should have stopped growing."""
@@ -118,7 +118,7 @@ async def swap(run: Run) -> None:
     )
     settings = run.settings.model_copy(update={"catalog": other})
     catalog, _ = choose_models(settings)
-    resident = Resident(catalog, settings, EngineProcess, settings.threads)
+    lane = Lane(catalog, settings, EngineProcess, settings.threads)
     loads: list[float] = []
     beyond = []
 
@@ -127,13 +127,14 @@ async def swap(run: Run) -> None:
             loads.append(event.seconds)
 
     try:
-        await resident.engine_for(catalog.get(MODEL), note)
+        async with lane.loaded(catalog.get(MODEL), note):
+            pass
         for number in run.rounds(run.repeats):
             began = now()
-            await resident.engine_for(catalog.get((MODEL, "other")[number % 2 == 0]), note)
-            beyond.append(1000 * (now() - began - loads[-1]))
+            async with lane.loaded(catalog.get((MODEL, "other")[number % 2 == 0]), note):
+                beyond.append(1000 * (now() - began - loads[-1]))
     finally:
-        await resident.close("measured")
+        await lane.close("measured")
     run.tell("load of a model, as the engine tells it", "ms", (1000 * load for load in loads))
     run.tell("swap beyond the load", "ms", beyond, most=300)
     for room in (1, 2):

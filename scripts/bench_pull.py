@@ -21,10 +21,10 @@ from unittest.mock import patch
 from aiohttp import web
 from bench_figures import Run
 
-from gguf_imagegen.catalog.download import Pull
 from gguf_imagegen.catalog.entry import Entry, Source
-from gguf_imagegen.catalog.progress import PullEvent, Verifying
 from gguf_imagegen.catalog.store import Store, sha256_of
+from gguf_imagegen.download.progress import PullEvent, Verifying
+from gguf_imagegen.download.pull import Pull
 
 NAME = "model.gguf"
 SOURCE = "bench/pull"

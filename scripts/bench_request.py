@@ -23,11 +23,11 @@ from bench_server import (
 )
 from bench_stamps import StampedEngine
 
-from gguf_imagegen.catalog.choose import choose_models
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.jobs.resident import Resident
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.pool.lane import Lane
 
 ENGINE_SECONDS = 2.0
 """Less of an engine's time would let the server's milliseconds look large, and be lost in the noise."""
@@ -38,20 +38,20 @@ async def overhead(run: Run) -> None:
     """A whole request over HTTP against the same generation asked of the engine directly, by turns."""
     catalog, default = choose_models(run.settings)
     entry = catalog.get(default)
-    resident = Resident(catalog, run.settings, EngineProcess, run.settings.threads)
+    lane = Lane(catalog, run.settings, EngineProcess, run.settings.threads)
     try:
-        engine = await resident.engine_for(entry, lambda event: None)
-        async with serving(run) as (_, session):
+        async with serving(run) as (_, session), lane.loaded(entry, lambda event: None) as model:
+            engine = model.engine
             body = await long_enough(session)
             wanted, warnings = parse_request(body)
             spec = plan(wanted, entry, run.settings, "generation", warnings).spec
-            await exhaust(engine.generate(spec))
+            await exhaust(engine.run(spec))
             served, direct = [], []
             for _ in run.rounds(run.repeats):
                 served.append(await seconds(make(session, body)))
-                direct.append(await seconds(exhaust(engine.generate(spec))))
+                direct.append(await seconds(exhaust(engine.run(spec))))
     finally:
-        await resident.close("measured")
+        await lane.close("measured")
     inside = await overheads(run, body)
     run.tell("over HTTP, PNG encoded", "s", served)
     run.tell("engine directly, raw pixels", "s", direct, fewest=ENGINE_SECONDS)

@@ -31,13 +31,13 @@ from PIL import Image
 from synthetic import write_synthetic_sd1
 
 from gguf_imagegen.catalog.catalog import Catalog
-from gguf_imagegen.catalog.choose import choose_models
+from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.engine.cores import usable_cores
-from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec, Role
-from gguf_imagegen.engine.worker import NICENESS
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.engines.sdcpp.worker import NICENESS
+from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Role
 
 ENGINE = "stable-diffusion-cpp-python"
 FLAGS: dict[Role, str] = {"model": "--model", "taesd": "--taesd"}
@@ -153,7 +153,7 @@ def decibels(one: bytes, other: bytes) -> float:
     return min(EQUAL_PICTURES, 10 * math.log10(255**2 / error)) if error else EQUAL_PICTURES
 
 
-def their_body(spec: GenerateSpec) -> dict[str, Any]:
+def their_body(spec: Generate) -> dict[str, Any]:
     """The same picture in sd-server's words, which it takes within the prompt."""
     sampling: dict[str, Any] = {
         "sample_method": spec.sampler,
@@ -187,7 +187,7 @@ async def their_server(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     files = [word for role, path in catalog.paths(entry).items() for word in (FLAGS[role], str(path))]
-    rng = ModelSpec(name="", files={}, threads=threads).rng
+    rng = LoadSpec(name="", files={}, threads=threads).rng
     command = ["nice", "-n", str(NICENESS), str(binary), *files, "--threads", str(threads), "--rng", rng]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(  # noqa: ASYNC220

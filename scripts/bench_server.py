@@ -19,10 +19,10 @@ from aiohttp import ClientResponse, ClientSession, ClientTimeout, TCPConnector, 
 from bench_figures import Run
 
 from gguf_imagegen.api.app import make_app
-from gguf_imagegen.catalog.choose import choose_models
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.events import EngineEvent
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.events import EngineEvent
 
 MODEL = "tiny-random"
 GENERATIONS = "/v1/images/generations"
@@ -55,7 +55,9 @@ class Server:
         return match and match[1]
 
     def worker(self) -> psutil.Process:
-        return next(each for each in self.http.children() if "gguf_imagegen.engine.worker" in each.cmdline())
+        return next(
+            each for each in self.http.children() if "gguf_imagegen.engines.sdcpp.worker" in each.cmdline()
+        )
 
     def stop(self) -> None:
         self._process.terminate()
@@ -157,7 +159,7 @@ async def exhaust(iterator: AsyncIterator[EngineEvent]) -> None:
 
 
 def rss(process: psutil.Process) -> float:
-    """Resident megabytes."""
+    """Lane megabytes."""
     return float(process.memory_info().rss) / 1e6
 
 

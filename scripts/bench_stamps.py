@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from queue import SimpleQueue
 
-from gguf_imagegen import events
-from gguf_imagegen.engine import wire, worker
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.engine.protocol import GenerateSpec
-from gguf_imagegen.events import EngineEvent
+from gguf_imagegen.engines import wire
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.engines.sdcpp import worker
+from gguf_imagegen.vocabulary import events
+from gguf_imagegen.vocabulary.engine import Task
+from gguf_imagegen.vocabulary.events import EngineEvent
 
 now = time.perf_counter
 
@@ -29,11 +30,11 @@ class StampedEngine(EngineProcess):
         self.times: dict[int, tuple[float, float]] = {}
         self.took = 0.0
 
-    async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
+    async def run(self, task: Task) -> AsyncIterator[EngineEvent]:
         began = now()
-        async for event in super().generate(spec):
+        async for event in super().run(task):
             match event:
-                case events.ImageMade():
+                case events.Made():
                     self.took = now() - began
                 case events.Progress(phase="sampling", step=step, seconds_per_step=called) if step:
                     self.times[step] = called, now()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from bench_figures import Run
 from bench_server import MODEL, PICTURE, exhaust, now, seconds
+from msgspec.structs import replace
 
-from gguf_imagegen.catalog.choose import choose_models
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec, Role
-from gguf_imagegen.events import ImageMade
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.schema.request import parse_request
-from gguf_imagegen.testmodel import write_test_model
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Role
+from gguf_imagegen.vocabulary.events import Made
 
 IMAGES = 4
 ROUNDS = 3
@@ -35,14 +35,14 @@ async def text(run: Run) -> None:
         run.say("writing a text encoder of 1.8 GB")
         files = cast("dict[Role, Path]", write_test_model(Path(folder), hidden=256, full_text=True))
         try:
-            await exhaust(engine.load(ModelSpec(MODEL, files, threads=run.settings.threads)))
-            await exhaust(engine.generate(several))
+            await exhaust(engine.load(LoadSpec(MODEL, files, threads=run.settings.threads)))
+            await exhaust(engine.run(several))
             for _ in run.rounds(ROUNDS):
                 encoding.append(await conditioning(engine, one))
-                together.append(await seconds(exhaust(engine.generate(several))))
+                together.append(await seconds(exhaust(engine.run(several))))
                 began = now()
                 for _ in range(IMAGES):
-                    await exhaust(engine.generate(one))
+                    await exhaust(engine.run(one))
                 apart.append(now() - began)
         finally:
             await engine.close()
@@ -50,7 +50,7 @@ async def text(run: Run) -> None:
     run.tell_ratios(f"a job of {IMAGES} images ÷ {IMAGES} jobs", together, apart)
 
 
-async def conditioning(engine: EngineProcess, spec: GenerateSpec) -> float:
+async def conditioning(engine: EngineProcess, spec: Generate) -> float:
     """Seconds before the first step."""
-    events = [event async for event in engine.generate(spec)]
-    return sum(event.timings.conditioning_ms / 1000 for event in events if isinstance(event, ImageMade))
+    events = [event async for event in engine.run(spec)]
+    return sum(event.timings.conditioning_ms / 1000 for event in events if isinstance(event, Made))

@@ -25,12 +25,12 @@ from playwright.async_api import Page, async_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gguf_imagegen import metadata
 from gguf_imagegen.api.app import make_app
-from gguf_imagegen.catalog.choose import choose_models
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.pictures import infotext
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.testmodel import write_test_model
-from tests.engines import QuickEngine
+from tests.fake_engines import QuickEngine
 
 OPENINGS = 10
 STEPS = 100
@@ -95,7 +95,7 @@ def fill_gallery(folder: Path) -> None:
         picture = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).resize((512, 512))
         name = f"20260101-{number // 60:02}{number % 60:02}00-{'x' * 24}.png"
         text = f"picture {number}\nSteps: 4, Sampler: euler, CFG scale: 1, Seed: 1, Size: 512x512"
-        picture.save(folder / name, pnginfo=metadata.png_text(text))
+        picture.save(folder / name, pnginfo=infotext.png_text(text))
 
 
 async def open_page(page: Page, url: str) -> float:

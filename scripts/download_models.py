@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from gguf_imagegen.catalog.parse import CatalogError
-from gguf_imagegen.errors import ImagegenError
-from gguf_imagegen.pulling import pull
+from gguf_imagegen.commands.pull import pull
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import ImagegenError
 
 
 def main() -> int:

@@ -8,22 +8,23 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-from dataclasses import replace
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from gguf_imagegen.catalog.catalog import Catalog, entry_of_file
-from gguf_imagegen.catalog.choose import choose_models
+from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.engine.cores import usable_cores
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.engine.protocol import GenerateSpec
-from gguf_imagegen.events import Loaded
-from gguf_imagegen.images import encode
-from gguf_imagegen.jobs.model_spec import model_spec
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.commands.tuning.measure import Effort, make, measure, warm_up
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.pictures.images import encode
+from gguf_imagegen.planning.load_spec import model_spec
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.tuning.measure import Effort, make, measure, warm_up
+from gguf_imagegen.vocabulary.engine import Generate
+from gguf_imagegen.vocabulary.events import Loaded
 
 OPTIONS = ("flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap")
 """Settings that a flag turns on; all are off without it."""
@@ -65,9 +66,9 @@ def models(name: str) -> tuple[Catalog, Entry]:
     return catalog, catalog.get(default)
 
 
-async def draw(engine: EngineProcess, spec: GenerateSpec, path: Path) -> None:
+async def draw(engine: EngineProcess, spec: Generate, path: Path) -> None:
     image = (await make(engine, spec)).image
-    data = encode(image.rgb, image.width, image.height, format="png")
+    data = encode(image.data, image.width, image.height, format="png")
     await asyncio.to_thread(path.write_bytes, data)
 
 

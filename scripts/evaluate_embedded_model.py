@@ -23,15 +23,15 @@ from PIL import Image
 from rich.progress import track
 from training import autoencoder, export, measure, pictures, prompts, vocabulary
 
-from gguf_imagegen.catalog.choose import choose_models
+from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import PACKAGED
-from gguf_imagegen.engine.cores import usable_cores
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.events import ImageMade, Loaded
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.jobs.resident import Resident
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.events import Loaded, Made
 
 ROOT = Path(__file__).resolve().parents[1]
 STEP = 10  # from one seed to the next
@@ -53,18 +53,19 @@ class Painter:
         self.settings = Settings(threads=threads)
         self.catalog, name = choose_models(self.settings)
         self.entry = self.catalog.get(name)
-        self.resident = Resident(self.catalog, self.settings, EngineProcess, threads)
+        self.lane = Lane(self.catalog, self.settings, EngineProcess, threads)
         self.loaded = 0.0
         self.seconds: list[float] = []
 
     async def paint(self, prompt: str, seed: int, **fields: Any) -> Image.Image:
-        engine = await self.resident.engine_for(self.entry, self._note)
         request, warnings = parse_request({"prompt": prompt, "seed": seed, **fields})
         job = plan(request, self.entry, self.settings, "edit" if request.image else "generation", warnings)
         began = time.perf_counter()
-        async for event in engine.generate(job.spec):
-            if isinstance(event, ImageMade):
-                picture = Image.frombytes("RGB", (event.width, event.height), event.rgb)
+        async with self.lane.loaded(self.entry, self._note) as model:
+            async for event in model.engine.run(job.spec):
+                if isinstance(event, Made):
+                    made = event.artifact
+                    picture = Image.frombytes("RGB", (made.width, made.height), made.data)
         self.seconds.append(time.perf_counter() - began)
         return picture
 
@@ -178,7 +179,7 @@ async def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             "round trip PSNR, dB": round_trip(),
         }
     finally:
-        await painter.resident.close("done")
+        await painter.lane.close("done")
 
 
 def main() -> None:

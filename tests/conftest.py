@@ -25,12 +25,13 @@ from aiohttp import web
 
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.api.connections import Bounds, listen
-from gguf_imagegen.api.keys import SCHEDULER
-from gguf_imagegen.catalog.choose import choose_models
-from gguf_imagegen.engine.protocol import Engine
+from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.commands.testmodel import write_test_model
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.testmodel import write_test_model
+from gguf_imagegen.vocabulary.engine import Engine
 
 DEADLINE = 60.0
 
@@ -87,7 +88,9 @@ class ServerProcess:
     def worker(self) -> psutil.Process | None:
         """The engine's process, if there is one."""
         children = psutil.Process(self.process.pid).children()
-        return next((c for c in children if "gguf_imagegen.engine.worker" in " ".join(c.cmdline())), None)
+        return next(
+            (c for c in children if "gguf_imagegen.engines.sdcpp.worker" in " ".join(c.cmdline())), None
+        )
 
     def wait_until_ready(self) -> None:
         deadline = time.monotonic() + DEADLINE
@@ -144,8 +147,12 @@ class App:
         self.session = session
 
     @property
+    def service(self) -> Service:
+        return self.app[SERVICE]
+
+    @property
     def scheduler(self) -> Scheduler:
-        return self.app[SCHEDULER]
+        return self.service.scheduler
 
     async def post(self, path: str, **body: Any) -> tuple[int, Any]:
         async with self.session.post(self.url + path, json=body) as answer:

@@ -14,17 +14,17 @@ import sys
 from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog, entry_of_file
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.engine.protocol import GenerateSpec, ModelSpec
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Generate, LoadSpec
 
 UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in one of what `ru_maxrss` counts."""
 
 
-def work_of(model: Path, size: str) -> tuple[Catalog, GenerateSpec]:
+def work_of(model: Path, size: str) -> tuple[Catalog, Generate]:
     """A catalog of this model alone, and one step of one image."""
     entry = entry_of_file(model)
     wanted, warnings = parse_request({"prompt": "a cat", "size": size, "steps": 1})
@@ -47,9 +47,9 @@ async def make_image(model: Path, size: str) -> None:
     catalog, spec = work_of(model, size)
     engine = EngineProcess()
     try:
-        async for _ in engine.load(ModelSpec("test", catalog.paths(catalog.entries[0]), threads=1)):
+        async for _ in engine.load(LoadSpec("test", catalog.paths(catalog.entries[0]), threads=1)):
             pass
-        async for _ in engine.generate(spec):
+        async for _ in engine.run(spec):
             pass
     finally:
         await engine.close()

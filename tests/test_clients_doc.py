@@ -21,9 +21,7 @@ from pydantic.fields import FieldInfo
 
 from gguf_imagegen.api import sdcpp_server
 from gguf_imagegen.api.app import ROUTES
-from gguf_imagegen.errors import ImagegenError, PullFailed
-from gguf_imagegen.schema import a1111
-from gguf_imagegen.schema.request import (
+from gguf_imagegen.planning.request import (
     ACCEPTED_WITHOUT_EFFECT,
     MAX_SEED,
     SAMPLERS,
@@ -33,8 +31,10 @@ from gguf_imagegen.schema.request import (
     LoraRequest,
     StreamOptions,
 )
+from gguf_imagegen.schema import a1111
 from gguf_imagegen.schema.sdcpp_server import LEAVES
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import ImagegenError, PullFailed
 from tests.api.client import noise
 from tests.api.recipes import write_catalog
 from tests.conftest import DEADLINE, ServerProcess

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from gguf_imagegen import errors
-from gguf_imagegen.errors import ImagegenError
+from gguf_imagegen.vocabulary import errors
+from gguf_imagegen.vocabulary.errors import ImagegenError
 
 KINDS = {
     name: kind

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from gguf_imagegen import data_urls, images, metadata
-from gguf_imagegen.errors import InvalidImage
+from gguf_imagegen.pictures import data_urls, images, infotext
+from gguf_imagegen.vocabulary.errors import InvalidImage
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "BMP", "GIF"])
@@ -89,7 +89,7 @@ def test_long_parameters() -> None:
     """A long last line is words, not pairs; a text without measure is refused."""
     line = ", ".join(f"Key {number}: {number}" for number in range(4000))
     assert len(line) > 32768
-    assert list(metadata.parse_parameters(f"a cat\n{line}")) == ["Prompt", "Negative prompt"]
+    assert list(infotext.parse_parameters(f"a cat\n{line}")) == ["Prompt", "Negative prompt"]
     data = images.encode(bytes(3 * 16 * 16), 16, 16, format="png", parameters="é" * 300_000)
     with pytest.raises(InvalidImage, match="parameters are longer"):
         images.read_parameters(data)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from gguf_imagegen.flags import env_name, settings_from
+from gguf_imagegen.commands.flags import env_name, settings_from
 from gguf_imagegen.settings import Settings, is_loopback
 
 SECRET = "sesame-4711"

@@ -17,19 +17,18 @@ from aiohttp import web
 from gguf_imagegen import __version__
 from gguf_imagegen.api import a1111_lists
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.keys import CATALOG, SCHEDULER, SETTINGS
-from gguf_imagegen.api.pixels import in_turn
-from gguf_imagegen.api.work import accepted, begin, finish, pick_model, pictures, prefers_async
+from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.work import accepted, begin, finish, pictures, prefers_async
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.errors import Cancelled, UnsupportedOperation
-from gguf_imagegen.events import Loading, Progress
 from gguf_imagegen.jobs.finish import describe
-from gguf_imagegen.jobs.folders import names_in
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
-from gguf_imagegen.jobs.warnings import few
+from gguf_imagegen.planning.addons import names_in
+from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.schema.a1111 import A1111Request, Translated, input_images, memory_of, translate
 from gguf_imagegen.schema.a1111_names import sampler_label, schedule_label
+from gguf_imagegen.vocabulary.errors import Cancelled, UnsupportedOperation
+from gguf_imagegen.vocabulary.events import Loading, Progress
 
 PICTURES = {"init_images", "mask", "extra_images"}
 """Keys that are not echoed, unless `include_init_images` asks for them."""
@@ -49,21 +48,23 @@ async def img2img(request: web.Request) -> web.Response:
 
 async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     app = request.app
-    app[SCHEDULER].check_room()
+    app[SERVICE].scheduler.check_room()
     data = await read_body(request)
-    known = await asyncio.to_thread(names_in, app[SETTINGS].lora_dir, "lora")
+    known = await asyncio.to_thread(names_in, app[SERVICE].settings.lora_dir, "lora")
     told = await asyncio.to_thread(translate, data, img2img=img2img, loras=known)
     wanted, fields = told.wanted, told.fields
     find = a1111_lists.find_model
-    entry = find(app[CATALOG], wanted.checkpoint) if wanted.checkpoint else pick_model(app, None)
+    entry = find(app[SERVICE].catalog, wanted.checkpoint) if wanted.checkpoint else app[SERVICE].model(None)
     if wanted.extra_images and entry.edit_mode != "reference":
         raise UnsupportedOperation(f"extra_images: {entry.id} takes no references", param="extra_images")
     fields |= {"model": entry.name, **_preview(entry)}
     if not wanted.include_init_images:
         data = {**data, **dict.fromkeys(PICTURES & data.keys())}
-    most = app[SETTINGS].max_input_pixels
+    most = app[SERVICE].settings.max_input_pixels
     memory = await asyncio.to_thread(memory_of, wanted, img2img=img2img, max_pixels=most)
-    fields |= await in_turn(app, memory, partial(input_images, wanted, img2img=img2img, max_pixels=most))
+    fields |= await app[SERVICE].pixels.in_turn(
+        memory, partial(input_images, wanted, img2img=img2img, max_pixels=most)
+    )
     told = replace(told, wanted=wanted.without_files())
     work = await begin(request, fields, told.operation)
     del fields, wanted  # with the pictures in them, while the job waits and runs
@@ -75,10 +76,12 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     try:
         made = await finish(request, work)
     except Cancelled:
-        if app[SCHEDULER].draining:
+        if app[SERVICE].scheduler.draining:
             raise
         made = await asyncio.to_thread(pictures, app, work.job)  # what was finished before the interrupt
-    body = await asyncio.to_thread(_answer, work.job, data, told, made, app[SETTINGS].output_dir is not None)
+    body = await asyncio.to_thread(
+        _answer, work.job, data, told, made, app[SERVICE].settings.output_dir is not None
+    )
     return web.json_response(body, headers={"X-Job-Id": work.job.id})
 
 
@@ -166,7 +169,7 @@ def _timestamp(job: Job) -> str:
 
 async def progress(request: web.Request) -> web.Response:
     """GET /sdapi/v1/progress: the running job of any dialect, else the next one."""
-    scheduler = request.app[SCHEDULER]
+    scheduler = request.app[SERVICE].scheduler
     skip_image = request.query.get("skip_current_image", "").lower() in ("true", "1", "yes", "on", "t", "y")
     job = scheduler.running or next((job for job in scheduler.jobs.values() if not job.ended), None)
     done, eta = 0.0, 0.0
@@ -186,7 +189,7 @@ async def progress(request: web.Request) -> web.Response:
 def _state(job: Job | None) -> dict[str, Any]:
     count, step, steps = 0, 0, 0
     if job is not None:
-        count, steps = len(job.plan.pictures) or job.plan.spec.n, job.plan.spec.sampling_steps
+        count, steps = job.plan.n, job.plan.sampling_steps
         last = job.last_progress
         if last is not None and last.phase in ("sampling", "hires") and last.index >= len(job.images):
             step, steps = last.step, last.steps or steps
@@ -244,6 +247,6 @@ async def skip(request: web.Request) -> web.Response:
 
 
 async def _end_running(request: web.Request) -> None:
-    scheduler = request.app[SCHEDULER]
+    scheduler = request.app[SERVICE].scheduler
     if scheduler.running is not None:
         await scheduler.cancel(scheduler.running, "the job was interrupted")

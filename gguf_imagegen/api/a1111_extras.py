@@ -16,16 +16,15 @@ from aiohttp import web
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
-from gguf_imagegen import data_urls, images, metadata
 from gguf_imagegen.api.a1111_lists import PIXEL_UPSCALERS
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.keys import SETTINGS
-from gguf_imagegen.api.pixels import in_turn
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.work import begin, finish
-from gguf_imagegen.errors import InvalidRequest, InvalidSize, UnsupportedOperation
-from gguf_imagegen.jobs.folders import names_in
+from gguf_imagegen.pictures import data_urls, images, infotext
+from gguf_imagegen.planning.addons import names_in
+from gguf_imagegen.planning.request import Finite, Upload
 from gguf_imagegen.schema.a1111 import validated
-from gguf_imagegen.schema.request import Finite, Upload
+from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
 
 TO_SIZE = 1
 """The value of `resize_mode` that takes width and height in the place of a factor."""
@@ -82,7 +81,7 @@ async def extra_batch_images(request: web.Request) -> web.Response:
 
 async def _enlarged(request: web.Request, wanted: ExtrasRequest, data: bytes) -> bytes:
     """The picture as a PNG file, by an ESRGAN model or by Pillow. "None" leaves it as it is, as there."""
-    settings = request.app[SETTINGS]
+    settings = request.app[SERVICE].settings
     name = wanted.upscaler_1 or "None"
     if name not in PIXEL_UPSCALERS:
         known = await asyncio.to_thread(names_in, settings.upscaler_dir, "upscaler")
@@ -100,7 +99,7 @@ async def _enlarged(request: web.Request, wanted: ExtrasRequest, data: bytes) ->
             name = "Lanczos"
     header = await asyncio.to_thread(_header, data, settings.max_input_pixels)
     work_on = partial(_resized, data, name, wanted, settings.max_input_pixels)
-    return await in_turn(request.app, RESIZED_MEMORY * header.memory, work_on)
+    return await request.app[SERVICE].pixels.in_turn(RESIZED_MEMORY * header.memory, work_on)
 
 
 def factor_for(size: images.Size, wanted: ExtrasRequest, max_pixels: int) -> float:
@@ -150,7 +149,7 @@ async def png_info(request: web.Request) -> web.Response:
 
 def _info(given: str) -> dict[str, Any]:
     text = images.read_parameters(data_urls.decode_data_url(given, "image")) or ""
-    parts: dict[str, Any] = metadata.parse_parameters(text) if text else {}
+    parts: dict[str, Any] = infotext.parse_parameters(text) if text else {}
     for key, value in list(parts.items()):
         if pair := re.fullmatch(r"(\d{1,6})x(\d{1,6})", value):
             parts |= {f"{key}-1": pair[1], f"{key}-2": pair[2]}

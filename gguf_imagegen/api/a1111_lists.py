@@ -15,14 +15,14 @@ import psutil
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.catalog.fit import available
-from gguf_imagegen.engine.protocol import Role
-from gguf_imagegen.errors import InvalidRequest
-from gguf_imagegen.jobs.folders import names_in
+from gguf_imagegen.machine.memory import available
+from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.schema.a1111_names import SAMPLERS, SCHEDULES
+from gguf_imagegen.vocabulary.engine import Role
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 PIXEL_UPSCALERS = ("None", "Lanczos", "Nearest")
 """Upscalers that need no file."""
@@ -73,10 +73,10 @@ def find_model(catalog: Catalog, name: str) -> Entry:
 
 def use_by_default(app: web.Application, entry: Entry) -> None:
     """Make it the model of requests that name none, and have it loaded as soon as no job waits."""
-    catalog = app[CATALOG]
+    catalog = app[SERVICE].catalog
     catalog.require_on_disk(entry)
-    app[DEFAULT_MODEL].id = entry.id if catalog.get(entry.id) == entry else entry.name
-    app[SCHEDULER].want(entry)
+    app[SERVICE].default_model = entry.id if catalog.get(entry.id) == entry else entry.name
+    app[SERVICE].scheduler.want(entry)
 
 
 async def sd_models(request: web.Request) -> web.Response:
@@ -91,14 +91,14 @@ async def sd_models(request: web.Request) -> web.Response:
                 "filename": entry.files[main_role(entry)].name,
                 "config": None,
             }
-            for entry in on_disk(request.app[CATALOG])
+            for entry in on_disk(request.app[SERVICE].catalog)
         ]
     )
 
 
 async def get_options(request: web.Request) -> web.Response:
     """GET /sdapi/v1/options: the few options that this server has."""
-    entry = request.app[CATALOG].get(request.app[DEFAULT_MODEL].id)
+    entry = request.app[SERVICE].default
     return web.json_response(
         {
             "samples_format": "png",
@@ -116,20 +116,20 @@ async def set_options(request: web.Request) -> web.Response:
     if name is not None and not isinstance(name, str):
         raise InvalidRequest("sd_model_checkpoint: must be a text", param="sd_model_checkpoint")
     if name:
-        use_by_default(request.app, find_model(request.app[CATALOG], name))
+        use_by_default(request.app, find_model(request.app[SERVICE].catalog, name))
     return web.json_response(None)
 
 
 async def unload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/unload-checkpoint: free the memory of all models as soon as no job waits."""
-    for entry in request.app[SCHEDULER].resident.entries:
-        await request.app[SCHEDULER].unload(entry)
+    for entry in request.app[SERVICE].scheduler.lane.entries:
+        await request.app[SERVICE].scheduler.unload(entry)
     return web.json_response({})
 
 
 async def reload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/reload-checkpoint: load the default model as soon as no job waits."""
-    use_by_default(request.app, request.app[CATALOG].get(request.app[DEFAULT_MODEL].id))
+    use_by_default(request.app, request.app[SERVICE].default)
     return web.json_response({})
 
 
@@ -157,13 +157,13 @@ async def schedulers(request: web.Request) -> web.Response:
 
 async def loras(request: web.Request) -> web.Response:
     """GET /sdapi/v1/loras: names that prompts and the field `lora` may use."""
-    names = await asyncio.to_thread(names_in, request.app[SETTINGS].lora_dir, "lora")
+    names = await asyncio.to_thread(names_in, request.app[SERVICE].settings.lora_dir, "lora")
     return web.json_response([{"name": name, "alias": name, "path": name, "metadata": {}} for name in names])
 
 
 async def upscalers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/upscalers: built-in ones, and the files of --upscaler-dir."""
-    names = await asyncio.to_thread(names_in, request.app[SETTINGS].upscaler_dir, "upscaler")
+    names = await asyncio.to_thread(names_in, request.app[SERVICE].settings.upscaler_dir, "upscaler")
     items = [(name, None) for name in PIXEL_UPSCALERS] + [(name, name) for name in names]
     return web.json_response(
         [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -22,7 +21,6 @@ from gguf_imagegen.api import (
     models,
     openai,
     openapi,
-    pixels,
     pull,
     sdcpp_server,
     system,
@@ -31,33 +29,15 @@ from gguf_imagegen.api import (
     writing,
 )
 from gguf_imagegen.api.job_log import JobLog
-from gguf_imagegen.api.keys import (
-    CATALOG,
-    DEFAULT_MODEL,
-    METRICS,
-    REQUEST_IDS,
-    SCHEDULER,
-    SETTINGS,
-    DefaultModel,
-)
+from gguf_imagegen.api.keys import METRICS, REQUEST_IDS, SERVICE
 from gguf_imagegen.api.metrics import Metrics
 from gguf_imagegen.api.retries import ATTEMPTS, Attempts
 from gguf_imagegen.api.stream import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
-from gguf_imagegen.engine.cores import usable_cores
-from gguf_imagegen.engine.process import EngineProcess
-from gguf_imagegen.engine.protocol import Engine
-from gguf_imagegen.jobs.job import Job, JobEvent
-from gguf_imagegen.jobs.resident import Resident
-from gguf_imagegen.jobs.results import ResultStore
-from gguf_imagegen.jobs.scheduler import Observer, Scheduler
+from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
-
-CANCEL_AGAIN = 5.0
-"""Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
-SWEEP = 30.0
-"""Seconds between two looks for what has expired."""
+from gguf_imagegen.vocabulary.engine import Engine
 
 ROUTES = [
     web.get("/", web_page.page),
@@ -135,65 +115,39 @@ def make_app(
         ],
         client_max_size=settings.max_body_bytes,
     )
-    metrics = Metrics()
-    resident = Resident(
-        catalog,
+    metrics, job_log = Metrics(), JobLog(prompts=settings.log_prompts)
+    service = Service(
         settings,
-        make_engine or (lambda: EngineProcess(stall_timeout=settings.load_timeout)),
-        settings.threads or usable_cores(),
+        catalog,
+        default_model,
+        make_engine,
+        output_dir=settings.output_dir,
+        observers=(metrics.job_event, job_log.job_event),
     )
-    resident.ended = metrics.worker_ended
-    results = ResultStore(settings.output_dir, settings.job_ttl)
-    job_log = JobLog(prompts=settings.log_prompts)
-    scheduler = Scheduler(settings, resident, results, _each(metrics.job_event, job_log.job_event))
-    metrics.watch(scheduler)
-    app[SETTINGS] = settings
+    service.lane.ended = metrics.worker_ended
+    metrics.watch(service.scheduler)
+    app[SERVICE] = service
     app[body.BODIES] = body.budget(settings.max_body_bytes)
-    app[pixels.PIXELS] = pixels.Pixels()
-    app[CATALOG] = catalog
-    app[DEFAULT_MODEL] = DefaultModel(default_model)
     app[METRICS] = metrics
-    app[SCHEDULER] = scheduler
     app[REQUEST_IDS] = {}
     app[TASKS] = set()
-    app[watch.FRAMES] = watch.Frames(scheduler)
+    app[watch.FRAMES] = watch.Frames(service.scheduler)
     app[describe.DESCRIPTION] = describe.Description(
         partial(openapi.document, ROUTES, settings), docs_page.render, docs_page.STYLE
     )
     app[ATTEMPTS] = Attempts()
     app[web_page.ASSETS] = web_page.load_assets()
     app[sdcpp_server.SUBMITTED] = deque(maxlen=sdcpp_server.MAX_SUBMITTED)
-    app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), resident.forget_failure)
+    app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), service.lane.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(pull.end_pulls)
-    app.cleanup_ctx.append(_scheduler_runs)
+    app.cleanup_ctx.append(_service_runs)
     app.add_routes(ROUTES)
     return app
 
 
-def _each(*observers: Observer) -> Observer:
-    def tell(job: Job, event: JobEvent) -> None:
-        for observer in observers:
-            observer(job, event)
-
-    return tell
-
-
-async def _scheduler_runs(app: web.Application) -> AsyncIterator[None]:
-    scheduler = app[SCHEDULER]
-    scheduler.want(app[CATALOG].get(app[DEFAULT_MODEL].id))
-    tasks = [asyncio.create_task(scheduler.run()), asyncio.create_task(_sweep(scheduler))]
-    yield
-    if not scheduler.draining:
-        await scheduler.drain(0)
-    while not all(task.done() for task in tasks):
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
-    scheduler.results.close()
-
-
-async def _sweep(scheduler: Scheduler) -> None:
-    while True:
-        await asyncio.sleep(SWEEP)
-        scheduler.sweep()
+async def _service_runs(app: web.Application) -> AsyncIterator[None]:
+    service = app[SERVICE]
+    service.scheduler.want(service.default)
+    async with service.running():
+        yield

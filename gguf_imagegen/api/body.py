@@ -16,11 +16,11 @@ from aiohttp import BodyPartReader, MultipartReader, StreamReader, hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from gguf_imagegen.api.budget import Budget, Share
-from gguf_imagegen.api.keys import SETTINGS
-from gguf_imagegen.errors import Cancelled, ContentTypeUnsupported, InvalidRequest, PayloadTooLarge
-from gguf_imagegen.schema import bounded_json
-from gguf_imagegen.schema.request import from_form
+from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.jobs.budget import Budget, Share
+from gguf_imagegen.planning import bounded_json
+from gguf_imagegen.planning.request import from_form
+from gguf_imagegen.vocabulary.errors import Cancelled, ContentTypeUnsupported, InvalidRequest, PayloadTooLarge
 
 MAX_PARTS = 200
 MAX_LINES = 20 * MAX_PARTS
@@ -73,7 +73,7 @@ def let_go(request: web.Request) -> None:
 
 async def read_body(request: web.Request) -> dict[str, Any]:
     """The request's fields, from JSON or a form; uploads are bytes."""
-    limit = request.app[SETTINGS].max_body_bytes
+    limit = request.app[SERVICE].settings.max_body_bytes
     if (request.content_length or 0) > limit:
         raise _too_large(limit)
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()

@@ -14,15 +14,15 @@ from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.frames import DONE, b64, error_frame, frame
-from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.shapes import image_item, usage_of
 from gguf_imagegen.api.sse import Eta, OpenAIEncoder, Read
 from gguf_imagegen.api.stream import answer_job, stream_job
 from gguf_imagegen.api.work import accepted, begin, prefers_async
-from gguf_imagegen.errors import InvalidRequest
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady
-from gguf_imagegen.schema.dialects import json_object
-from gguf_imagegen.schema.request import StreamOptions
+from gguf_imagegen.planning.kwargs import json_object
+from gguf_imagegen.planning.request import StreamOptions
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 OF_CHAT = {
     "messages", "extra_body", "response_format", "modalities", "audio", "prediction", "temperature", "top_p",
@@ -42,10 +42,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
     if prefers_async(request):
         return accepted(request, work.job)
     if work.wanted.stream:
-        scheduler, options = request.app[SCHEDULER], work.wanted.stream_options or StreamOptions()
+        scheduler, options = request.app[SERVICE].scheduler, work.wanted.stream_options or StreamOptions()
         encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta)
         return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
-    body = partial(chat_answer, work.job, request.app[SCHEDULER].results.get)
+    body = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get)
     return await answer_job(request, work.job, body, cancel_on_leave=work.cancel_on_leave)
 
 

@@ -1,7 +1,7 @@
 """Small dialects: OpenVINO Model Server, GPUStack and Xinference, where they differ from OpenAI's routes.
 
 Everything else of theirs are the same handlers under other paths (`gguf_imagegen.api.app`) and aliases of
-fields (`gguf_imagegen.schema.request`).
+fields (`gguf_imagegen.planning.request`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, REQUEST_IDS, SCHEDULER
+from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
 from gguf_imagegen.api.openai import respond
-from gguf_imagegen.api.work import pick_model
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.errors import InvalidRequest, JobNotFound, UnsupportedOperation
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.schema.dialects import with_kwargs
+from gguf_imagegen.planning.kwargs import with_kwargs
+from gguf_imagegen.vocabulary.errors import InvalidRequest, JobNotFound, UnsupportedOperation
 
 # -- OpenVINO Model Server ----------------------------------------------------------------------------
 
@@ -31,17 +30,17 @@ async def config(request: web.Request) -> web.Response:
     catalog only the default model is listed, as END: a client that waits for every model must not wait for
     those that nobody downloaded.
     """
-    catalog = request.app[CATALOG]
+    catalog = request.app[SERVICE].catalog
     entries = {entry.id: _state(request.app, entry) for entry in catalog.entries}
-    default = catalog.get(request.app[DEFAULT_MODEL].id).id
+    default = request.app[SERVICE].default.id
     listed = {id for id, state in entries.items() if state != "END"} | {default}
     return web.json_response({id: _status(state) for id, state in entries.items() if id in listed})
 
 
 def _state(app: web.Application, entry: Entry) -> str:
-    if app[SCHEDULER].resident.loads(entry):
+    if app[SERVICE].scheduler.lane.loads(entry):
         return "LOADING"
-    return "AVAILABLE" if app[CATALOG].on_disk(entry) and not entry.unsupported else "END"
+    return "AVAILABLE" if app[SERVICE].catalog.on_disk(entry) and not entry.unsupported else "END"
 
 
 def _status(state: str) -> dict[str, Any]:
@@ -88,12 +87,12 @@ async def progress(request: web.Request) -> web.Response:
 
 async def abort(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/requests/{request_id}/abort: DONE, NO_OP on an ended one, NOT_FOUND."""
-    job, model = _job(request), pick_model(request.app, request.match_info["id"])
+    job, model = _job(request), request.app[SERVICE].model(request.match_info["id"])
     if job is None or job.plan.entry.id != model.id:
         return web.json_response({"msg": "NOT_FOUND"})
     if job.ended:
         return web.json_response({"msg": "NO_OP"})
-    await request.app[SCHEDULER].cancel(job)
+    await request.app[SERVICE].scheduler.cancel(job)
     return web.json_response({"msg": "DONE"})
 
 
@@ -101,6 +100,6 @@ def _job(request: web.Request) -> Job | None:
     """The job by the client's `request_id`, or by its own id."""
     name = request.match_info["request_id"]
     try:
-        return request.app[SCHEDULER].get(request.app[REQUEST_IDS].get(name, name))
+        return request.app[SERVICE].scheduler.get(request.app[REQUEST_IDS].get(name, name))
     except JobNotFound:
         return None

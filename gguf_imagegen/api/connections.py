@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gguf_imagegen.api.middleware import SERVER, error_answer
-from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
 MOST = 1024

@@ -10,8 +10,8 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from gguf_imagegen.errors import ImagegenError
 from gguf_imagegen.schema import answers
+from gguf_imagegen.vocabulary.errors import ImagegenError
 
 JSON, FORM, EVENTS = "application/json", "multipart/form-data", "text/event-stream"
 

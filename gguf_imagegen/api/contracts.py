@@ -1,7 +1,7 @@
 """What each handler takes and gives, said once: the OpenAPI document (`api.openapi`) adds paths and words.
 
-Statuses come from the error classes (`gguf_imagegen.errors`), bodies from pydantic models; nothing here knows
-a path.
+Statuses come from the error classes (`vocabulary.errors`), bodies from pydantic models; no path is known
+here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from gguf_imagegen import errors
 from gguf_imagegen.api import (
     a1111,
     a1111_extras,
@@ -31,9 +30,10 @@ from gguf_imagegen.api import (
 from gguf_imagegen.api import sdcpp_server as native
 from gguf_imagegen.api.contract import EVENTS, JSON, Contract, Param
 from gguf_imagegen.api.paging import MOST
+from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.schema import answers
 from gguf_imagegen.schema.a1111 import A1111Request
-from gguf_imagegen.schema.request import ImageRequest
+from gguf_imagegen.vocabulary import errors
 
 
 class ChatRequest(BaseModel):

@@ -12,7 +12,7 @@ from functools import lru_cache
 from itertools import chain
 from typing import Any
 
-from gguf_imagegen.errors import ImagegenError
+from gguf_imagegen.vocabulary.errors import ImagegenError
 
 MARK = secrets.token_hex(16)
 """Where a picture goes into JSON, past the encoder, which would look at each of a million characters."""

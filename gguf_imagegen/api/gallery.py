@@ -11,12 +11,12 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
-from gguf_imagegen import images, metadata
-from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.paging import limit_of
 from gguf_imagegen.api.urls import file_url
-from gguf_imagegen.errors import ImagegenError
 from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.pictures import images, infotext
+from gguf_imagegen.vocabulary.errors import ImagegenError
 
 PAGE = 60
 TEXTS_KEPT = 5000
@@ -27,7 +27,7 @@ _texts: WeakKeyDictionary[ResultStore, dict[str, str]] = WeakKeyDictionary()
 async def list_images(request: web.Request) -> web.Response:
     """GET /v1/images: the newest first; `limit` of 60, at most 200, from after the one named `before`."""
     limit = limit_of(request, PAGE)
-    results, before = request.app[SCHEDULER].results, request.query.get("before")
+    results, before = request.app[SERVICE].scheduler.results, request.query.get("before")
     names = await asyncio.to_thread(results.names)
     names = [name for name in names if before is None or name < before]
     page, url = names[:limit], partial(file_url, request)
@@ -38,7 +38,7 @@ async def list_images(request: web.Request) -> web.Response:
 async def delete_image(request: web.Request) -> web.Response:
     """DELETE /v1/images/files/{name}: for good, also in the folder of --output-dir."""
     name = request.match_info["name"]
-    await asyncio.to_thread(request.app[SCHEDULER].results.delete, name)
+    await asyncio.to_thread(request.app[SERVICE].scheduler.results.delete, name)
     return web.json_response({"id": name, "object": "image", "deleted": True})
 
 
@@ -60,6 +60,6 @@ def _view(results: ResultStore, name: str, url: Callable[[str], str]) -> dict[st
         "object": "image",
         "created": int(made),
         "url": url(name),
-        "parameters": metadata.parse_parameters(text),
+        "parameters": infotext.parse_parameters(text),
         "text": text,
     }

@@ -6,10 +6,10 @@ import json
 import logging
 from contextvars import ContextVar
 
-from gguf_imagegen.errors import Cancelled
 from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Queued
-from gguf_imagegen.jobs.plan import Plan
-from gguf_imagegen.logs import one_line
+from gguf_imagegen.machine.logs import one_line
+from gguf_imagegen.planning.plan import Plan
+from gguf_imagegen.vocabulary.errors import Cancelled
 
 log = logging.getLogger(__name__)
 PROMPT_CHARACTERS = 60
@@ -31,12 +31,12 @@ class JobLog:
                 log.info("job %s %s", job.id, _end(job))
 
     def _words(self, plan: Plan) -> str:
-        spec, (width, height) = plan.spec, plan.delivered
+        spec, (width, height) = plan.generate, plan.delivered
         words = [plan.operation, plan.entry.name]
-        if self._prompts and spec.prompt:
+        if self._prompts and spec and spec.prompt:
             words.append(first_words(spec.prompt))
-        words.append(f"{width}x{height}" if spec.n == 1 else f"{spec.n} of {width}x{height}")
-        if plan.operation != "upscale":
+        words.append(f"{width}x{height}" if plan.n == 1 else f"{plan.n} of {width}x{height}")
+        if spec:
             words += [f"{spec.steps} steps", f"cfg {spec.cfg_scale:g}", f"seed {spec.seed}"]
         return ", ".join(words)
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from aiohttp import web
 
-from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.paging import limit_of
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.sse import BothEncoder
 from gguf_imagegen.api.stream import stream_job
 from gguf_imagegen.api.urls import file_url
-from gguf_imagegen.errors import InvalidRequest
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.schema.request import StreamOptions
+from gguf_imagegen.planning.request import StreamOptions
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 PAGE = 50
 
@@ -25,9 +25,9 @@ PAGE = 50
 async def list_jobs(request: web.Request) -> web.Response:
     """GET /v1/jobs: the newest first; `limit` of 50, at most 200, from after the job named `before`."""
     limit, before = limit_of(request, PAGE), request.query.get("before")
-    jobs: Iterator[Job] = reversed(request.app[SCHEDULER].jobs.values())
+    jobs: Iterator[Job] = reversed(request.app[SERVICE].scheduler.jobs.values())
     if before is not None:
-        last = request.app[SCHEDULER].get(before)
+        last = request.app[SERVICE].scheduler.get(before)
         jobs = islice(dropwhile(lambda job: job is not last, jobs), 1, None)
     page = list(islice(jobs, limit + 1))
     data = [_view(request, job) for job in page[:limit]]
@@ -42,7 +42,7 @@ async def get_job(request: web.Request) -> web.Response:
 async def job_events(request: web.Request) -> web.StreamResponse:
     """GET /v1/jobs/{id}/events: the whole history and what follows, from after `Last-Event-ID`."""
     job = _job(request)
-    scheduler = request.app[SCHEDULER]
+    scheduler = request.app[SERVICE].scheduler
     last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or "-1"
     if not last.removeprefix("-").isdecimal() or len(last) > 9:
         raise InvalidRequest("Last-Event-ID: must be the id of an event of this job")
@@ -53,13 +53,13 @@ async def job_events(request: web.Request) -> web.StreamResponse:
 async def cancel_job(request: web.Request) -> web.Response:
     """DELETE /v1/jobs/{id}: cancel, queued or running; a finished job stays as it is."""
     job = _job(request)
-    await request.app[SCHEDULER].cancel(job)
+    await request.app[SERVICE].scheduler.cancel(job)
     return web.json_response(_view(request, job))
 
 
 def _job(request: web.Request) -> Job:
-    return request.app[SCHEDULER].get(request.match_info["id"])
+    return request.app[SERVICE].scheduler.get(request.match_info["id"])
 
 
 def _view(request: web.Request, job: Job) -> dict[str, Any]:
-    return job_object(job, request.app[SCHEDULER], partial(file_url, request))
+    return job_object(job, request.app[SERVICE].scheduler, partial(file_url, request))

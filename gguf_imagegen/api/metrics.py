@@ -48,7 +48,7 @@ class Metrics:
         """Read the gauges from this scheduler whenever somebody asks."""
         self._waiting.set_function(lambda: scheduler.waiting)
         self._running.set_function(lambda: int(scheduler.running is not None))
-        self._loaded.set_function(lambda: len(scheduler.resident.entries))
+        self._loaded.set_function(lambda: len(scheduler.lane.entries))
 
     def job_event(self, job: Job, event: JobEvent) -> None:
         model = job.plan.entry.id

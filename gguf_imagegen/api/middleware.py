@@ -13,9 +13,10 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.job_log import CALLER
-from gguf_imagegen.api.keys import SETTINGS
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
-from gguf_imagegen.errors import (
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     ImagegenError,
     InternalError,
@@ -25,7 +26,6 @@ from gguf_imagegen.errors import (
     PayloadTooLarge,
     Unauthorized,
 )
-from gguf_imagegen.settings import Settings
 
 log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
@@ -54,7 +54,7 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-    if origin := cors_origin(request, request.app[SETTINGS]):
+    if origin := cors_origin(request, request.app[SERVICE].settings):
         response.headers["Access-Control-Allow-Origin"] = origin
         vary = response.headers.get(hdrs.VARY)
         response.headers["Vary"] = f"{vary}, Origin" if vary else "Origin"
@@ -118,7 +118,7 @@ def _challenge(request: web.Request) -> dict[str, str]:
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Cross-origin preflights, then keys where keys are set, else the checks that loopback needs."""
-    settings = request.app[SETTINGS]
+    settings = request.app[SERVICE].settings
     if request.method == hdrs.METH_OPTIONS:
         return _preflight(request, settings)
     caller = request.remote or "nobody"

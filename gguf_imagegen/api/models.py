@@ -8,12 +8,12 @@ from typing import Any
 
 from aiohttp import web
 
-from gguf_imagegen.api.keys import CATALOG, DEFAULT_MODEL, SCHEDULER, SETTINGS
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.catalog.survey import Quant, Survey, best_of
-from gguf_imagegen.jobs.bounds import Bounds
-from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
+from gguf_imagegen.catalog.quants import Quant, Survey, best_of
+from gguf_imagegen.planning.bounds import Bounds
+from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -21,8 +21,8 @@ async def list_models(request: web.Request) -> web.Response:
     app = request.app
 
     def views() -> list[dict[str, Any]]:
-        survey = Survey(app[CATALOG], app[SETTINGS])
-        return [_view(app, entry.id, survey) for entry in app[CATALOG].entries]
+        survey = Survey(app[SERVICE].catalog, app[SERVICE].settings)
+        return [_view(app, entry.id, survey) for entry in app[SERVICE].catalog.entries]
 
     data = await asyncio.to_thread(views)
     return web.json_response({"object": "list", "data": data})
@@ -35,15 +35,19 @@ async def get_model(request: web.Request) -> web.Response:
 
 async def load_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/load: load it as soon as no job waits; poll the model's state."""
-    entry = request.app[CATALOG].get(request.match_info["id"])
-    request.app[CATALOG].require_on_disk(entry)
-    request.app[SCHEDULER].want(entry)
+    entry = request.app[SERVICE].catalog.get(request.match_info["id"])
+    request.app[SERVICE].catalog.require_on_disk(entry)
+    request.app[SERVICE].scheduler.want(entry)
     return await _answer(request, 202)
 
 
 async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""
-    scheduler, catalog, name = request.app[SCHEDULER], request.app[CATALOG], request.match_info["id"]
+    scheduler, catalog, name = (
+        request.app[SERVICE].scheduler,
+        request.app[SERVICE].catalog,
+        request.match_info["id"],
+    )
     for entry in [catalog.get(name)] if ":" in name else catalog.quants(name):
         await scheduler.unload(entry)
     return await _answer(request, 202)
@@ -51,16 +55,16 @@ async def unload_model(request: web.Request) -> web.Response:
 
 async def _answer(request: web.Request, status: int = 200) -> web.Response:
     name = request.match_info["id"]
-    request.app[CATALOG].get(name)  # a name that is none ends here
-    survey = await asyncio.to_thread(Survey, request.app[CATALOG], request.app[SETTINGS])
+    request.app[SERVICE].catalog.get(name)  # a name that is none ends here
+    survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
     return web.json_response(_view(request.app, name, survey), status=status)
 
 
 def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
-    entry = app[CATALOG].get(name)
-    settings, traits = app[SETTINGS], entry.traits
+    entry = app[SERVICE].catalog.get(name)
+    settings, traits = app[SERVICE].settings, entry.traits
     bounds = Bounds.of(entry, settings)
-    entries = app[CATALOG].quants(entry.id)
+    entries = app[SERVICE].catalog.quants(entry.id)
     meant = [entry] if ":" in name else entries  # of an ID alone, any may be in memory
     quants = [survey.quant(each) for each in entries]
     best = best_of(quants)
@@ -80,7 +84,7 @@ def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
             "state": _state(app, meant),
             "error": _error(app, meant),
             "tuned": _tuned(app, meant),
-            "default": entry.id == app[CATALOG].get(app[DEFAULT_MODEL].id).id,
+            "default": entry.id == app[SERVICE].default.id,
             "quants": [_quant(each, told) for each, told in zip(entries, quants, strict=True)],
             "best": best.name,
             "memory": best.memory and asdict(best.memory),
@@ -90,7 +94,7 @@ def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
             "gated": best.gated,
             "links": sorted({source.url for source in entry.sources.values()}),
             "unsupported": entry.unsupported or None,
-            "size_on_disk": app[CATALOG].size_on_disk(entry),
+            "size_on_disk": app[SERVICE].catalog.size_on_disk(entry),
             "family": entry.family,
             "licence": entry.licence,
             "capabilities": list(entry.capabilities),
@@ -118,7 +122,7 @@ def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
 
 
 def _error(app: web.Application, meant: list[Entry]) -> object:
-    errors = app[SCHEDULER].resident.errors
+    errors = app[SERVICE].scheduler.lane.errors
     return next((errors[each.name].body()["error"] for each in meant if each.name in errors), None)
 
 
@@ -127,18 +131,18 @@ def _quant(entry: Entry, told: Quant) -> dict[str, Any]:
 
 
 def _tuned(app: web.Application, meant: list[Entry]) -> dict[str, Any] | None:
-    every = (app[SCHEDULER].resident.tuned(each) for each in meant)
+    every = (app[SERVICE].scheduler.lane.tuned(each) for each in meant)
     return next((dict(options.given) for options in every if options is not None), None)
 
 
 def _state(app: web.Application, meant: list[Entry]) -> str:
     if meant[0].unsupported:
         return "unsupported"
-    resident = app[SCHEDULER].resident
-    if any(map(resident.loads, meant)):  # asked first: in a thread, the load may end between the two
+    lane = app[SERVICE].scheduler.lane
+    if any(map(lane.loads, meant)):  # asked first: in a thread, the load may end between the two
         return "loading"
-    if any(map(resident.holds, meant)):
+    if any(map(lane.holds, meant)):
         return "loaded"
     if any(not pull.ended for pull in app[PULLS].named(meant[0].id)):
         return "pulling"
-    return "ready" if any(map(app[CATALOG].on_disk, meant)) else "absent"
+    return "ready" if any(map(app[SERVICE].catalog.on_disk, meant)) else "absent"

@@ -10,15 +10,15 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.keys import SCHEDULER
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.shapes import answer
 from gguf_imagegen.api.sse import BothEncoder, Encoder, LlamaBoxEncoder, OpenAIEncoder
 from gguf_imagegen.api.stream import answer_job, stream_job
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.api.work import accepted, begin, prefers_async
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.jobs.plan import Operation
-from gguf_imagegen.schema.request import ImageRequest, StreamOptions
+from gguf_imagegen.planning.plan import Operation
+from gguf_imagegen.planning.request import ImageRequest, StreamOptions
 
 
 async def generations(request: web.Request) -> web.StreamResponse:
@@ -39,7 +39,7 @@ async def variations(request: web.Request) -> web.StreamResponse:
 async def files(request: web.Request) -> web.Response:
     """GET /v1/images/files/{name}: an image of a `url` answer."""
     name = request.match_info["name"]
-    data = await asyncio.to_thread(request.app[SCHEDULER].results.get, name)
+    data = await asyncio.to_thread(request.app[SERVICE].scheduler.results.get, name)
     headers = {"Cross-Origin-Resource-Policy": "cross-origin"}  # pages show pictures whose address they know
     return web.Response(body=data, content_type=f"image/{name.rsplit('.', 1)[1]}", headers=headers)
 
@@ -61,12 +61,14 @@ async def respond(
 
 
 def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, Any]:
-    return answer(job, wanted.response_format, request.app[SCHEDULER].results.get, partial(file_url, request))
+    return answer(
+        job, wanted.response_format, request.app[SERVICE].scheduler.results.get, partial(file_url, request)
+    )
 
 
 def _encoder(request: web.Request, job: Job, wanted: ImageRequest) -> Encoder:
     options = wanted.stream_options or StreamOptions()
-    scheduler = request.app[SCHEDULER]
+    scheduler = request.app[SERVICE].scheduler
     kinds: dict[str, Callable[..., Encoder]] = {
         "llama-box": LlamaBoxEncoder,
         "openai": OpenAIEncoder,

@@ -24,10 +24,10 @@ from gguf_imagegen.api.contract import (
 from gguf_imagegen.api.contracts import CONTRACTS, contract_of
 from gguf_imagegen.api.middleware import A1111, GPUSTACK, is_open
 from gguf_imagegen.api.schemas import Schema, any_of, component_schemas, names_of_property, ref
-from gguf_imagegen.errors import ContentTypeUnsupported, Forbidden, ImagegenError, Unauthorized
+from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.schema import answers
-from gguf_imagegen.schema.request import ImageRequest
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import ContentTypeUnsupported, Forbidden, ImagegenError, Unauthorized
 
 INTRODUCTION = (
     "Pictures from GGUF diffusion models through stable-diffusion.cpp, in the words of several APIs. Unknown"

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
-from gguf_imagegen.errors import Forbidden
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import Forbidden
 
 AUTHORITY = re.compile(
     r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+?)\.?)(?::(?P<port>[0-9]{1,5}))?", re.IGNORECASE

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gguf_imagegen.errors import InvalidRequest
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 MOST = 200
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguf_imagegen.events import Loaded, Loading, PhaseChanged, Progress
 from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, image_fraction
+from gguf_imagegen.vocabulary.events import Loaded, Loading, PhaseChanged, Progress
 
 
 class ProgressItems:
@@ -40,7 +40,7 @@ class ProgressItems:
 
     @property
     def _steps(self) -> int:
-        return self._job.plan.spec.sampling_steps
+        return self._job.plan.sampling_steps
 
     def _set(
         self, index: int, phase: str, progress: float = 0.0, step: int = 0, steps: int = 0

@@ -16,13 +16,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, error_frame, frame
-from gguf_imagegen.api.keys import CATALOG, SCHEDULER, SETTINGS
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.writing import hang_up, write
-from gguf_imagegen.catalog.download import Pull
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.catalog.progress import Downloading, FileReady, Planned, PullEvent, Rewriting, Verifying
 from gguf_imagegen.catalog.store import Removal, Store
-from gguf_imagegen.errors import (
+from gguf_imagegen.download.progress import Downloading, FileReady, Planned, PullEvent, Rewriting, Verifying
+from gguf_imagegen.download.pull import Pull
+from gguf_imagegen.download.targets import to_pull, to_remove
+from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     ImagegenError,
     InternalError,
@@ -31,7 +32,6 @@ from gguf_imagegen.errors import (
     ModelNotDownloaded,
     PullNotFound,
 )
-from gguf_imagegen.pulling import to_pull, to_remove
 
 log = logging.getLogger(__name__)
 END_TIMEOUT = 30.0
@@ -187,7 +187,9 @@ async def pull_model(request: web.Request) -> web.StreamResponse:
         field = ".".join(map(str, fault["loc"]))
         raise InvalidRequest(f"{field}: {fault['msg']}", param=field) from None
     app = request.app
-    running = app[PULLS].start(await asyncio.to_thread(to_pull, app[CATALOG], asked.model, app[SETTINGS]))
+    running = app[PULLS].start(
+        await asyncio.to_thread(to_pull, app[SERVICE].catalog, asked.model, app[SERVICE].settings)
+    )
     return await _follow(request, running) if asked.stream else web.json_response(running.view(), status=202)
 
 
@@ -211,7 +213,7 @@ async def remove_model(request: web.Request) -> web.Response:
     Xinference's clients end a model so, and mean its memory: what took hours to pull goes only when told to.
     """
     app, name = request.app, request.match_info["id"]
-    entries, others = await asyncio.to_thread(to_remove, app[CATALOG], name)
+    entries, others = await asyncio.to_thread(to_remove, app[SERVICE].catalog, name)
     removal = Removal((), (), 0)
     if _wants_files_deleted(request):
         _refuse_in_use(app, entries)
@@ -220,7 +222,7 @@ async def remove_model(request: web.Request) -> web.Response:
             raise ModelNotDownloaded(f"model {name!r} has no files of its own on this machine", param="model")
     else:
         for entry in entries:
-            await app[SCHEDULER].unload(entry)
+            await app[SERVICE].scheduler.unload(entry)
     deleted = bool(removal.removed)
     return web.json_response({"id": name, "object": "model", "deleted": deleted, **asdict(removal)})
 
@@ -238,9 +240,9 @@ def _wants_files_deleted(request: web.Request) -> bool:
 
 
 def _refuse_in_use(app: web.Application, entries: Iterable[Entry]) -> None:
-    resident = app[SCHEDULER].resident
+    lane = app[SERVICE].scheduler.lane
     for entry in entries:
-        if resident.loads(entry) or resident.holds(entry):
+        if lane.loads(entry) or lane.holds(entry):
             raise ModelBusy(
                 f"model {entry.name!r} is loaded; POST /v1/models/{entry.id}/unload first", param="model"
             )
@@ -253,7 +255,7 @@ def _refuse_in_use(app: web.Application, entries: Iterable[Entry]) -> None:
 
 def _named(request: web.Request) -> list[Running]:
     name = request.match_info["id"]
-    request.app[CATALOG].get(name)
+    request.app[SERVICE].catalog.get(name)
     pulls = request.app[PULLS].named(name)
     if not pulls:
         raise PullNotFound(f"there was no pull of {name[:100]!r} since this server started", param="model")
@@ -267,7 +269,7 @@ async def _follow(request: web.Request, running: Running) -> web.StreamResponse:
     try:
         await response.prepare(request)
         while not (running.ended and running.number == seen):
-            if not await running.more_than(seen, request.app[SETTINGS].heartbeat):
+            if not await running.more_than(seen, request.app[SERVICE].settings.heartbeat):
                 await write(request, response, HEARTBEAT)
                 continue
             events, seen = running.since(seen), running.number

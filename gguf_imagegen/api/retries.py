@@ -19,8 +19,8 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from gguf_imagegen.errors import InvalidRequest
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 LINGER = 10.0
 """Seconds; the SDKs wait at most 8 between two tries."""

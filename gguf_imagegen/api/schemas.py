@@ -15,8 +15,8 @@ from pydantic import AliasChoices, BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gguf_imagegen.api.chat import OF_CHAT
+from gguf_imagegen.planning.request import ACCEPTED_WITHOUT_EFFECT, ImageRequest
 from gguf_imagegen.schema import a1111
-from gguf_imagegen.schema.request import ACCEPTED_WITHOUT_EFFECT, ImageRequest
 from gguf_imagegen.schema.sdcpp_server import LEAVES, Leaf
 from gguf_imagegen.settings import Settings
 

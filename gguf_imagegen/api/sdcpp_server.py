@@ -17,19 +17,19 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.middleware import error_answer
 from gguf_imagegen.api.sdcpp_capabilities import capabilities_of
-from gguf_imagegen.api.work import begin, pick_model, pictures
-from gguf_imagegen.errors import (
+from gguf_imagegen.api.work import begin, pictures
+from gguf_imagegen.jobs.job import Job, Status
+from gguf_imagegen.schema.sdcpp_server import native_name, to_fields
+from gguf_imagegen.vocabulary.errors import (
     ContentTypeUnsupported,
     ImagegenError,
     JobNotFound,
     NotFound,
     UnsupportedOperation,
 )
-from gguf_imagegen.jobs.job import Job, Status
-from gguf_imagegen.schema.sdcpp_server import native_name, to_fields
 
 SUBMITTED = web.AppKey("sdcpp_submitted", deque[str])
 """Ids of the newest jobs of this API, by which an expired job is told from one that never was."""
@@ -87,8 +87,8 @@ def error_body(error: ImagegenError) -> dict[str, Any]:
 @native_errors
 async def capabilities(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/capabilities, of the default model."""
-    entry = pick_model(request.app, None)
-    return web.json_response(await asyncio.to_thread(capabilities_of, entry, request.app[SETTINGS]))
+    entry = request.app[SERVICE].model(None)
+    return web.json_response(await asyncio.to_thread(capabilities_of, entry, request.app[SERVICE].settings))
 
 
 @native_errors
@@ -125,14 +125,14 @@ async def get_job(request: web.Request) -> web.Response:
 async def cancel_job(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/jobs/{id}/cancel: queued or running; a finished job stays as it is."""
     job = _job(request)
-    await request.app[SCHEDULER].cancel(job, "job cancelled by client")
+    await request.app[SERVICE].scheduler.cancel(job, "job cancelled by client")
     return web.json_response(await _job_object(request.app, job))
 
 
 def _job(request: web.Request) -> Job:
     job_id = request.match_info["id"]
     try:
-        return request.app[SCHEDULER].get(job_id)
+        return request.app[SERVICE].scheduler.get(job_id)
     except JobNotFound:
         if job_id in request.app[SUBMITTED]:
             raise _expired(job_id) from None
@@ -145,7 +145,7 @@ def _expired(job_id: str) -> JobExpired:
 
 async def _job_object(app: web.Application, job: Job) -> dict[str, Any]:
     """sd.cpp's job with its result, and with our progress (0 to 1), steps, and seconds to go."""
-    progress, scheduler = job.last_progress, app[SCHEDULER]
+    progress, scheduler = job.last_progress, app[SERVICE].scheduler
     return {
         "id": job.id,
         "kind": "img_gen",
@@ -158,7 +158,7 @@ async def _job_object(app: web.Application, job: Job) -> dict[str, Any]:
         "error": {"code": job.error.code, "message": str(job.error)} if job.error else None,
         "progress": round(job.progress / 100, 4),
         "step": progress.step if progress else 0,
-        "steps": progress.steps if progress else job.plan.spec.sampling_steps,
+        "steps": progress.steps if progress else job.plan.sampling_steps,
         "eta": scheduler.eta(job),
         "model": job.plan.entry.id,
         "warnings": job.warnings,

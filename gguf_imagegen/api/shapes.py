@@ -6,28 +6,37 @@ import base64
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from gguf_imagegen.events import Timings
 from gguf_imagegen.jobs.finish import describe
 from gguf_imagegen.jobs.job import ImageReady, Job
 from gguf_imagegen.jobs.scheduler import Scheduler
-from gguf_imagegen.metadata import parse_parameters
+from gguf_imagegen.pictures.infotext import parse_parameters
+from gguf_imagegen.planning.plan import Plan
+from gguf_imagegen.vocabulary.events import Timings
+
+TEXTS = ("prompt", "negative_prompt", "sampler", "schedule")
+NUMBERS = ("seed", "steps", "cfg_scale", "guidance")
 
 
 def image_item(job: Job, image: ImageReady) -> dict[str, Any]:
     """One image without its pixels."""
-    spec = job.plan.spec
+    made = parameters(job.plan)
     return {
         "revised_prompt": None,
         "index": image.index,
         "seed": image.seed,
-        "sampler": spec.sampler,
-        "schedule": spec.schedule,
-        "steps": spec.steps,
-        "cfg_scale": spec.cfg_scale,
+        **{name: made[name] for name in ("sampler", "schedule", "steps", "cfg_scale")},
         "width": image.width,
         "height": image.height,
         "finish_reason": "stop",
     }
+
+
+def parameters(plan: Plan) -> dict[str, Any]:
+    """What the picture is made with; empty values where none is generated."""
+    spec = plan.generate
+    if spec is None:
+        return {**dict.fromkeys(TEXTS, ""), **dict.fromkeys(NUMBERS, 0)}
+    return {name: getattr(spec, name) for name in (*TEXTS, *NUMBERS)}
 
 
 def answer(
@@ -92,8 +101,7 @@ def usage_of(timings: Sequence[Timings]) -> dict[str, float]:
 
 def job_object(job: Job, scheduler: Scheduler, url: Callable[[str], str]) -> dict[str, Any]:
     """State, progress and result of a job; images by URL."""
-    spec = job.plan.spec
-    progress = job.last_progress
+    plan, progress = job.plan, job.last_progress
     return {
         "id": job.id,
         "object": "job",
@@ -107,22 +115,11 @@ def job_object(job: Job, scheduler: Scheduler, url: Callable[[str], str]) -> dic
         "eta": scheduler.eta(job),
         "progress": round(job.progress, 2),
         "step": progress.step if progress else 0,
-        "steps": progress.steps if progress else spec.sampling_steps,
+        "steps": progress.steps if progress else plan.sampling_steps,
         "phase": progress.phase if progress and not job.ended else None,
-        "n": spec.n,
-        "parameters": {
-            "prompt": spec.prompt,
-            "negative_prompt": spec.negative_prompt,
-            "seed": spec.seed,
-            "steps": spec.steps,
-            "sampler": spec.sampler,
-            "schedule": spec.schedule,
-            "cfg_scale": spec.cfg_scale,
-            "guidance": spec.guidance,
-            "width": job.plan.delivered[0],
-            "height": job.plan.delivered[1],
-        },
-        "settings": {"Prompt": ""} if job.plan.pictures else parse_parameters(describe(job.plan, spec.seed)),
+        "n": plan.n,
+        "parameters": {**parameters(plan), "width": plan.delivered[0], "height": plan.delivered[1]},
+        "settings": parse_parameters(describe(plan, plan.seed(0))) if plan.generate else {"Prompt": ""},
         "data": [{"url": url(image.name), **image_item(job, image)} for image in job.images],
         "usage": job_usage(job),
         "warnings": job.warnings,

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from gguf_imagegen.api.frames import DONE, b64, comment, error_frame, frame
 from gguf_imagegen.api.progress import PartialCounter, ProgressItems
 from gguf_imagegen.api.shapes import job_usage, openai_fields, usage_of
-from gguf_imagegen.events import Loading, Notice, PhaseChanged, Progress
 from gguf_imagegen.jobs.job import (
     Ended,
     ImageReady,
@@ -23,7 +22,8 @@ from gguf_imagegen.jobs.job import (
     Queued,
     Started,
 )
-from gguf_imagegen.schema.request import StreamOptions
+from gguf_imagegen.planning.request import StreamOptions
+from gguf_imagegen.vocabulary.events import Loading, Notice, PhaseChanged, Progress
 
 Read = Callable[[str], bytes]
 """Gives the encoded image stored under a name."""
@@ -71,7 +71,7 @@ class LlamaBoxEncoder:
     def _image(self, event: ImageReady) -> bytes:
         final = self._progress.final(event)
         text = b64(self._read(event.name))
-        last = len(self._job.images) == self._job.plan.spec.n and event is self._job.images[-1]
+        last = len(self._job.images) == self._job.plan.n and event is self._job.images[-1]
         usage = usage_of([event.timings]) if last or not self._options.include_usage else None
         if not self._options.chunk_results:
             return self._last_chunk({**final, "b64_json": text}, usage)

@@ -14,13 +14,13 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, error_frame
-from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.retries import ATTEMPTS, read_timeout
 from gguf_imagegen.api.sse import Encoder
 from gguf_imagegen.api.writing import hang_up, write
-from gguf_imagegen.errors import ImagegenError
 from gguf_imagegen.jobs.job import Job, Queued
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.vocabulary.errors import ImagegenError
 
 log = logging.getLogger(__name__)
 PLACES = 1.0
@@ -64,7 +64,7 @@ def _leaving(request: web.Request, job: Job, cancel: bool) -> Iterator[None]:
 async def _send_events(
     request: web.Request, response: web.StreamResponse, job: Job, encoder: Encoder, start: int
 ) -> None:
-    index, pause = start, Pause(request.app[SCHEDULER], job, request.app[SETTINGS].heartbeat)
+    index, pause = start, Pause(request.app[SERVICE].scheduler, job, request.app[SERVICE].settings.heartbeat)
     for past in range(min(start, len(job.events))):
         encoder.encode(past, job.events[past])
     while not (job.ended and index >= len(job.events)):
@@ -170,4 +170,4 @@ async def _cancel_if_abandoned(app: web.Application, job: Job, patience: float) 
     if patience:
         await _ends_within(job, patience)
     if app[ATTEMPTS].abandoned(job):
-        await app[SCHEDULER].cancel(job, "the client left")
+        await app[SERVICE].scheduler.cancel(job, "the client left")

@@ -7,7 +7,7 @@ import math
 from aiohttp import web
 
 from gguf_imagegen import __version__
-from gguf_imagegen.api.keys import DEFAULT_MODEL, METRICS, SCHEDULER
+from gguf_imagegen.api.keys import METRICS, SERVICE
 
 
 async def livez(request: web.Request) -> web.Response:
@@ -17,30 +17,28 @@ async def livez(request: web.Request) -> web.Response:
 
 async def health(request: web.Request) -> web.Response:
     """GET /health: 200 when a request would be worked on, 503 while not."""
-    scheduler = request.app[SCHEDULER]
-    resident = scheduler.resident
-    loaded = resident.entries
+    scheduler = request.app[SERVICE].scheduler
+    lane = scheduler.lane
+    loaded = lane.entries
     status = "ok"
     if scheduler.draining:
         status = "shutting_down"
-    elif resident.loading is not None and scheduler.running is None:
+    elif lane.loading is not None and scheduler.running is None:
         status = "loading"
-    elif resident.pause and not resident.ready(None):
+    elif lane.pause and not lane.ready(None):
         status = "paused"
-    elif resident.error is not None:
+    elif lane.error is not None:
         status = "error"
     body = {
         "status": status,
         "ready": status == "ok",
-        "model": loaded[0].name if loaded else request.app[DEFAULT_MODEL].id,
+        "model": loaded[0].name if loaded else request.app[SERVICE].default_model,
         "loaded": bool(loaded),
         "models": [entry.name for entry in loaded],
-        "loading": {"done": resident.loading.done, "total": resident.loading.total}
-        if resident.loading
-        else None,
-        "backend": resident.backend,
-        "error": resident.error.body()["error"] if resident.error else None,
-        "pause": math.ceil(resident.pause) or None,
+        "loading": {"done": lane.loading.done, "total": lane.loading.total} if lane.loading else None,
+        "backend": lane.backend,
+        "error": lane.error.body()["error"] if lane.error else None,
+        "pause": math.ceil(lane.pause) or None,
         "queue": scheduler.waiting,
         "running": scheduler.running.id if scheduler.running else None,
         "version": __version__,

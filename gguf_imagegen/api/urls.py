@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from gguf_imagegen.api.keys import SETTINGS
+from gguf_imagegen.api.keys import SERVICE
 
 
 def base_url(request: web.Request) -> str:
     """`--public-url`, else what a proxy says in X-Forwarded-*, else the request's own host."""
-    settings = request.app[SETTINGS]
+    settings = request.app[SERVICE].settings
     if settings.public_url:
         return settings.public_url.rstrip("/")
     scheme = request.headers.get("X-Forwarded-Proto", request.scheme).split(",")[0].strip()

@@ -16,14 +16,14 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, b64, frame
-from gguf_imagegen.api.keys import SCHEDULER, SETTINGS
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.api.writing import hang_up, write
-from gguf_imagegen.errors import InvalidRequest
-from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.vocabulary.errors import InvalidRequest
+from gguf_imagegen.vocabulary.events import Loaded, Loading, Notice, PhaseChanged, Progress
 
 MOST_RECENT = 100
 TOGETHER = 0.05
@@ -39,7 +39,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     Each job begins with a frame of type "job", the job object; later ones have its id as `job`. Pictures come
     as URLs, previews as base64. `recent` of the jobs that have ended are told first, by that frame alone.
     """
-    scheduler, recent = request.app[SCHEDULER], _recent(request)
+    scheduler, recent = request.app[SERVICE].scheduler, _recent(request)
     follower = Follower(scheduler, request.app[FRAMES], file_url(request, ""))
     response = web.StreamResponse(headers=HEADERS)
     try:
@@ -62,7 +62,7 @@ def _recent(request: web.Request) -> int:
 
 async def _follow(request: web.Request, response: web.StreamResponse, follower: Follower) -> None:
     """Send what happens, with heartbeats."""
-    scheduler, heartbeat = request.app[SCHEDULER], request.app[SETTINGS].heartbeat
+    scheduler, heartbeat = request.app[SERVICE].scheduler, request.app[SERVICE].settings.heartbeat
     beat = time.monotonic() + heartbeat
     while not scheduler.draining:
         data = follower.news()

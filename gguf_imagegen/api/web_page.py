@@ -9,7 +9,7 @@ from importlib import resources
 
 from aiohttp import hdrs, web
 
-from gguf_imagegen.errors import NotFound
+from gguf_imagegen.vocabulary.errors import NotFound
 
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 POLICY = (

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import cast
 
 from gguf_imagegen.catalog.entry import PACKAGED, Capability, Defaults, Entry, Source
-from gguf_imagegen.catalog.header import Header
-from gguf_imagegen.catalog.inspect import check_complete, component_of, family_of, holds_vae, inspect_file
 from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
-from gguf_imagegen.catalog.traits import EditMode, traits_of
-from gguf_imagegen.engine.protocol import Role
-from gguf_imagegen.errors import (
+from gguf_imagegen.modelfiles.header import Header
+from gguf_imagegen.modelfiles.inspect import check_complete, component_of, family_of, holds_vae, inspect_file
+from gguf_imagegen.modelfiles.traits import EditMode, traits_of
+from gguf_imagegen.vocabulary.engine import Role
+from gguf_imagegen.vocabulary.errors import (
     InvalidModelFile,
     MissingComponent,
     ModelNotDownloaded,

@@ -1,6 +1,6 @@
 """Faults of a catalog that its own rules let pass, one by one: what cannot work or contradicts itself.
 
-What has changed on the hub since is `gguf_imagegen.catalog.drift`.
+What has changed on the hub since is `gguf_imagegen.download.drift`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import yaml
 
 from gguf_imagegen.catalog.catalog import builtin_text
 from gguf_imagegen.catalog.entry import Entry, Source
-from gguf_imagegen.catalog.inspect import parts_needed
 from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
-from gguf_imagegen.catalog.rename import RENAMED_FAMILIES
-from gguf_imagegen.catalog.traits import traits_of
+from gguf_imagegen.modelfiles.inspect import parts_needed
+from gguf_imagegen.modelfiles.rename import RENAMED_FAMILIES
+from gguf_imagegen.modelfiles.traits import traits_of
 
 SUFFIXES = {".gguf", ".safetensors", ".pth"}
 QUALITIES = ("low", "medium", "high", "xhigh", "max")

@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from gguf_imagegen.catalog.traits import EditMode, Traits, traits_of
-from gguf_imagegen.engine.protocol import Decoder, Role, StepCache
+from gguf_imagegen.modelfiles.traits import EditMode, Traits, traits_of
+from gguf_imagegen.vocabulary.engine import Decoder, Role, StepCache
 
 PACKAGED = Path(__file__).parents[1] / "embedded"
 """Where the files of the model lie that comes with this package."""
@@ -37,7 +37,7 @@ class Source(Strict):
     """A file of a repository of the Hugging Face hub; `bytes` and `sha256` only where a source states them.
 
     With `rename` the file is rewritten after the download so that sd.cpp finds its text encoders
-    (`catalog.rename`); the hash is that of the file as downloaded.
+    (`modelfiles.rename`); the hash is that of the file as downloaded.
     """
 
     repo: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -94,7 +94,7 @@ class Defaults(Strict):
 
 
 class Limits(Strict):
-    """Bounds that the model states; where it states none, the family's and the server's hold (`jobs.bounds`).
+    """Bounds that the model states; those of the family and the server hold, too (`planning.bounds`).
 
     `references` is how many images an edit by reference takes, no more than the family does; `cfg_scale` the
     most that a distilled model takes.

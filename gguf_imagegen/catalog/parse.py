@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from gguf_imagegen.catalog.entry import Entry, Source, Strict
-from gguf_imagegen.engine.protocol import Role
+from gguf_imagegen.vocabulary.engine import Role
 
 
 class CatalogError(Exception):

@@ -3,7 +3,7 @@
 Beside the files stands `.state` with the same tree, and for a file `NAME` in it
 
     NAME.json             the record: NAME had this size, time and hash when it was verified
-    NAME.lock             held (flock) by whoever writes NAME
+    NAME.lock             held by whoever writes NAME
     NAME.KEY.partial      what has arrived of the content called KEY
     NAME.KEY.verifying    the same, whole, until its hash is known to be right
     NAME.rewriting        being rewritten (`Source.rename`)
@@ -14,7 +14,6 @@ so that states are read from the disk alone and survive whatever ends the proces
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +26,8 @@ from pathlib import Path
 from typing import Literal
 
 from gguf_imagegen.catalog.entry import Entry, Source
-from gguf_imagegen.errors import DiskFull, InvalidModelFile, ModelBusy, UnsupportedOperation
+from gguf_imagegen.machine import locks
+from gguf_imagegen.vocabulary.errors import DiskFull, InvalidModelFile, ModelBusy, UnsupportedOperation
 
 State = Literal["absent", "partial", "verifying", "ready", "unverified", "corrupt"]
 OnProgress = Callable[[int, int], None]
@@ -147,31 +147,17 @@ class Store:
     @contextmanager
     def locked(self, relative: Path) -> Iterator[None]:
         """Be the one who writes this file; ModelBusy while another does."""
-        path = self.make_room_for(self.beside(relative, "lock"))
-        while True:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        with ExitStack() as stack:
             try:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    holder = os.pread(handle, 32, 0).decode("ascii", "replace").strip()
-                    who = f" (process {holder})" if holder.isdecimal() else ""
-                    raise ModelBusy(
-                        f"{relative.name} is being pulled, verified or removed by another process{who};"
-                        " try again when it has ended",
-                        param="model",
-                    ) from None
-                if not _is_open_file(path, handle):  # the last holder removed it meanwhile
-                    continue
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, str(os.getpid()).encode(), 0)
-                try:
-                    yield
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-            finally:
-                os.close(handle)
+                stack.enter_context(locks.exclusive(self.make_room_for(self.beside(relative, "lock"))))
+            except locks.Held as held:
+                who = f" (process {held.holder})" if held.holder else ""
+                raise ModelBusy(
+                    f"{relative.name} is being pulled, verified or removed by another process{who};"
+                    " try again when it has ended",
+                    param="model",
+                ) from None
+            yield
 
     def require_space(self, needed: int) -> None:
         """DiskFull, with numbers, if so many more bytes do not fit."""
@@ -281,13 +267,6 @@ def size_words(count: float) -> str:
             return f"{count:.0f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def _is_open_file(path: Path, handle: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(follow_symlinks=False), os.fstat(handle))
-    except FileNotFoundError:
-        return False
 
 
 def _escape(text: str) -> str:

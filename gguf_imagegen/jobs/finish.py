@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from gguf_imagegen import __version__, images, metadata
-from gguf_imagegen.engine.protocol import RawImage
-from gguf_imagegen.events import ImageMade, Preview
-from gguf_imagegen.jobs.plan import Plan
+from gguf_imagegen import __version__
+from gguf_imagegen.pictures import images, infotext
+from gguf_imagegen.planning.plan import Plan
+from gguf_imagegen.vocabulary.artifacts import RawImage
+from gguf_imagegen.vocabulary.events import Preview
 
 
-def finish_pixels(plan: Plan, made: ImageMade) -> RawImage:
+def finish_pixels(plan: Plan, made: RawImage) -> RawImage:
     """What the engine made, exactly `plan.width` x `plan.height`. CPU-bound: call it in a thread."""
-    rgb = images.centre_crop(made.rgb, made.width, made.height, plan.width, plan.height)
+    rgb = images.centre_crop(made.data, made.width, made.height, plan.width, plan.height)
     if plan.original is not None and plan.mask is not None:
         rgb = images.composite(rgb, plan.width, plan.height, plan.original, plan.mask)
     return RawImage(plan.width, plan.height, 3, rgb)
@@ -31,16 +32,17 @@ def encode_image(plan: Plan, picture: RawImage, seed: int) -> bytes:
 
 def finish_preview(plan: Plan, preview: Preview) -> bytes:
     """A preview in the format that the client asked for."""
-    return images.encode_preview(preview.rgb, preview.width, preview.height, format=plan.output_format)
+    picture = preview.picture
+    return images.encode_preview(picture.data, picture.width, picture.height, format=plan.output_format)
 
 
 def describe(plan: Plan, seed: int) -> str:
     """The `parameters` text that AUTOMATIC1111 tools read, and all that makes the picture again; no paths."""
-    spec = plan.spec
-    if plan.pictures:
+    if plan.generate is None:
         return ", ".join(f"{key}: {value}" for key, value in _enlarged(plan).items())
+    spec = plan.generate
     first_pass = (spec.width, spec.height) if spec.hires else (plan.width, plan.height)
-    return metadata.parameters_text(
+    return infotext.parameters_text(
         prompt=spec.prompt,
         negative_prompt=spec.negative_prompt,
         steps=spec.steps,

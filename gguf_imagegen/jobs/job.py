@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
-from gguf_imagegen.errors import Cancelled, ImagegenError
-from gguf_imagegen.events import Loaded, Loading, Notice, PhaseChanged, Progress, Timings
-from gguf_imagegen.jobs.plan import Plan
-from gguf_imagegen.jobs.warnings import few
+from gguf_imagegen.planning.plan import Plan
+from gguf_imagegen.planning.warnings import few
+from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError
+from gguf_imagegen.vocabulary.events import Loaded, Loading, Notice, PhaseChanged, Progress, Timings
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
@@ -172,16 +172,16 @@ class Job:
         last = self.last_progress
         done = max(len(self.images), last.index if last else 0)  # several may be decoded at the end
         part = image_fraction(last, self.plan) if last and last.index >= done else 0.0
-        return min(99.0, 100 * (done + part) / self.plan.spec.n)
+        return min(99.0, 100 * (done + part) / self.plan.n)
 
 
 def image_fraction(progress: Progress, plan: Plan) -> float:
     """How much of one image's denoising is done, 0 to 1; with a second pass each pass is half."""
-    if plan.pictures:
+    if plan.generate is None:
         return progress.step / progress.steps if progress.phase == "upscaling" else 0.0
     if progress.phase not in ("sampling", "hires") or not progress.steps:
         return 1.0 if progress.phase in ("decoding", "upscaling") else 0.0
     part = min(1.0, progress.step / progress.steps)
-    if plan.spec.hires is None:
+    if plan.generate.hires is None:
         return part
     return part / 2 if progress.phase == "sampling" else 0.5 + part / 2

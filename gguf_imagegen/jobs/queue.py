@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gguf_imagegen.jobs.estimates import Pace
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.jobs.pace import Pace
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gguf_imagegen.errors import NotFound
+from gguf_imagegen.vocabulary.errors import NotFound
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9_-]{22,}\.(png|jpeg|webp)")

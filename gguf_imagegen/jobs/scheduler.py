@@ -1,4 +1,4 @@
-"""The queue: one job at a time on the resident model, loaded on demand and unloaded when idle."""
+"""The scheduler: jobs from the queue onto the lane, one at a time, and what callers may ask of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,17 @@ from itertools import islice
 from typing import Protocol
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.engine.protocol import Engine, RawImage, UpscaleSpec
-from gguf_imagegen.errors import (
+from gguf_imagegen.jobs.estimates import Pace
+from gguf_imagegen.jobs.finish import encode_image, finish_pixels, finish_preview
+from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
+from gguf_imagegen.jobs.queue import Queue
+from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.planning.plan import Plan
+from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.artifacts import RawImage
+from gguf_imagegen.vocabulary.engine import Engine, Upscale
+from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     EnginePaused,
     ImagegenError,
@@ -24,32 +33,22 @@ from gguf_imagegen.errors import (
     ShuttingDown,
     WorkerCrashed,
 )
-from gguf_imagegen.events import (
+from gguf_imagegen.vocabulary.events import (
     Done,
     EngineEvent,
     Failed,
-    ImageMade,
     Loaded,
     Loading,
+    Made,
     Notice,
     PhaseChanged,
     Preview,
     Progress,
     Timings,
-    Upscaled,
 )
-from gguf_imagegen.jobs.finish import encode_image, finish_pixels, finish_preview
-from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
-from gguf_imagegen.jobs.pace import Pace
-from gguf_imagegen.jobs.plan import Plan
-from gguf_imagegen.jobs.queue import Queue
-from gguf_imagegen.jobs.resident import Resident
-from gguf_imagegen.jobs.results import ResultStore
-from gguf_imagegen.settings import Settings
 
 log = logging.getLogger(__name__)
 
-NO_TIMINGS = Timings(0.0, 0.0, 0.0, 0.0, 0)
 PREVIEW_TTL = 60.0
 """Seconds after a job's end for which its previews can be replayed."""
 MAX_ENDED = 1000
@@ -67,10 +66,8 @@ class Observer(Protocol):
 class Scheduler:
     """Owns all jobs; `run()` is the only place that makes the engine work."""
 
-    def __init__(
-        self, settings: Settings, resident: Resident, results: ResultStore, observer: Observer
-    ) -> None:
-        self.resident = resident
+    def __init__(self, settings: Settings, lane: Lane, results: ResultStore, observer: Observer) -> None:
+        self.lane = lane
         self.results = results
         self.pace = Pace()
         self.jobs: dict[str, Job] = {}
@@ -91,7 +88,7 @@ class Scheduler:
     def submit(self, plan: Plan) -> Job:
         """Queue a job; QueueFull says when to come back."""
         self.check_room()
-        self.check_engine(None if plan.pictures else plan.entry)
+        self.check_engine(plan.entry if plan.generate else None)
         job = Job(plan)
         self.jobs[job.id] = job
         self.queue.add(job)
@@ -112,8 +109,8 @@ class Scheduler:
 
     def check_engine(self, entry: Entry | None) -> None:
         """Raise what `submit` would raise of a job for this model, None for work without one."""
-        wait = math.ceil(self.resident.pause)
-        if wait and not self.resident.ready(entry):
+        wait = math.ceil(self.lane.pause)
+        if wait and not self.lane.ready(entry):
             raise EnginePaused(
                 f"the engine crashed again and again; it is given a pause, try again in {wait} s",
                 retry_after=wait,
@@ -135,20 +132,20 @@ class Scheduler:
             return
         job.cancel_requested = reason
         if job is self.running:
-            await self.resident.kill()
+            await self.lane.kill()
         await job.wait()
 
     def want(self, entry: Entry) -> None:
         """Have this model loaded as soon as no job waits."""
-        self.resident.forget_failure(entry)
+        self.lane.forget_failure(entry)
         self._wish(entry, loaded=True)
 
     async def unload(self, entry: Entry) -> None:
         """Have this model unloaded as soon as no job waits; a load that no job waits for ends at once."""
         jobs = (job for job in (self.running, *self.queue) if job is not None)
-        if self.resident.loads(entry) and all(job.plan.entry.name != entry.name for job in jobs):
+        if self.lane.loads(entry) and all(job.plan.entry.name != entry.name for job in jobs):
             self._wishes.pop(entry.name, None)
-            await self.resident.kill()
+            await self.lane.kill()
         else:
             self._wish(entry, loaded=False)
 
@@ -186,7 +183,7 @@ class Scheduler:
         place = self.queue.place(job)
         if place is None:
             return 0.0
-        before = self.eta(self.running) if self.running else self.resident.pause
+        before = self.eta(self.running) if self.running else self.lane.pause
         return None if before is None or place.seconds is None else before + place.seconds
 
     async def drain(self, grace: float) -> None:
@@ -196,7 +193,7 @@ class Scheduler:
         """
         self.draining = True
         self._tell_change()
-        if self.running is None and self.resident.pause > grace:
+        if self.running is None and self.lane.pause > grace:
             grace = 0
         left = [job for job in self.jobs.values() if not job.ended]
         if left:
@@ -226,16 +223,16 @@ class Scheduler:
         """
         try:
             while True:
-                pause = self.resident.pause
+                pause = self.lane.pause
                 if job := self._take_next(paused=pause > 0):
                     await self._run_job(job)
                 elif self._wishes and not pause:
                     await self._grant(*self._wishes.pop(next(iter(self._wishes))))
                 else:
                     await self._work_arrives(pause)
-                    await self.resident.expire()
+                    await self.lane.expire()
         finally:
-            await self.resident.close("shutdown")
+            await self.lane.close("shutdown")
 
     def _take_next(self, *, paused: bool) -> Job | None:
         """The oldest job; while it has not waited `swap_after`, one that needs no load goes before it.
@@ -250,48 +247,49 @@ class Scheduler:
         return job
 
     def _ready(self, job: Job) -> bool:
-        return self.resident.ready(None if job.plan.pictures else job.plan.entry)
+        return self.lane.ready(job.plan.entry if job.plan.generate else None)
 
     async def _work_arrives(self, pause: float) -> None:
         """Wait for work, at most until a model has been idle for its time, or the pause is over."""
         self._wake.clear()
-        ends = [seconds for seconds in (self.resident.next_expiry, pause or None) if seconds is not None]
+        ends = [seconds for seconds in (self.lane.next_expiry, pause or None) if seconds is not None]
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wake.wait(), min(ends, default=None))
 
     async def _grant(self, entry: Entry, loaded: bool) -> None:
         if not loaded:
-            await self.resident.close("idle", entry)
+            await self.lane.close("idle", entry)
             return
         try:
-            await self.resident.engine_for(entry, lambda event: None)
+            async with self.lane.loaded(entry, lambda event: None):
+                pass
         except Cancelled:
-            await self.resident.close("cancelled", entry)
+            await self.lane.close("cancelled", entry)
         except ImagegenError as exc:
             log.error("model %s could not be loaded: %s", entry.id, exc.message)
-            await self.resident.close("failed", entry)
+            await self.lane.close("failed", entry)
         except Exception:  # as in `_try_job`
             log.exception("internal error while loading %s", entry.id)
-            await self.resident.close("failed", entry)
+            await self.lane.close("failed", entry)
 
     async def _run_job(self, job: Job) -> None:
         self.running, ready = job, self._ready(job)
         self._publish(job, Started())
         error = await self._try_job(job)
         if ready and isinstance(error, WorkerCrashed) and isinstance(job.events[-1], Started):
-            await self.resident.close("crashed", job.plan.entry)
+            await self.lane.close("crashed", job.plan.entry)
             error = await self._try_job(job)  # that engine had died before it heard of this job
         if job.cancel_requested:
             error = Cancelled(job.cancel_requested)
         elif isinstance(error, WorkerCrashed):
-            self.resident.crashed()
+            self.lane.crashed()
             log.error("job %s: %s", job.id, error.message)
         elif error is None:
-            self.resident.succeeded()
+            self.lane.succeeded()
         if isinstance(error, Cancelled | WorkerCrashed | InternalError):
-            await self.resident.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
+            await self.lane.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
         elif isinstance(error, ModelLoadFailed):
-            await self.resident.close("failed", job.plan.entry)
+            await self.lane.close("failed", job.plan.entry)
         self.running = None
         self._publish(job, Ended(error))
 
@@ -307,31 +305,30 @@ class Scheduler:
         return None
 
     async def _do(self, job: Job) -> None:
-        if job.plan.pictures:
-            async with self.resident.engine_without_model() as engine:
+        if job.plan.generate is None:
+            async with self.lane.without_model() as engine:
                 for index, picture in enumerate(job.plan.pictures):
-                    await self._upscale(job, engine, index, picture, NO_TIMINGS)
+                    await self._upscale(job, engine, index, picture, Timings())
             return
-        engine = await self.resident.engine_for(
-            job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
-        )
         made: list[tuple[RawImage, Timings]] = []
-        if not job.cancel_requested:
-            async for event in engine.generate(await self.resident.fitted(job.plan.spec)):
-                await self._take(job, event, made)
-        for index, (picture, timings) in enumerate(made):
-            await self._upscale(job, engine, index, picture, timings)
+        async with self.lane.loaded(
+            job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
+        ) as model:
+            if not job.cancel_requested:
+                async for event in model.engine.run(await self.lane.fitted(model, job.plan.generate)):
+                    await self._take(job, event, made)
+            for index, (picture, timings) in enumerate(made):
+                await self._upscale(job, model.engine, index, picture, timings)
 
     async def _upscale(
         self, job: Job, engine: Engine, index: int, picture: RawImage, timings: Timings
     ) -> None:
         assert job.plan.upscale is not None
-        spec = UpscaleSpec(job.plan.upscale.path, picture, index, self.resident.threads)
-        async for event in engine.upscale(spec):
+        spec = Upscale(job.plan.upscale.path, picture, index, self.lane.threads)
+        async for event in engine.run(spec):
             match event:
-                case Upscaled():
-                    larger = RawImage(event.width, event.height, 3, event.rgb)
-                    await self._keep_image(job, index, larger, timings)
+                case Made():
+                    await self._keep_image(job, index, event.artifact, timings)
                 case PhaseChanged() | Progress() | Loading():
                     self._publish(job, event)
 
@@ -340,20 +337,20 @@ class Scheduler:
             case Preview():
                 data = await asyncio.to_thread(finish_preview, job.plan, event)
                 self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
-            case ImageMade():
-                self.pace.learn(job.plan, event.timings)
-                picture = await asyncio.to_thread(finish_pixels, job.plan, event)
+            case Made(index=index, artifact=artifact, timings=timings):
+                self.pace.learn(job.plan, timings)
+                picture = await asyncio.to_thread(finish_pixels, job.plan, artifact)
                 if job.plan.upscale is None:
-                    await self._keep_image(job, event.index, picture, event.timings)
+                    await self._keep_image(job, index, picture, timings)
                 else:
-                    made.append((picture, event.timings))
+                    made.append((picture, timings))
             case PhaseChanged() | Progress() | Notice() | Loading():
                 self._publish(job, event)
-            case Loaded() | Failed() | Done() | Upscaled():
+            case Loaded() | Failed() | Done():
                 pass
 
     async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
-        plan, seed = job.plan, job.plan.spec.seed + index
+        plan, seed = job.plan, job.plan.seed(index)
         data = await asyncio.to_thread(encode_image, plan, picture, seed)
         name, on_disk = await asyncio.to_thread(self.results.put, data, plan.output_format)
         if not on_disk:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gguf_imagegen.errors import UnknownSampler
+from gguf_imagegen.vocabulary.errors import UnknownSampler
 
 SAMPLERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "euler_a": ("Euler a", ("k_euler_a", "k_euler_ancestral")),

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, RootModel
 
-from gguf_imagegen.engine.protocol import Decoder, StepCache
+from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 

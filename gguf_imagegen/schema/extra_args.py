@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from gguf_imagegen.errors import InvalidRequest
-from gguf_imagegen.schema import bounded_json
+from gguf_imagegen.planning import bounded_json
 from gguf_imagegen.schema.sdcpp_server import merged, to_fields
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 OPENING, CLOSING = "<sd_cpp_extra_args>", "</sd_cpp_extra_args>"
 MAX_BLOCKS = 8

@@ -1,7 +1,7 @@
 """The native request schema of sd.cpp's own server, mapped to canonical fields.
 
 Names, defaults and meaning are those of sd.cpp's examples/server/api.md ("sdcpp API") and of
-`SDGenerationParams` in its examples/common. Types are checked here and ranges by `schema.request`. What no
+`SDGenerationParams` in its examples/common. Types are checked here and ranges by `planning.request`. What no
 canonical field can say keeps its name ("sample_params.custom_sigmas"), so that the answer warns about it,
 unless it has its default: clients send back the whole object that the capabilities gave them.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gguf_imagegen.errors import InvalidRequest
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 Read = Callable[[Any], Any]
 """A value of the right type, or None where it means "not said"; ValueError says what it must be."""

@@ -19,10 +19,10 @@ from PIL import Image
 
 from gguf_imagegen.api.a1111 import plain
 from gguf_imagegen.api.a1111_routes import GET, POST
-from gguf_imagegen.errors import ImagegenError
+from gguf_imagegen.vocabulary.errors import ImagegenError
 from tests.api.client import GENERATIONS, SMALL, data_url, eventually, noise, picture, png, start_job
 from tests.conftest import DEADLINE, App, RunningApp, ServerProcess
-from tests.engines import CrashesAtStep, NeverAnswers, QuickEngine, SlowEngine
+from tests.fake_engines import CrashesAtStep, NeverAnswers, QuickEngine, SlowEngine
 from tests.weights import write_lora, write_upscaler
 
 API = "/sdapi/v1/"
@@ -555,10 +555,10 @@ async def test_unload_and_reload(running: RunningApp) -> None:
     async with running(engine=QuickEngine) as app:
 
         async def loaded() -> bool:
-            return bool(app.scheduler.resident.entries)
+            return bool(app.scheduler.lane.entries)
 
         async def unloaded() -> bool:
-            return not app.scheduler.resident.entries
+            return not app.scheduler.lane.entries
 
         await eventually("it is loaded", loaded)
         assert await app.post(API + "unload-checkpoint") == (200, {})

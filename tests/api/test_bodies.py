@@ -20,10 +20,9 @@ import pytest
 from PIL import Image, ImageFile
 
 from gguf_imagegen.api.body import BODIES
-from gguf_imagegen.api.pixels import PIXELS
 from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, eventually, noise, png
 from tests.conftest import DEADLINE, App, RunningApp, ServerProcess
-from tests.engines import NeverAnswers, QuickEngine
+from tests.fake_engines import NeverAnswers, QuickEngine
 from tests.weights import write_upscaler
 
 BODY = json.dumps(SMALL).encode()
@@ -311,7 +310,7 @@ async def test_a_waiting_job_holds_no_body(running: RunningApp) -> None:
         task = asyncio.create_task(app.session.post(app.url + EDITS, data=body))
         await eventually("the job runs", lambda: _running_job(app))
         assert app.app[BODIES].used == 0
-        assert app.app[PIXELS].small.used == app.app[PIXELS].large.used == 0
+        assert app.service.pixels.small.used == app.service.pixels.large.used == 0
         task.cancel()
 
 

@@ -16,7 +16,7 @@ from openai import AsyncOpenAI
 from tests.api.client import GENERATIONS, SMALL, data_url, job_in_state, noise, picture, png, read_stream
 from tests.api.recipes import ours, python, shell, write_catalog
 from tests.conftest import App, RunningApp, ServerProcess
-from tests.engines import CrashesAtStep, QuickEngine, SlowEngine
+from tests.fake_engines import CrashesAtStep, QuickEngine, SlowEngine
 
 CHAT = "/v1/chat/completions"
 ASKED = [{"role": "user", "content": "A beautiful landscape painting"}]

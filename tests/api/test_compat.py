@@ -18,7 +18,7 @@ from PIL import Image
 from xinference_client import RESTfulClient
 
 from gguf_imagegen.api.keys import REQUEST_IDS
-from gguf_imagegen.testmodel import write_test_model
+from gguf_imagegen.commands.testmodel import write_test_model
 from tests.api.client import (
     GENERATIONS,
     SMALL,
@@ -32,7 +32,7 @@ from tests.api.client import (
 )
 from tests.api.recipes import ours, python, shell, write_catalog
 from tests.conftest import App, RunningApp, ServerProcess
-from tests.engines import NeverLoads, QuickEngine, SlowEngine
+from tests.fake_engines import NeverLoads, QuickEngine, SlowEngine
 
 
 @pytest.fixture(scope="module")

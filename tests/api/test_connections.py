@@ -15,7 +15,7 @@ import pytest
 from gguf_imagegen.api.connections import MOST, Bounds, bounds_here
 from tests.api.client import GENERATIONS, SMALL
 from tests.conftest import DEADLINE, App, RunningApp
-from tests.engines import NeverAnswers, QuickEngine
+from tests.fake_engines import NeverAnswers, QuickEngine
 
 KEY = "key-of-the-holder"
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gguf_imagegen.engine.protocol import RawImage
-from gguf_imagegen.errors import GenerationFailed
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.vocabulary.artifacts import RawImage
+from gguf_imagegen.vocabulary.errors import GenerationFailed
 from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, eventually, noise, png, start_job
 from tests.conftest import App, RunningApp
-from tests.engines import CannotLoad, CrashesAtStep, FailsGeneration, NeverAnswers, QuickEngine
+from tests.fake_engines import CannotLoad, CrashesAtStep, FailsGeneration, NeverAnswers, QuickEngine
 from tests.weights import write_upscaler
 
 EDIT = {
@@ -134,7 +134,7 @@ async def test_an_error_keeps_no_trace(running: RunningApp, engine: type[QuickEn
             async with app.session.post(app.url + GENERATIONS, json=SMALL, headers=header) as answer:
                 assert answer.status == 500
         errors = [job.error for job in app.scheduler.jobs.values()]
-        errors += app.scheduler.resident.errors.values()
+        errors += app.scheduler.lane.errors.values()
         assert errors
         for error in errors:
             assert error is not None

@@ -14,11 +14,11 @@ from collections.abc import Callable
 import pytest
 from PIL import Image
 
-from gguf_imagegen import logs
 from gguf_imagegen.api.job_log import PROMPT_CHARACTERS, first_words
+from gguf_imagegen.machine import logs
 from tests.api.client import EDITS, GENERATIONS, SMALL, noise, png, start_job
 from tests.conftest import RunningApp, ServerProcess
-from tests.engines import FailsGeneration, NeverAnswers, QuickEngine
+from tests.fake_engines import FailsGeneration, NeverAnswers, QuickEngine
 from tests.survival import b64, client_of
 
 KEYS = "first-Zm9v, second-YmFy"

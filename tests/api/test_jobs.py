@@ -21,7 +21,7 @@ from tests.api.client import (
     start_job,
 )
 from tests.conftest import DEADLINE, App, RunningApp, ServerProcess
-from tests.engines import FailsGeneration, NeverAnswers, NeverLoads, QuickEngine, SlowEngine
+from tests.fake_engines import FailsGeneration, NeverAnswers, NeverLoads, QuickEngine, SlowEngine
 
 
 async def cancel(app: App, job_id: str) -> Any:
@@ -282,13 +282,13 @@ async def test_cancelling_during_the_load_harms_nobody(running: RunningApp) -> N
         assert (await app.post(GENERATIONS, **SMALL, keep_alive=0))[0] == 200
 
         async def unloaded() -> bool:
-            return not app.scheduler.resident.present
+            return not app.scheduler.lane.present
 
         await eventually("the first engine is gone", unloaded)
         task, job = await start_job(app)
 
         async def loading() -> bool:
-            return app.scheduler.resident.present
+            return app.scheduler.lane.present
 
         await eventually("it loads", loading)
         assert (await cancel(app, job["id"]))["status"] == "cancelled"

@@ -183,7 +183,7 @@ async def test_an_unquantised_model_is_left_as_it_was(
 
 async def _unquantised(folder: Path) -> Path:
     """The tiny model with all of its matrices in F16, and its decoder beside it."""
-    from gguf_imagegen.testmodel import write_test_model
+    from gguf_imagegen.commands.testmodel import write_test_model
 
     paths = write_test_model(folder)
     tensors = {}

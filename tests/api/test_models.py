@@ -12,11 +12,11 @@ import openai
 import pytest
 from openai import OpenAI
 
-from gguf_imagegen.catalog import survey
-from gguf_imagegen.catalog.fit import Available
+from gguf_imagegen.catalog import quants
+from gguf_imagegen.machine.memory import Available
 from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, eventually, noise, png
 from tests.conftest import App, RunningApp, ServerProcess
-from tests.engines import CannotLoad, NeverLoads, QuickEngine
+from tests.fake_engines import CannotLoad, NeverLoads, QuickEngine
 
 
 async def state(app: App) -> str:
@@ -113,7 +113,7 @@ async def test_memory_and_download_are_those_of_the_best(
     running: RunningApp, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the quantisation that a pull takes, with its components; the one on disk once there is one."""
-    monkeypatch.setattr(survey, "available", lambda: Available(15 * 10**9))
+    monkeypatch.setattr(quants, "available", lambda: Available(15 * 10**9))
     async with running(engine=QuickEngine) as app:
         meta = (await app.get("/v1/models/flux.1-schnell"))[1]["meta"]
         best = next(quant for quant in meta["quants"] if quant["name"] == meta["best"])
@@ -179,7 +179,7 @@ async def test_a_load_that_nobody_waits_for_is_ended(running: RunningApp, method
     async with running(engine=lambda: next(engines)()) as app:
 
         async def begun() -> bool:
-            loading = app.scheduler.resident.loading
+            loading = app.scheduler.lane.loading
             return loading is not None and loading.total > 0
 
         await eventually("the engine has begun to load", begun)

@@ -17,10 +17,10 @@ from openai.types import Image as ImageItem
 from openai.types import ImagesResponse
 from PIL import Image
 
-from gguf_imagegen import images
+from gguf_imagegen.pictures import images
 from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, eventually, noise, picture, png
 from tests.conftest import RunningApp, ServerProcess
-from tests.engines import QuickEngine
+from tests.fake_engines import QuickEngine
 
 LEFT = (slice(None), slice(0, 32))
 RIGHT = (slice(None), slice(32, 64))

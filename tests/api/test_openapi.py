@@ -16,10 +16,10 @@ from gguf_imagegen.api import openapi
 from gguf_imagegen.api.app import ROUTES
 from gguf_imagegen.api.docs_page import render
 from gguf_imagegen.api.schemas import names_of
-from gguf_imagegen.schema.request import SAMPLERS, ImageRequest
+from gguf_imagegen.planning.request import SAMPLERS, ImageRequest
 from gguf_imagegen.settings import Settings
 from tests.conftest import RunningApp
-from tests.engines import QuickEngine
+from tests.fake_engines import QuickEngine
 
 TABLE = [route for route in ROUTES if isinstance(route, web.RouteDef)]
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gguf_imagegen.engine.protocol import GenerateSpec
-from gguf_imagegen.errors import WorkerCrashed
-from gguf_imagegen.events import EngineEvent
-from gguf_imagegen.jobs import resident
+from gguf_imagegen.pool import lane
+from gguf_imagegen.vocabulary.engine import Generate
+from gguf_imagegen.vocabulary.errors import WorkerCrashed
+from gguf_imagegen.vocabulary.events import EngineEvent
 from tests.api.client import GENERATIONS, SMALL, eventually
 from tests.api.test_residency import Engines, catalog
 from tests.conftest import App, RunningApp
-from tests.engines import QuickEngine
+from tests.fake_engines import QuickEngine
 
 __all__ = ["catalog"]
 CHAT = {"messages": [{"role": "user", "content": "a cat"}]}
@@ -34,7 +34,7 @@ class Doomed(QuickEngine):
 
     doom: asyncio.Event
 
-    async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
+    async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
         self.prompt = spec.prompt
         async for event in super().generate(spec):
             yield event
@@ -77,7 +77,7 @@ async def test_those_who_wait_wait_it_out(
     running: RunningApp, doomed: type[Doomed], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The three whose engine died have failed, the ten behind them get their pictures."""
-    monkeypatch.setattr(resident, "BREAK", 1.0)
+    monkeypatch.setattr(lane, "BREAK", 1.0)
     async with running(engine=doomed) as app:
         tasks = await paused(app, doomed, behind=10)
         assert [status for status, _ in await asyncio.gather(*tasks)] == [200] * 10
@@ -133,7 +133,7 @@ async def test_an_engine_that_was_dead_before_costs_nobody(running: RunningApp) 
     class DiesAfterOne(QuickEngine):
         made = 0
 
-        async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
+        async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
             if self.made:
                 await self.close()
                 raise WorkerCrashed("The engine stopped unexpectedly (SIGKILL).")
@@ -144,5 +144,5 @@ async def test_an_engine_that_was_dead_before_costs_nobody(running: RunningApp) 
     engines = Engines(DiesAfterOne)
     async with running(engine=engines) as app:
         assert [(await app.post(GENERATIONS, **SMALL))[0] for _ in range(5)] == [200] * 5
-        assert app.scheduler.resident.pause == 0
+        assert app.scheduler.lane.pause == 0
     assert len(engines.loads) == 5

@@ -13,13 +13,13 @@ import aiohttp
 import numpy as np
 import pytest
 
-from gguf_imagegen.api.keys import SETTINGS
-from gguf_imagegen.catalog import survey
-from gguf_imagegen.catalog.fit import Available
-from gguf_imagegen.testmodel import write_test_model
+from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.catalog import quants
+from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.machine.memory import Available
 from tests.api.client import Stream, eventually, read_stream
 from tests.conftest import App, RunningApp
-from tests.engines import QuickEngine
+from tests.fake_engines import QuickEngine
 from tests.hub import HubServer, write_catalog
 
 MB = 1_000_000
@@ -91,7 +91,7 @@ async def arrived(app: App) -> None:
     """Wait until some of a file is on disk."""
 
     async def look() -> bool:
-        return any(path.stat().st_size for path in app.app[SETTINGS].models_dir.rglob("*.partial"))
+        return any(path.stat().st_size for path in app.app[SERVICE].settings.models_dir.rglob("*.partial"))
 
     await eventually("something has arrived", look)
 
@@ -115,7 +115,7 @@ async def test_what_does_not_fit_is_refused(
     place: Place, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Named or not, before anything is fetched, with the flag that turns this off."""
-    monkeypatch.setattr(survey, "available", lambda: Available(1000))
+    monkeypatch.setattr(quants, "available", lambda: Available(1000))
     async with place.serve() as app:
         for name in ("huge", "huge:Q8_0"):
             async with app.session.post(app.url + PULL, json={"model": name}) as answer:

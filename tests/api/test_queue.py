@@ -11,7 +11,7 @@ from gguf_imagegen.api import frames, watch
 from tests.api.client import GENERATIONS, SMALL, eventually, start_job
 from tests.api.test_watch import ended, watching
 from tests.conftest import App, RunningApp
-from tests.engines import NeverAnswers, QuickEngine
+from tests.fake_engines import NeverAnswers, QuickEngine
 
 
 class Gate(QuickEngine):

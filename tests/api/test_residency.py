@@ -10,11 +10,11 @@ import aiohttp
 import pytest
 import yaml
 
-from gguf_imagegen.engine.protocol import ModelSpec
-from gguf_imagegen.events import EngineEvent
+from gguf_imagegen.vocabulary.engine import LoadSpec
+from gguf_imagegen.vocabulary.events import EngineEvent
 from tests.api.client import GENERATIONS, SMALL, eventually, start_job
 from tests.conftest import App, RunningApp, ServerProcess
-from tests.engines import NeverAnswers, QuickEngine, SlowEngine
+from tests.fake_engines import NeverAnswers, QuickEngine, SlowEngine
 
 NAMES = ("a", "b", "c")
 
@@ -39,7 +39,7 @@ class Engines:
         outer = self
 
         class Noted(kind):  # type: ignore[valid-type, misc]
-            async def load(self, model: ModelSpec) -> AsyncIterator[EngineEvent]:
+            async def load(self, model: LoadSpec) -> AsyncIterator[EngineEvent]:
                 outer.loads.append(model.name)
                 outer._made.append((model.name, self))
                 async for event in super().load(model):

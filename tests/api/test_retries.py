@@ -12,7 +12,7 @@ import pytest
 
 from tests.api.client import GENERATIONS, SMALL, eventually, job_in_state
 from tests.conftest import App, RunningApp
-from tests.engines import FailsGeneration, NeverAnswers, QuickEngine, SlowEngine
+from tests.fake_engines import FailsGeneration, NeverAnswers, QuickEngine, SlowEngine
 
 SLOW = {**SMALL, "steps": 4, "seed": 1}
 

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import requests
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
@@ -31,12 +32,12 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from gguf_imagegen.engine.protocol import GenerateSpec
-from gguf_imagegen.events import EngineEvent
-from gguf_imagegen.testmodel import write_test_model
+from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.vocabulary.engine import Generate
+from gguf_imagegen.vocabulary.events import EngineEvent
 from tests.api.client import noise, png
 from tests.conftest import DEADLINE, RunningApp, ServerProcess
-from tests.engines import QuickEngine
+from tests.fake_engines import QuickEngine
 
 CHECKS = [
     not_a_server_error,
@@ -89,7 +90,7 @@ UNSERVED = {
 class Engine(QuickEngine):
     """Makes its pictures as large as the second pass does."""
 
-    async def generate(self, spec: GenerateSpec) -> AsyncIterator[EngineEvent]:
+    async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
         if spec.hires is not None:
             spec = replace(spec, width=spec.hires.width, height=spec.hires.height)
         async for event in super().generate(spec):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gguf_imagegen import metadata
+from gguf_imagegen.pictures import infotext
 from tests.api.client import GENERATIONS, data_url, eventually, noise, picture, png
 from tests.conftest import App, RunningApp, ServerProcess
-from tests.engines import FailsGeneration, NeverAnswers, QuickEngine
+from tests.fake_engines import FailsGeneration, NeverAnswers, QuickEngine
 
 API = "/sdcpp/v1"
 SMALL: dict[str, Any] = {"prompt": "a cat", "width": 64, "height": 64, "sample_params": {"sample_steps": 2}}
@@ -169,7 +169,7 @@ async def test_submit_poll_picture(server: ServerProcess, session: aiohttp.Clien
     assert (job["result"]["output_format"], image["index"], image["seed"]) == ("png", 0, 7)
     made = picture(image["b64_json"])
     assert (made.format, made.size) == ("PNG", (64, 64))
-    told = metadata.parse_parameters(metadata.read(made) or "")
+    told = infotext.parse_parameters(infotext.read(made) or "")
     assert told.items() >= {"Prompt": "a cat", "Negative prompt": "fog", "Steps": "2", "Seed": "7"}.items()
 
 
@@ -188,7 +188,7 @@ async def test_sampling_is_as_native_fields_say(client: Client) -> None:
     guidance = {"txt_cfg": 3.5, "slg": {"scale": 0.0}}
     params = {"sample_method": "heun", "scheduler": "karras", "sample_steps": 3, "guidance": guidance}
     (made,) = pictures_of(await client.made(sample_params=params))
-    told = metadata.parse_parameters(metadata.read(made) or "")
+    told = infotext.parse_parameters(infotext.read(made) or "")
     assert told.items() >= {"Steps": "3", "Sampler": "heun", "Schedule type": "karras"}.items()
     assert told["CFG scale"] == "3.5"
 
@@ -400,7 +400,7 @@ async def test_extra_args_in_an_openai_prompt(server: ServerProcess, session: ai
     assert (item["steps"], item["sampler"], item["seed"], item["width"]) == (3, "heun", 8, 64)
     (warning,) = body["warnings"]
     assert "cannot have 'ucache'" in warning
-    told = metadata.parse_parameters(metadata.read(picture(item["b64_json"])) or "")
+    told = infotext.parse_parameters(infotext.read(picture(item["b64_json"])) or "")
     assert told["Prompt"] == "a cat"
 
 
@@ -421,5 +421,5 @@ async def test_native_prompts_are_left_alone(client: Client) -> None:
     prompt = with_extra({"seed": 8})
     job = await client.made(prompt=prompt, seed=1)
     assert job["result"]["images"][0]["seed"] == 1
-    told = metadata.parse_parameters(metadata.read(pictures_of(job)[0]) or "")
+    told = infotext.parse_parameters(infotext.read(pictures_of(job)[0]) or "")
     assert told["Prompt"] == prompt

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from gguf_imagegen.settings import Settings
 from tests.api.client import EDITS, GENERATIONS, SMALL, noise, png, start_job
 from tests.conftest import App, RunningApp, ServerProcess
-from tests.engines import NeverAnswers, QuickEngine
+from tests.fake_engines import NeverAnswers, QuickEngine
 
 KEY = "key-Zm9vYmFyYmF6"
 OTHER = "second-key-ÄÖÜ"

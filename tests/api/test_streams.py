@@ -15,7 +15,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from gguf_imagegen.engine.protocol import Engine
+from gguf_imagegen.vocabulary.engine import Engine
 from tests.api.client import (
     DONE,
     EDITS,
@@ -33,7 +33,7 @@ from tests.api.client import (
     start_job,
 )
 from tests.conftest import DEADLINE, RunningApp, ServerProcess
-from tests.engines import (
+from tests.fake_engines import (
     CannotLoad,
     CrashesAtLoad,
     CrashesAtStep,

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gguf_imagegen.engine.protocol import Engine
+from gguf_imagegen.vocabulary.engine import Engine
 from tests.api.client import GENERATIONS, SMALL, eventually, start_job
 from tests.conftest import App, RunningApp
-from tests.engines import (
+from tests.fake_engines import (
     CannotLoad,
     CrashesAtLoad,
     CrashesAtStep,
@@ -204,7 +204,7 @@ async def test_metrics_count_failures_and_restarts(running: RunningApp) -> None:
         task, job = await start_job(app)
 
         async def loaded() -> bool:
-            return bool(app.scheduler.resident.entries)
+            return bool(app.scheduler.lane.entries)
 
         await eventually("it has its engine", loaded)
         waiting, _ = await start_job(app, "queued")

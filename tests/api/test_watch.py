@@ -15,7 +15,7 @@ import pytest
 
 from tests.api.client import DONE, GENERATIONS, SMALL, Event, eventually, picture, read_block, start_job
 from tests.conftest import App, RunningApp
-from tests.engines import QuickEngine, SlowEngine
+from tests.fake_engines import QuickEngine, SlowEngine
 
 
 class Watcher:

@@ -11,16 +11,16 @@ import yaml
 
 from gguf_imagegen.catalog.catalog import entry_of_file, load_catalog
 from gguf_imagegen.catalog.parse import CatalogError
-from gguf_imagegen.catalog.traits import traits_of
-from gguf_imagegen.errors import (
+from gguf_imagegen.modelfiles.traits import traits_of
+from gguf_imagegen.planning.bounds import Bounds
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import (
     ImagegenError,
     InvalidModelFile,
     MissingComponent,
     ModelNotDownloaded,
     ModelNotFound,
 )
-from gguf_imagegen.jobs.bounds import Bounds
-from gguf_imagegen.settings import Settings
 
 
 def text(**models: Any) -> str:

@@ -14,11 +14,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from gguf_imagegen.catalog.check import Checked, Words, check_catalogs, check_text
-from gguf_imagegen.catalog.drift import AT_ONCE, check_hub
 from gguf_imagegen.catalog.entry import Source
-from gguf_imagegen.errors import HubUnreachable
-from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
-from tests.test_cli import cli
+from gguf_imagegen.download.drift import AT_ONCE, check_hub
+from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
+from gguf_imagegen.vocabulary.errors import HubUnreachable
+from tests.commands.test_cli import cli
 
 WORDS = Words(SAMPLERS, SCHEDULES)
 SHA, OTHER_SHA = "a" * 64, "b" * 64

@@ -9,15 +9,15 @@ import pytest
 import yaml
 
 from gguf_imagegen.catalog.catalog import Catalog, entry_of_file, load_catalog
-from gguf_imagegen.catalog.fit import Available
-from gguf_imagegen.catalog.inspect import DIFFUSION
+from gguf_imagegen.catalog.quants import Survey
 from gguf_imagegen.catalog.store import Store
-from gguf_imagegen.catalog.survey import Survey
-from gguf_imagegen.errors import MissingComponent
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.pulling import to_remove
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.download.targets import to_remove
+from gguf_imagegen.machine.memory import Available
+from gguf_imagegen.modelfiles.inspect import DIFFUSION
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import MissingComponent
 
 WHOLE = [
     f"{DIFFUSION}input_blocks.0.0.weight", "cond_stage_model.x.weight", "first_stage_model.decoder.x.weight",

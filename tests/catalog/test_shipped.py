@@ -9,13 +9,13 @@ import pytest
 
 from gguf_imagegen.catalog.catalog import Catalog, builtin_text
 from gguf_imagegen.catalog.entry import Entry, Source
-from gguf_imagegen.catalog.header import Header
-from gguf_imagegen.catalog.inspect import check_complete
 from gguf_imagegen.catalog.parse import parse_catalog
-from gguf_imagegen.errors import UnsupportedOperation
-from gguf_imagegen.jobs.bounds import Bounds
-from gguf_imagegen.schema.request import SAMPLERS, SCHEDULES
+from gguf_imagegen.modelfiles.header import Header
+from gguf_imagegen.modelfiles.inspect import check_complete
+from gguf_imagegen.planning.bounds import Bounds
+from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import UnsupportedOperation
 
 ENTRIES, COMPONENTS = parse_catalog(builtin_text(), "model_catalog.yaml")
 RUNNABLE = [entry for entry in ENTRIES if not entry.unsupported]

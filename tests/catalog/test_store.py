@@ -12,7 +12,7 @@ import pytest
 
 from gguf_imagegen.catalog.entry import Entry, Source
 from gguf_imagegen.catalog.store import Store, sha256_of, size_words
-from gguf_imagegen.errors import DiskFull, InvalidModelFile, ModelBusy, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import DiskFull, InvalidModelFile, ModelBusy, UnsupportedOperation
 
 DATA = b"weights" * 1000
 SHA256 = hashlib.sha256(DATA).hexdigest()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gguf_imagegen import metadata
 from gguf_imagegen.jobs.finish import describe
-from tests.jobs.test_plan import entry, picture, planned
+from gguf_imagegen.pictures import infotext
+from tests.planning.test_plan import entry, picture, planned
 
 ALWAYS = {
     "Prompt", "Negative prompt", "Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Model",
@@ -16,7 +16,7 @@ ALWAYS = {
 
 
 def told(*args: Any, **fields: Any) -> dict[str, str]:
-    return metadata.parse_parameters(describe(planned(*args, **fields), 7))
+    return infotext.parse_parameters(describe(planned(*args, **fields), 7))
 
 
 def test_nothing_is_told_that_is_the_models_own() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from gguf_imagegen.catalog.entry import Defaults, Entry
-from gguf_imagegen.errors import Cancelled, GenerationFailed
-from gguf_imagegen.events import Notice, Phase, PhaseChanged, Progress, Timings
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
-from gguf_imagegen.jobs.plan import plan
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import Cancelled, GenerationFailed
+from gguf_imagegen.vocabulary.events import Notice, Phase, PhaseChanged, Progress, Timings
 
 TIMINGS = Timings(1, 2, 3, 6, 10)
 

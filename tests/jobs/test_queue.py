@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gguf_imagegen.events import Progress, Timings
+from gguf_imagegen.jobs.estimates import Pace
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.jobs.pace import Pace
-from gguf_imagegen.jobs.plan import Plan
 from gguf_imagegen.jobs.queue import Place, Queue
-from tests.jobs.test_pace import job_plan, took
+from gguf_imagegen.planning.plan import Plan
+from gguf_imagegen.vocabulary.events import Progress, Timings
+from tests.jobs.test_estimates import job_plan, took
 
 
 class CountingPace(Pace):

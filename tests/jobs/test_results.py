@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gguf_imagegen.errors import NotFound
 from gguf_imagegen.jobs import results
 from gguf_imagegen.jobs.results import NAME, ResultStore
+from gguf_imagegen.vocabulary.errors import NotFound
 
 DAY = 86_400.0
 

@@ -10,14 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gguf_imagegen import images
-from gguf_imagegen.errors import (
-    ImagegenError,
-    InvalidImage,
-    InvalidRequest,
-    UnknownSampler,
-    UnsupportedOperation,
-)
+from gguf_imagegen.pictures import images
+from gguf_imagegen.planning.request import SAMPLERS as OUR_SAMPLERS
+from gguf_imagegen.planning.request import SCHEDULES as OUR_SCHEDULES
+from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.schema import a1111
 from gguf_imagegen.schema.a1111 import Translated, input_images, translate
 from gguf_imagegen.schema.a1111_names import (
@@ -29,9 +25,13 @@ from gguf_imagegen.schema.a1111_names import (
     schedule_of,
     take_loras,
 )
-from gguf_imagegen.schema.request import SAMPLERS as OUR_SAMPLERS
-from gguf_imagegen.schema.request import SCHEDULES as OUR_SCHEDULES
-from gguf_imagegen.schema.request import parse_request
+from gguf_imagegen.vocabulary.errors import (
+    ImagegenError,
+    InvalidImage,
+    InvalidRequest,
+    UnknownSampler,
+    UnsupportedOperation,
+)
 from tests.api.client import data_url, noise, picture, png
 
 LORAS = ("ink", "old-film", "_[style] 日本語", "a:b")

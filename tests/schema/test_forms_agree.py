@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguf_imagegen.api.schemas import names_of
-from gguf_imagegen.schema.request import (
+from gguf_imagegen.planning.request import (
     ACCEPTED_WITHOUT_EFFECT,
     HiresRequest,
     ImageRequest,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguf_imagegen.errors import InvalidRequest, InvalidSize
+from gguf_imagegen.planning.request import ImageRequest, parse_request
 from gguf_imagegen.schema.extra_args import CLOSING, MAX_BLOCKS, OPENING, with_extra_args
-from gguf_imagegen.schema.request import ImageRequest, parse_request
 from gguf_imagegen.schema.sdcpp_server import LEAVES, merged, native_name, to_fields
+from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize
 
 PIXEL = b"any bytes"
 PIXEL_64 = base64.b64encode(PIXEL).decode()

@@ -19,7 +19,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright, expect
 
-from gguf_imagegen.testmodel import write_test_model
+from gguf_imagegen.commands.testmodel import write_test_model
 from tests.conftest import DEADLINE, ServerProcess
 from tests.weights import write_lora, write_upscaler
 

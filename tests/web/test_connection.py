@@ -8,7 +8,7 @@ from pathlib import Path
 from playwright.async_api import expect
 
 from tests.conftest import RunningApp, ServerProcess
-from tests.engines import QuickEngine
+from tests.fake_engines import QuickEngine
 from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, settled
 
 KEY = "a-secret-key"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 from playwright.async_api import Page, expect
 
-from gguf_imagegen import metadata
+from gguf_imagegen.pictures import infotext
 from tests.api.client import noise, picture, png
 from tests.conftest import ServerProcess
 from tests.web.conftest import OpenPage, check_accessible, generate, ready, send, settled
@@ -36,7 +36,7 @@ def upload(name: str, data: bytes) -> Any:
 
 def with_parameters(text: str) -> bytes:
     file = io.BytesIO()
-    noise(96, 96).save(file, "PNG", pnginfo=metadata.png_text(text))
+    noise(96, 96).save(file, "PNG", pnginfo=infotext.png_text(text))
     return file.getvalue()
 
 
@@ -217,7 +217,7 @@ async def test_a_dropped_picture_brings_its_settings(studio: ServerProcess, visi
         assert made.size == (96, 128)
         await page.fill("#prompt", "other words")
         file = io.BytesIO()
-        made.save(file, "PNG", pnginfo=metadata.png_text(str(made.info["parameters"])))
+        made.save(file, "PNG", pnginfo=infotext.png_text(str(made.info["parameters"])))
         await drop(page, file.getvalue())
         await page.get_by_role("button", name="Load its settings").click()
         await expect(page.locator("#prompt")).to_have_value("a castle, (evening:1.2)")

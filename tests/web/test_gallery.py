@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from playwright.async_api import Page, expect
 
-from gguf_imagegen import metadata
+from gguf_imagegen.pictures import infotext
 from tests.conftest import RunningApp
-from tests.engines import QuickEngine
+from tests.fake_engines import QuickEngine
 from tests.web.conftest import OpenPage, check_accessible, generate, ready, settled
 
 MANY = 200
@@ -26,12 +26,12 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     for number in range(MANY):
         small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
-        text = metadata.parameters_text(
+        text = infotext.parameters_text(
             prompt=f"picture {number}", steps=4, sampler="euler", schedule="discrete", cfg_scale=2.5,
             seed=number, width=512, height=512, model="tiny-random", version="a test",
         )  # fmt: skip
         name = f"20260101-{number // 60:02}{number % 60:02}00-{secrets.token_urlsafe(18)}.png"
-        small.resize((512, 512), 0).save(folder / name, pnginfo=metadata.png_text(text))
+        small.resize((512, 512), 0).save(folder / name, pnginfo=infotext.png_text(text))
     return folder
 
 

@@ -10,7 +10,7 @@ import signal
 from playwright.async_api import Page, expect
 
 from tests.conftest import RunningApp, ServerProcess
-from tests.engines import CannotLoad, NeverAnswers, SlowEngine
+from tests.fake_engines import CannotLoad, NeverAnswers, SlowEngine
 from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, send, settled
 
 LONG = 150

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from gguf_imagegen.testmodel import write_test_model
+from gguf_imagegen.commands.testmodel import write_test_model
 from tests.conftest import ServerProcess
 from tests.hub import HubServer, write_catalog
 from tests.web.conftest import OpenPage, check_accessible, ready

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from playwright.async_api import Page, expect
 
-from gguf_imagegen import metadata
-from gguf_imagegen.testmodel import write_test_model
+from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.pictures import infotext
 from tests.api.client import noise, picture, png
 from tests.conftest import RunningApp, ServerProcess
-from tests.engines import QuickEngine
+from tests.fake_engines import QuickEngine
 from tests.web.conftest import MS, OpenPage, generate, ready, send, settled
 from tests.web.test_edit import newest, upload
 from tests.weights import write_upscaler
@@ -161,9 +161,9 @@ def shelf(tmp_path: Path) -> Path:
         "width": 64, "height": 64, "model": "tiny-random", "version": "a test",
     }  # fmt: skip
     for day, prompt, extra in ((1, "full", TOLD), (2, "bare", {})):
-        text = metadata.parameters_text(prompt=prompt, extra=extra, **plain)
+        text = infotext.parameters_text(prompt=prompt, extra=extra, **plain)
         name = f"2026010{day}-000000-{secrets.token_urlsafe(18)}.png"
-        Image.new("RGB", (64, 64)).save(folder / name, pnginfo=metadata.png_text(text))
+        Image.new("RGB", (64, 64)).save(folder / name, pnginfo=infotext.png_text(text))
     return folder
 
 

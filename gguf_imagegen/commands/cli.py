@@ -1,0 +1,264 @@
+"""The command line: serve, generate, models, pull, tune, rm, verify, doctor, make-test-model."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gguf_imagegen import __version__
+from gguf_imagegen.catalog.parse import CatalogError
+from gguf_imagegen.commands.flags import PlainCommand, with_settings
+from gguf_imagegen.machine import stdio
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import ImagegenError
+
+MODEL_FLAGS = ("model", "component", "models_dir", "catalog")
+ENGINE_FLAGS = (
+    "threads", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap",
+    "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
+)  # fmt: skip
+
+WIDE = 10_000
+"""Columns of a pipe: one line a model."""
+HELP_WIDTH = 250
+"""Columns that help takes at most; less where the terminal has less."""
+
+app = typer.Typer(
+    name="gguf-imagegen",
+    context_settings={"auto_envvar_prefix": "GGUF_IMAGEGEN", "max_content_width": HELP_WIDTH},
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+command = functools.partial(app.command, cls=PlainCommand)
+
+catalog_app = typer.Typer(no_args_is_help=True, help="What the model catalog says, and whether it is right.")
+app.add_typer(catalog_app, name="catalog")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", allow_from_autoenv=False)
+    ] = False,
+) -> None:
+    """Images from GGUF diffusion models, on this machine, every step visible."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@command("serve")
+@with_settings()
+def serve(settings: Settings) -> int:
+    """Serve the HTTP API."""
+    from gguf_imagegen.commands.serve import run_server
+
+    return run_server(settings)
+
+
+@command("generate")
+@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "memory_check", "lora_dir", "tuning")
+def generate(
+    settings: Settings,
+    prompt: Annotated[str, typer.Argument(help="what the picture shows; <lora:NAME:WEIGHT> applies a LoRA")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="file to write")] = Path("out.png"),
+    negative_prompt: Annotated[str, typer.Option(help="what it must not show")] = "",
+    size: Annotated[str, typer.Option(help="WIDTHxHEIGHT or auto")] = "auto",
+    steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
+    seed: Annotated[int | None, typer.Option(help="seed; random if none is given")] = None,
+    n: Annotated[int, typer.Option("-n", "--n", help="number of images")] = 1,
+    sampler: Annotated[str | None, typer.Option(help="sampler, e.g. euler_a")] = None,
+    schedule: Annotated[str | None, typer.Option(help="schedule, e.g. karras")] = None,
+    cfg_scale: Annotated[float | None, typer.Option(help="classifier-free guidance")] = None,
+    image: Annotated[
+        Path | None, typer.Option(help="image to start from", exists=True, dir_okay=False)
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="white = repaint", exists=True, dir_okay=False)] = None,
+    strength: Annotated[float | None, typer.Option(help="how much of the image is changed, 0 to 1")] = None,
+) -> int:
+    """Make a picture and write it to a file, without a server."""
+    from gguf_imagegen.commands import generate
+
+    output_format = {"jpg": "jpeg"}.get(output.suffix[1:].lower(), output.suffix[1:].lower() or "png")
+    fields: dict[str, object] = {
+        "prompt": prompt, "negative_prompt": negative_prompt, "size": size, "steps": steps, "seed": seed,
+        "n": n, "sampler": sampler, "schedule": schedule, "cfg_scale": cfg_scale, "strength": strength,
+        "output_format": output_format,
+        "image": [image.read_bytes()] if image else [],
+        "mask": mask.read_bytes() if mask else None,
+    }  # fmt: skip
+    given = {name: value for name, value in fields.items() if value is not None}
+    bar = generate.progress_bar()
+    bar.disable = not bar.console.is_interactive  # elsewhere it would end in an empty line
+    with bar:
+        paths = asyncio.run(generate.generate(settings, given, output, bar))
+    for path in paths:
+        print(path)
+    return 0
+
+
+@command("models")
+@with_settings("models_dir", "catalog")
+def models(
+    settings: Settings, json: Annotated[bool, typer.Option("--json", help="for programs")] = False
+) -> int:
+    """List the models of the catalog: on this machine, or how much to download, and whether they fit."""
+    from gguf_imagegen.commands import inspect
+
+    listed = inspect.list_models(settings)
+    if json:
+        print(inspect.as_json(listed))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else WIDE)
+        console.print(inspect.models_table(listed))
+    return 0
+
+
+@command("pull")
+@with_settings("models_dir", "catalog", "memory_check", "lora_dir", "upscaler_dir")
+def pull(
+    settings: Settings,
+    model: Annotated[str, typer.Argument(help="ID or ID:QUANT, see `models`, or a component of the catalog")],
+) -> int:
+    """Fetch the files of a model that fits into memory; what was interrupted goes on from there."""
+    from gguf_imagegen.commands import pull
+
+    return pull.pull(settings, model)
+
+
+@command("tune")
+@with_settings("component", "models_dir", "catalog", "memory_check", *ENGINE_FLAGS)
+def tune(
+    settings: Settings,
+    model: Annotated[str, typer.Argument(help="catalog id or FILE.gguf")],
+    size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT; the model's own if not given")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=3, help="steps measured of each candidate; 3 s of them if not given")
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+) -> int:
+    """Measure which options are fastest for a model on this machine; `serve` uses them from then on."""
+    from gguf_imagegen.commands.tune import tune
+    from gguf_imagegen.commands.tuning.measure import Effort
+
+    effort = Effort() if steps is None else Effort(steps, 0)
+    return tune(settings, model, effort, size, json)
+
+
+@command("rm")
+@with_settings("models_dir", "catalog")
+def remove(
+    settings: Settings, model: Annotated[str, typer.Argument(help="ID (every quantisation) or ID:QUANT")]
+) -> int:
+    """Delete the files of a model that no other model on this machine uses."""
+    from gguf_imagegen.catalog.store import size_words
+    from gguf_imagegen.commands import pull
+
+    removal = pull.remove(settings, model)
+    for file in removal.removed:
+        print(f"removed {file}")
+    for file in removal.kept:
+        print(f"kept {file}: another model uses it")
+    print(f"{size_words(removal.freed)} freed")
+    return 0
+
+
+@command("verify")
+@with_settings("models_dir", "catalog")
+def verify(
+    settings: Settings, model: Annotated[str, typer.Argument(help="ID (every quantisation) or ID:QUANT")]
+) -> int:
+    """Hash the files of a model; a wrong one is set aside, and the exit code is 1."""
+    from gguf_imagegen.commands import pull
+
+    return pull.verify(settings, model)
+
+
+@command("inspect")
+@with_settings("models_dir", "catalog")
+def inspect(
+    settings: Settings,
+    target: Annotated[str, typer.Argument(help="FILE, ID[:QUANT] of the catalog, or a web address")],
+    json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> int:
+    """Say what a model file is and what it needs; of a file on the web only the header is read."""
+    from gguf_imagegen.commands import inspect
+
+    found = inspect.inspect_target(target, settings)
+    if json:
+        print(inspect.as_json(found))
+    else:
+        Console().print(inspect.as_table(found))
+    return 0
+
+
+@command("doctor")
+@with_settings("models_dir", "catalog", "threads")
+def doctor(settings: Settings) -> int:
+    """Say what this machine has and lacks; exit code 1 if pictures cannot be made."""
+    from gguf_imagegen.commands.doctor import examine
+
+    findings = examine(settings)
+    for finding in findings:
+        mark = {True: "ok", False: "FAULT", None: "-"}[finding.ok]
+        print(f"{mark:5} {finding.name:14} {finding.words}")
+    return int(any(finding.ok is False for finding in findings))
+
+
+@catalog_app.command("check", cls=PlainCommand)
+@with_settings("catalog")
+def check_catalog(
+    settings: Settings,
+    online: Annotated[bool, typer.Option("--online", help="ask the hub, too; downloads nothing")] = False,
+) -> int:
+    """Look for faults in the catalog, one line each; exit code 1 if there are any."""
+    from gguf_imagegen.catalog.check import Words, check_catalogs
+    from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
+
+    checked = check_catalogs(settings.catalog, Words(SAMPLERS, SCHEDULES))
+    findings = checked.findings
+    if online:
+        from gguf_imagegen.download.drift import check_hub
+
+        findings += asyncio.run(check_hub(checked.sources))
+    for finding in findings:
+        print(finding)
+    faults = sum(finding.fault for finding in findings)
+    count = len({entry.id for entry in checked.entries})
+    print(f"{count} models in {len(checked.entries)} quantisations, {faults} faults")
+    return int(faults > 0)
+
+
+@command("make-test-model")
+def make_test_model(
+    folder: Annotated[Path, typer.Argument(help="where the two files go")],
+    size: Annotated[str, typer.Option(help="small (quick) or medium (25 MB, as in the bench)")] = "small",
+) -> None:
+    """Write a tiny model with random weights: it makes noise, for trying the API."""
+    from gguf_imagegen.commands.testmodel import write_test_model
+
+    if size not in ("small", "medium"):
+        raise typer.BadParameter("--size is small or medium")
+    folder.mkdir(parents=True, exist_ok=True)
+    hidden, single_blocks = (256, 5) if size == "medium" else (128, 1)
+    for path in write_test_model(folder, hidden=hidden, single_blocks=single_blocks).values():
+        print(path)
+
+
+def main() -> None:
+    """Entry point: errors become one line and an exit code, never a traceback."""
+    stdio.open_closed()
+    logging.captureWarnings(True)
+    try:
+        app()
+    except (ImagegenError, CatalogError, OSError) as exc:
+        print(f"gguf-imagegen: {exc}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,149 @@
+"""What this machine has and lacks for making pictures, one line a fact."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from gguf_imagegen import __version__
+from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.catalog.parse import CatalogError
+from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.settings import Settings
+
+PROBE = """
+import dataclasses, json
+from gguf_imagegen.engines.sdcpp.build import describe
+from gguf_imagegen.engines.sdcpp.library import self_test
+print(json.dumps({**dataclasses.asdict(describe()), "faults": self_test()}))
+"""
+"""Run in a process of its own: a broken library may end it."""
+
+ENGINE: Final = "stable-diffusion-cpp-python"
+FAST: Final = "-DGGML_LLAMAFILE=ON"
+"""tinyBLAS, as scripts/install has it built in."""
+PLAIN_COST: Final = "pictures made on the CPU take about 1.8 times as long"
+"""Measured with AVX2: docs/performance.md."""
+BACKENDS: Final[Mapping[str, tuple[str, str]]] = {
+    "CUDA": ("cuda", "-DSD_CUDA=ON"),
+    "Vulkan": ("vulkan", "-DSD_VULKAN=ON"),
+    "Metal": ("metal", "-DSD_METAL=ON"),
+    "MTL": ("metal", "-DSD_METAL=ON"),
+    "ROCm": ("hip", "-DSD_HIPBLAS=ON"),
+    "SYCL": ("sycl", "-DSD_SYCL=ON"),
+}
+"""By how the names of their devices begin: the word for scripts/install, and CMake's flag."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`ok` None: worth knowing, neither good nor bad."""
+
+    name: str
+    ok: bool | None
+    words: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """All findings; a False one means that pictures cannot be made."""
+    return [
+        Finding("gguf-imagegen", None, __version__),
+        Finding("python", sys.version_info >= (3, 10), f"{platform.python_version()}, {platform.platform()}"),
+        *_compiler(),
+        *_library(),
+        _cores(settings),
+        _memory(),
+        _models(settings),
+    ]
+
+
+def _compiler() -> list[Finding]:
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    words = "found" if compiler else "none: needed only to install or rebuild the engine (apt install g++)"
+    return [Finding("C++ compiler", None, words)]
+
+
+def _library() -> list[Finding]:
+    try:
+        version = metadata.version(ENGINE)
+    except metadata.PackageNotFoundError:
+        return [Finding("engine", False, f"{ENGINE} is not installed; {how_to_install()}")]
+    found, why = _probe()
+    if found is None:
+        words = f"{ENGINE} {version} does not load ({why}); {how_to_install()}"
+        return [Finding("engine", False, words)]
+    devices = ", ".join(f"{d['name']} ({d['description']})" for d in found["devices"]) or "CPU"
+    findings = [
+        Finding("engine", True, f"{ENGINE} {version}, library loads"),
+        Finding("backend", True, f"{found['backend']}; devices: {devices}"),
+        Finding("CPU build", None, _build_words(found["features"], found["backend"])),
+    ]
+    if found["faults"]:
+        findings.append(Finding("binding", False, "; ".join(found["faults"])))
+    return findings
+
+
+def _probe() -> tuple[dict[str, Any] | None, str]:
+    """What the library says of itself, or None and why it says nothing."""
+    try:
+        probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return None, "no answer within 60 s"
+    if probe.returncode:
+        return None, (probe.stderr.strip().splitlines() or [f"status {probe.returncode}"])[-1]
+    try:
+        return json.loads(probe.stdout.splitlines()[-1]), ""
+    except (ValueError, IndexError):
+        return None, "its answer cannot be read"
+
+
+def _build_words(features: list[str], backend: str) -> str:
+    """The instruction sets, and whether matrix products are the fast ones."""
+    words = ", ".join(features) or "not told"
+    if "LLAMAFILE" in features:
+        return f"{words} (LLAMAFILE is tinyBLAS)"
+    if (Path(sys.prefix) / "engine-choice").exists():
+        return f"{words}; without tinyBLAS, as scripts/install --compare chose"
+    return f"{words}; without tinyBLAS, {PLAIN_COST}; {how_to_install(backend)}"
+
+
+def how_to_install(backend: str = "CPU") -> str:
+    """The command that makes a fast engine: the checkout's whose .venv this is, else pip's, pinned alike."""
+    name, flag = next((each for start, each in BACKENDS.items() if backend.startswith(start)), ("", ""))
+    script = Path(sys.prefix).parent / "scripts" / "install"
+    if Path(sys.prefix).name == ".venv" and script.is_file():
+        return f"build it with: {script} {name}".rstrip()
+    pins = [each for each in metadata.requires("gguf-imagegen") or [] if each.startswith(ENGINE)]
+    command = f"{sys.executable} -m pip install --force-reinstall --no-cache-dir --no-deps"
+    flags = f"{FAST} {flag}".rstrip()
+    gpu = "" if flag else "; for a GPU with that backend's flag too, e.g. -DSD_CUDA=ON"
+    return f"build it with: CMAKE_ARGS='{flags}' {command} '{(pins or [ENGINE])[0]}'{gpu}"
+
+
+def _cores(settings: Settings) -> Finding:
+    return Finding("cores", None, f"{usable_cores()} usable, {settings.threads or usable_cores()} threads")
+
+
+def _memory() -> Finding:
+    memory = psutil.virtual_memory()
+    gib = 1024**3
+    return Finding("memory", None, f"{memory.available / gib:.1f} GiB free of {memory.total / gib:.1f} GiB")
+
+
+def _models(settings: Settings) -> Finding:
+    try:
+        catalog = load_catalog(settings.models_dir, settings.catalog)
+    except CatalogError as exc:
+        return Finding("models", False, str(exc))
+    here = [entry.id for entry in catalog.entries if catalog.on_disk(entry)]
+    return Finding("models", None, f"on disk: {', '.join(here) or 'none'}")

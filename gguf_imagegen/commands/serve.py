@@ -1,0 +1,93 @@
+"""Running the server: the socket, the banner, progress while the model loads, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+
+from aiohttp import web
+from rich.console import Console
+
+from gguf_imagegen.api.app import make_app
+from gguf_imagegen.api.connections import bounds_here, listen
+from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.commands.pull import pull_missing
+from gguf_imagegen.machine import heap, logs, loop, stdio
+from gguf_imagegen.settings import Settings, is_loopback
+
+log = logging.getLogger(__name__)
+LAST_FRAMES = 5.0
+"""Seconds that open answers get to write their last bytes."""
+
+
+async def serve(settings: Settings, console: Console) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    catalog, default = choose_models(settings)
+    app = make_app(settings, catalog, default)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_FRAMES)
+    await runner.setup()
+    assert runner.server is not None
+    listening: asyncio.Server | None = None
+    try:
+        try:
+            listening = await listen(runner.server, settings.host, settings.port, bounds_here())
+        except OSError as exc:
+            where, why = f"{settings.host}:{settings.port}", os.strerror(exc.errno or 0)
+            words = f"gguf-imagegen: cannot listen on {where}: {why}; choose another --port"
+            console.print(words, style="red", soft_wrap=True)
+            return 1
+        stop = _stop_on_signals()
+        _banner(console, settings, listening.sockets[0].getsockname()[1], default)
+        loading = asyncio.create_task(_tell_loading(app, console))
+        await stop.wait()
+        loading.cancel()
+        await app[SERVICE].scheduler.drain(settings.grace)
+    finally:
+        if listening is not None:
+            listening.close()
+        await runner.cleanup()
+    return 0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    return stop
+
+
+def _banner(console: Console, settings: Settings, port: int, default: str) -> None:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    base = settings.public_url or f"http://{host}:{port}"
+    console.print(f"gguf-imagegen serves [bold]{default}[/] at {base}/v1", highlight=False)
+    if settings.api_key:
+        console.print("  a key is needed")
+    elif not is_loopback(settings.host):
+        console.print("  without a key, open to everybody who can reach this address", style="yellow")
+
+
+async def _tell_loading(app: web.Application, console: Console) -> None:
+    """A status line while the default model loads; one line when it is ready or has failed."""
+    lane, entry = app[SERVICE].scheduler.lane, app[SERVICE].default
+    default = entry.id
+    with console.status(f"loading {default}") as status:
+        while not lane.entries and entry.name not in lane.errors:
+            if lane.loading is not None and lane.loading.total:
+                what = lane.loading
+                status.update(f"loading {what.what}: {what.done}/{what.total} tensors")
+            await asyncio.sleep(0.05)
+    if error := lane.errors.get(entry.name):
+        console.print(f"  {default} could not be loaded: {error}", style="red", highlight=False)
+    else:
+        console.print(f"  ready on {lane.backend}", highlight=False)
+
+
+def run_server(settings: Settings) -> int:
+    stdio.survive_readers()
+    logs.set_up(settings.log_level)
+    heap.keep_large_blocks_apart()
+    console = Console(stderr=True)
+    return pull_missing(settings) or loop.run(serve(settings, console))

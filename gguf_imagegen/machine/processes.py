@@ -1,0 +1,29 @@
+"""Processes of the operating system: workers that die with their parent, and how a process ended."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+
+PR_SET_PDEATHSIG = 1
+NICENESS = 5
+"""The HTTP process must answer while all cores compute."""
+
+
+def become_worker() -> None:
+    """This process leaves Ctrl-C to its parent, goes before nobody, and on Linux dies with its parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def exit_name(code: int) -> str:
+    """How a process ended, in words: the signal, or the exit code."""
+    if code >= 0:
+        return f"exit code {code}"
+    name = signal.Signals(-code).name
+    return f"{name}, perhaps out of memory" if name == "SIGKILL" else name

@@ -1,0 +1,177 @@
+"""What a request brings to draw from: sizes, images, masks and references, made right for the family.
+
+How a family edits is `Traits.edit_mode` unless the catalog says otherwise, see `docs/engine.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.pictures import images
+from gguf_imagegen.planning.bounds import LEAST_SIDE, MOST_ASPECT, Bounds
+from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.artifacts import RawImage
+from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+
+Size = tuple[int, int]
+REFERENCE_MULTIPLE = 32
+"""Sizes that nobody asked for are multiples of this on models that edit by reference, as vLLM-Omni has it."""
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What the files of a request say of their pictures, before any pixel is decoded."""
+
+    pictures: tuple[images.Header, ...]
+    mask: images.Header | None
+    control: images.Header | None
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes to decode them, one after the other."""
+        return max((each.memory for each in (*self.pictures, self.mask, self.control) if each), default=0)
+
+
+def read_headers(request: ImageRequest, settings: Settings) -> Headers:
+    """Raises InvalidImage for a file that cannot be used, InvalidRequest for a mask of nothing."""
+    if request.mask is not None and not request.image:
+        raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
+
+    def read(data: bytes, param: str) -> images.Header:
+        return images.inspect(data, max_pixels=settings.max_input_pixels, param=param)
+
+    return Headers(
+        tuple(read(data, "image") for data in request.image),
+        None if request.mask is None else read(request.mask, "mask"),
+        None if request.control is None else read(request.control, "control"),
+    )
+
+
+def delivered_size(
+    request: ImageRequest, entry: Entry, settings: Settings, pictures: tuple[images.Header, ...]
+) -> Size:
+    """Width and height of the result: as asked for, else the first picture's aspect, else the model's own."""
+    bounds = Bounds.of(entry, settings)
+    if request.size:
+        width, height = request.size
+    elif request.width or request.height:
+        width = request.width or request.height or 0
+        height = request.height or request.width or 0
+    elif pictures:
+        by_reference = entry.edit_mode == "reference"
+        multiple = max(REFERENCE_MULTIPLE * by_reference, entry.traits.multiple)
+        budget = min(entry.defaults.size[0] * entry.defaults.size[1], bounds.pixels)
+        width, height = images.edit_size(pictures[0].size, budget, multiple, bounds.side)
+        return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
+    else:
+        width, height = entry.defaults.size
+    if min(width, height) < LEAST_SIDE:
+        raise InvalidSize(
+            f"size: {width}x{height} is too small; the least side is {LEAST_SIDE}", param="size"
+        )
+    if max(width, height) > bounds.side or width * height > bounds.pixels:
+        raise InvalidSize(
+            f"size: {width}x{height} is too large for {entry.id}; at most {bounds.side} a side and"
+            f" {bounds.pixels} pixels in all",
+            param="size",
+        )
+    if max(width, height) > MOST_ASPECT * min(width, height):
+        raise InvalidSize(f"size: {width}x{height} is too narrow; at most {MOST_ASPECT}:1", param="size")
+    return width, height
+
+
+def align(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class EditInputs:
+    """`init` and `init_mask` have the engine's aligned size; `original` and `mask` the delivered size, to be
+    put back over the pixels that are kept.
+    """
+
+    init: RawImage | None = None
+    init_mask: RawImage | None = None
+    references: tuple[RawImage, ...] = ()
+    original: RawImage | None = None
+    mask: RawImage | None = None
+
+
+def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, headers: Headers) -> None:
+    """All that can be wrong with the pictures before they are decoded."""
+    pictures = headers.pictures
+    if request.control is not None and "control_net" not in entry.files:
+        raise UnsupportedOperation(f"control: {entry.id} is served without a ControlNet", param="control")
+    if not pictures:
+        return
+    bounds = Bounds.of(entry, settings)
+    if len(pictures) > bounds.images:
+        raise UnsupportedOperation(
+            f"image: {entry.id} edits {bounds.images} image{'s' * (bounds.images > 1)} at a time,"
+            f" {len(pictures)} were sent",
+            param="image",
+        )
+    if headers.mask is not None:
+        images.check_mask_aspect(headers.mask.size, pictures[0].size)
+
+
+def edit_inputs(
+    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, size: Size, aligned: Size
+) -> EditInputs:
+    """What the engine gets of the pictures, by the way in which this model edits.
+
+    A model that edits by reference repaints only the mask, if there is one: what lies outside starts from the
+    first picture and is put back at the end. Each picture is decoded by itself, no larger than needed.
+    """
+    by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
+    references = _references(request, entry, settings, headers, aligned) if by_reference else ()
+    if not headers.pictures or (by_reference and request.mask is None):
+        return EditInputs(references=references)
+    most = settings.max_input_pixels
+    picture = images.decode(request.image[0], max_pixels=most, param="image", enough=size)
+    masking = (
+        images.decode(request.mask, max_pixels=most, param="mask", enough=size)
+        if request.mask is not None
+        else None
+    )
+    mask = images.mask_from(masking, picture, size)
+    original = images.to_raw(images.fit(picture, *size))
+    return EditInputs(
+        init=images.pad(original, *aligned),
+        init_mask=images.pad(mask, *aligned) if mask else None,
+        references=references,
+        original=original if mask else None,
+        mask=mask,
+    )
+
+
+def _references(
+    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, aligned: Size
+) -> tuple[RawImage, ...]:
+    """Each in its own aspect, at about the pixels of the result; sd.cpp needs multiples of its own sizes."""
+    budget, multiple = aligned[0] * aligned[1], max(REFERENCE_MULTIPLE, entry.traits.multiple)
+    side, found = Bounds.of(entry, settings).side, []
+    for data, header in zip(request.image, headers.pictures, strict=True):
+        width, height = images.edit_size(header.size, budget, multiple, side)
+        size = max(width, LEAST_SIDE), max(height, LEAST_SIDE)
+        found.append(_fitted(data, "image", settings, size))
+    return tuple(found)
+
+
+def _fitted(data: bytes, param: str, settings: Settings, size: Size) -> RawImage:
+    picture = images.decode(data, max_pixels=settings.max_input_pixels, param=param, enough=size)
+    return images.to_raw(images.fit(picture, *size))
+
+
+def control_image(request: ImageRequest, settings: Settings, size: Size, aligned: Size) -> RawImage | None:
+    if request.control is None:
+        return None
+    return images.pad(_fitted(request.control, "control", settings, size), *aligned)
+
+
+def whole_pictures(request: ImageRequest, settings: Settings) -> tuple[RawImage, ...]:
+    """What an upscale enlarges, at its full size."""
+    most = settings.max_input_pixels
+    return tuple(images.to_raw(images.decode(data, max_pixels=most, param="image")) for data in request.image)

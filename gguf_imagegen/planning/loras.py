@@ -1,0 +1,47 @@
+"""The LoRAs of a request: files of the LoRA folder that fit the model, as far as both headers tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.modelfiles.engine_names import role_prefix
+from gguf_imagegen.modelfiles.inspect import inspect_file
+from gguf_imagegen.modelfiles.lora import Fit, fit
+from gguf_imagegen.planning.addons import named_file
+from gguf_imagegen.planning.request import LoraRequest
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Lora
+
+
+def fitting_loras(
+    wanted: Iterable[LoraRequest], entry: Entry, settings: Settings, notes: list[str]
+) -> tuple[Lora, ...]:
+    """Reads the model's headers, if there is any LoRA; adds to `notes` what of it has no effect.
+
+    Raises InvalidRequest for a name that is not there, InvalidModelFile for a file that the engine cannot
+    apply to this model.
+    """
+    loras = [Lora(named_file(lora.name, settings.lora_dir, "lora"), lora.scale) for lora in wanted]
+    if not loras:
+        return ()
+    catalog = Catalog([entry], settings.models_dir)
+    catalog.require_on_disk(entry)
+    files = {
+        role: inspect_file(path)
+        for role, path in catalog.paths(entry).items()
+        if role_prefix(role, entry.family) is not None
+    }
+    for path in dict.fromkeys(lora.path for lora in loras):
+        found = fit(inspect_file(path), files, entry.family, entry.id)
+        notes.extend(_note(path.name, found, entry.id))
+    return tuple(loras)
+
+
+def _note(name: str, found: Fit, model: str) -> Iterable[str]:
+    if found.fitting < found.total:
+        yield (
+            f"lora: {name}: {found.fitting} of {found.total} tensors fit {model}, the rest has no effect"
+            f" (the first of it is {found.stranger[:100]!r})"
+        )

@@ -1,0 +1,344 @@
+"""From a request and a catalog entry to the complete specification: the one place that fills in defaults.
+
+Everything that would kill or corrupt the engine is refused or put right here (`docs/engine.md`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import secrets
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from msgspec.structs import replace
+
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.vocabulary import unknown_words
+from gguf_imagegen.planning import sampling
+from gguf_imagegen.planning.addons import named_file
+from gguf_imagegen.planning.bounds import Bounds
+from gguf_imagegen.planning.inputs import (
+    Headers,
+    align,
+    check_inputs,
+    control_image,
+    delivered_size,
+    edit_inputs,
+    read_headers,
+    whole_pictures,
+)
+from gguf_imagegen.planning.loras import fitting_loras
+from gguf_imagegen.planning.previews import preview_mode, spread_steps
+from gguf_imagegen.planning.prompt import checked_prompt
+from gguf_imagegen.planning.request import MAX_SEED, ImageRequest
+from gguf_imagegen.planning.upscale import Enlargement, upscale_of
+from gguf_imagegen.planning.warnings import few
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.artifacts import RawImage
+from gguf_imagegen.vocabulary.engine import Decoder, Generate, Hires, SkipLayers
+from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+
+Operation = Literal["generation", "edit", "variation", "upscale"]
+OPENAI_QUALITIES = ("low", "medium", "high", "auto")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job to do: what the engine makes, and how its pixels become the answer.
+
+    `width` x `height` is the size delivered, the centre of the engine's aligned size. `original` and
+    `mask` (of that size) restore the pixels that an edit must keep. With `upscale` the picture is then made
+    larger; an operation that does nothing else has `pictures` and nothing to generate.
+    """
+
+    operation: Operation
+    entry: Entry
+    generate: Generate | None
+    width: int
+    height: int
+    output_format: Literal["png", "jpeg", "webp"]
+    output_compression: int | None
+    quality: str
+    keep_alive: float
+    original: RawImage | None = field(repr=False)
+    mask: RawImage | None = field(repr=False)
+    partial_steps: tuple[int, ...]
+    """Steps after which OpenAI's partial images are due."""
+    warnings: tuple[str, ...]
+    upscale: Enlargement | None = None
+    pictures: tuple[RawImage, ...] = field(default=(), repr=False)
+
+    @property
+    def spec(self) -> Generate:
+        """What is generated, of a plan that generates something."""
+        assert self.generate is not None
+        return self.generate
+
+    @property
+    def n(self) -> int:
+        """How many pictures are made."""
+        return self.generate.n if self.generate else len(self.pictures)
+
+    @property
+    def sampling_steps(self) -> int:
+        """Denoising steps of each picture; none where nothing is generated."""
+        return self.generate.sampling_steps if self.generate else 0
+
+    def seed(self, index: int) -> int:
+        """The seed of picture `index`, 0 where nothing is generated."""
+        return self.generate.seed + index if self.generate else 0
+
+    @property
+    def delivered(self) -> tuple[int, int]:
+        """Width and height of the pictures that the client gets."""
+        return (self.upscale.width, self.upscale.height) if self.upscale else (self.width, self.height)
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of the pictures that it draws from."""
+        pictures = [*self.pictures, self.original, self.mask]
+        if spec := self.generate:
+            pictures += [*spec.ref_images, spec.init_image, spec.mask, spec.control_image]
+        return sum(len(each.data) for each in pictures if each)
+
+    def without_pixels(self) -> Plan:
+        """The half that describes the job, which is all that is needed when it has ended."""
+        return dataclasses.replace(
+            self,
+            generate=self.generate and self.generate.without_pixels(),
+            original=None,
+            mask=None,
+            pictures=tuple(picture.without_pixels() for picture in self.pictures),
+        )
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """A plan in which only the pixels of the request's pictures are missing."""
+
+    request: ImageRequest
+    settings: Settings
+    headers: Headers
+    size: tuple[int, int]
+    """To which the pictures are brought: the delivered one, before a second pass makes it larger."""
+    bare: Plan
+
+    @property
+    def memory(self) -> int:
+        """Bytes that it takes to complete it; what an upscale enlarges is kept at its full size."""
+        kept = sum(3 * width * height for width, height in (each.size for each in self.headers.pictures))
+        return self.headers.memory + (kept if self.bare.operation == "upscale" else 0)
+
+    def plan(self) -> Plan:
+        """The plan with its pixels. CPU-bound when there are images: call it in a thread."""
+        request, settings, bare = self.request, self.settings, self.bare
+        if bare.generate is None:
+            return dataclasses.replace(bare, pictures=whole_pictures(request, settings))
+        aligned = bare.generate.width, bare.generate.height
+        edit = edit_inputs(request, bare.entry, settings, self.headers, self.size, aligned)
+        spec = replace(
+            bare.generate,
+            init_image=edit.init,
+            mask=edit.init_mask,
+            ref_images=edit.references,
+            control_image=control_image(request, settings, self.size, aligned),
+        )
+        partial_steps = spread_steps(spec, request.partial_images or 0)
+        if partial_steps and not (request.stream_options and request.stream_options.preview):
+            spec = replace(spec, preview_steps=partial_steps)
+        made = dataclasses.replace(bare, generate=spec, partial_steps=partial_steps)
+        return made if spec.hires else dataclasses.replace(made, original=edit.original, mask=edit.mask)
+
+
+def plan(
+    request: ImageRequest, entry: Entry, settings: Settings, operation: Operation, warnings: list[str]
+) -> Plan:
+    """Complete and check a request. CPU-bound when there are images: call it in a thread."""
+    return sketch(request, entry, settings, operation, warnings).plan()
+
+
+def sketch(
+    request: ImageRequest, entry: Entry, settings: Settings, operation: Operation, warnings: list[str]
+) -> Sketch:
+    """Check a request, and complete it as far as that can be done without decoding a picture."""
+    notes = list(warnings)
+    prompt = checked_prompt(request.prompt, "prompt", settings, notes)
+    negative = checked_prompt(request.negative_prompt, "negative_prompt", settings, notes)
+    if operation != "generation" and not request.image:
+        raise InvalidRequest("image: at least one image is needed", param="image")
+    if not prompt.strip() and operation in ("generation", "edit"):
+        raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
+    notes += unknown_words(entry, prompt)
+    if request.background == "transparent":
+        raise UnsupportedOperation(
+            f"background: {entry.id} cannot make transparent images; use 'opaque' or 'auto'",
+            param="background",
+        )
+    if request.decoder is not None:
+        entry = _decoded_by(request.decoder, entry)
+    n = request.n or 1
+    if n > settings.max_images:
+        raise InvalidRequest(f"n: at most {settings.max_images} images in one request", param="n")
+    if request.seed is not None and request.seed > MAX_SEED - n + 1:
+        raise InvalidRequest(
+            f"seed: at most {MAX_SEED - n + 1} for {n} images, whose seeds count up", param="seed"
+        )
+
+    headers = read_headers(request, settings)
+    if operation == "upscale":
+        return _upscale_sketch(request, entry, settings, headers, notes)
+    check_inputs(request, entry, settings, headers)
+    size = width, height = delivered_size(request, entry, settings, headers.pictures)
+    aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
+    by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
+    steps = sampling.steps(request, entry, settings, notes)
+    sampler = request.sampler or entry.defaults.sampler
+    schedule = request.schedule or entry.defaults.schedule
+    sampling.check_schedule(schedule, steps, entry)
+    step_cache = sampling.step_cache(request, entry, notes)
+    if by_reference and request.strength is not None:
+        notes.append(f"strength: has no effect, {entry.id} edits by reference")
+    strength = entry.defaults.strength if request.strength is None else request.strength
+    cfg_scale, image_cfg_scale, guidance = sampling.guidance(request, entry, notes)
+    if negative.strip() and cfg_scale == image_cfg_scale == 1:
+        notes.append("negative_prompt: has no effect without guidance (cfg_scale 1)")
+    spec = Generate(
+        prompt=prompt,
+        negative_prompt=negative,
+        width=aligned[0],
+        height=aligned[1],
+        steps=steps,
+        sampler=sampler,
+        schedule=schedule,
+        cfg_scale=cfg_scale,
+        image_cfg_scale=image_cfg_scale,
+        guidance=guidance,
+        seed=secrets.randbelow(MAX_SEED - n) if request.seed is None else request.seed,
+        n=n,
+        clip_skip=entry.defaults.clip_skip if request.clip_skip is None else request.clip_skip,
+        eta=request.eta,
+        flow_shift=entry.defaults.flow_shift if request.flow_shift is None else request.flow_shift,
+        step_cache=step_cache,
+        step_cache_threshold=request.step_cache_threshold,
+        strength=1.0 if by_reference else strength,
+        vae_tiling=request.vae_tiling,
+        init_image=None,
+        mask=None,
+        ref_images=(),
+        control_image=None,
+        control_strength=request.control_strength,
+        loras=fitting_loras(request.lora, entry, settings, notes),
+        hires=_hires(request, entry, settings, aligned, steps, schedule, notes),
+        skip_layers=_skip_layers(request),
+        preview=preview_mode(request, entry),
+        preview_steps=(),
+        preview_interval=settings.preview_interval,
+    )
+    if spec.hires is not None:
+        width, height = spec.hires.width, spec.hires.height
+    bare = Plan(
+        operation=operation,
+        entry=entry,
+        generate=spec,
+        width=width,
+        height=height,
+        output_format=request.output_format or "png",
+        output_compression=request.output_compression,
+        quality=request.quality if request.quality in OPENAI_QUALITIES else "auto",
+        keep_alive=settings.keep_alive if request.keep_alive is None else request.keep_alive,
+        original=None,
+        mask=None,
+        partial_steps=(),
+        warnings=tuple(few(notes)),
+        upscale=upscale_of(request, settings, (width, height)),
+    )
+    return Sketch(request, settings, headers, size, bare)
+
+
+def _upscale_sketch(
+    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, notes: list[str]
+) -> Sketch:
+    """Larger copies of the images and nothing else: no step is made, and no model is loaded."""
+    size = width, height = headers.pictures[0].size
+    if any(each.size != size for each in headers.pictures):
+        raise InvalidRequest("image: images that are upscaled together must have one size", param="image")
+    bare = Plan(
+        operation="upscale",
+        entry=entry,
+        generate=None,
+        width=width,
+        height=height,
+        output_format=request.output_format or "png",
+        output_compression=request.output_compression,
+        quality="auto",
+        keep_alive=settings.keep_alive,
+        original=None,
+        mask=None,
+        partial_steps=(),
+        warnings=tuple(few(notes)),
+        upscale=upscale_of(request, settings, size, needed=True),
+    )
+    return Sketch(request, settings, headers, size, bare)
+
+
+def _hires(
+    request: ImageRequest,
+    entry: Entry,
+    settings: Settings,
+    aligned: tuple[int, int],
+    steps: int,
+    schedule: str,
+    notes: list[str],
+) -> Hires | None:
+    """The second pass; sd.cpp takes the last `steps` of a schedule of `steps / denoising_strength`."""
+    if request.hires is None:
+        return None
+    steps = sampling.checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
+    sampling.check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
+    bounds = Bounds.of(entry, settings)
+    scaled = [round(side * request.hires.scale) for side in aligned]
+    wanted = [request.hires.width or scaled[0], request.hires.height or scaled[1]]
+    width, height = (align(side, entry.traits.multiple) for side in wanted)
+    if max(width, height) > bounds.side or width * height > bounds.pixels:
+        raise InvalidSize(f"hires: {width}x{height} is too large for {entry.id}", param="hires")
+    upscaler, model = _hires_upscaler(request.hires.upscaler, settings)
+    return Hires(
+        width=width,
+        height=height,
+        steps=steps,
+        denoising_strength=request.hires.denoising_strength,
+        upscaler=upscaler,
+        model=model,
+    )
+
+
+_PIXEL_UPSCALERS = ("lanczos", "nearest")
+_LATENT_UPSCALERS = (
+    "latent", "latent_nearest", "latent_nearest_exact", "latent_antialiased", "latent_bicubic",
+    "latent_bicubic_antialiased",
+)  # fmt: skip
+
+
+def _hires_upscaler(name: str, settings: Settings) -> tuple[str, Path | None]:
+    """sd.cpp's name of a built-in one, which AUTOMATIC1111 spells with blanks, or "model" and its file."""
+    plain = re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
+    if plain in (*_LATENT_UPSCALERS, *_PIXEL_UPSCALERS):
+        return plain, None
+    return "model", named_file(name, settings.upscaler_dir, "upscaler")
+
+
+def _skip_layers(request: ImageRequest) -> SkipLayers | None:
+    if not request.slg_scale:
+        return None
+    return SkipLayers(request.slg_skip_layers, request.slg_scale, request.slg_start, request.slg_end)
+
+
+def _decoded_by(decoder: Decoder, entry: Entry) -> Entry:
+    """The model with the decoder of the request; another one than before means to load it again."""
+    if decoder == "tiny" and "taesd" not in entry.files:
+        raise UnsupportedOperation(
+            f"decoder: {entry.id} has no tiny decoder (a TAESD file, role taesd)", param="decoder"
+        )
+    return entry.model_copy(update={"decoder": decoder})

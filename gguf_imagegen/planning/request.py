@@ -1,0 +1,370 @@
+"""One image request, whatever dialect it came in: canonical fields, their aliases, types and ranges.
+
+Field names and aliases are those of OpenAI's images API, llama-box, OpenVINO Model Server, vLLM-Omni,
+Xinference and AUTOMATIC1111, see `docs/api.md`. Model-dependent checks are in `gguf_imagegen.planning.plan`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from gguf_imagegen.pictures.data_urls import decode_data_url
+from gguf_imagegen.planning import bounded_json
+from gguf_imagegen.planning.kwargs import json_object, with_kwargs
+from gguf_imagegen.vocabulary.engine import Decoder, StepCache
+from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
+
+SAMPLERS = (
+    "euler_a", "euler", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm",
+    "ddim_trailing", "tcd", "res_multistep", "res_2s", "er_sde",
+)  # fmt: skip
+SCHEDULES = (
+    "default", "discrete", "karras", "exponential", "ays", "gits", "sgm_uniform", "simple", "smoothstep",
+    "kl_optimal", "lcm", "bong_tangent",
+)  # fmt: skip
+LONGEST_NAME = 100
+MAX_LAYERS = 200
+MAX_SEED = 2**53 - 1
+"""Largest seed that survives JSON in every client."""
+
+
+def _known(names: tuple[str, ...], kind: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        name = value[:LONGEST_NAME].strip().lower()
+        if name in names and len(value) <= LONGEST_NAME:
+            return name
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {kind} {value[:60]!r}{hint} Valid: {', '.join(names)}")
+
+    return BeforeValidator(check)
+
+
+def _size(value: object) -> object:
+    if value in (None, "auto", "original"):
+        return None
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*×]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("must be 'auto' or WIDTHxHEIGHT such as 512x512")
+    return int(match[1]), int(match[2])
+
+
+def _image(value: object, info: ValidationInfo) -> object:
+    """An upload: bytes of a form part, a data URL, bare base64, or OpenAI's `{"image_url": …}` object."""
+    if isinstance(value, Mapping):
+        value = value.get("image_url", value.get("b64_json"))
+        if isinstance(value, Mapping):
+            value = value.get("url")
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, str):
+        return decode_data_url(value, info.field_name or "image")
+    raise ValueError("must be a file, a data URL or base64")
+
+
+def _jpeg(value: object) -> object:
+    return "jpeg" if value == "jpg" else value
+
+
+def _off(value: object) -> object:
+    return "none" if value in ("disabled", "off", False) else value
+
+
+def _images(value: object) -> object:
+    if value is None:
+        return ()
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _loras(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = bounded_json.loads(value.encode() or b"[]", "lora", param="lora")
+        except (ValueError, RecursionError):
+            raise ValueError('must be JSON such as [{"name": "x", "scale": 0.8}]') from None
+    return [value] if isinstance(value, Mapping) else value
+
+
+def _unicode(text: str) -> str:
+    """JSON can say half of a surrogate pair, which no UTF-8 can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("contains a lone surrogate, which is no Unicode text") from None
+    return text
+
+
+def _random_seed(value: object) -> object:
+    return None if value in (None, "", "null", -1, "-1") else value
+
+
+def _option(*names: str, **kwargs: Any) -> Any:
+    """A field with further names; the first one is canonical."""
+    return Field(validation_alias=AliasChoices(*names), **kwargs)
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Upload = Annotated[bytes, BeforeValidator(_image)]
+Sampler = Annotated[
+    str, _known(SAMPLERS, "sampler"), WithJsonSchema({"type": "string", "enum": list(SAMPLERS)})
+]
+Schedule = Annotated[
+    str, _known(SCHEDULES, "schedule"), WithJsonSchema({"type": "string", "enum": list(SCHEDULES)})
+]
+Size = Annotated[
+    tuple[int, int] | None,
+    BeforeValidator(_size),
+    WithJsonSchema({"type": "string", "pattern": r"^(auto|[1-9]\d{0,5}[x*][1-9]\d{0,5})$"}),
+]
+Seed = Annotated[
+    int | None,
+    BeforeValidator(_random_seed),
+    WithJsonSchema({"type": ["integer", "null"], "minimum": -1, "maximum": MAX_SEED}),
+]
+"""The schemas tell the OpenAPI document what a client may say, before it is made into the type here."""
+
+
+_UPLOADS = BeforeValidator(
+    _images, json_schema_input_type=Annotated[list[Upload], Field(max_length=16)] | Upload
+)
+
+
+class _Lenient(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+
+class StreamOptions(_Lenient):
+    """llama-box's `stream_options`, plus `dialect`."""
+
+    dialect: Literal["llama-box", "openai", "both"] | None = None
+    include_usage: bool = False
+    preview: bool | Literal["proj", "tae", "vae"] = False
+    chunk_results: bool = _option("chunk_results", "chunk_result", "chunk", default=False)
+    chunk_size: int = Field(4096, ge=64, le=1 << 20)
+
+
+class LoraRequest(_Lenient):
+    name: str = _option("name", "id", max_length=255)
+    scale: Finite = _option("scale", "weight", "multiplier", default=1.0, ge=-10, le=10)
+
+
+class HiresRequest(_Lenient):
+    """`width` and `height`, where given, are the size after the second pass in the place of `scale`."""
+
+    scale: Finite = Field(2.0, gt=1, le=4)
+    width: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1)
+    steps: int | None = Field(None, ge=1, le=1000)
+    denoising_strength: Finite = Field(0.7, gt=0, le=1)
+    upscaler: str = Field("latent", max_length=200)
+
+
+class ImageRequest(_Lenient):
+    """A generation or an edit as the client asked for it; None means "not said"."""
+
+    prompt: Text = ""
+    negative_prompt: Text = _option("negative_prompt", "negative_sampler", default="")
+    model: str | None = None
+    n: int | None = _option(
+        "n", "batch_count", "num_images_per_prompt", "num_outputs_per_prompt", default=None, ge=1
+    )
+    size: Size = None
+    width: int | None = Field(None, ge=1)
+    height: int | None = Field(None, ge=1)
+    quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
+    background: Literal["auto", "opaque", "transparent"] | None = None
+    output_format: Annotated[Literal["png", "jpeg", "webp"] | None, BeforeValidator(_jpeg)] = None
+    output_compression: int | None = Field(None, ge=0, le=100)
+    response_format: Literal["b64_json", "url"] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    partial_images: int | None = Field(None, ge=0, le=3)
+    on_disconnect: Literal["cancel", "continue"] = "cancel"
+    keep_alive: Finite | None = Field(None, ge=-1)
+    request_id: str | None = Field(None, max_length=200)
+
+    sampler: Sampler | None = _option(
+        "sampler", "sample_method", "sampler_name", "sampling_method", "sampler_index", default=None
+    )
+    schedule: Schedule | None = _option("schedule", "schedule_method", "scheduler", default=None)
+    steps: int | None = _option(
+        "steps", "sample_steps", "sampling_steps", "num_inference_steps", "step", default=None, ge=1
+    )
+    cfg_scale: Finite | None = _option("cfg_scale", "true_cfg_scale", "txt_cfg", default=None, ge=0, le=100)
+    guidance: Finite | None = _option(
+        "guidance", "distilled_guidance", "distilled_cfg_scale", default=None, ge=0, le=100
+    )
+    guidance_scale: Finite | None = Field(None, ge=0, le=100)
+    image_cfg_scale: Finite | None = _option("image_cfg_scale", "img_cfg", default=None, ge=0, le=100)
+    strength: Finite | None = _option("strength", "denoising_strength", default=None, ge=0, le=1)
+    seed: Seed = _option("seed", "rng_seed", default=None, ge=0, le=MAX_SEED)
+    clip_skip: int | None = Field(None, ge=-1, le=12)
+    eta: Finite | None = Field(None, ge=0, le=1)
+    flow_shift: Finite | None = Field(None, gt=0, le=100)
+    slg_scale: Finite | None = Field(None, ge=0, le=100)
+    slg_start: Finite = Field(0.01, ge=0, le=1)
+    slg_end: Finite = Field(0.2, ge=0, le=1)
+    slg_skip_layers: Annotated[
+        tuple[Annotated[int, Field(ge=0, le=200)], ...], Field(max_length=MAX_LAYERS)
+    ] = (7, 8, 9)
+    step_cache: Annotated[StepCache | None, BeforeValidator(_off)] = _option(
+        "step_cache", "cache_mode", default=None
+    )
+    step_cache_threshold: Finite | None = Field(None, gt=0, le=10)
+    decoder: Decoder | None = None
+    vae_tiling: bool = False
+    hires: HiresRequest | None = None
+    lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()
+
+    image: Annotated[tuple[Upload, ...], _UPLOADS, Field(max_length=16)] = _option(
+        "image", "image[]", "images", "init_images", "url", default=()
+    )
+    mask: Upload | None = _option("mask", "mask_image", default=None)
+    control: Upload | None = _option("control", "control_image", default=None)
+    control_strength: Finite = Field(0.9, ge=0, le=2)
+    upscale: Finite | None = Field(None, gt=1, le=8)
+    upscaler: str | None = Field(None, max_length=200)
+
+    def without_files(self) -> ImageRequest:
+        return self.model_copy(update={"image": (), "mask": None, "control": None})
+
+
+ACCEPTED_WITHOUT_EFFECT = {
+    "style", "moderation", "user", "input_fidelity", "prompt_2", "prompt_3", "negative_prompt_2",
+    "negative_prompt_3", "max_sequence_length",
+}  # fmt: skip
+"""Real fields of a supported dialect that this engine cannot honour: a warning says so."""
+FLAT = "stream_options_"
+"""Begins the names of single stream options (llama-box)."""
+SILENT = {"user", "moderation"}
+"""Of these, the ones that ask for nothing a picture could show."""
+
+_FIELD_OF = {
+    name: key
+    for key, field in ImageRequest.model_fields.items()
+    for name in (
+        key,
+        *(field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else ()),
+    )
+    if isinstance(name, str)
+}
+"""The canonical field by every name that a request may use."""
+
+
+def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
+    """The validated request and warnings on keys that have no effect; raises InvalidRequest kinds.
+
+    A null is a field not said: many clients send one for every field they know.
+    """
+    data = {key: value for key, value in with_kwargs(data).items() if value is not None}
+    flat = {name.removeprefix(FLAT): data.pop(name) for name in list(data) if name.startswith(FLAT)}
+    if flat and isinstance(data.setdefault("stream_options", {}), Mapping):
+        data["stream_options"] = {**flat, **data["stream_options"]}
+    try:
+        request = ImageRequest.model_validate(data)
+    except ValidationError as exc:
+        raise _translate(exc) from exc
+    warnings = _ignored(data, request)
+    for key in sorted(set(data) - set(_FIELD_OF)):
+        if key not in ACCEPTED_WITHOUT_EFFECT:
+            warnings.append(f"unknown field {key[:80]!r} was ignored")
+        elif key not in SILENT and data[key] not in ("", "auto"):
+            warnings.append(f"field {key!r} is accepted but has no effect on this engine")
+    return request, warnings
+
+
+def _ignored(data: Mapping[str, Any], request: ImageRequest) -> list[str]:
+    """A warning for each field that says something else than another one, which goes before it."""
+    warnings, used = [], dict[str, str]()
+    for name in (name for name in _FIELD_OF if name in data):
+        first = used.setdefault(_FIELD_OF[name], name)
+        if name != first and _plain(data[name]) != _plain(data[first]):
+            warnings.append(f"field {name!r} was ignored: {first!r} was given too")
+    if request.size:
+        sides = zip(("width", "height"), (request.width, request.height), request.size, strict=True)
+        warnings += [
+            f"field {name!r} was ignored: 'size' was given too"
+            for name, said, side in sides
+            if said not in (None, side)
+        ]
+    return warnings
+
+
+def _plain(value: object) -> object:
+    """A value as a form and JSON both say it."""
+    if not isinstance(value, str | int | float) or (isinstance(value, str) and len(value) > LONGEST_NAME):
+        return value
+    text = str(value).strip().lower()
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _translate(exc: ValidationError) -> InvalidRequest:
+    fault = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+    param = str(fault["loc"][0]) if fault["loc"] else None
+    where = ".".join(map(str, fault["loc"]))
+    message = f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    match _FIELD_OF.get(param or ""):
+        case "size":
+            return InvalidSize(message, param=param)
+        case "sampler" | "schedule":
+            return UnknownSampler(message, param=param)
+        case "image" | "mask" | "control":
+            return InvalidImage(message, param=param)
+        case _:
+            return InvalidRequest(message, param=param)
+
+
+def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
+    """The request data of multipart parts: `image[]` and `image[0]` become a list, `stream_options[x]` is
+    `stream_options_x`, `lora[0][id]` a list of objects. Values stay text.
+    """
+    data: dict[str, Any] = {}
+    latest_lora: dict[str, dict[str, Any]] = {}
+    for name, value in parts:
+        match = re.fullmatch(r"(image|images|init_images|url)(?:\[\d*\])?", name)
+        if match:
+            data.setdefault("image", []).append(value)
+        elif match := re.fullmatch(r"stream_options\[(\w+)\]", name):
+            data[FLAT + match[1]] = value
+        elif match := re.fullmatch(r"lora\[(\d*)\]\[(\w+)\]", name):
+            loras = data.setdefault("lora", [])
+            if isinstance(loras, list):
+                _add_to_lora(loras, latest_lora, match[1], match[2], value)
+        elif name in ("stream_options", "hires") and isinstance(value, str):
+            data[name] = json_object(value, name)
+        elif name == "slg_skip_layers" and isinstance(value, str):
+            data[name] = [part for part in re.split(r"[,\s\[\]]+", value, maxsplit=MAX_LAYERS + 2) if part]
+        elif value != "" or name in ("prompt", "negative_prompt"):
+            data[name] = value
+    return data
+
+
+def _add_to_lora(
+    loras: list[Any], latest: dict[str, dict[str, Any]], index: str, key: str, value: str | bytes
+) -> None:
+    """Parts of one index make one LoRA; `lora[][id]` starts a new one whenever its key is there already."""
+    if index not in latest or (not index and key in latest[index]):
+        latest[index] = {}
+        loras.append(latest[index])
+    latest[index][key] = value

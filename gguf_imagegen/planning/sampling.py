@@ -1,0 +1,90 @@
+"""How the sampler runs for a request: steps, schedule and guidance, lowered or refused if a model cannot."""
+
+from __future__ import annotations
+
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.planning.bounds import Bounds
+from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import StepCache
+from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
+
+_NEXT_QUALITY = {"standard": "medium", "hd": "high", "max": "xhigh", "xhigh": "high"}
+"""What a quality means for a model that has no preset of this name."""
+
+
+def steps(request: ImageRequest, entry: Entry, settings: Settings, notes: list[str]) -> int:
+    """As asked; else by quality or the model's own, and then never more than this server makes."""
+    presets: dict[str, int] = {str(key): steps for key, steps in entry.quality.items()}
+    quality: str = request.quality or ""
+    while quality not in presets and quality in _NEXT_QUALITY:
+        quality = _NEXT_QUALITY[quality]
+    if request.steps:
+        return checked_steps(request.steps, entry, settings, "steps", notes)
+    return min(presets.get(quality, entry.defaults.steps), Bounds.of(entry, settings).steps)
+
+
+def checked_steps(steps: int, entry: Entry, settings: Settings, param: str, notes: list[str]) -> int:
+    """More than the server makes is refused; more than the model takes is lowered: many send 20 to all."""
+    if steps > settings.max_steps:
+        raise InvalidRequest(
+            f"{param}: {steps} steps are too many; this server makes at most {settings.max_steps}",
+            param=param,
+        )
+    most = Bounds.of(entry, settings).steps
+    if steps > most:
+        notes.append(f"{param}: {entry.id} takes at most {most} steps; {steps} were lowered to {most}")
+    return min(steps, most)
+
+
+def check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps") -> None:
+    if schedule == "ays" and not entry.traits.ays:
+        raise UnsupportedOperation(
+            f"schedule: 'ays' is defined for SD 1.x and SDXL only, {entry.id} is {entry.family}",
+            param="schedule",
+        )
+    if steps < 2 and schedule in ("gits", "karras", "exponential"):
+        raise InvalidRequest(f"{param}: schedule {schedule!r} needs at least 2 steps", param=param)
+
+
+def step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCache:
+    """As asked; without one that the family cannot have, as sd.cpp goes on, too."""
+    cache = request.step_cache or entry.defaults.step_cache
+    if cache in entry.traits.step_caches:
+        return cache
+    notes.append(
+        f"step_cache: {entry.id} cannot have {cache!r}, only {', '.join(entry.traits.step_caches)};"
+        " all steps were made"
+    )
+    return "none"
+
+
+def guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float, float]:
+    """cfg_scale, image_cfg_scale and distilled guidance; `guidance_scale` is the last where there is one.
+
+    A model draws garbage above its own greatest cfg_scale, so that a larger one is lowered, with a note.
+    """
+    cfg_scale, guidance = request.cfg_scale, request.guidance
+    if request.guidance_scale is not None:
+        if entry.traits.distilled_guidance:
+            guidance = request.guidance_scale if guidance is None else guidance
+        else:
+            cfg_scale = request.guidance_scale if cfg_scale is None else cfg_scale
+    most = entry.limits.cfg_scale
+    if most is not None and cfg_scale is not None and cfg_scale > most:
+        notes.append(f"cfg_scale: {entry.id} takes at most {most:g}; {cfg_scale:g} was lowered to that")
+        cfg_scale = most
+    cfg_scale = entry.defaults.cfg_scale if cfg_scale is None else _raised(cfg_scale, "cfg_scale", notes)
+    image_cfg_scale = request.image_cfg_scale
+    return (
+        cfg_scale,
+        cfg_scale if image_cfg_scale is None else _raised(image_cfg_scale, "image_cfg_scale", notes),
+        entry.defaults.guidance if guidance is None else guidance,
+    )
+
+
+def _raised(scale: float, name: str, notes: list[str]) -> float:
+    """Below 1 everybody means "no guidance", which is 1; at 0 sd.cpp would draw the negative prompt alone."""
+    if scale < 1:
+        notes.append(f"{name}: {scale:g} means no guidance; 1 was used")
+    return max(scale, 1.0)

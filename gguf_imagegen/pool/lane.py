@@ -1,0 +1,334 @@
+"""A lane: what computes one job at a time, and the models in its memory, each in an engine of its own.
+
+It loads models, makes room for them, remembers what failed, and ends engines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from msgspec.structs import replace
+
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.quants import Survey
+from gguf_imagegen.catalog.store import size_words
+from gguf_imagegen.catalog.verdict import needs_tiling, refusal, verdict_of
+from gguf_imagegen.machine.memory import Available, available
+from gguf_imagegen.modelfiles.header import Header
+from gguf_imagegen.planning.load_spec import model_spec
+from gguf_imagegen.pool.options import Options
+from gguf_imagegen.pool.tunings import Tunings
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Engine, Generate, LoadSpec, Role
+from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError, InsufficientMemory, ModelLoadFailed
+from gguf_imagegen.vocabulary.events import Loaded, Loading
+
+log = logging.getLogger(__name__)
+
+CRASHES = 3
+"""So many crashes within CRASH_WINDOW seconds, and nothing is started for the next BREAK seconds."""
+CRASH_WINDOW = 60.0
+BREAK = 15.0
+RETRY_FAILED_LOAD = 15.0
+"""Seconds for which a model that failed to load is not tried again."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(eq=False)
+class LoadedModel:
+    """A model in memory, and the engine that has it; `used` is when it was last asked for (monotonic clock).
+
+    `tuned` is what was loaded otherwise than by default, because a tuning says so; None without a tuning.
+    """
+
+    entry: Entry
+    engine: Engine
+    headers: Mapping[Role, Header]
+    backend: str = ""
+    tuned: Options | None = None
+    keep_alive: float = -1
+    used: float = 0.0
+
+    @property
+    def expires(self) -> float:
+        return self.used + self.keep_alive if self.keep_alive >= 0 else math.inf
+
+
+class Lane:
+    """At most `max_loaded` models, each in an engine of its own; the least recently used makes room.
+
+    Not re-entrant: the scheduler's loop alone loads and closes, so no model leaves under a job.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: Settings,
+        make_engine: Callable[[], Engine],
+        threads: int,
+        free: Callable[[], Available] = available,
+    ) -> None:
+        self.loading: Loading | None = None
+        self.error: ImagegenError | None = None
+        self.errors: dict[str, ImagegenError] = {}
+        """By name of a model: why its last load failed."""
+        self.ended: Callable[[str], None] = lambda why: None
+        self._catalog = catalog
+        self._settings = settings
+        self._make_engine = make_engine
+        self.threads = threads
+        self._free = free
+        self._tunings = Tunings(catalog.models_dir)
+        self._models: list[LoadedModel] = []  # the most recently used is the last
+        self._being_loaded = ""  # the name of the model that `loading` is about
+        self._starting: Engine | None = None
+        self._held: Engine | None = None  # by whoever is inside `loaded` or `without_model`
+        self._killed = asyncio.Event()  # since that began
+        self._failed: dict[str, tuple[float, ImagegenError]] = {}
+        self._crashes: deque[float] = deque(maxlen=CRASHES)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The loaded models, the most recently used first."""
+        return [model.entry for model in reversed(self._models)]
+
+    @property
+    def backend(self) -> str | None:
+        return self._models[-1].backend if self._models else None
+
+    @property
+    def present(self) -> bool:
+        return bool(self._models or self._starting)
+
+    def holds(self, entry: Entry) -> bool:
+        return self._model(entry) is not None
+
+    def ready(self, entry: Entry | None) -> bool:
+        """Whether an engine lives that has this model as it is wanted, decoder and all; None: any engine."""
+        return any(model.engine.alive and (entry is None or model.entry == entry) for model in self._models)
+
+    def loads(self, entry: Entry) -> bool:
+        """Whether this model is being loaded just now."""
+        return self._being_loaded == entry.name
+
+    def tuned(self, entry: Entry) -> Options | None:
+        """What a tuning has changed in a loaded model; None if it is not loaded, or has no tuning."""
+        model = self._model(entry)
+        return model.tuned if model else None
+
+    def _model(self, entry: Entry) -> LoadedModel | None:
+        """The one with this model, even if it is to be loaded otherwise."""
+        return next((model for model in self._models if model.entry.name == entry.name), None)
+
+    @property
+    def next_expiry(self) -> float | None:
+        """Seconds until a model has been idle for its time, None if none ever will be."""
+        soonest = min((model.expires for model in self._models), default=math.inf)
+        return None if soonest == math.inf else max(0.0, soonest - time.monotonic())
+
+    @asynccontextmanager
+    async def loaded(
+        self, entry: Entry, tell: Callable[[Loading | Loaded], None], keep_alive: float | None = None
+    ) -> AsyncIterator[LoadedModel]:
+        """Hold this model, which is loaded first if need be; `kill` ends its engine as long as it is held."""
+        self._killed.clear()
+        model = await self._found_or_loaded(entry, tell)
+        self._models = [other for other in self._models if other is not model] + [model]
+        model.keep_alive = self._settings.keep_alive if keep_alive is None else keep_alive
+        self._held, model.used = model.engine, time.monotonic()
+        try:
+            yield model
+        finally:
+            self._held = None
+
+    @asynccontextmanager
+    async def without_model(self) -> AsyncIterator[Engine]:
+        """Hold an engine for work that needs no model: the one used last, else one for this work alone."""
+        self._killed.clear()
+        model = next((model for model in reversed(self._models) if model.engine.alive), None)
+        self._held = model.engine if model else None
+        self._starting = None if model else self._make_engine()
+        try:
+            yield model.engine if model else cast(Engine, self._starting)
+        finally:
+            self._held = None
+            await self._end_starting("idle")
+
+    async def _found_or_loaded(self, entry: Entry, tell: Callable[[Loading | Loaded], None]) -> LoadedModel:
+        model = self._model(entry)
+        if model is not None and (model.entry != entry or not model.engine.alive):
+            await self.close("switched" if model.engine.alive else "crashed", entry)
+            model = None
+        if model is None:
+            self._refuse_hopeless(entry)
+            model = await self._load(entry, tell)
+        return model
+
+    async def _load(self, entry: Entry, tell: Callable[[Loading | Loaded], None]) -> LoadedModel:
+        self.loading, self._being_loaded = Loading(entry.id, 0, 0), entry.name
+        try:
+            headers = await self._unless_killed(lambda: self._catalog.checked_files(entry))
+            await self._make_room(entry, headers)
+            await self._end_starting("failed")
+            spec, tuned = await self._unless_killed(lambda: self._tuned_spec(entry, headers))
+            self._starting = self._make_engine()
+            model = LoadedModel(entry, self._starting, headers, tuned=tuned)
+            async for event in model.engine.load(spec):
+                match event:
+                    case Loading():
+                        self.loading = event
+                        tell(event)
+                    case Loaded(seconds=seconds, backend=backend):
+                        model.backend = backend
+                        tell(event)
+                        words = f", tuned: {tuned.words}" if tuned is not None else ""
+                        log.info("model %s loaded in %.1f s on %s%s", entry.id, seconds, backend, words)
+        except ImagegenError as exc:
+            if self._killed.is_set():  # whatever the engine said at its end
+                raise Cancelled("the load was cancelled") from exc
+            self.error = self.errors[entry.name] = exc.bare()
+            if isinstance(exc, ModelLoadFailed):
+                self._failed[entry.name] = (time.monotonic(), self.error)
+            raise
+        else:
+            self._models.append(model)
+            self._starting, self.error = None, None
+            self.errors.pop(entry.name, None)
+            return model
+        finally:
+            self.loading, self._being_loaded = None, ""
+
+    def _tuned_spec(self, entry: Entry, headers: Mapping[Role, Header]) -> tuple[LoadSpec, Options | None]:
+        """As the settings say; where they are silent, a tuning of this model on this machine decides."""
+        paths = self._catalog.paths(entry)
+        spec = model_spec(entry, paths, headers, self._settings, self.threads)
+        tuning = self._tunings.find(entry.name, paths) if self._settings.tuning else None
+        if tuning is None:
+            return spec, None
+        options = tuning.options.unless_said(self._settings)
+        return options.applied(spec), options
+
+    async def _make_room(self, entry: Entry, headers: Mapping[Role, Header]) -> None:
+        """Close the least recently used models until the new one is within the bounds and fits."""
+        sizes = {model.entry.name: self._catalog.size_on_disk(model.entry) for model in self._models}
+        need, budget = self._catalog.size_on_disk(entry), self._settings.memory_budget_mb * 1e6
+        if budget and need > budget:
+            raise InsufficientMemory(
+                f"the files of model {entry.name!r} have {size_words(need)}, and --memory-budget-mb allows"
+                f" {size_words(budget)} for all loaded models: take a smaller model, or start the server with"
+                f" --memory-budget-mb {math.ceil(need / 1e6)} or more",
+                param="model",
+            )
+        while self._models and (
+            len(self._models) >= self._settings.max_loaded
+            or (budget and need + sum(sizes[model.entry.name] for model in self._models) > budget)
+        ):
+            await self.close("switched", self._models[0].entry)
+            self._go_on()
+        while self._settings.memory_check:
+            free = await self._unless_killed(self._free)
+            found = verdict_of(entry, headers, self._settings, free)
+            if found.fits:
+                return
+            if not self._models:
+                survey = Survey(self._catalog, self._settings, free)
+                raise refusal(
+                    entry, found, await self._unless_killed(functools.partial(survey.next_best, entry))
+                )
+            await self.close("switched", self._models[0].entry)
+
+    async def _unless_killed(self, work: Callable[[], Result]) -> Result:
+        """What a thread finds out; `kill` ends the wait for it, for a slow disk may hold up the thread."""
+        working = asyncio.create_task(asyncio.to_thread(work))
+        killed = asyncio.create_task(self._killed.wait())
+        try:
+            await asyncio.wait((working, killed), return_when=asyncio.FIRST_COMPLETED)
+            self._go_on()
+            return await working
+        finally:
+            working.cancel()
+            killed.cancel()
+
+    def _go_on(self) -> None:
+        """A load that nobody waits for any more ends here, before it has an engine."""
+        if self._killed.is_set():
+            raise Cancelled("the load was cancelled")
+
+    async def fitted(self, model: LoadedModel, spec: Generate) -> Generate:
+        """The same work for this model, decoded in tiles if it must be."""
+        if spec.vae_tiling or not self._settings.memory_check:
+            return spec
+        free = await asyncio.to_thread(self._free)
+        tiling = needs_tiling(model.entry, model.headers, spec.width, spec.height, free, model.backend)
+        return replace(spec, vae_tiling=tiling)
+
+    def _refuse_hopeless(self, entry: Entry) -> None:
+        failed = self._failed.pop(entry.name, None)
+        if failed is not None and time.monotonic() - failed[0] < RETRY_FAILED_LOAD:
+            self._failed[entry.name] = failed
+            raise failed[1].bare()
+
+    def forget_failure(self, entry: Entry) -> None:
+        """Somebody asked for this model by hand: try again at once."""
+        self._failed.pop(entry.name, None)
+        self.errors.pop(entry.name, None)
+
+    def succeeded(self) -> None:
+        """A job went well; in a pause its engine was alive all the time, which says nothing of others."""
+        if not self.pause:
+            self._crashes.clear()
+
+    def crashed(self) -> None:
+        """The engine died under a job."""
+        self._crashes.append(time.monotonic())
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which no engine should be started, because of crashes in a row."""
+        if len(self._crashes) < CRASHES or self._crashes[-1] - self._crashes[0] > CRASH_WINDOW:
+            return 0.0
+        return max(0.0, self._crashes[-1] + BREAK - time.monotonic())
+
+    async def kill(self) -> None:
+        """End the engine under a running command, or a load that has none yet; who awaits it sees it end."""
+        self._killed.set()
+        engine = self._starting or self._held
+        if engine is not None:
+            await engine.close()
+
+    async def expire(self) -> None:
+        """Close the models whose idle time is over."""
+        now = time.monotonic()
+        for model in [model for model in self._models if model.expires <= now]:
+            await self.close("idle", model.entry)
+
+    async def close(self, why: str, entry: Entry | None = None) -> None:
+        """End the engine of this model, or all, and one that was starting; returns when they are gone.
+
+        A load that was cancelled has not failed.
+        """
+        if why == "cancelled":
+            self.error = None
+        ending = [model for model in self._models if entry is None or model.entry.name == entry.name]
+        self._models = [model for model in self._models if model not in ending]
+        for model in ending:
+            await model.engine.close()
+            self.ended(why)
+        await self._end_starting(why)
+
+    async def _end_starting(self, why: str) -> None:
+        engine, self._starting = self._starting, None
+        if engine is not None:
+            await engine.close()
+            self.ended(why)

@@ -1,0 +1,108 @@
+"""One server's models, queue and results: what the API, the one-shot command and the tests hold."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.jobs.job import Job, JobEvent
+from gguf_imagegen.jobs.pixels import Pixels
+from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.jobs.scheduler import Observer, Scheduler
+from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.planning.abilities import require_able
+from gguf_imagegen.planning.plan import Operation, Sketch, sketch
+from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Engine
+
+CANCEL_AGAIN = 5.0
+"""Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
+SWEEP = 30.0
+"""Seconds between two looks for what has expired."""
+
+
+class Service:
+    """Takes requests and has them done.
+
+    `make_engine` gives an engine that is not started yet; `output_dir` None keeps results for a time only.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        default_model: str,
+        make_engine: Callable[[], Engine] | None = None,
+        *,
+        output_dir: Path | None = None,
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.settings = settings
+        self.catalog = catalog
+        self.default_model = default_model
+        """The name of the model of requests that name none; AUTOMATIC1111's options change it."""
+        make_engine = make_engine or partial(EngineProcess, stall_timeout=settings.load_timeout)
+        self.lane = Lane(catalog, settings, make_engine, settings.threads or usable_cores())
+        self.results = ResultStore(output_dir, settings.job_ttl)
+        self.scheduler = Scheduler(settings, self.lane, self.results, self._tell)
+        self.pixels = Pixels(self._pixels_held)
+        self._observers = observers
+
+    @property
+    def default(self) -> Entry:
+        return self.catalog.get(self.default_model)
+
+    def model(self, name: str | None) -> Entry:
+        """The named model, or the default one."""
+        return self.catalog.get(name) if name else self.default
+
+    async def submit(self, request: ImageRequest, operation: Operation, warnings: list[str]) -> Job:
+        """Queue what a request asks for; all that can be refused is refused before a picture is decoded."""
+        self.scheduler.check_room()
+        entry = self.model(request.model)
+        self.catalog.require_on_disk(entry)
+        self.scheduler.check_engine(None if operation == "upscale" else entry)
+        sketched = await asyncio.to_thread(self._sketch, request, entry, operation, warnings)
+        return self.scheduler.submit(await self.pixels.in_turn(sketched.memory, sketched.plan))
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Work through the queue; at the end cancel what is left, and forget the results."""
+        tasks = [asyncio.create_task(self.scheduler.run()), asyncio.create_task(self._sweep())]
+        try:
+            yield
+        finally:
+            if not self.scheduler.draining:
+                await self.scheduler.drain(0)
+            while not all(task.done() for task in tasks):
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
+            self.results.close()
+
+    def _sketch(
+        self, request: ImageRequest, entry: Entry, operation: Operation, warnings: list[str]
+    ) -> Sketch:
+        if operation != "upscale":
+            require_able(request, entry, self.catalog, self.settings)
+        return sketch(request, entry, self.settings, operation, warnings)
+
+    def _pixels_held(self) -> int:
+        return sum(job.plan.pixel_bytes for job in self.scheduler.jobs.values() if not job.ended)
+
+    def _tell(self, job: Job, event: JobEvent) -> None:
+        for observer in self._observers:
+            observer(job, event)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP)
+            self.scheduler.sweep()

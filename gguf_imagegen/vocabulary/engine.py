@@ -1,0 +1,182 @@
+"""The seam between the server and whatever computes the pictures: what goes in, and the few methods.
+
+A `LoadSpec` says what to load, a `Generate` what to make; both are complete (no optional defaults
+are left to the engine) and already checked. What comes out is `gguf_imagegen.vocabulary.events`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gguf_imagegen.vocabulary.artifacts import RawImage
+from gguf_imagegen.vocabulary.events import EngineEvent
+
+Role = Literal[
+    "model", "diffusion", "clip_l", "clip_g", "clip_vision", "t5xxl", "llm", "llm_vision", "vae", "taesd",
+    "control_net", "upscaler",
+]  # fmt: skip
+Decoder = Literal["full", "tiny"]
+PreviewMode = Literal["none", "proj", "tae", "vae"]
+StepCache = Literal["none", "easycache", "ucache", "dbcache", "taylorseer", "cache-dit", "spectrum"]
+"""Ways of sd.cpp to leave out steps that would change little (`docs/caching.md` there)."""
+
+
+class LoadSpec(Struct, frozen=True, tag=True):
+    """The files of one model by role, and how to load them.
+
+    With `built_in_vae` the model file holds a VAE itself. Where a TAESD stands beside a VAE, it makes
+    previews only, unless `decoder` is "tiny". `zero_cond_t` is how Qwen-Image-Edit 2511 wants its timestep
+    (sd.cpp's docs/qwen_image_edit.md). Direct convolutions need less memory and may be faster or slower.
+    `huge_pages` is for the worker's malloc, see `engines.process`. `flash_attention` None leaves it to the
+    backend. `mmap` says how files are read: mapped, or in pieces; the weights are copied either way.
+    """
+
+    name: str
+    files: Mapping[Role, Path]
+    threads: int
+    built_in_vae: bool = False
+    decoder: Decoder = "full"
+    zero_cond_t: bool = False
+    flash_attention: bool | None = None
+    diffusion_conv_direct: bool = False
+    vae_conv_direct: bool = False
+    huge_pages: bool = False
+    mmap: bool = False
+    offload_to_cpu: bool = False
+    vae_on_cpu: bool = False
+    text_encoders_on_cpu: bool = False
+    rng: Literal["cuda", "cpu"] = "cuda"
+
+    def uses_flash_attention(self, backend: str) -> bool:
+        """As it is said, else where sd.cpp's docs/performance.md calls it faster, which is CUDA alone."""
+        return backend.startswith("CUDA") if self.flash_attention is None else self.flash_attention
+
+
+class Lora(Struct, frozen=True):
+    """`path` lies inside the LoRA folder; `scale` is the multiplier of its weights."""
+
+    path: Path
+    scale: float
+
+
+class Hires(Struct, frozen=True):
+    """A second pass at `width` x `height` (aligned) after an upscale; by the file `model` for "model"."""
+
+    width: int
+    height: int
+    steps: int
+    denoising_strength: float
+    upscaler: str
+    model: Path | None
+
+
+class SkipLayers(Struct, frozen=True):
+    """Skip-layer guidance: `layers` are skipped between the fractions `start` and `end` of the steps."""
+
+    layers: tuple[int, ...]
+    scale: float
+    start: float
+    end: float
+
+
+class Generate(Struct, frozen=True, tag=True):
+    """One request, complete. Sizes are pixels, aligned to what the model family needs.
+
+    `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. Image i uses
+    seed `seed + i`. `preview_steps` names the denoising steps after which a preview is wanted (empty: after
+    every step, at most one each `preview_interval` seconds).
+    """
+
+    prompt: str
+    negative_prompt: str
+    width: int
+    height: int
+    steps: int
+    sampler: str
+    schedule: str
+    cfg_scale: float
+    image_cfg_scale: float
+    guidance: float
+    seed: int
+    n: int
+    clip_skip: int
+    eta: float | None
+    flow_shift: float | None
+    step_cache: StepCache
+    step_cache_threshold: float | None
+    strength: float
+    vae_tiling: bool
+    init_image: RawImage | None
+    mask: RawImage | None
+    ref_images: tuple[RawImage, ...]
+    control_image: RawImage | None
+    control_strength: float
+    loras: tuple[Lora, ...]
+    hires: Hires | None
+    skip_layers: SkipLayers | None
+    preview: PreviewMode
+    preview_steps: tuple[int, ...]
+    preview_interval: float
+
+    def without_pixels(self) -> Generate:
+        """All that describes the pictures, with the outlines of what they were drawn from."""
+        return replace(
+            self,
+            init_image=self.init_image and self.init_image.without_pixels(),
+            mask=self.mask and self.mask.without_pixels(),
+            ref_images=tuple(image.without_pixels() for image in self.ref_images),
+            control_image=self.control_image and self.control_image.without_pixels(),
+        )
+
+    @property
+    def sampling_steps(self) -> int:
+        """Denoising steps that will really run: img2img skips the first ones (sd.cpp, IMG2IMG branch)."""
+        if self.init_image is None or self.strength >= 1.0:
+            return self.steps
+        return min(int(self.steps * self.strength), self.steps - 1) + 1
+
+
+class Upscale(Struct, frozen=True, tag=True):
+    """Enlarge `image`, number `index` of its job, by the ESRGAN model at `path`, which sets the factor."""
+
+    path: Path
+    image: RawImage
+    index: int
+    threads: int
+
+
+Task: TypeAlias = Generate | Upscale
+"""What an engine can be asked to do."""
+
+
+class Engine(Protocol):
+    """One loaded model that runs one task at a time.
+
+    Both iterators end after their last event. They raise `WorkerCrashed` if the engine died, and
+    `ModelLoadFailed`, `GenerationFailed` or `InsufficientMemory` if it reported a failure.
+    """
+
+    def load(self, spec: LoadSpec) -> AsyncIterator[EngineEvent]:
+        """Load the model: `Loading` events, then one `Loaded`."""
+        ...
+
+    def run(self, task: Task) -> AsyncIterator[EngineEvent]:
+        """Do the task: phases, progress, previews, and each artifact as soon as it is made.
+
+        Upscaling needs no loaded model.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the engine now, whatever it is doing, and return when it is gone. Idempotent."""
+        ...
+
+    @property
+    def alive(self) -> bool:
+        """True between a successful start and the end of the engine."""
+        ...

@@ -1,0 +1,110 @@
+"""What the doctor says of an engine that is slow, broken or not there, and the one command that mends it."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from gguf_imagegen.commands import doctor
+from gguf_imagegen.commands.doctor import Finding, examine, how_to_install
+from gguf_imagegen.settings import Settings
+from tests.commands.test_cli import cli
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Python runs from the .venv of a checkout."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "install").touch()
+    (tmp_path / ".venv").mkdir()
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    return tmp_path
+
+
+@pytest.fixture
+def by_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+
+
+def told(features: list[str], backend: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of the CPU build, by a library that says this of itself."""
+    found = {"features": features, "backend": backend, "devices": [], "faults": []}
+    monkeypatch.setattr(doctor, "_probe", lambda: (found, ""))
+    return next(each.words for each in examine(Settings()) if each.name == "CPU build")
+
+
+def test_a_plain_build_says_what_it_costs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the command that mends it, for the backend that is there; a fast one has nothing to mend."""
+    words = told(["AVX2"], "CPU", monkeypatch)
+    assert "AVX2; without tinyBLAS, pictures made on the CPU take about 1.8 times as long" in words
+    assert words.endswith(f"; build it with: {checkout}/scripts/install")
+    assert told(["AVX2"], "Vulkan0", monkeypatch).endswith("/scripts/install vulkan")
+    assert told(["AVX2", "LLAMAFILE"], "CPU", monkeypatch) == "AVX2, LLAMAFILE (LLAMAFILE is tinyBLAS)"
+    (checkout / ".venv" / "engine-choice").touch()
+    assert "scripts/install --compare chose" in told(["AVX2"], "CPU", monkeypatch)
+
+
+@pytest.mark.usefixtures("by_pip")
+@pytest.mark.parametrize(
+    ("backend", "flags"), [("CPU", ""), ("CUDA0", " -DSD_CUDA=ON"), ("ROCm0", " -DSD_HIPBLAS=ON")]
+)
+def test_without_a_checkout_pip_does_it(backend: str, flags: str) -> None:
+    """With the fast build's flags, those of its GPU, and the version that this package can use."""
+    command = shlex.split(how_to_install(backend).removeprefix("build it with: ").partition(";")[0])
+    assert command[0] == f"CMAKE_ARGS=-DGGML_LLAMAFILE=ON{flags}"
+    assert command[1:-1] == [
+        sys.executable, "-m", "pip", "install", "--force-reinstall", "--no-cache-dir", "--no-deps",
+    ]  # fmt: skip
+    pinned = Requirement(command[-1])
+    assert metadata.version(pinned.name) in pinned.specifier
+    assert "99" not in pinned.specifier
+
+
+def test_a_broken_engine_says_why(tmp_path: Path) -> None:
+    """Whatever the library's loader said, and the command; exit code 1."""
+    (tmp_path / "stable_diffusion_cpp.py").write_text("raise OSError('libgomp.so.1: no such file')")
+    run = cli("doctor", "--models-dir", tmp_path, PYTHONPATH=str(tmp_path))
+    assert run.returncode == 1
+    (line,) = [line for line in run.stdout.splitlines() if "FAULT engine" in line]
+    assert "does not load (OSError: libgomp.so.1: no such file); build it with: " in line
+
+
+def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same command."""
+
+    def missing(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    words = f"stable-diffusion-cpp-python is not installed; {how_to_install()}"
+    assert Finding("engine", False, words) in examine(Settings())
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("import os; os.abort()", "status -6"),
+        ("print('no JSON')", "its answer cannot be read"),
+        ("pass", "its answer cannot be read"),
+    ],
+)
+def test_a_library_may_end_the_probe(program: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a signal, or with words that are none."""
+    monkeypatch.setattr(doctor, "PROBE", program)
+    assert doctor._probe() == (None, why)
+
+
+def test_a_probe_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is given up."""
+
+    def hang(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("python", 60)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert doctor._probe() == (None, "no answer within 60 s")

@@ -1,0 +1,158 @@
+"""Small engines: one that works in no time, and one for each way to let a server down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from gguf_imagegen.vocabulary.artifacts import RawImage
+from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Task, Upscale
+from gguf_imagegen.vocabulary.errors import GenerationFailed, ModelLoadFailed, WorkerCrashed
+from gguf_imagegen.vocabulary.events import (
+    EngineEvent,
+    Loaded,
+    Loading,
+    Made,
+    PhaseChanged,
+    Preview,
+    Progress,
+    Timings,
+)
+
+
+class QuickEngine:
+    """Makes grey images at once. Implements `vocabulary.engine.Engine`; the others differ in one point."""
+
+    model: LoadSpec
+    """What was loaded last."""
+
+    def __init__(self) -> None:
+        self._started = False
+        self._closed = asyncio.Event()
+
+    @property
+    def alive(self) -> bool:
+        return self._started and not self._closed.is_set()
+
+    async def close(self) -> None:
+        self._closed.set()
+
+    async def load(self, model: LoadSpec) -> AsyncIterator[EngineEvent]:
+        self.model = model
+        self._started = True
+        file = model.files["model"].name
+        yield Loading(file, 0, 2)
+        await self.at_load()
+        yield Loading(file, 2, 2)
+        yield Loaded(0.01, "fake", "FAKE")
+
+    async def run(self, task: Task) -> AsyncIterator[EngineEvent]:
+        match task:
+            case Generate():
+                events = self.generate(task)
+            case Upscale():
+                events = self.upscale(task)
+        async for event in events:
+            yield event
+
+    async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
+        picture = RawImage(spec.width, spec.height, 3, bytes([128]) * (spec.width * spec.height * 3))
+        timings = Timings(2.0, 10.0 * spec.sampling_steps, 3.0, 10.0 * spec.sampling_steps + 5, spec.steps)
+        for index in range(spec.n):
+            yield PhaseChanged(index, "conditioning")
+            yield PhaseChanged(index, "sampling")
+            for step in range(1, spec.steps + 1):
+                await self.at_step(step)
+                yield Progress(index, "sampling", step, spec.steps, 0.01)
+                if spec.preview != "none" and (not spec.preview_steps or step in spec.preview_steps):
+                    yield Preview(index, step, spec.steps, picture)
+            yield PhaseChanged(index, "decoding")
+            yield Made(index, picture, timings)
+
+    async def upscale(self, spec: Upscale) -> AsyncIterator[EngineEvent]:
+        self._started = True
+        yield PhaseChanged(spec.index, "upscaling")
+        await self.at_step(1)
+        larger = RawImage(2 * spec.image.width, 2 * spec.image.height, 3, 4 * spec.image.data)
+        yield Made(spec.index, larger)
+
+    async def at_load(self) -> None:
+        """Called in the middle of a load."""
+
+    async def at_step(self, step: int) -> None:
+        """Called before each denoising step."""
+
+    async def pause(self, seconds: float | None) -> None:
+        """Do nothing for so long, None for ever; like any wait for an engine, it ends with the engine."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._closed.wait(), seconds)
+        if self._closed.is_set():
+            raise WorkerCrashed("The engine was closed.")
+
+
+class SlowEngine(QuickEngine):
+    """Takes half a second to load, and as long for each step."""
+
+    SECONDS = 0.5
+
+    async def at_load(self) -> None:
+        await self.pause(self.SECONDS)
+
+    async def at_step(self, step: int) -> None:
+        await self.pause(self.SECONDS)
+
+
+class NeverLoads(QuickEngine):
+    """Begins to load, and says no more."""
+
+    async def at_load(self) -> None:
+        await self.pause(None)
+
+
+class NeverAnswers(QuickEngine):
+    """Loads, begins to sample, and says no more."""
+
+    async def at_step(self, step: int) -> None:
+        await self.pause(None)
+
+
+class MissesCancel(NeverLoads):
+    """Goes on loading after the first cancellation, as if that had come in the moment of an event."""
+
+    async def at_load(self) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(3600)
+        await asyncio.sleep(3600)
+
+
+class CannotLoad(QuickEngine):
+    """Reports that the model cannot be loaded."""
+
+    async def at_load(self) -> None:
+        raise ModelLoadFailed("The model could not be loaded: wrong tensors.")
+
+
+class CrashesAtLoad(QuickEngine):
+    """Dies in the middle of a load."""
+
+    async def at_load(self) -> None:
+        await self.close()
+        raise WorkerCrashed("The engine stopped unexpectedly (SIGSEGV).")
+
+
+class CrashesAtStep(QuickEngine):
+    """Dies before the second step."""
+
+    async def at_step(self, step: int) -> None:
+        if step == 2:
+            await self.close()
+            raise WorkerCrashed("The engine stopped unexpectedly (SIGSEGV).")
+
+
+class FailsGeneration(QuickEngine):
+    """Reports a failure before the second step, and lives on."""
+
+    async def at_step(self, step: int) -> None:
+        if step == 2:
+            raise GenerationFailed("The image could not be generated: out of paint.")
