@@ -16,10 +16,11 @@ from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Observer, Scheduler
 from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.machine.devices import Device, make_devices
 from gguf_imagegen.planning.abilities import require_able
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
-from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
 
@@ -33,6 +34,7 @@ class Service:
     """Takes requests and has them done.
 
     `make_engine` gives an engine that is not started yet; `output_dir` None keeps results for a time only.
+    `devices` are names as the setting has them, None for the setting itself.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Service:
         default_model: str,
         make_engine: Callable[[], Engine] | None = None,
         *,
+        devices: Sequence[str] | None = None,
         output_dir: Path | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
@@ -49,10 +52,12 @@ class Service:
         self.catalog = catalog
         self.default_model = default_model
         """The name of the model of requests that name none; AUTOMATIC1111's options change it."""
-        make_engine = make_engine or partial(EngineProcess, stall_timeout=settings.load_timeout)
-        self.lane = Lane(catalog, settings, make_engine, settings.threads or usable_cores())
+        lanes = make_devices(
+            devices or settings.devices, settings.cpu_lanes, settings.threads, usable_cores()
+        )
+        self.pool = Pool(catalog, settings, partial(_make_engine, settings, make_engine), lanes)
         self.results = ResultStore(output_dir, settings.job_ttl)
-        self.scheduler = Scheduler(settings, self.lane, self.results, self._tell)
+        self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
         self._observers = observers
 
@@ -106,3 +111,7 @@ class Service:
         while True:
             await asyncio.sleep(SWEEP)
             self.scheduler.sweep()
+
+
+def _make_engine(settings: Settings, make: Callable[[], Engine] | None, device: Device) -> Engine:
+    return make() if make else EngineProcess(stall_timeout=settings.load_timeout, device=device)

@@ -10,6 +10,8 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from gguf_imagegen.machine.devices import check_names
+
 Words = Annotated[tuple[str, ...], NoDecode]
 """Comma-separated words in the environment, a tuple in code."""
 
@@ -46,7 +48,13 @@ class Settings(BaseSettings):
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
 
     # the engine
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads, 0 = all usable cores")
+    devices: Words = Field(
+        ("auto",), description="devices that make pictures at once: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0"
+    )
+    cpu_lanes: int = Field(
+        1, ge=1, le=64, description="pictures that the CPU makes at once, each more slowly"
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of each lane, 0 = its share of the cores")
     flash_attention: bool = Field(
         False, description="flash attention, on with CUDA and off elsewhere unless this says otherwise"
     )
@@ -76,7 +84,7 @@ class Settings(BaseSettings):
     max_prompt_chars: int = Field(8000, ge=1, le=16000, description="longest prompt")
 
     # models in memory
-    max_loaded: int = Field(1, ge=1, le=16, description="models that may be in memory at once")
+    max_loaded: int = Field(1, ge=1, le=16, description="models that may be in memory at once, on each lane")
     memory_budget_mb: float = Field(
         0, ge=0, description="files of all loaded models together, MB; 0 = no limit"
     )
@@ -97,10 +105,16 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
-    @field_validator("component", "cors_origins", "allowed_hosts", "api_key", mode="before")
+    @field_validator("component", "cors_origins", "devices", "allowed_hosts", "api_key", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value
+
+    @field_validator("devices")
+    @classmethod
+    def _devices_are_known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(value)
+        return value
 
     @field_validator("models_dir", "catalog", "lora_dir", "upscaler_dir", "output_dir")
     @classmethod

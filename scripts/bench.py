@@ -16,6 +16,7 @@ from typing import Any
 import bench_builds
 import bench_images
 import bench_jobs
+import bench_lanes
 import bench_openvino
 import bench_process
 import bench_pull
@@ -41,6 +42,7 @@ OWN: dict[str, Bench] = {
     "encoding": bench_images.encoding,
     "followers": bench_jobs.followers,
     "concurrency": bench_jobs.concurrency,
+    "lanes": bench_lanes.lanes,
     "start": bench_process.start,
     "memory": bench_process.memory,
     "swap": bench_process.swap,

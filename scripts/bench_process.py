@@ -29,6 +29,7 @@ from synthetic import write_synthetic_sd1
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.vocabulary import events
 
@@ -118,7 +119,7 @@ async def swap(run: Run) -> None:
     )
     settings = run.settings.model_copy(update={"catalog": other})
     catalog, _ = choose_models(settings)
-    lane = Lane(catalog, settings, EngineProcess, settings.threads)
+    lane = Lane(catalog, settings, EngineProcess, Device(threads=settings.threads))
     loads: list[float] = []
     beyond = []
 

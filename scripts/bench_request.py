@@ -25,6 +25,7 @@ from bench_stamps import StampedEngine
 
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.pool.lane import Lane
@@ -38,7 +39,7 @@ async def overhead(run: Run) -> None:
     """A whole request over HTTP against the same generation asked of the engine directly, by turns."""
     catalog, default = choose_models(run.settings)
     entry = catalog.get(default)
-    lane = Lane(catalog, run.settings, EngineProcess, run.settings.threads)
+    lane = Lane(catalog, run.settings, EngineProcess, Device(threads=run.settings.threads))
     try:
         async with serving(run) as (_, session), lane.loaded(entry, lambda event: None) as model:
             engine = model.engine

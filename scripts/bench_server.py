@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,16 @@ now = time.perf_counter
 
 
 class Server:
-    """`gguf-imagegen serve` in a process of its own, on a free port; `model` is an id or a file."""
+    """`gguf-imagegen serve` in a process of its own, on a free port; `model` is an id or a file.
 
-    def __init__(self, settings: Settings, model: str = MODEL) -> None:
+    `flags` come last and win.
+    """
+
+    def __init__(self, settings: Settings, model: str = MODEL, flags: Sequence[str] = ()) -> None:
         self._log = settings.models_dir / f"serve-{time.monotonic_ns()}.log"
         command = [
             sys.executable, "-m", "gguf_imagegen", "serve", "--port", "0", "--grace", "0", "--model", model,
-            "--models-dir", str(settings.models_dir), "--threads", str(settings.threads),
+            "--models-dir", str(settings.models_dir), "--threads", str(settings.threads), *flags,
         ]  # fmt: skip
         self.began = now()
         with self._log.open("w") as stderr:
@@ -65,9 +68,11 @@ class Server:
 
 
 @asynccontextmanager
-async def starting(run: Run, model: str = MODEL) -> AsyncIterator[tuple[Server, ClientSession]]:
+async def starting(
+    run: Run, model: str = MODEL, flags: Sequence[str] = ()
+) -> AsyncIterator[tuple[Server, ClientSession]]:
     """A server that listens, its model perhaps not loaded yet, and a client of it."""
-    server = Server(run.settings, model)
+    server = Server(run.settings, model, flags)
     try:
         url = await asyncio.wait_for(listening(server), DEADLINE)
         async with client(url) as session:
@@ -77,9 +82,11 @@ async def starting(run: Run, model: str = MODEL) -> AsyncIterator[tuple[Server, 
 
 
 @asynccontextmanager
-async def serving(run: Run, model: str = MODEL) -> AsyncIterator[tuple[Server, ClientSession]]:
+async def serving(
+    run: Run, model: str = MODEL, flags: Sequence[str] = ()
+) -> AsyncIterator[tuple[Server, ClientSession]]:
     """A server with its model loaded, and a client of it."""
-    async with starting(run, model) as (server, session):
+    async with starting(run, model, flags) as (server, session):
         await asyncio.wait_for(loaded(session), DEADLINE)
         yield server, session
 

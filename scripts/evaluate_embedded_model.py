@@ -27,6 +27,7 @@ from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import PACKAGED
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.pool.lane import Lane
@@ -53,7 +54,7 @@ class Painter:
         self.settings = Settings(threads=threads)
         self.catalog, name = choose_models(self.settings)
         self.entry = self.catalog.get(name)
-        self.lane = Lane(self.catalog, self.settings, EngineProcess, threads)
+        self.lane = Lane(self.catalog, self.settings, EngineProcess, Device(threads=threads))
         self.loaded = 0.0
         self.seconds: list[float] = []
 

@@ -16,7 +16,8 @@ PACKAGE = Path(gguf_imagegen.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 FLOORS: list[tuple[str, ...]] = [
-    ("vocabulary", "machine", "settings"),
+    ("vocabulary", "machine"),
+    ("settings",),
     ("modelfiles", "pictures"),
     ("catalog",),
     ("download", "engines"),

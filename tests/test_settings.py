@@ -34,6 +34,7 @@ def example(name: str) -> tuple[str, Any]:
         "allowed_hosts": ("a,b", ("a", "b")),
         "api_key": ("one,two", (SecretStr("one"), SecretStr("two"))),
         "host": ("localhost", "localhost"),
+        "devices": ("cuda:0, cpu", ("cuda:0", "cpu")),
         "heartbeat": ("2.5", 2.5),
         "max_input_pixels": ("5000", 5000),
         "max_loaded": ("4", 4),

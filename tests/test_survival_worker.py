@@ -14,7 +14,7 @@ import pytest
 from gguf_imagegen.catalog import catalog
 from gguf_imagegen.commands.testmodel import write_test_model
 from gguf_imagegen.engines.process import EngineProcess
-from gguf_imagegen.pool import lane
+from gguf_imagegen.pool import failures, lane
 from gguf_imagegen.vocabulary.engine import Engine
 from tests.conftest import DEADLINE, RunningApp, ServerProcess
 from tests.survival import (
@@ -152,7 +152,7 @@ async def test_three_crashes_open_the_breaker_and_it_closes_again(
         assert "crashed again and again" in refused.message
         assert 1 <= int(refused.headers["Retry-After"]) <= 3
         assert f"try again in {refused.headers['Retry-After']} s" in refused.message
-        assert app.scheduler.lane.present is False
+        assert app.service.pool.present is False
         assert [answer.status for answer in await asyncio.gather(*waiting)] == [200] * 5
 
         async def served() -> Answer | None:
@@ -332,10 +332,10 @@ async def test_a_model_that_the_engine_refuses_is_not_tried_in_a_loop(
         async with await client.stream() as stream:
             assert (await stream.error())["code"] == "model_load_failed"
         assert len(started) == before + 1
-        monkeypatch.setattr(lane, "RETRY_FAILED_LOAD", 0.0)
+        monkeypatch.setattr(failures, "RETRY_FAILED_LOAD", 0.0)
         assert (await client.make()).code == "model_load_failed"
         assert len(started) == before + 2
-        monkeypatch.setattr(lane, "RETRY_FAILED_LOAD", DEADLINE)
+        monkeypatch.setattr(failures, "RETRY_FAILED_LOAD", DEADLINE)
         path.write_bytes(good)
         assert (await client.make()).code == "model_load_failed"
         assert (await client.send("POST", "/v1/models/tiny-random/load")).status == 202

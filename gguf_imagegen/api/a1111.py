@@ -168,14 +168,12 @@ def _timestamp(job: Job) -> str:
 
 
 async def progress(request: web.Request) -> web.Response:
-    """GET /sdapi/v1/progress: the running job of any dialect, else the next one."""
+    """GET /sdapi/v1/progress: the running job of any dialect, the newest of several, else the next one."""
     scheduler = request.app[SERVICE].scheduler
     skip_image = request.query.get("skip_current_image", "").lower() in ("true", "1", "yes", "on", "t", "y")
-    job = scheduler.running or next((job for job in scheduler.jobs.values() if not job.ended), None)
-    done, eta = 0.0, 0.0
-    if job is not None:
-        done = round(job.progress / 100, 4)
-        eta = _eta(scheduler, job, done)
+    job = scheduler.current
+    done = round(job.progress / 100, 4) if job else 0.0
+    eta = _eta(scheduler, job, done) if job else 0.0
     body = {
         "progress": done,
         "eta_relative": eta,
@@ -248,5 +246,5 @@ async def skip(request: web.Request) -> web.Response:
 
 async def _end_running(request: web.Request) -> None:
     scheduler = request.app[SERVICE].scheduler
-    if scheduler.running is not None:
-        await scheduler.cancel(scheduler.running, "the job was interrupted")
+    for job in scheduler.running[-1:]:  # the one that `progress` shows
+        await scheduler.cancel(job, "the job was interrupted")

@@ -122,7 +122,7 @@ async def set_options(request: web.Request) -> web.Response:
 
 async def unload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/unload-checkpoint: free the memory of all models as soon as no job waits."""
-    for entry in request.app[SERVICE].scheduler.lane.entries:
+    for entry in request.app[SERVICE].pool.entries:
         await request.app[SERVICE].scheduler.unload(entry)
     return web.json_response({})
 

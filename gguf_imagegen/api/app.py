@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 
 from aiohttp import web
@@ -104,8 +104,9 @@ def make_app(
     catalog: Catalog,
     default_model: str,
     make_engine: Callable[[], Engine] | None = None,
+    devices: Sequence[str] | None = None,
 ) -> web.Application:
-    """The whole server; `make_engine` gives an engine that is not started yet."""
+    """The whole server; `make_engine` and `devices` are as `Service` takes them."""
     app = web.Application(
         middlewares=[
             writing.written_in_time,
@@ -121,10 +122,11 @@ def make_app(
         catalog,
         default_model,
         make_engine,
+        devices=devices,
         output_dir=settings.output_dir,
         observers=(metrics.job_event, job_log.job_event),
     )
-    service.lane.ended = metrics.worker_ended
+    service.pool.ended = metrics.worker_ended
     metrics.watch(service.scheduler)
     app[SERVICE] = service
     app[body.BODIES] = body.budget(settings.max_body_bytes)
@@ -138,7 +140,7 @@ def make_app(
     app[ATTEMPTS] = Attempts()
     app[web_page.ASSETS] = web_page.load_assets()
     app[sdcpp_server.SUBMITTED] = deque(maxlen=sdcpp_server.MAX_SUBMITTED)
-    app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), service.lane.forget_failure)
+    app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), service.pool.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(pull.end_pulls)
     app.cleanup_ctx.append(_service_runs)

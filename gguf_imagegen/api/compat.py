@@ -38,7 +38,7 @@ async def config(request: web.Request) -> web.Response:
 
 
 def _state(app: web.Application, entry: Entry) -> str:
-    if app[SERVICE].scheduler.lane.loads(entry):
+    if app[SERVICE].pool.loads(entry):
         return "LOADING"
     return "AVAILABLE" if app[SERVICE].catalog.on_disk(entry) and not entry.unsupported else "END"
 

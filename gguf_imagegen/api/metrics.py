@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent
-from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.jobs.scheduler import LaneStatus, Scheduler
+from gguf_imagegen.pool.lane import Lane
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -42,13 +46,23 @@ class Metrics:
         )
         self._waiting = Gauge("imagegen_queue_depth", "Jobs waiting", registry=self.registry)
         self._running = Gauge("imagegen_jobs_running", "Jobs running", registry=self.registry)
+        self._lanes = Gauge(
+            "imagegen_lane_status",
+            "1 for what a lane does, 0 else",
+            ["lane", "status"],
+            registry=self.registry,
+        )
         self._loaded = Gauge("imagegen_models_loaded", "Models in memory", registry=self.registry)
 
     def watch(self, scheduler: Scheduler) -> None:
         """Read the gauges from this scheduler whenever somebody asks."""
         self._waiting.set_function(lambda: scheduler.waiting)
-        self._running.set_function(lambda: int(scheduler.running is not None))
-        self._loaded.set_function(lambda: len(scheduler.lane.entries))
+        self._running.set_function(lambda: len(scheduler.running))
+        self._loaded.set_function(lambda: sum(len(lane.models) for lane in scheduler.pool.lanes))
+        for lane in scheduler.pool.lanes:
+            for status in get_args(LaneStatus):
+                here = self._lanes.labels(lane.name, status)
+                here.set_function(partial(_does, scheduler, lane, status))
 
     def job_event(self, job: Job, event: JobEvent) -> None:
         model = job.plan.entry.id
@@ -68,3 +82,7 @@ class Metrics:
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def _does(scheduler: Scheduler, lane: Lane, status: LaneStatus) -> bool:
+    return scheduler.status_of(lane) == status

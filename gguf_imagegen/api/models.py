@@ -122,7 +122,7 @@ def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
 
 
 def _error(app: web.Application, meant: list[Entry]) -> object:
-    errors = app[SERVICE].scheduler.lane.errors
+    errors = app[SERVICE].pool.errors
     return next((errors[each.name].body()["error"] for each in meant if each.name in errors), None)
 
 
@@ -131,17 +131,17 @@ def _quant(entry: Entry, told: Quant) -> dict[str, Any]:
 
 
 def _tuned(app: web.Application, meant: list[Entry]) -> dict[str, Any] | None:
-    every = (app[SERVICE].scheduler.lane.tuned(each) for each in meant)
+    every = (app[SERVICE].pool.tuned(each) for each in meant)
     return next((dict(options.given) for options in every if options is not None), None)
 
 
 def _state(app: web.Application, meant: list[Entry]) -> str:
     if meant[0].unsupported:
         return "unsupported"
-    lane = app[SERVICE].scheduler.lane
-    if any(map(lane.loads, meant)):  # asked first: in a thread, the load may end between the two
+    pool = app[SERVICE].pool
+    if any(map(pool.loads, meant)):  # asked first: in a thread, the load may end between the two
         return "loading"
-    if any(map(lane.holds, meant)):
+    if any(map(pool.holds, meant)):
         return "loaded"
     if any(not pull.ended for pull in app[PULLS].named(meant[0].id)):
         return "pulling"

@@ -240,9 +240,9 @@ def _wants_files_deleted(request: web.Request) -> bool:
 
 
 def _refuse_in_use(app: web.Application, entries: Iterable[Entry]) -> None:
-    lane = app[SERVICE].scheduler.lane
+    pool = app[SERVICE].pool
     for entry in entries:
-        if lane.loads(entry) or lane.holds(entry):
+        if pool.loads(entry) or pool.holds(entry):
             raise ModelBusy(
                 f"model {entry.name!r} is loaded; POST /v1/models/{entry.id}/unload first", param="model"
             )

@@ -111,6 +111,7 @@ def job_object(job: Job, scheduler: Scheduler, url: Callable[[str], str]) -> dic
         "created": int(job.created),
         "started": job.started_at,
         "ended": job.ended_at,
+        "lane": job.lane,
         "position": scheduler.position(job),
         "eta": scheduler.eta(job),
         "progress": round(job.progress, 2),

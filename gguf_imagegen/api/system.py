@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from aiohttp import web
 
 from gguf_imagegen import __version__
 from gguf_imagegen.api.keys import METRICS, SERVICE
+from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.pool.lane import Lane
 
 
 async def livez(request: web.Request) -> web.Response:
@@ -17,17 +20,16 @@ async def livez(request: web.Request) -> web.Response:
 
 async def health(request: web.Request) -> web.Response:
     """GET /health: 200 when a request would be worked on, 503 while not."""
-    scheduler = request.app[SERVICE].scheduler
-    lane = scheduler.lane
-    loaded = lane.entries
+    scheduler, pool = request.app[SERVICE].scheduler, request.app[SERVICE].pool
+    loaded, loading, running, error = pool.entries, pool.loading, scheduler.running, pool.error
     status = "ok"
     if scheduler.draining:
         status = "shutting_down"
-    elif lane.loading is not None and scheduler.running is None:
+    elif loading is not None and not running:
         status = "loading"
-    elif lane.pause and not lane.ready(None):
+    elif pool.pause and not pool.ready(None):
         status = "paused"
-    elif lane.error is not None:
+    elif error is not None:
         status = "error"
     body = {
         "status": status,
@@ -35,15 +37,29 @@ async def health(request: web.Request) -> web.Response:
         "model": loaded[0].name if loaded else request.app[SERVICE].default_model,
         "loaded": bool(loaded),
         "models": [entry.name for entry in loaded],
-        "loading": {"done": lane.loading.done, "total": lane.loading.total} if lane.loading else None,
-        "backend": lane.backend,
-        "error": lane.error.body()["error"] if lane.error else None,
-        "pause": math.ceil(lane.pause) or None,
+        "loading": {"done": loading.done, "total": loading.total} if loading else None,
+        "backend": pool.backend,
+        "error": error.body()["error"] if error else None,
+        "pause": math.ceil(pool.pause) or None,
         "queue": scheduler.waiting,
-        "running": scheduler.running.id if scheduler.running else None,
+        "running": running[0].id if running else None,
+        "lanes": [_lane(scheduler, lane) for lane in pool.lanes],
         "version": __version__,
     }
     return web.json_response(body, status=200 if status == "ok" else 503)
+
+
+def _lane(scheduler: Scheduler, lane: Lane) -> dict[str, Any]:
+    """`model` is what it loads or has used last."""
+    job = scheduler.job_on(lane)
+    return {
+        "name": lane.name,
+        "status": scheduler.status_of(lane),
+        "model": lane.being_loaded or next((entry.name for entry in lane.entries), None),
+        "backend": lane.backend,
+        "pause": math.ceil(lane.pause) or None,
+        "job": job.id if job else None,
+    }
 
 
 async def metrics(request: web.Request) -> web.Response:

@@ -201,7 +201,7 @@ def inspect(
 
 
 @command("doctor")
-@with_settings("models_dir", "catalog", "threads")
+@with_settings("models_dir", "catalog", "threads", "devices", "cpu_lanes")
 def doctor(settings: Settings) -> int:
     """Say what this machine has and lacks; exit code 1 if pictures cannot be made."""
     from gguf_imagegen.commands.doctor import examine

@@ -19,6 +19,7 @@ from gguf_imagegen import __version__
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.parse import CatalogError
 from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.machine.devices import make_devices
 from gguf_imagegen.settings import Settings
 
 PROBE = """
@@ -78,7 +79,7 @@ def _library() -> list[Finding]:
         version = metadata.version(ENGINE)
     except metadata.PackageNotFoundError:
         return [Finding("engine", False, f"{ENGINE} is not installed; {how_to_install()}")]
-    found, why = _probe()
+    found, why = probe()
     if found is None:
         words = f"{ENGINE} {version} does not load ({why}); {how_to_install()}"
         return [Finding("engine", False, words)]
@@ -93,7 +94,7 @@ def _library() -> list[Finding]:
     return findings
 
 
-def _probe() -> tuple[dict[str, Any] | None, str]:
+def probe() -> tuple[dict[str, Any] | None, str]:
     """What the library says of itself, or None and why it says nothing."""
     try:
         probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=60)
@@ -131,7 +132,11 @@ def how_to_install(backend: str = "CPU") -> str:
 
 
 def _cores(settings: Settings) -> Finding:
-    return Finding("cores", None, f"{usable_cores()} usable, {settings.threads or usable_cores()} threads")
+    cores = usable_cores()
+    lanes = make_devices(settings.devices, settings.cpu_lanes, settings.threads, cores)
+    names = ", ".join(lane.name for lane in lanes)
+    each = f" for each of {len(lanes)} lanes: {names}" if len(lanes) > 1 else ""
+    return Finding("cores", None, f"{cores} usable, {lanes[0].threads} threads{each}")
 
 
 def _memory() -> Finding:

@@ -74,7 +74,8 @@ def env_name(field: str) -> str:
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    default = "" if field.default in (PydanticUndefined, None, ()) else f" [default: {field.default}]"
+    words = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    default = "" if words in (PydanticUndefined, None, "") else f" [default: {words}]"
     flag = f"--{name.replace('_', '-')}"
     option = typer.Option(
         f"{flag}/--no-{flag[2:]}" if field.annotation is bool else flag,

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Sequence
 
 from aiohttp import web
 from rich.console import Console
@@ -14,8 +15,10 @@ from gguf_imagegen.api.app import make_app
 from gguf_imagegen.api.connections import bounds_here, listen
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.commands.doctor import probe
 from gguf_imagegen.commands.pull import pull_missing
 from gguf_imagegen.machine import heap, logs, loop, stdio
+from gguf_imagegen.machine.devices import gpu_names, has_gpu_node
 from gguf_imagegen.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
@@ -26,7 +29,7 @@ LAST_FRAMES = 5.0
 async def serve(settings: Settings, console: Console) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     catalog, default = choose_models(settings)
-    app = make_app(settings, catalog, default)
+    app = make_app(settings, catalog, default, devices=await _devices(settings))
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_FRAMES)
     await runner.setup()
     assert runner.server is not None
@@ -52,6 +55,15 @@ async def serve(settings: Settings, console: Console) -> int:
     return 0
 
 
+async def _devices(settings: Settings) -> Sequence[str]:
+    """As the setting says; where that is `auto` and there are several GPUs, all of them."""
+    if settings.devices != ("auto",) or not has_gpu_node():
+        return settings.devices
+    found, _ = await asyncio.to_thread(probe)
+    gpus = gpu_names(found["devices"]) if found else []
+    return gpus if len(gpus) > 1 or (gpus and settings.cpu_lanes > 1) else settings.devices
+
+
 def _stop_on_signals() -> asyncio.Event:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -71,18 +83,18 @@ def _banner(console: Console, settings: Settings, port: int, default: str) -> No
 
 async def _tell_loading(app: web.Application, console: Console) -> None:
     """A status line while the default model loads; one line when it is ready or has failed."""
-    lane, entry = app[SERVICE].scheduler.lane, app[SERVICE].default
+    pool, entry = app[SERVICE].pool, app[SERVICE].default
     default = entry.id
     with console.status(f"loading {default}") as status:
-        while not lane.entries and entry.name not in lane.errors:
-            if lane.loading is not None and lane.loading.total:
-                what = lane.loading
+        while not pool.entries and entry.name not in pool.errors:
+            if pool.loading is not None and pool.loading.total:
+                what = pool.loading
                 status.update(f"loading {what.what}: {what.done}/{what.total} tensors")
             await asyncio.sleep(0.05)
-    if error := lane.errors.get(entry.name):
+    if error := pool.errors.get(entry.name):
         console.print(f"  {default} could not be loaded: {error}", style="red", highlight=False)
     else:
-        console.print(f"  ready on {lane.backend}", highlight=False)
+        console.print(f"  ready on {pool.backend}", highlight=False)
 
 
 def run_server(settings: Settings) -> int:

@@ -21,6 +21,7 @@ import psutil
 import gguf_imagegen
 from gguf_imagegen.engines import wire
 from gguf_imagegen.engines.sdcpp.phases import bare_names
+from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.processes import exit_name
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Task
 from gguf_imagegen.vocabulary.errors import (
@@ -49,12 +50,15 @@ class EngineProcess:
     """Implements `vocabulary.engine.Engine`: one worker, one command at a time.
 
     The first load or upscaling starts it. A worker that neither tells anything nor uses the CPU for
-    `stall_timeout` seconds is killed. Whoever leaves an iterator before its end must `close()`: the worker
-    goes on computing.
+    `stall_timeout` seconds is killed. `device` is what it computes on, None leaves that to the engine.
+    Whoever leaves an iterator before its end must `close()`: the worker goes on computing.
     """
 
-    def __init__(self, *, stall_timeout: float = 600.0, command: Sequence[str] = WORKER) -> None:
+    def __init__(
+        self, *, stall_timeout: float = 600.0, command: Sequence[str] = WORKER, device: Device | None = None
+    ) -> None:
         self.last_crash: str | None = None
+        self._device = device or Device()
         self._stall_timeout = stall_timeout
         self._command = tuple(command)
         self._process: Process | None = None
@@ -99,7 +103,7 @@ class EngineProcess:
             stderr=PIPE,
             limit=PIPE_BUFFER,
             start_new_session=True,
-            env=worker_environment(os.environ, huge_pages=huge_pages),
+            env=self._device.applied(worker_environment(os.environ, huge_pages=huge_pages)),
         )
         self._tasks = [
             asyncio.create_task(self._read_events(self._process)),

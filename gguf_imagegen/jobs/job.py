@@ -29,7 +29,9 @@ class Queued:
 
 @dataclass(frozen=True)
 class Started:
-    """The job left the queue."""
+    """The job left the queue, for this lane; it is `Queued` again if its model has no room there yet."""
+
+    lane: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,8 @@ class Job:
         self.times: list[float] = []
         self.images: list[ImageReady] = []
         self.started_at: float | None = None
+        self.lane: str | None = None
+        """The name of the lane that works on it or did."""
         self.last_progress: Progress | None = None
         self.last_work: Progress | Loading | None = None
         self.last_preview: PreviewReady | None = None
@@ -101,8 +105,10 @@ class Job:
 
     def _take_note(self, event: JobEvent) -> None:
         match event:
+            case Queued():
+                self.started_at = self.lane = None
             case Started():
-                self.started_at = self.times[-1]
+                self.started_at, self.lane = self.times[-1], event.lane
             case Progress():
                 self.last_progress = self.last_work = event
             case Loading():

@@ -1,4 +1,4 @@
-"""The scheduler: jobs from the queue onto the lane, one at a time, and what callers may ask of them."""
+"""The scheduler: jobs from the queue onto the lanes, one each, and what callers may ask of them."""
 
 from __future__ import annotations
 
@@ -8,46 +8,34 @@ import logging
 import math
 import time
 from collections import deque
-from itertools import islice
-from typing import Protocol
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, Literal, Protocol, TypeAlias
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.estimates import Pace
-from gguf_imagegen.jobs.finish import encode_image, finish_pixels, finish_preview
-from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
+from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Queued
 from gguf_imagegen.jobs.queue import Queue
 from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.jobs.runner import Runner
 from gguf_imagegen.planning.plan import Plan
-from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.pool.lane import Lane, NoRoomYet
+from gguf_imagegen.pool.placement import Rules, place
+from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Engine, Upscale
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     EnginePaused,
     ImagegenError,
-    InternalError,
     JobNotFound,
-    ModelLoadFailed,
     QueueFull,
     ShuttingDown,
-    WorkerCrashed,
-)
-from gguf_imagegen.vocabulary.events import (
-    Done,
-    EngineEvent,
-    Failed,
-    Loaded,
-    Loading,
-    Made,
-    Notice,
-    PhaseChanged,
-    Preview,
-    Progress,
-    Timings,
 )
 
 log = logging.getLogger(__name__)
+
+LaneStatus: TypeAlias = Literal["idle", "loading", "running", "paused"]
 
 PREVIEW_TTL = 60.0
 """Seconds after a job's end for which its previews can be replayed."""
@@ -63,22 +51,32 @@ class Observer(Protocol):
     def __call__(self, job: Job, event: JobEvent) -> None: ...
 
 
-class Scheduler:
-    """Owns all jobs; `run()` is the only place that makes the engine work."""
+@dataclass(frozen=True)
+class Work:
+    """What a lane does; without a job it is a load that somebody wished for."""
 
-    def __init__(self, settings: Settings, lane: Lane, results: ResultStore, observer: Observer) -> None:
-        self.lane = lane
+    job: Job | None
+    task: asyncio.Task[None]
+
+
+class Scheduler:
+    """Owns all jobs; `run()` is the only place that makes engines work."""
+
+    def __init__(self, settings: Settings, pool: Pool, results: ResultStore, observer: Observer) -> None:
+        self.pool = pool
         self.results = results
         self.pace = Pace()
         self.jobs: dict[str, Job] = {}
         self.queue = Queue(self.pace)
-        self.running: Job | None = None
         self.draining = False
         self.told = 0
         """How many events of all jobs together there were."""
         self._settings = settings
         self._observer = observer
         self._latest: deque[Job] = deque(maxlen=REMEMBERED)
+        self._runner = Runner(results, self.pace, self._publish)
+        self._work: dict[str, Work] = {}  # by name of the lane
+        self._served: dict[str, float] = {}  # by caller: when its last job began
         self._wishes: dict[str, tuple[Entry, bool]] = {}  # by model; whether to have it in memory
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -101,7 +99,7 @@ class Scheduler:
         if self.draining:
             raise ShuttingDown("the server is shutting down; try again in a moment", retry_after=5)
         if len(self.queue) >= self._settings.max_queue:
-            wait = self.eta(self.running) if self.running else None
+            wait = min((eta for job in self.running if (eta := self.eta(job)) is not None), default=None)
             raise QueueFull(
                 f"{len(self.queue)} jobs are waiting already, the queue is full; try again later",
                 retry_after=max(1, math.ceil(wait or 5)),
@@ -109,8 +107,8 @@ class Scheduler:
 
     def check_engine(self, entry: Entry | None) -> None:
         """Raise what `submit` would raise of a job for this model, None for work without one."""
-        wait = math.ceil(self.lane.pause)
-        if wait and not self.lane.ready(entry):
+        wait = math.ceil(self.pool.pause)
+        if wait and not self.pool.ready(entry):
             raise EnginePaused(
                 f"the engine crashed again and again; it is given a pause, try again in {wait} s",
                 retry_after=wait,
@@ -131,21 +129,24 @@ class Scheduler:
             self._publish(job, Ended(Cancelled(reason)))
             return
         job.cancel_requested = reason
-        if job is self.running:
-            await self.lane.kill()
+        for lane in self._busy:
+            if self._work[lane.name].job is job:
+                await lane.kill()
         await job.wait()
 
     def want(self, entry: Entry) -> None:
         """Have this model loaded as soon as no job waits."""
-        self.lane.forget_failure(entry)
+        self.pool.forget_failure(entry)
         self._wish(entry, loaded=True)
 
     async def unload(self, entry: Entry) -> None:
         """Have this model unloaded as soon as no job waits; a load that no job waits for ends at once."""
-        jobs = (job for job in (self.running, *self.queue) if job is not None)
-        if self.lane.loads(entry) and all(job.plan.entry.name != entry.name for job in jobs):
+        jobs = (*self.running, *self.queue)
+        loading = [lane for lane in self.pool.lanes if lane.loads(entry)]
+        if loading and all(job.plan.entry.name != entry.name for job in jobs):
             self._wishes.pop(entry.name, None)
-            await self.lane.kill()
+            for lane in loading:
+                await lane.kill()
         else:
             self._wish(entry, loaded=False)
 
@@ -168,6 +169,29 @@ class Scheduler:
             await asyncio.wait_for(self._changed.wait(), timeout)
 
     @property
+    def running(self) -> list[Job]:
+        """The jobs that lanes work on, the oldest first."""
+        return sorted((work.job for work in self._work.values() if work.job), key=lambda job: job.created)
+
+    @property
+    def current(self) -> Job | None:
+        """For those who know one job only: the newest that runs, else the next one."""
+        return next(chain(reversed(self.running), self.queue), None)
+
+    def job_on(self, lane: Lane) -> Job | None:
+        """What this lane works on."""
+        work = self._work.get(lane.name)
+        return work.job if work else None
+
+    def status_of(self, lane: Lane) -> LaneStatus:
+        """`loading` for a job, too; `paused` after crashes, unless an engine lives."""
+        if lane.loading is not None:
+            return "loading"
+        if lane.name in self._work:
+            return "running"
+        return "paused" if lane.pause and not lane.ready(None) else "idle"
+
+    @property
     def waiting(self) -> int:
         return len(self.queue)
 
@@ -177,14 +201,21 @@ class Scheduler:
         return place.position if place else None
 
     def eta(self, job: Job) -> float | None:
-        """Seconds until this job ends, from measured speed; None while nothing was measured."""
-        if job is self.running:
-            return self.pace.job_seconds(job.plan, job.last_progress, len(job.images))
-        place = self.queue.place(job)
+        """Seconds until this job ends, from measured speed; None while nothing was measured.
+
+        What comes before a waiting job is shared by all lanes.
+        """
+        place, own = self.queue.place(job), self.pace.job_seconds(job.plan)
         if place is None:
-            return 0.0
-        before = self.eta(self.running) if self.running else self.lane.pause
-        return None if before is None or place.seconds is None else before + place.seconds
+            return 0.0 if job.ended else self._rest(job)
+        rests = [self._rest(other) for other in self.running] or [self.pool.pause]
+        known = [rest for rest in rests if rest is not None]
+        if len(known) < len(rests) or place.seconds is None or own is None:
+            return None
+        return (sum(known) + place.seconds - own) / len(self.pool.lanes) + own
+
+    def _rest(self, job: Job) -> float | None:
+        return self.pace.job_seconds(job.plan, job.last_progress, len(job.images))
 
     async def drain(self, grace: float) -> None:
         """Take no more work; let jobs finish for `grace` seconds, then cancel what is left.
@@ -193,7 +224,7 @@ class Scheduler:
         """
         self.draining = True
         self._tell_change()
-        if self.running is None and self.lane.pause > grace:
+        if not self.running and self.pool.pause > grace:
             grace = 0
         left = [job for job in self.jobs.values() if not job.ended]
         if left:
@@ -217,145 +248,125 @@ class Scheduler:
     # -- the loop -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Work until cancelled: next job, else load or unload on wish, else unload after the idle time.
+        """Give idle lanes work until cancelled: next jobs, else load or unload on wish, else unload after
+        the idle time.
 
-        In the pause after crashes jobs and wishes wait, but for jobs whose model has an engine that lives.
+        Only this loop gives lanes work and closes models of idle ones.
         """
         try:
             while True:
-                pause = self.lane.pause
-                if job := self._take_next(paused=pause > 0):
-                    await self._run_job(job)
-                elif self._wishes and not pause:
-                    await self._grant(*self._wishes.pop(next(iter(self._wishes))))
-                else:
-                    await self._work_arrives(pause)
-                    await self.lane.expire()
+                self._wake.clear()
+                self._place()
+                await self._grant_wishes()
+                for lane in self._idle:
+                    await lane.expire()
+                await self._something_happens()
         finally:
-            await self.lane.close("shutdown")
+            await self._end_work()
+            await self.pool.close("shutdown")
 
-    def _take_next(self, *, paused: bool) -> Job | None:
-        """The oldest job; while it has not waited `swap_after`, one that needs no load goes before it.
+    @property
+    def _idle(self) -> list[Lane]:
+        return [lane for lane in self.pool.lanes if lane.name not in self._work]
 
-        None if there is none, or if all need one and no engine may be started.
-        """
-        job = next(iter(self.queue), None)
-        if job and (paused or time.time() - job.created < self._settings.swap_after):
-            job = next(filter(self._ready, self.queue), None if paused else job)
-        if job:
-            self.queue.remove(job)
-        return job
+    @property
+    def _busy(self) -> list[Lane]:
+        return [lane for lane in self.pool.lanes if lane.name in self._work]
 
-    def _ready(self, job: Job) -> bool:
-        return self.lane.ready(job.plan.entry if job.plan.generate else None)
-
-    async def _work_arrives(self, pause: float) -> None:
-        """Wait for work, at most until a model has been idle for its time, or the pause is over."""
-        self._wake.clear()
-        ends = [seconds for seconds in (self.lane.next_expiry, pause or None) if seconds is not None]
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), min(ends, default=None))
-
-    async def _grant(self, entry: Entry, loaded: bool) -> None:
-        if not loaded:
-            await self.lane.close("idle", entry)
+    def _place(self) -> None:
+        if not self.queue or not self._idle:
             return
-        try:
-            async with self.lane.loaded(entry, lambda event: None):
-                pass
-        except Cancelled:
-            await self.lane.close("cancelled", entry)
-        except ImagegenError as exc:
-            log.error("model %s could not be loaded: %s", entry.id, exc.message)
-            await self.lane.close("failed", entry)
-        except Exception:  # as in `_try_job`
-            log.exception("internal error while loading %s", entry.id)
-            await self.lane.close("failed", entry)
+        rules = Rules(self._settings.swap_after, self._served)
+        for each in place(self.queue.waiting, self.pool.views(self._busy), time.time(), rules):
+            job, lane = self.jobs[each.job.id], self.pool.lane(each.lane)
+            self.queue.remove(job)
+            self._served[each.job.caller] = time.time()
+            self._begin(lane, self._run_job(job, lane), job)
 
-    async def _run_job(self, job: Job) -> None:
-        self.running, ready = job, self._ready(job)
-        self._publish(job, Started())
-        error = await self._try_job(job)
-        if ready and isinstance(error, WorkerCrashed) and isinstance(job.events[-1], Started):
-            await self.lane.close("crashed", job.plan.entry)
-            error = await self._try_job(job)  # that engine had died before it heard of this job
-        if job.cancel_requested:
-            error = Cancelled(job.cancel_requested)
-        elif isinstance(error, WorkerCrashed):
-            self.lane.crashed()
-            log.error("job %s: %s", job.id, error.message)
-        elif error is None:
-            self.lane.succeeded()
-        if isinstance(error, Cancelled | WorkerCrashed | InternalError):
-            await self.lane.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
-        elif isinstance(error, ModelLoadFailed):
-            await self.lane.close("failed", job.plan.entry)
-        self.running = None
+    async def _grant_wishes(self) -> None:
+        """In their order, but for those that must wait for a lane."""
+        for entry, loaded in list(self._wishes.values()):
+            if self.queue:
+                return
+            if not loaded and not any(self._uses(lane, entry) for lane in self._busy):
+                self._wishes.pop(entry.name, None)
+                for lane in self._idle:
+                    await lane.close("idle", entry)
+            elif loaded and (free := self.pool.lane_to_load(entry, self._idle)):
+                self._wishes.pop(entry.name, None)
+                self._begin(free, self._load(entry, free))
+
+    def _uses(self, lane: Lane, entry: Entry) -> bool:
+        job = self.job_on(lane)
+        return (
+            lane.holds(entry) or lane.loads(entry) or (job is not None and job.plan.entry.name == entry.name)
+        )
+
+    async def _something_happens(self) -> None:
+        """Wait for work or an idle lane, at most until time alone changes what may be done."""
+        ends = [lane.next_expiry for lane in self._idle] + [lane.pause or None for lane in self._idle]
+        if self._idle:
+            now = time.time() - self._settings.swap_after
+            ends.append(next((job.created - now for job in self.queue if job.created > now), None))
+        with contextlib.suppress(asyncio.TimeoutError):
+            soonest = min((seconds for seconds in ends if seconds is not None), default=None)
+            await asyncio.wait_for(self._wake.wait(), soonest)
+
+    def _begin(self, lane: Lane, work: Coroutine[Any, Any, None], job: Job | None = None) -> None:
+        self._work[lane.name] = Work(job, asyncio.create_task(work))
+
+    def _end(self, lane: Lane) -> None:
+        del self._work[lane.name]
+        self._wake.set()
+
+    async def _run_job(self, job: Job, lane: Lane) -> None:
+        try:
+            error = await self._runner.run(job, lane)
+        except NoRoomYet as full:
+            error = Cancelled(job.cancel_requested) if job.cancel_requested else full.refusal
+            if not job.cancel_requested and self._may_fit_later(job.plan.entry, lane):
+                self._end(lane)
+                self.queue.put_back(job)
+                self._publish(job, Queued(self.position(job) or 0, self.eta(job)))
+                return
+        self._end(lane)
+        self.pool.memory_changed()
         self._publish(job, Ended(error))
 
-    async def _try_job(self, job: Job) -> ImagegenError | None:
-        """Load if need be, generate, publish; returns what went wrong."""
+    async def _load(self, entry: Entry, lane: Lane) -> None:
+        """What somebody wished for; nobody waits for it."""
         try:
-            await self._do(job)
-        except ImagegenError as exc:
-            return exc
-        except Exception:  # the loop must outlive any defect of ours; the log has the trace
-            log.exception("internal error in job %s", job.id)
-            return InternalError("internal error; the server's log has the details")
-        return None
-
-    async def _do(self, job: Job) -> None:
-        if job.plan.generate is None:
-            async with self.lane.without_model() as engine:
-                for index, picture in enumerate(job.plan.pictures):
-                    await self._upscale(job, engine, index, picture, Timings())
-            return
-        made: list[tuple[RawImage, Timings]] = []
-        async with self.lane.loaded(
-            job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
-        ) as model:
-            if not job.cancel_requested:
-                async for event in model.engine.run(await self.lane.fitted(model, job.plan.generate)):
-                    await self._take(job, event, made)
-            for index, (picture, timings) in enumerate(made):
-                await self._upscale(job, model.engine, index, picture, timings)
-
-    async def _upscale(
-        self, job: Job, engine: Engine, index: int, picture: RawImage, timings: Timings
-    ) -> None:
-        assert job.plan.upscale is not None
-        spec = Upscale(job.plan.upscale.path, picture, index, self.lane.threads)
-        async for event in engine.run(spec):
-            match event:
-                case Made():
-                    await self._keep_image(job, index, event.artifact, timings)
-                case PhaseChanged() | Progress() | Loading():
-                    self._publish(job, event)
-
-    async def _take(self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]]) -> None:
-        match event:
-            case Preview():
-                data = await asyncio.to_thread(finish_preview, job.plan, event)
-                self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
-            case Made(index=index, artifact=artifact, timings=timings):
-                self.pace.learn(job.plan, timings)
-                picture = await asyncio.to_thread(finish_pixels, job.plan, artifact)
-                if job.plan.upscale is None:
-                    await self._keep_image(job, index, picture, timings)
-                else:
-                    made.append((picture, timings))
-            case PhaseChanged() | Progress() | Notice() | Loading():
-                self._publish(job, event)
-            case Loaded() | Failed() | Done():
+            async with lane.loaded(entry, lambda event: None):
                 pass
+        except Cancelled:
+            await lane.close("cancelled", entry)
+        except NoRoomYet as full:
+            if self._may_fit_later(entry, lane):
+                self._wishes.setdefault(entry.name, (entry, True))
+                self._end(lane)
+                return
+            log.error("model %s could not be loaded: %s", entry.id, full.refusal.message)
+        except ImagegenError as exc:
+            log.error("model %s could not be loaded: %s", entry.id, exc.message)
+            await lane.close("failed", entry)
+        except Exception:  # as in `Runner`
+            log.exception("internal error while loading %s", entry.id)
+            await lane.close("failed", entry)
+        self._end(lane)
+        self.pool.memory_changed()
 
-    async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
-        plan, seed = job.plan, job.plan.seed(index)
-        data = await asyncio.to_thread(encode_image, plan, picture, seed)
-        name, on_disk = await asyncio.to_thread(self.results.put, data, plan.output_format)
-        if not on_disk:
-            self._publish(job, Notice("the image could not be written to the result folder; download it now"))
-        self._publish(job, ImageReady(index, seed, name, *plan.delivered, timings))
+    def _may_fit_later(self, entry: Entry, lane: Lane) -> bool:
+        """Whether another lane may take this model, or leave room for it at the end of its work."""
+        self.pool.refuse(lane, entry)
+        return len(self._work) > 1 or not self.pool.refused_everywhere(entry)
+
+    async def _end_work(self) -> None:
+        """Cancel what lanes do; again whenever `run` is cancelled again, for a cancellation may be lost."""
+        while left := [work.task for work in self._work.values() if not work.task.done()]:
+            for task in left:
+                task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait(left)
 
     # -- telling --------------------------------------------------------------------------------------
 

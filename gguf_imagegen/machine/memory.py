@@ -1,4 +1,4 @@
-"""How much memory is free on this machine: main memory within the cgroups' limits, and the first GPU's."""
+"""How much memory is free on this machine: main memory within the cgroups' limits, and a GPU's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CGROUP = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     2: ("memory.max", "memory.current", "inactive_file"),
 }
-NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits")
+NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits", "-i")
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,13 @@ class Available:
         return Available(usable(self.ram), None if self.vram is None else usable(self.vram))
 
 
-def available(root: Path = Path("/")) -> Available:
-    """Free memory now: main memory within the limits of this process's cgroups, and that of the first GPU."""
-    return Available(min([psutil.virtual_memory().available, *_left_in_cgroups(root)]), _free_vram())
+def available(root: Path = Path("/"), *, gpu: str | None = "0") -> Available:
+    """Free memory now: main memory within the limits of this process's cgroups, and that of one GPU.
+
+    `gpu` is its number as NVIDIA counts, or its UUID; None asks for none.
+    """
+    ram = min([psutil.virtual_memory().available, *_left_in_cgroups(root)])
+    return Available(ram, None if gpu is None else _free_vram(gpu))
 
 
 def _left_in_cgroups(root: Path) -> Iterator[int]:
@@ -50,13 +54,16 @@ def _left_in_cgroups(root: Path) -> Iterator[int]:
             yield max(0, int(most) - int(now) + int(cached.get(files, 0)))
 
 
-def _free_vram() -> int | None:
+def _free_vram(gpu: str) -> int | None:
     with suppress(Exception):  # not installed, no driver, or a driver in a bad state: ask the tool
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
-        return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(0)).free)
+        by_uuid, by_number = nvml.nvmlDeviceGetHandleByUUID, nvml.nvmlDeviceGetHandleByIndex
+        return int(
+            nvml.nvmlDeviceGetMemoryInfo(by_number(int(gpu)) if gpu.isdecimal() else by_uuid(gpu)).free
+        )
     with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
-        run = subprocess.run(NVIDIA_SMI, capture_output=True, text=True, timeout=3, check=True)
+        run = subprocess.run((*NVIDIA_SMI, gpu), capture_output=True, text=True, timeout=3, check=True)
         return int(run.stdout.split()[0]) << 20
     return None
 

@@ -7,13 +7,19 @@ import os
 import signal
 import sys
 
+from gguf_imagegen.machine.devices import pin_to_cores
+
 PR_SET_PDEATHSIG = 1
 NICENESS = 5
 """The HTTP process must answer while all cores compute."""
 
 
 def become_worker() -> None:
-    """This process leaves Ctrl-C to its parent, goes before nobody, and on Linux dies with its parent."""
+    """This process leaves Ctrl-C to its parent, goes before nobody, and on Linux dies with its parent.
+
+    It keeps to the cores of its lane, which is why it comes before any thread is started.
+    """
+    pin_to_cores()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(NICENESS)

@@ -1,4 +1,4 @@
-"""A lane: what computes one job at a time, and the models in its memory, each in an engine of its own.
+"""A lane: a device that computes one job at a time, and the models in memory, each in an engine of its own.
 
 It loads models, makes room for them, remembers what failed, and ends engines.
 """
@@ -11,10 +11,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from msgspec.structs import replace
 
@@ -23,14 +22,17 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Survey
 from gguf_imagegen.catalog.store import size_words
 from gguf_imagegen.catalog.verdict import needs_tiling, refusal, verdict_of
+from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available, available
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.planning.load_spec import model_spec
+from gguf_imagegen.pool.failures import Failures
+from gguf_imagegen.pool.loaded_model import LoadedModel
 from gguf_imagegen.pool.options import Options
 from gguf_imagegen.pool.tunings import Tunings
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine, Generate, LoadSpec, Role
-from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError, InsufficientMemory, ModelLoadFailed
+from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError, InsufficientMemory
 from gguf_imagegen.vocabulary.events import Loaded, Loading
 
 log = logging.getLogger(__name__)
@@ -39,36 +41,24 @@ CRASHES = 3
 """So many crashes within CRASH_WINDOW seconds, and nothing is started for the next BREAK seconds."""
 CRASH_WINDOW = 60.0
 BREAK = 15.0
-RETRY_FAILED_LOAD = 15.0
-"""Seconds for which a model that failed to load is not tried again."""
 
 Result = TypeVar("Result")
 
 
-@dataclass(eq=False)
-class LoadedModel:
-    """A model in memory, and the engine that has it; `used` is when it was last asked for (monotonic clock).
+class NoRoomYet(Exception):
+    """The model does not fit here while other lanes work; `refusal` is what to say if that never changes."""
 
-    `tuned` is what was loaded otherwise than by default, because a tuning says so; None without a tuning.
-    """
-
-    entry: Entry
-    engine: Engine
-    headers: Mapping[Role, Header]
-    backend: str = ""
-    tuned: Options | None = None
-    keep_alive: float = -1
-    used: float = 0.0
-
-    @property
-    def expires(self) -> float:
-        return self.used + self.keep_alive if self.keep_alive >= 0 else math.inf
+    def __init__(self, refusal: InsufficientMemory) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
 
 
 class Lane:
     """At most `max_loaded` models, each in an engine of its own; the least recently used makes room.
 
-    Not re-entrant: the scheduler's loop alone loads and closes, so no model leaves under a job.
+    Not re-entrant: the scheduler alone gives it work, one at a time, so no model leaves under a job.
+    The lanes of a machine share `turn`, in which they load one after the other, and `failures`; `beside`
+    gives them, this lane included.
     """
 
     def __init__(
@@ -76,27 +66,36 @@ class Lane:
         catalog: Catalog,
         settings: Settings,
         make_engine: Callable[[], Engine],
-        threads: int,
-        free: Callable[[], Available] = available,
+        device: Device,
+        free: Callable[[], Available] | None = None,
+        *,
+        turn: asyncio.Lock | None = None,
+        failures: Failures | None = None,
+        beside: Callable[[], Sequence[Lane]] = tuple,
     ) -> None:
+        self.device = device
         self.loading: Loading | None = None
-        self.error: ImagegenError | None = None
-        self.errors: dict[str, ImagegenError] = {}
-        """By name of a model: why its last load failed."""
+        self.used = 0.0
+        """When work for a model began here last (monotonic clock)."""
+        self.failures = failures or Failures()
         self.ended: Callable[[str], None] = lambda why: None
         self._catalog = catalog
         self._settings = settings
         self._make_engine = make_engine
-        self.threads = threads
-        self._free = free
+        self._free = free or functools.partial(available, gpu=device.gpu)
+        self._turn = turn or asyncio.Lock()
+        self._beside = beside
         self._tunings = Tunings(catalog.models_dir)
         self._models: list[LoadedModel] = []  # the most recently used is the last
         self._being_loaded = ""  # the name of the model that `loading` is about
         self._starting: Engine | None = None
         self._held: Engine | None = None  # by whoever is inside `loaded` or `without_model`
         self._killed = asyncio.Event()  # since that began
-        self._failed: dict[str, tuple[float, ImagegenError]] = {}
         self._crashes: deque[float] = deque(maxlen=CRASHES)
+
+    @property
+    def name(self) -> str:
+        return self.device.name
 
     @property
     def entries(self) -> list[Entry]:
@@ -106,6 +105,16 @@ class Lane:
     @property
     def backend(self) -> str | None:
         return self._models[-1].backend if self._models else None
+
+    @property
+    def models(self) -> Sequence[LoadedModel]:
+        """The least recently used first."""
+        return self._models
+
+    @property
+    def held(self) -> bool:
+        """Whether a job or a load has hold of this lane, so that its models stay."""
+        return self._held is not None or self._starting is not None
 
     @property
     def present(self) -> bool:
@@ -118,8 +127,12 @@ class Lane:
         """Whether an engine lives that has this model as it is wanted, decoder and all; None: any engine."""
         return any(model.engine.alive and (entry is None or model.entry == entry) for model in self._models)
 
+    @property
+    def being_loaded(self) -> str:
+        """The name of the model that is being loaded just now; empty for none."""
+        return self._being_loaded
+
     def loads(self, entry: Entry) -> bool:
-        """Whether this model is being loaded just now."""
         return self._being_loaded == entry.name
 
     def tuned(self, entry: Entry) -> Options | None:
@@ -147,6 +160,7 @@ class Lane:
         self._models = [other for other in self._models if other is not model] + [model]
         model.keep_alive = self._settings.keep_alive if keep_alive is None else keep_alive
         self._held, model.used = model.engine, time.monotonic()
+        self.used = model.used
         try:
             yield model
         finally:
@@ -171,57 +185,76 @@ class Lane:
             await self.close("switched" if model.engine.alive else "crashed", entry)
             model = None
         if model is None:
-            self._refuse_hopeless(entry)
+            self.failures.refuse_hopeless(entry)
             model = await self._load(entry, tell)
         return model
 
     async def _load(self, entry: Entry, tell: Callable[[Loading | Loaded], None]) -> LoadedModel:
         self.loading, self._being_loaded = Loading(entry.id, 0, 0), entry.name
         try:
-            headers = await self._unless_killed(lambda: self._catalog.checked_files(entry))
-            await self._make_room(entry, headers)
-            await self._end_starting("failed")
-            spec, tuned = await self._unless_killed(lambda: self._tuned_spec(entry, headers))
-            self._starting = self._make_engine()
-            model = LoadedModel(entry, self._starting, headers, tuned=tuned)
-            async for event in model.engine.load(spec):
-                match event:
-                    case Loading():
-                        self.loading = event
-                        tell(event)
-                    case Loaded(seconds=seconds, backend=backend):
-                        model.backend = backend
-                        tell(event)
-                        words = f", tuned: {tuned.words}" if tuned is not None else ""
-                        log.info("model %s loaded in %.1f s on %s%s", entry.id, seconds, backend, words)
+            headers = await self._in_thread(lambda: self._catalog.checked_files(entry))
+            async with self._turn_to_load():
+                model = await self._started(entry, headers, tell)
+                self._models.append(model)
+                self._starting = None
         except ImagegenError as exc:
             if self._killed.is_set():  # whatever the engine said at its end
                 raise Cancelled("the load was cancelled") from exc
-            self.error = self.errors[entry.name] = exc.bare()
-            if isinstance(exc, ModelLoadFailed):
-                self._failed[entry.name] = (time.monotonic(), self.error)
+            self.failures.add(entry, exc)
             raise
         else:
-            self._models.append(model)
-            self._starting, self.error = None, None
-            self.errors.pop(entry.name, None)
+            self.failures.loaded(entry)
             return model
         finally:
             self.loading, self._being_loaded = None, ""
 
+    @asynccontextmanager
+    async def _turn_to_load(self) -> AsyncIterator[None]:
+        """What is measured as free must not be given away twice."""
+        await self._unless_killed(self._turn.acquire(), self._turn.release)
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    async def _started(
+        self, entry: Entry, headers: Mapping[Role, Header], tell: Callable[[Loading | Loaded], None]
+    ) -> LoadedModel:
+        """The model in an engine of its own, for which there is room."""
+        await self._make_room(entry, headers)
+        await self._end_starting("failed")
+        spec, tuned = await self._in_thread(lambda: self._tuned_spec(entry, headers))
+        self._starting = self._make_engine()
+        model = LoadedModel(entry, self._starting, headers, tuned=tuned)
+        async for event in model.engine.load(spec):
+            match event:
+                case Loading():
+                    self.loading = event
+                    tell(event)
+                case Loaded(seconds=seconds, backend=backend):
+                    model.backend = backend
+                    tell(event)
+                    words = f", tuned: {tuned.words}" if tuned is not None else ""
+                    log.info("model %s loaded in %.1f s on %s%s", entry.id, seconds, backend, words)
+        return model
+
     def _tuned_spec(self, entry: Entry, headers: Mapping[Role, Header]) -> tuple[LoadSpec, Options | None]:
         """As the settings say; where they are silent, a tuning of this model on this machine decides."""
         paths = self._catalog.paths(entry)
-        spec = model_spec(entry, paths, headers, self._settings, self.threads)
+        spec = model_spec(entry, paths, headers, self._settings, self.device.threads)
         tuning = self._tunings.find(entry.name, paths) if self._settings.tuning else None
         if tuning is None:
             return spec, None
         options = tuning.options.unless_said(self._settings)
+        if len(self._beside()) > 1:  # it was measured with the whole machine
+            options = options.model_copy(update={"threads": None})
         return options.applied(spec), options
 
     async def _make_room(self, entry: Entry, headers: Mapping[Role, Header]) -> None:
-        """Close the least recently used models until the new one is within the bounds and fits."""
-        sizes = {model.entry.name: self._catalog.size_on_disk(model.entry) for model in self._models}
+        """Close the least recently used models until the new one is within the bounds and fits.
+
+        Those of this lane leave first, then those of lanes that have nothing to do.
+        """
         need, budget = self._catalog.size_on_disk(entry), self._settings.memory_budget_mb * 1e6
         if budget and need > budget:
             raise InsufficientMemory(
@@ -230,32 +263,61 @@ class Lane:
                 f" --memory-budget-mb {math.ceil(need / 1e6)} or more",
                 param="model",
             )
-        while self._models and (
-            len(self._models) >= self._settings.max_loaded
-            or (budget and need + sum(sizes[model.entry.name] for model in self._models) > budget)
-        ):
+        while len(self._models) >= self._settings.max_loaded:
             await self.close("switched", self._models[0].entry)
             self._go_on()
+        while budget and need + self._loaded_bytes() > budget:
+            if not await self._one_leaves(everywhere=True):
+                words = f"model {entry.name!r} is not loaded: --memory-budget-mb is used up by others"
+                raise NoRoomYet(InsufficientMemory(words, param="model"))
+            self._go_on()
         while self._settings.memory_check:
-            free = await self._unless_killed(self._free)
+            free = await self._in_thread(self._free)
             found = verdict_of(entry, headers, self._settings, free)
             if found.fits:
                 return
-            if not self._models:
+            if not await self._one_leaves():
                 survey = Survey(self._catalog, self._settings, free)
-                raise refusal(
-                    entry, found, await self._unless_killed(functools.partial(survey.next_best, entry))
-                )
-            await self.close("switched", self._models[0].entry)
+                better = await self._in_thread(functools.partial(survey.next_best, entry))
+                refused = refusal(entry, found, better)
+                raise NoRoomYet(refused) if len(self._beside()) > 1 else refused
 
-    async def _unless_killed(self, work: Callable[[], Result]) -> Result:
-        """What a thread finds out; `kill` ends the wait for it, for a slow disk may hold up the thread."""
-        working = asyncio.create_task(asyncio.to_thread(work))
+    def _loaded_bytes(self) -> int:
+        """Files of the loaded models of all lanes that share main memory."""
+        lanes = self._beside() or (self,)
+        return sum(self._catalog.size_on_disk(model.entry) for lane in lanes for model in lane.models)
+
+    async def _one_leaves(self, *, everywhere: bool = False) -> bool:
+        """Close one model that no job has hold of; False if there is none in this memory, or anywhere."""
+        near = [lane for lane in self._beside() if everywhere or lane.device.gpu == self.device.gpu]
+        idle = [lane for lane in near if lane is not self and not lane.held]
+        found = (
+            [(self, self._models[0])] if self._models else [(lane, m) for lane in idle for m in lane.models]
+        )
+        if not found:
+            return False
+        lane, model = min(found, key=lambda each: each[1].used)
+        await lane.close("switched", model.entry)
+        return True
+
+    async def _in_thread(self, work: Callable[[], Result]) -> Result:
+        """What a thread finds out; a slow disk may hold up the thread, and must not hold up `kill`."""
+        return await self._unless_killed(asyncio.to_thread(work))
+
+    async def _unless_killed(
+        self, work: Coroutine[Any, Any, Result], undo: Callable[[], None] = lambda: None
+    ) -> Result:
+        """`kill` ends the wait for this; `undo` is called if it was done in that very moment."""
+        working = asyncio.create_task(work)
         killed = asyncio.create_task(self._killed.wait())
         try:
             await asyncio.wait((working, killed), return_when=asyncio.FIRST_COMPLETED)
             self._go_on()
             return await working
+        except BaseException:
+            if working.done() and not working.cancelled() and working.exception() is None:
+                undo()
+            raise
         finally:
             working.cancel()
             killed.cancel()
@@ -272,17 +334,6 @@ class Lane:
         free = await asyncio.to_thread(self._free)
         tiling = needs_tiling(model.entry, model.headers, spec.width, spec.height, free, model.backend)
         return replace(spec, vae_tiling=tiling)
-
-    def _refuse_hopeless(self, entry: Entry) -> None:
-        failed = self._failed.pop(entry.name, None)
-        if failed is not None and time.monotonic() - failed[0] < RETRY_FAILED_LOAD:
-            self._failed[entry.name] = failed
-            raise failed[1].bare()
-
-    def forget_failure(self, entry: Entry) -> None:
-        """Somebody asked for this model by hand: try again at once."""
-        self._failed.pop(entry.name, None)
-        self.errors.pop(entry.name, None)
 
     def succeeded(self) -> None:
         """A job went well; in a pause its engine was alive all the time, which says nothing of others."""
@@ -319,7 +370,7 @@ class Lane:
         A load that was cancelled has not failed.
         """
         if why == "cancelled":
-            self.error = None
+            self.failures.last = None
         ending = [model for model in self._models if entry is None or model.entry.name == entry.name]
         self._models = [model for model in self._models if model not in ending]
         for model in ending:

@@ -123,6 +123,7 @@ class JobObject(BaseModel):
     created: int
     started: float | None
     ended: float | None
+    lane: str | None
     position: int | None
     eta: float | None
     progress: float = Field(ge=0, le=100)
@@ -239,6 +240,17 @@ class Alive(BaseModel):
     status: Literal["alive"]
 
 
+class LaneState(BaseModel):
+    """A device, what it does, the model it loads or has used last, and the job it works on."""
+
+    name: str
+    status: Literal["idle", "loading", "running", "paused"]
+    model: str | None
+    backend: str | None
+    pause: int | None
+    job: str | None
+
+
 class Health(BaseModel):
     status: Literal["ok", "loading", "paused", "error", "shutting_down"]
     ready: bool
@@ -251,6 +263,7 @@ class Health(BaseModel):
     pause: int | None
     queue: int
     running: str | None
+    lanes: list[LaneState]
     version: str
 
 

@@ -241,9 +241,9 @@ function overall() {
   $("cancel-all").hidden = active.length < 2;
   $("clear").hidden = ![...cards.values()].some(isSpent);
   if (focused && $("cancel-all").hidden) ($("clear").hidden ? $("watch-title") : $("clear")).focus();
-  const running = active.find((job) => job.status === "running");
-  const waiting = active.length - (running ? 1 : 0);
-  const words = running ? `${Math.round(running.progress)}%${waiting ? ` +${waiting}` : ""}` : waiting ? `${waiting} waiting` : "";
+  const running = active.filter((job) => job.status === "running");
+  const waiting = active.length - running.length;
+  const words = running.length ? `${running.map((job) => `${Math.round(job.progress)}%`).join(" ")}${waiting ? ` +${waiting}` : ""}` : waiting ? `${waiting} waiting` : "";
   document.title = words ? `${words} · gguf_imagegen` : "gguf_imagegen";
   $("activity").hidden = !active.length;
   say($("activity"), words);

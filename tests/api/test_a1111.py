@@ -461,7 +461,7 @@ async def test_shutdown_is_no_interrupt(running: RunningApp) -> None:
         task = asyncio.create_task(app.post(API + "txt2img", **SHORT))
 
         async def runs() -> bool:
-            return app.scheduler.running is not None
+            return bool(app.scheduler.running)
 
         await eventually("it runs", runs)
         await app.scheduler.drain(0)
@@ -555,10 +555,10 @@ async def test_unload_and_reload(running: RunningApp) -> None:
     async with running(engine=QuickEngine) as app:
 
         async def loaded() -> bool:
-            return bool(app.scheduler.lane.entries)
+            return bool(app.service.pool.entries)
 
         async def unloaded() -> bool:
-            return not app.scheduler.lane.entries
+            return not app.service.pool.entries
 
         await eventually("it is loaded", loaded)
         assert await app.post(API + "unload-checkpoint") == (200, {})

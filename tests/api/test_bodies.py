@@ -185,11 +185,11 @@ async def test_a_connection_closed_in_one_direction(
 
 
 async def _running_job(app: App) -> bool:
-    return app.scheduler.running is not None
+    return bool(app.scheduler.running)
 
 
 async def _nothing_runs(app: App) -> bool:
-    return app.scheduler.running is None and all(job.ended for job in app.scheduler.jobs.values())
+    return not app.scheduler.running and all(job.ended for job in app.scheduler.jobs.values())
 
 
 # -- names --------------------------------------------------------------------------------------------

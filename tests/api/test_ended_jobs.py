@@ -134,7 +134,7 @@ async def test_an_error_keeps_no_trace(running: RunningApp, engine: type[QuickEn
             async with app.session.post(app.url + GENERATIONS, json=SMALL, headers=header) as answer:
                 assert answer.status == 500
         errors = [job.error for job in app.scheduler.jobs.values()]
-        errors += app.scheduler.lane.errors.values()
+        errors += app.service.pool.errors.values()
         assert errors
         for error in errors:
             assert error is not None

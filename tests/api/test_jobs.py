@@ -282,13 +282,13 @@ async def test_cancelling_during_the_load_harms_nobody(running: RunningApp) -> N
         assert (await app.post(GENERATIONS, **SMALL, keep_alive=0))[0] == 200
 
         async def unloaded() -> bool:
-            return not app.scheduler.lane.present
+            return not app.service.pool.present
 
         await eventually("the first engine is gone", unloaded)
         task, job = await start_job(app)
 
         async def loading() -> bool:
-            return app.scheduler.lane.present
+            return app.service.pool.present
 
         await eventually("it loads", loading)
         assert (await cancel(app, job["id"]))["status"] == "cancelled"

@@ -179,7 +179,7 @@ async def test_a_load_that_nobody_waits_for_is_ended(running: RunningApp, method
     async with running(engine=lambda: next(engines)()) as app:
 
         async def begun() -> bool:
-            loading = app.scheduler.lane.loading
+            loading = app.service.pool.loading
             return loading is not None and loading.total > 0
 
         await eventually("the engine has begun to load", begun)

@@ -69,7 +69,7 @@ async def paused(app: App, doomed: type[Doomed], behind: int) -> list[asyncio.Ta
     await waiting(app, 2 + behind)
     doomed.doom.set()
     assert [status for status, _ in await asyncio.gather(*dooms)] == [500] * 3
-    assert (app.scheduler.waiting, app.scheduler.running) == (behind, None)
+    assert (app.scheduler.waiting, app.scheduler.running) == (behind, [])
     return tasks
 
 
@@ -144,5 +144,5 @@ async def test_an_engine_that_was_dead_before_costs_nobody(running: RunningApp) 
     engines = Engines(DiesAfterOne)
     async with running(engine=engines) as app:
         assert [(await app.post(GENERATIONS, **SMALL))[0] for _ in range(5)] == [200] * 5
-        assert app.scheduler.lane.pause == 0
+        assert app.service.pool.pause == 0
     assert len(engines.loads) == 5

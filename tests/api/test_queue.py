@@ -36,7 +36,7 @@ async def fill(app: App, count: int) -> list[asyncio.Task[tuple[int, object]]]:
     tasks = [asyncio.create_task(app.post(GENERATIONS, **SMALL)) for _ in range(count)]
 
     async def full() -> bool:
-        return app.scheduler.running is not None and app.scheduler.waiting == count - 1
+        return bool(app.scheduler.running) and app.scheduler.waiting == count - 1
 
     await eventually("all have come", full)
     return tasks

@@ -127,7 +127,7 @@ async def test_jobs_of_one_decoder_go_together(running: RunningApp, catalog: Pat
             tasks.append(asyncio.create_task(app.post(GENERATIONS, **body, decoder=decoder)))
 
             async def there(wanted: int = number) -> bool:
-                return app.scheduler.running is not None and app.scheduler.waiting == wanted
+                return bool(app.scheduler.running) and app.scheduler.waiting == wanted
 
             await eventually("the job is there", there)
         Gate.opened.set()

@@ -444,7 +444,7 @@ async def test_a_slow_stream_is_complete(running: RunningApp) -> None:
         _, body = await task
 
         async def finished() -> bool:
-            return app.scheduler.running is None
+            return not app.scheduler.running
 
         await eventually("the job has ended", finished)
     images = [event for event in stream.events if event.event == "image_generation.completed"]

@@ -123,7 +123,7 @@ async def test_server_that_shuts_down(running: RunningApp) -> None:
 
 async def test_a_cancellation_that_is_lost(running: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server ends all the same."""
-    monkeypatch.setattr("gguf_imagegen.api.app.CANCEL_AGAIN", 0.1)
+    monkeypatch.setattr("gguf_imagegen.service.CANCEL_AGAIN", 0.1)
     async with running(engine=MissesCancel) as app:
 
         async def loading() -> bool:
@@ -204,7 +204,7 @@ async def test_metrics_count_failures_and_restarts(running: RunningApp) -> None:
         task, job = await start_job(app)
 
         async def loaded() -> bool:
-            return bool(app.scheduler.lane.entries)
+            return bool(app.service.pool.entries)
 
         await eventually("it has its engine", loaded)
         waiting, _ = await start_job(app, "queued")

@@ -35,7 +35,7 @@ def by_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def told(features: list[str], backend: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Of the CPU build, by a library that says this of itself."""
     found = {"features": features, "backend": backend, "devices": [], "faults": []}
-    monkeypatch.setattr(doctor, "_probe", lambda: (found, ""))
+    monkeypatch.setattr(doctor, "probe", lambda: (found, ""))
     return next(each.words for each in examine(Settings()) if each.name == "CPU build")
 
 
@@ -97,7 +97,7 @@ def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_library_may_end_the_probe(program: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a signal, or with words that are none."""
     monkeypatch.setattr(doctor, "PROBE", program)
-    assert doctor._probe() == (None, why)
+    assert doctor.probe() == (None, why)
 
 
 def test_a_probe_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,4 +107,4 @@ def test_a_probe_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
         raise subprocess.TimeoutExpired("python", 60)
 
     monkeypatch.setattr(subprocess, "run", hang)
-    assert doctor._probe() == (None, "no answer within 60 s")
+    assert doctor.probe() == (None, "no answer within 60 s")

@@ -30,6 +30,7 @@ from gguf_imagegen.commands.tuning.measure import SAME, Effort, Speed, is_flat, 
 from gguf_imagegen.commands.tuning.show import shown
 from gguf_imagegen.commands.tuning.tuner import KEPT, Outcome, Trial, Tuner
 from gguf_imagegen.engines.process import EngineProcess, worker_environment
+from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available
 from gguf_imagegen.planning.load_spec import model_spec
 from gguf_imagegen.pool.identity import Machine, this_machine
@@ -173,7 +174,11 @@ async def loaded(folder: Path, **settings: Any) -> LoadSpec:
     """What the engine is told to load, by these settings and the tuning of the folder."""
     engine, catalog = Recorder(), load_catalog(folder)
     lane = Lane(
-        catalog, Settings(models_dir=folder, **settings), lambda: engine, 7, lambda: Available(10**12)
+        catalog,
+        Settings(models_dir=folder, **settings),
+        lambda: engine,
+        Device(threads=7),
+        lambda: Available(10**12),
     )
     async with lane.loaded(catalog.get("test"), lambda event: None):
         pass

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from gguf_imagegen.catalog.catalog import Catalog, load_catalog
+from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
@@ -54,7 +55,7 @@ class Home:
     def __init__(self, machine: Machine, catalog: Catalog, settings: Settings) -> None:
         self.machine = machine
         self.catalog = catalog
-        self.lane = Lane(catalog, settings, machine.engine, 1, machine.available)
+        self.lane = Lane(catalog, settings, machine.engine, Device(), machine.available)
 
     async def load(self, name: str) -> None:
         async with self.lane.loaded(self.catalog.get(name), ignore):

@@ -1,0 +1,140 @@
+"""One job on one lane: load what it needs, have its pictures made, keep and publish them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from gguf_imagegen.jobs.estimates import Pace
+from gguf_imagegen.jobs.finish import encode_image, finish_pixels, finish_preview
+from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, PreviewReady, Started
+from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.pool.lane import Lane, NoRoomYet
+from gguf_imagegen.vocabulary.artifacts import RawImage
+from gguf_imagegen.vocabulary.engine import Engine, Upscale
+from gguf_imagegen.vocabulary.errors import (
+    Cancelled,
+    ImagegenError,
+    InternalError,
+    ModelLoadFailed,
+    WorkerCrashed,
+)
+from gguf_imagegen.vocabulary.events import (
+    Done,
+    EngineEvent,
+    Failed,
+    Loaded,
+    Loading,
+    Made,
+    Notice,
+    PhaseChanged,
+    Preview,
+    Progress,
+    Timings,
+)
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs jobs, each on the lane it is given; several may run at the same time, on lanes of their own."""
+
+    def __init__(self, results: ResultStore, pace: Pace, publish: Callable[[Job, JobEvent], None]) -> None:
+        self._results = results
+        self._pace = pace
+        self._publish = publish
+
+    async def run(self, job: Job, lane: Lane) -> ImagegenError | None:
+        """From its start to its end, which is not published yet; returns what went wrong.
+
+        Raises `NoRoomYet` if its model does not fit while other lanes work.
+        """
+        if job.cancel_requested:
+            return Cancelled(job.cancel_requested)
+        ready = lane.ready(job.plan.entry if job.plan.generate else None)
+        self._publish(job, Started(lane.name))
+        error = await self._try(job, lane)
+        if ready and isinstance(error, WorkerCrashed) and isinstance(job.events[-1], Started):
+            await lane.close("crashed", job.plan.entry)
+            error = await self._try(job, lane)  # that engine had died before it heard of this job
+        if job.cancel_requested:
+            error = Cancelled(job.cancel_requested)
+        elif isinstance(error, WorkerCrashed):
+            lane.crashed()
+            log.error("job %s: %s", job.id, error.message)
+        elif error is None:
+            lane.succeeded()
+        if isinstance(error, Cancelled | WorkerCrashed | InternalError):
+            await lane.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
+        elif isinstance(error, ModelLoadFailed):
+            await lane.close("failed", job.plan.entry)
+        return error
+
+    async def _try(self, job: Job, lane: Lane) -> ImagegenError | None:
+        """Load if need be, generate, publish; returns what went wrong."""
+        try:
+            await self._do(job, lane)
+        except ImagegenError as exc:
+            return exc
+        except NoRoomYet:
+            raise
+        except Exception:  # the lane must outlive any defect of ours; the log has the trace
+            log.exception("internal error in job %s", job.id)
+            return InternalError("internal error; the server's log has the details")
+        return None
+
+    async def _do(self, job: Job, lane: Lane) -> None:
+        if job.cancel_requested:
+            raise Cancelled(job.cancel_requested)
+        if job.plan.generate is None:
+            async with lane.without_model() as engine:
+                for index, picture in enumerate(job.plan.pictures):
+                    await self._upscale(job, lane, engine, index, picture, Timings())
+            return
+        made: list[tuple[RawImage, Timings]] = []
+        async with lane.loaded(
+            job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
+        ) as model:
+            if not job.cancel_requested:
+                async for event in model.engine.run(await lane.fitted(model, job.plan.generate)):
+                    await self._take(job, event, made)
+            for index, (picture, timings) in enumerate(made):
+                await self._upscale(job, lane, model.engine, index, picture, timings)
+
+    async def _upscale(
+        self, job: Job, lane: Lane, engine: Engine, index: int, picture: RawImage, timings: Timings
+    ) -> None:
+        assert job.plan.upscale is not None
+        spec = Upscale(job.plan.upscale.path, picture, index, lane.device.threads)
+        async for event in engine.run(spec):
+            match event:
+                case Made():
+                    await self._keep_image(job, index, event.artifact, timings)
+                case PhaseChanged() | Progress() | Loading():
+                    self._publish(job, event)
+
+    async def _take(self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]]) -> None:
+        match event:
+            case Preview():
+                data = await asyncio.to_thread(finish_preview, job.plan, event)
+                self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
+            case Made(index=index, artifact=artifact, timings=timings):
+                self._pace.learn(job.plan, timings)
+                picture = await asyncio.to_thread(finish_pixels, job.plan, artifact)
+                if job.plan.upscale is None:
+                    await self._keep_image(job, index, picture, timings)
+                else:
+                    made.append((picture, timings))
+            case PhaseChanged() | Progress() | Notice() | Loading():
+                self._publish(job, event)
+            case Loaded() | Failed() | Done():
+                pass
+
+    async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
+        plan, seed = job.plan, job.plan.seed(index)
+        data = await asyncio.to_thread(encode_image, plan, picture, seed)
+        name, on_disk = await asyncio.to_thread(self._results.put, data, plan.output_format)
+        if not on_disk:
+            self._publish(job, Notice("the image could not be written to the result folder; download it now"))
+        self._publish(job, ImageReady(index, seed, name, *plan.delivered, timings))

@@ -1,0 +1,44 @@
+"""Loads that failed: shown to whoever asks, and not tried again at once, on no lane."""
+
+from __future__ import annotations
+
+import time
+
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.vocabulary.errors import ImagegenError, ModelLoadFailed
+
+RETRY_FAILED_LOAD = 15.0
+"""Seconds for which a model that failed to load is not tried again."""
+
+
+class Failures:
+    """Of all lanes together: a file that one lane cannot load, no other can."""
+
+    def __init__(self) -> None:
+        self.last: ImagegenError | None = None
+        """Why the last load failed; None once another one went well."""
+        self.by_model: dict[str, ImagegenError] = {}
+        """By name of a model: why its last load failed."""
+        self._failed: dict[str, tuple[float, ImagegenError]] = {}
+
+    def add(self, entry: Entry, error: ImagegenError) -> None:
+        self.last = self.by_model[entry.name] = error.bare()
+        if isinstance(error, ModelLoadFailed):
+            self._failed[entry.name] = (time.monotonic(), self.last)
+
+    def loaded(self, entry: Entry) -> None:
+        """This model could be loaded after all."""
+        self.last = None
+        self.by_model.pop(entry.name, None)
+
+    def refuse_hopeless(self, entry: Entry) -> None:
+        """Raise why this model failed to load, if that was a moment ago."""
+        failed = self._failed.pop(entry.name, None)
+        if failed is not None and time.monotonic() - failed[0] < RETRY_FAILED_LOAD:
+            self._failed[entry.name] = failed
+            raise failed[1].bare()
+
+    def forget(self, entry: Entry) -> None:
+        """Somebody asked for this model by hand: try again at once."""
+        self._failed.pop(entry.name, None)
+        self.by_model.pop(entry.name, None)

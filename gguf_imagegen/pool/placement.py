@@ -1,0 +1,158 @@
+"""Which waiting job goes to which lane: a pure function of what waits and of what the lanes hold."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A job that waits since `since` (seconds, any clock) for `model`, a key; None needs no model.
+
+    A key names what is loaded: the same model with another decoder has another key.
+    """
+
+    id: str
+    model: str | None
+    since: float
+    caller: str = ""
+
+
+@dataclass(frozen=True)
+class LaneView:
+    """What placement knows of a lane.
+
+    `holds` are the keys of its live engines, `refuses` those that did not fit beside what other lanes hold.
+    A paused lane starts no engine. `loaded` counts models in memory, `used` is when the lane worked last.
+    """
+
+    name: str
+    idle: bool = True
+    holds: frozenset[str] = frozenset()
+    paused: bool = False
+    refuses: frozenset[str] = frozenset()
+    loaded: int = 0
+    used: float = 0.0
+
+    def ready(self, job: Waiting) -> bool:
+        """Whether this job needs no new engine here."""
+        return bool(self.holds) if job.model is None else job.model in self.holds
+
+    def may_load(self, job: Waiting) -> bool:
+        return not self.paused and job.model not in self.refuses
+
+
+@dataclass(frozen=True)
+class Rules:
+    """`swap_after`: seconds for which jobs that need no load go first; `served`: each caller's last start."""
+
+    swap_after: float
+    served: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    job: Waiting
+    lane: str
+
+
+def place(
+    waiting: Sequence[Waiting], lanes: Sequence[LaneView], now: float, rules: Rules
+) -> list[Assignment]:
+    """Assignments that can begin now; `waiting` are in the order in which they came.
+
+    * Callers take turns; of one caller the oldest goes first.
+    * Until the job whose turn it is has waited `swap_after`, jobs that need no load go before it.
+    * A model that some lane holds is loaded once more on an empty lane; where another model may have to
+      leave for that, only if more jobs wait for it than lanes hold it, or one has waited `swap_after`.
+    * When memory is short for a job whose turn it is and that has waited so long, nothing else begins, so
+      that lanes become idle and their models can leave.
+    """
+    board = _Board(waiting, lanes, now, rules)
+    return list(board.assignments())
+
+
+class _Board:
+    """One placement: what is left of the jobs and of the idle lanes."""
+
+    def __init__(
+        self, waiting: Sequence[Waiting], lanes: Sequence[LaneView], now: float, rules: Rules
+    ) -> None:
+        self._jobs = _in_turn(waiting, rules.served)
+        self._lanes = lanes
+        self._free = {lane.name: lane for lane in lanes if lane.idle}
+        self._placed: dict[str, Assignment] = {}
+        self._late = now - rules.swap_after
+
+    def assignments(self) -> Iterator[Assignment]:
+        while self._free and (found := self._next()):
+            self._placed[found.job.id] = found
+            del self._free[found.lane]
+            yield found
+
+    def _next(self) -> Assignment | None:
+        head = next(self._left(), None)
+        if head is None:
+            return None
+        if head.since <= self._late:
+            if lane := self._lane_with(head) or self._lane_for(head):
+                return Assignment(head, lane.name)
+            if not self._copies(head) and not all(lane.paused for lane in self._free.values()):
+                return None  # memory is short
+        return self._ready_one() or self._one_to_load()
+
+    def _left(self) -> Iterator[Waiting]:
+        return (job for job in self._jobs if job.id not in self._placed)
+
+    def _ready_one(self) -> Assignment | None:
+        held: set[str | None] = {key for lane in self._free.values() for key in lane.holds}
+        if held:
+            held.add(None)
+        job = next((job for job in self._left() if job.model in held), None)
+        lane = self._lane_with(job) if job else None
+        return Assignment(job, lane.name) if job and lane else None
+
+    def _one_to_load(self) -> Assignment | None:
+        if all(lane.paused for lane in self._free.values()):
+            return None
+        seen: set[str | None] = set()  # a younger job for the same model cannot do better
+        for job in self._left():
+            if job.model not in seen and (lane := self._lane_for(job)) and self._worth_it(job, lane):
+                return Assignment(job, lane.name)
+            seen.add(job.model)
+        return None
+
+    def _lane_with(self, job: Waiting) -> LaneView | None:
+        """An idle lane that needs no load; the one with the fewest models, which lacks more to do others."""
+        return min((x for x in self._free.values() if x.ready(job)), key=lambda x: x.loaded, default=None)
+
+    def _lane_for(self, job: Waiting) -> LaneView | None:
+        """An idle lane to load on: an empty one, else the least recently used."""
+        able = (lane for lane in self._free.values() if lane.may_load(job))
+        return min(able, key=lambda lane: (lane.loaded, lane.used), default=None)
+
+    def _worth_it(self, job: Waiting, lane: LaneView) -> bool:
+        holders = self._copies(job)
+        if not holders or not lane.loaded or job.since <= self._late:
+            return True
+        return sum(other.model == job.model for other in self._left()) > holders
+
+    def _copies(self, job: Waiting) -> int:
+        """How many lanes have this model in memory, or will soon."""
+        coming = {each.lane for each in self._placed.values() if each.job.model == job.model}
+        return sum(lane.ready(job) or lane.name in coming for lane in self._lanes)
+
+
+def _in_turn(waiting: Sequence[Waiting], served: Mapping[str, float]) -> Sequence[Waiting]:
+    """Round-robin: the caller that was served or came longest ago first, then the next."""
+    queues: dict[str, list[Waiting]] = defaultdict(list)
+    for job in waiting:
+        queues[job.caller].append(job)
+    if len(queues) <= 1:
+        return waiting
+    callers = sorted(queues, key=lambda caller: max(served.get(caller, 0.0), queues[caller][0].since))
+    rounds = zip_longest(*(queues[caller] for caller in callers))
+    return [job for turn in rounds for job in turn if job is not None]

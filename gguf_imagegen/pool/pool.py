@@ -1,0 +1,169 @@
+"""The pool: all lanes of this machine, and what to ask of them together."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterable, Sequence
+
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.machine.devices import Device
+from gguf_imagegen.machine.memory import Available
+from gguf_imagegen.pool.failures import Failures
+from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.pool.options import Options
+from gguf_imagegen.pool.placement import LaneView
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Engine
+from gguf_imagegen.vocabulary.errors import ImagegenError
+from gguf_imagegen.vocabulary.events import Loading
+
+
+class Pool:
+    """A lane for each device; `make_engine` gives an engine for one, not started yet."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        settings: Settings,
+        make_engine: Callable[[Device], Engine],
+        devices: Sequence[Device],
+        free: Callable[[], Available] | None = None,
+    ) -> None:
+        self.ended: Callable[[str], None] = lambda why: None
+        """Called with the reason when an engine has ended."""
+        self.failures = Failures()
+        self._refused: dict[str, set[str]] = {device.name: set() for device in devices}
+        settings, turn = _alike(settings, devices), asyncio.Lock()
+        self.lanes = tuple(
+            Lane(
+                catalog, settings, functools.partial(make_engine, device), device, free,
+                turn=turn, failures=self.failures, beside=lambda: self.lanes,
+            )
+            for device in devices
+        )  # fmt: skip
+        for lane in self.lanes:
+            lane.ended = self._engine_ended
+
+    def lane(self, name: str) -> Lane:
+        return next(lane for lane in self.lanes if lane.name == name)
+
+    # -- what is in memory ----------------------------------------------------------------------------
+
+    @property
+    def entries(self) -> list[Entry]:
+        """The loaded models, the most recently used first, each once."""
+        models = sorted((m for lane in self.lanes for m in lane.models), key=lambda m: m.used, reverse=True)
+        return list({model.entry.name: model.entry for model in models}.values())
+
+    @property
+    def present(self) -> bool:
+        return any(lane.present for lane in self.lanes)
+
+    @property
+    def backend(self) -> str | None:
+        """What the engine used last computes on."""
+        used = max(self.lanes, key=lambda lane: lane.used if lane.models else -1.0)
+        return used.backend
+
+    @property
+    def loading(self) -> Loading | None:
+        """How far one of the loads is."""
+        return next((lane.loading for lane in self.lanes if lane.loading is not None), None)
+
+    def holds(self, entry: Entry) -> bool:
+        return any(lane.holds(entry) for lane in self.lanes)
+
+    def ready(self, entry: Entry | None) -> bool:
+        """Whether an engine lives that has this model as it is wanted; None: any engine."""
+        return any(lane.ready(entry) for lane in self.lanes)
+
+    def loads(self, entry: Entry) -> bool:
+        """Whether this model is being loaded just now."""
+        return any(lane.loads(entry) for lane in self.lanes)
+
+    def tuned(self, entry: Entry) -> Options | None:
+        """What a tuning has changed in a loaded model; None if it is not loaded, or has no tuning."""
+        return next((options for lane in self.lanes if (options := lane.tuned(entry))), None)
+
+    # -- what went wrong ------------------------------------------------------------------------------
+
+    @property
+    def error(self) -> ImagegenError | None:
+        """Why the last load failed."""
+        return self.failures.last
+
+    @property
+    def errors(self) -> dict[str, ImagegenError]:
+        """By name of a model: why its last load failed."""
+        return self.failures.by_model
+
+    def forget_failure(self, entry: Entry) -> None:
+        """Somebody asked for this model by hand: try again at once."""
+        self.failures.forget(entry)
+
+    @property
+    def pause(self) -> float:
+        """Seconds until some lane may start an engine; 0 if one may now."""
+        return min(lane.pause for lane in self.lanes)
+
+    # -- placing --------------------------------------------------------------------------------------
+
+    def views(self, busy: Iterable[Lane]) -> list[LaneView]:
+        """The lanes as placement sees them; `busy` are those that have work."""
+        occupied = {lane.name for lane in busy}
+        return [
+            LaneView(
+                lane.name,
+                idle=lane.name not in occupied,
+                holds=frozenset(key_of(model.entry) for model in lane.models if model.engine.alive),
+                paused=lane.pause > 0,
+                refuses=frozenset(self._refused[lane.name]),
+                loaded=len(lane.models),
+                used=lane.used,
+            )
+            for lane in self.lanes
+        ]
+
+    def lane_to_load(self, entry: Entry, idle: Sequence[Lane]) -> Lane | None:
+        """The idle lane that should load this model now: the one that has it, if any has."""
+        has = [lane for lane in self.lanes if lane.holds(entry) or lane.loads(entry)]
+        able = [
+            lane
+            for lane in has or self.lanes
+            if lane in idle and not lane.pause and key_of(entry) not in self._refused[lane.name]
+        ]
+        return min(able, key=lambda lane: (len(lane.models), lane.used), default=None)
+
+    def refuse(self, lane: Lane, entry: Entry) -> None:
+        """This model did not fit there; no other attempt until something has changed."""
+        self._refused[lane.name].add(key_of(entry))
+
+    def refused_everywhere(self, entry: Entry) -> bool:
+        return all(key_of(entry) in keys for keys in self._refused.values())
+
+    def memory_changed(self) -> None:
+        """Something left memory or may do so now: what did not fit may fit."""
+        for keys in self._refused.values():
+            keys.clear()
+
+    async def close(self, why: str) -> None:
+        """End all engines; returns when they are gone."""
+        await asyncio.gather(*(lane.close(why) for lane in self.lanes))
+
+    def _engine_ended(self, why: str) -> None:
+        self.memory_changed()
+        self.ended(why)
+
+
+def key_of(entry: Entry) -> str:
+    """What is loaded for this entry: equal keys are served by the same engine."""
+    return f"{entry.name}, {entry.decoder} decoder"
+
+
+def _alike(settings: Settings, devices: Sequence[Device]) -> Settings:
+    """Flash attention changes pixels: where devices of several kinds would choose differently, it is off."""
+    if len({device.kind for device in devices}) == 1 or "flash_attention" in settings.model_fields_set:
+        return settings
+    return settings.model_copy(update={"flash_attention": False})
