@@ -33,8 +33,9 @@ SWEEP = 30.0
 class Service:
     """Takes requests and has them done.
 
-    `make_engine` gives an engine that is not started yet; `output_dir` None keeps results for a time only.
-    `devices` are names as the setting has them, None for the setting itself.
+    `make_engine` gives an engine that is not started yet; `devices` are names as the setting has them, None
+    for the setting itself. Pictures go to `settings.output_dir`, else to the state folder, which is this
+    server's alone; without either they are kept for a time only.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Service:
         make_engine: Callable[[], Engine] | None = None,
         *,
         devices: Sequence[str] | None = None,
-        output_dir: Path | None = None,
+        state_dir: Path | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
         self.settings = settings
@@ -56,7 +57,7 @@ class Service:
             devices or settings.devices, settings.cpu_lanes, settings.threads, usable_cores()
         )
         self.pool = Pool(catalog, settings, partial(_make_engine, settings, make_engine), lanes)
-        self.results = ResultStore(output_dir, settings.job_ttl)
+        self.results = _results(settings, state_dir)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
         self._observers = observers
@@ -111,7 +112,14 @@ class Service:
         while True:
             await asyncio.sleep(SWEEP)
             self.scheduler.sweep()
+            await asyncio.to_thread(self.results.sweep)
 
 
 def _make_engine(settings: Settings, make: Callable[[], Engine] | None, device: Device) -> Engine:
     return make() if make else EngineProcess(stall_timeout=settings.load_timeout, device=device)
+
+
+def _results(settings: Settings, state_dir: Path | None) -> ResultStore:
+    if settings.output_dir is not None or state_dir is None:
+        return ResultStore(settings.output_dir, settings.job_ttl)
+    return ResultStore(state_dir / "pictures", settings.job_ttl, settings.keep_pictures)

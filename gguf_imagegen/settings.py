@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ByteSize,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gguf_imagegen.machine.devices import check_names
@@ -19,6 +30,43 @@ Words = Annotated[tuple[str, ...], NoDecode]
 def default_models_dir() -> Path:
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "gguf-imagegen" / "models"
+
+
+def default_state_dir() -> Path:
+    """The platform's folder for what a program keeps between two runs."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        base = "~/Library/Application Support"
+    else:
+        base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "gguf-imagegen"
+
+
+@dataclass(frozen=True)
+class Keep:
+    """How much is kept: `size` bytes and for `age` seconds; None means without a limit."""
+
+    size: int | None
+    age: float | None
+
+
+SECONDS = {"h": 3600, "d": 86_400, "w": 7 * 86_400}
+
+
+def _keep(value: object) -> object:
+    """`10GB,30d`, either alone, or `none`."""
+    if not isinstance(value, str):
+        return value
+    words = [word.strip().lower() for word in value.split(",")]
+    if words in (["none"], ["0"]):
+        return Keep(None, 0.0)
+    ages = [match for word in words if (match := re.fullmatch(r"(\d+(?:\.\d+)?) ?([hdw])", word))]
+    sizes = [word for word in words if re.fullmatch(r"\d+(\.\d+)? ?[kmgtp]i?b", word)]
+    if len(ages) > 1 or len(sizes) > 1 or len(ages) + len(sizes) != len(words):
+        raise ValueError("must be a size, an age or both, such as 10GB,30d; or none")
+    size = TypeAdapter(ByteSize).validate_python(sizes[0]) if sizes else None
+    return Keep(size, float(ages[0][1]) * SECONDS[ages[0][2]] if ages else None)
 
 
 class Settings(BaseSettings):
@@ -101,7 +149,18 @@ class Settings(BaseSettings):
     preview_interval: float = Field(0.1, ge=0, description="least time between two previews of every step")
 
     # files and logs
-    output_dir: Path | None = Field(None, description="folder to keep finished images in")
+    state_dir: Path = Field(
+        default_factory=default_state_dir, description="folder of what outlives the server; one server each"
+    )
+    ephemeral: bool = Field(False, description="keep nothing when the server ends")
+    keep_pictures: Annotated[Keep, NoDecode, BeforeValidator(_keep)] = Field(  # type: ignore[assignment]  # read like a flag
+        "10GB,30d",
+        description="size and age of the pictures kept in the state folder, the oldest go first;"
+        " none = as long as jobs",
+    )
+    output_dir: Path | None = Field(
+        None, description="folder to keep finished images in for good, instead of the state folder"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
@@ -116,7 +175,7 @@ class Settings(BaseSettings):
         check_names(value)
         return value
 
-    @field_validator("models_dir", "catalog", "lora_dir", "upscaler_dir", "output_dir")
+    @field_validator("models_dir", "catalog", "lora_dir", "upscaler_dir", "state_dir", "output_dir")
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value else None

@@ -6,9 +6,11 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -51,13 +53,22 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _users_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test sees the state folder of whoever runs the tests, nor one of a server that they use."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 class ServerProcess:
-    """`gguf-imagegen serve` as a user runs it, on a free port."""
+    """`gguf-imagegen serve` as a user runs it, on a free port and with a new state folder."""
 
     def __init__(self, model_dir: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+        self._state = Path(tempfile.mkdtemp(dir=os.environ.get("XDG_STATE_HOME")))
         command = [
             sys.executable, "-m", "gguf_imagegen", "serve", "--port", "0", "--model", "tiny-random",
-            "--models-dir", str(model_dir), "--threads", "1", *flags,
+            "--models-dir", str(model_dir), "--threads", "1", "--state-dir", str(self._state), *flags,
         ]  # fmt: skip
         self.process = subprocess.Popen(
             command, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "200", **(env or {})}
@@ -108,9 +119,15 @@ class ServerProcess:
         try:
             return self.process.wait(DEADLINE)
         finally:
-            self.process.kill()
-            assert self.process.stderr is not None
-            self.process.stderr.close()
+            self.kill()
+
+    def kill(self) -> None:
+        """End it without a word to it."""
+        self.process.kill()
+        self.process.wait(DEADLINE)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+        shutil.rmtree(self._state)
 
 
 @pytest.fixture(scope="session")

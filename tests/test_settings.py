@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from gguf_imagegen.commands.flags import env_name, settings_from
-from gguf_imagegen.settings import Settings, is_loopback
+from gguf_imagegen.settings import Keep, Settings, is_loopback
 
 SECRET = "sesame-4711"
 
@@ -30,6 +30,7 @@ def example(name: str) -> tuple[str, Any]:
     """A value of this field that is not its default, as text and as what it becomes."""
     special = {
         "component": ("vae=a.gguf, llm=b.gguf", ("vae=a.gguf", "llm=b.gguf")),
+        "keep_pictures": ("1.5GB, 2d", Keep(1_500_000_000, 2 * 86_400.0)),
         "cors_origins": ("http://a,http://b", ("http://a", "http://b")),
         "allowed_hosts": ("a,b", ("a", "b")),
         "api_key": ("one,two", (SecretStr("one"), SecretStr("two"))),
@@ -82,6 +83,38 @@ def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("GGUF_IMAGEGEN_THREADS", "3")
     settings = settings_from({"port": 4321})
     assert (settings.port, settings.threads) == (4321, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("10GB,30d", Keep(10**10, 30 * 86_400.0)),
+        ("1w, 500 MiB", Keep(500 << 20, 7 * 86_400.0)),
+        ("2TB", Keep(2 * 10**12, None)),
+        ("12h", Keep(None, 12 * 3600.0)),
+        ("none", Keep(None, 0.0)),
+        ("0", Keep(None, 0.0)),
+    ],
+)
+def test_how_much_is_kept(text: str, kept: Keep) -> None:
+    """A size, an age, both in either order, or nothing."""
+    assert Settings(keep_pictures=text).keep_pictures == kept
+
+
+@pytest.mark.parametrize("text", ["", "lots", "10", "10GB,20GB", "1d,2d", "-1GB", "10GB;30d", "10GB,none"])
+def test_how_much_is_kept_is_checked(text: str) -> None:
+    """Anything else is refused with an example."""
+    with pytest.raises(ValidationError, match="such as 10GB,30d"):
+        Settings(keep_pictures=text)
+
+
+def test_the_state_folder_is_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XDG's variable, or its default; `~` is the home folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", "/var/state")
+    assert Settings().state_dir == Path("/var/state/gguf-imagegen")
+    monkeypatch.delenv("XDG_STATE_HOME")
+    assert Settings().state_dir == Path.home() / ".local/state/gguf-imagegen"
+    assert Settings(state_dir=Path("~/x")).state_dir == Path.home() / "x"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", ""])

@@ -79,9 +79,7 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
         if app[SERVICE].scheduler.draining:
             raise
         made = await asyncio.to_thread(pictures, app, work.job)  # what was finished before the interrupt
-    body = await asyncio.to_thread(
-        _answer, work.job, data, told, made, app[SERVICE].settings.output_dir is not None
-    )
+    body = await asyncio.to_thread(_answer, work.job, data, told, made, app[SERVICE].results.keeps)
     return web.json_response(body, headers={"X-Job-Id": work.job.id})
 
 
@@ -97,7 +95,7 @@ def _answer(
     wanted = told.wanted
     warnings = [*few(told.warnings), *job.warnings]
     if wanted.save_images and not kept:
-        warnings.append("save_images: start the server with --output-dir to keep pictures on its disk")
+        warnings.append("save_images: the server keeps no pictures; see --keep-pictures, --output-dir")
     return {
         "images": [base64.b64encode(each).decode("ascii") for each in made] if wanted.send_images else [],
         "parameters": {key: plain(value) for key, value in data.items()},

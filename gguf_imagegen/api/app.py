@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from aiohttp import web
 
@@ -105,8 +106,12 @@ def make_app(
     default_model: str,
     make_engine: Callable[[], Engine] | None = None,
     devices: Sequence[str] | None = None,
+    state_dir: Path | None = None,
 ) -> web.Application:
-    """The whole server; `make_engine` and `devices` are as `Service` takes them."""
+    """The whole server; `make_engine` and `devices` are as `Service` takes them.
+
+    Without a state folder, which must be this server's alone, all is forgotten at the end.
+    """
     app = web.Application(
         middlewares=[
             writing.written_in_time,
@@ -123,7 +128,7 @@ def make_app(
         default_model,
         make_engine,
         devices=devices,
-        output_dir=settings.output_dir,
+        state_dir=state_dir,
         observers=(metrics.job_event, job_log.job_event),
     )
     service.pool.ended = metrics.worker_ended

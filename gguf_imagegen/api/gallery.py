@@ -36,7 +36,7 @@ async def list_images(request: web.Request) -> web.Response:
 
 
 async def delete_image(request: web.Request) -> web.Response:
-    """DELETE /v1/images/files/{name}: for good, also in the folder of --output-dir."""
+    """DELETE /v1/images/files/{name}: for good, also from the folder that keeps it."""
     name = request.match_info["name"]
     await asyncio.to_thread(request.app[SERVICE].scheduler.results.delete, name)
     return web.json_response({"id": name, "object": "image", "deleted": True})

@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 from aiohttp import web
 from rich.console import Console
@@ -17,6 +18,7 @@ from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.doctor import probe
 from gguf_imagegen.commands.pull import pull_missing
+from gguf_imagegen.jobs import state
 from gguf_imagegen.machine import heap, logs, loop, stdio
 from gguf_imagegen.machine.devices import gpu_names, has_gpu_node
 from gguf_imagegen.settings import Settings, is_loopback
@@ -26,10 +28,11 @@ LAST_FRAMES = 5.0
 """Seconds that open answers get to write their last bytes."""
 
 
-async def serve(settings: Settings, console: Console) -> int:
+async def serve(settings: Settings, console: Console, state_dir: Path | None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     catalog, default = choose_models(settings)
-    app = make_app(settings, catalog, default, devices=await _devices(settings))
+    devices = await _devices(settings)
+    app = make_app(settings, catalog, default, devices=devices, state_dir=state_dir)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_FRAMES)
     await runner.setup()
     assert runner.server is not None
@@ -102,4 +105,9 @@ def run_server(settings: Settings) -> int:
     logs.set_up(settings.log_level)
     heap.keep_large_blocks_apart()
     console = Console(stderr=True)
-    return pull_missing(settings) or loop.run(serve(settings, console))
+    try:
+        with state.folder(settings) as state_dir:
+            return pull_missing(settings) or loop.run(serve(settings, console, state_dir))
+    except state.InUse as exc:
+        console.print(f"gguf-imagegen: {exc}", style="red", soft_wrap=True)
+        return 1

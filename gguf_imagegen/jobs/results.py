@@ -1,6 +1,6 @@
 """Finished images by unguessable name, on disk where possible.
 
-They can be read for as long as jobs can; those in the user's own output folder for as long as they are there.
+They can be read for as long as jobs can; those in a folder that outlives the server until they go.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import secrets
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from gguf_imagegen.jobs.keeping import Keeping
+from gguf_imagegen.settings import Keep
 from gguf_imagegen.vocabulary.errors import NotFound
 
 log = logging.getLogger(__name__)
@@ -30,14 +33,28 @@ def _stamp(now: float) -> str:
 
 
 class ResultStore:
-    """Puts and gets encoded images. Nothing is lost when the disk is full: they stay in memory then."""
+    """Puts and gets encoded images. Nothing is lost when the disk is full: they stay in memory then.
 
-    def __init__(self, folder: Path | None, ttl: float) -> None:
+    A folder with limits is the server's own, and its files are the owner's; one without is the user's, and
+    never emptied. Without a folder they are in a temporary one. An age below `ttl` means `ttl`.
+    """
+
+    def __init__(self, folder: Path | None, ttl: float, limits: Keep | None = None) -> None:
         self.ttl = ttl
         self._keep = folder
+        self._limits = limits
         self._folder: Path | None = folder
+        self._keeping: Keeping | None = None
+        if folder is not None and limits is not None:
+            age = None if limits.age is None else max(limits.age, ttl)
+            self._keeping = Keeping(folder, NAME, replace(limits, age=age))
         self._memory: dict[str, bytes] = {}
         self._made: dict[str, float] = {}
+
+    @property
+    def keeps(self) -> bool:
+        """Whether images stay when their job is forgotten."""
+        return self._keep is not None and (self._limits is None or self._limits.age != 0)
 
     def put(self, data: bytes, extension: str) -> tuple[str, bool]:
         """Store an image; returns its name and whether it is on disk."""
@@ -47,10 +64,13 @@ class ResultStore:
             folder = self._ensure_folder()
             temporary = folder / f".{name}.part"
             try:
+                temporary.touch(mode=0o666 if self._is_users else 0o600)
                 temporary.write_bytes(data)
                 os.replace(temporary, folder / name)  # noqa: PTH105 - the atomic primitive is meant
             finally:
                 temporary.unlink(missing_ok=True)
+            if self._keeping is not None:
+                self._keeping.added()
             return name, True
         except OSError as exc:
             log.warning("cannot write an image to the result folder (%s); keeping it in memory", exc.strerror)
@@ -72,7 +92,7 @@ class ResultStore:
 
     def names(self) -> list[str]:
         """The images that can be read, the newest first, at most MOST_LISTED."""
-        names = {name for name in self._made if self._young(name)}
+        names = {name for name in list(self._made) if self._young(name)}
         if self._keep is not None and self._keep.is_dir():
             names |= {entry.name for entry in os.scandir(self._keep) if NAME.fullmatch(entry.name)}
         return heapq.nlargest(MOST_LISTED, names)
@@ -92,13 +112,18 @@ class ResultStore:
         return made is not None and time.monotonic() - made <= self.ttl
 
     def sweep(self) -> None:
-        """Forget expired images; files in the user's own output folder stay."""
+        """Forget expired images and keep the limits; a user's own output folder stays as it is.
+
+        Reads the disk: call it in a thread.
+        """
         now = time.monotonic()
-        for name in [n for n, made in self._made.items() if now - made > self.ttl]:
-            del self._made[name]
+        for name in [n for n, made in list(self._made.items()) if now - made > self.ttl]:
+            self._made.pop(name, None)
             self._memory.pop(name, None)
             if self._keep is None and self._folder is not None:
                 (self._folder / name).unlink(missing_ok=True)
+        if self._keeping is not None:
+            self._keeping.trim()
 
     def close(self) -> None:
         if self._keep is None and self._folder is not None:
@@ -108,5 +133,9 @@ class ResultStore:
     def _ensure_folder(self) -> Path:
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="gguf-imagegen-"))
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o777 if self._is_users else 0o700, parents=True, exist_ok=True)
         return self._folder
+
+    @property
+    def _is_users(self) -> bool:
+        return self._keep is not None and self._limits is None

@@ -234,7 +234,7 @@ class Scheduler:
             await self.cancel(job, "the server is shutting down")
 
     def sweep(self) -> None:
-        """Forget jobs and images that are past their time."""
+        """Forget jobs that are past their time."""
         now = time.time()
         ended = [job for job in self.jobs.values() if job.ended]
         for newer, job in enumerate(reversed(ended)):
@@ -243,7 +243,6 @@ class Scheduler:
                 del self.jobs[job.id]
             elif age > PREVIEW_TTL:
                 job.drop_previews()
-        self.results.sweep()
 
     # -- the loop -------------------------------------------------------------------------------------
 

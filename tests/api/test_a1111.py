@@ -249,11 +249,18 @@ def test_client_sets_options_for_one_request(webui: webuiapi.WebUIApi) -> None:
 
 
 def test_client_wants_no_pictures(webui: webuiapi.WebUIApi) -> None:
-    """`send_images` false; `save_images` says what it needs here."""
+    """`send_images` false; `save_images` is what the server does anyway."""
     result = webui.txt2img(prompt="a cat", width=64, height=64, send_images=False, save_images=True)
     assert result.images == []
     assert len(result.info["infotexts"]) == 1
-    assert "--output-dir" in result.json["warnings"][0]
+    assert result.json["warnings"] == []
+
+
+async def test_a_server_that_keeps_no_pictures(running: RunningApp) -> None:
+    """`save_images` says what it needs."""
+    async with running(engine=QuickEngine) as app:
+        _, answer = await app.post("/sdapi/v1/txt2img", prompt="a cat", save_images=True)
+    assert "--output-dir" in answer["warnings"][0]
 
 
 def test_client_asks_for_what_is_not_there(webui: webuiapi.WebUIApi) -> None:
