@@ -43,7 +43,8 @@ class Server:
         self._log = settings.models_dir / f"serve-{time.monotonic_ns()}.log"
         command = [
             sys.executable, "-m", "gguf_imagegen", "serve", "--port", "0", "--grace", "0", "--model", model,
-            "--models-dir", str(settings.models_dir), "--threads", str(settings.threads), "--ephemeral", *flags,
+            "--models-dir", str(settings.models_dir), "--threads", str(settings.threads),
+            "--ephemeral", *flags,
         ]  # fmt: skip
         self.began = now()
         with self._log.open("w") as stderr:
