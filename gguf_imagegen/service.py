@@ -18,11 +18,14 @@ from gguf_imagegen.jobs.scheduler import Observer, Scheduler
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.devices import Device, make_devices
 from gguf_imagegen.planning.abilities import require_able
+from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
+from gguf_imagegen.vocabulary.errors import QueueFull
 
 CANCEL_AGAIN = 5.0
 """Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
@@ -70,14 +73,33 @@ class Service:
         """The named model, or the default one."""
         return self.catalog.get(name) if name else self.default
 
-    async def submit(self, request: ImageRequest, operation: Operation, warnings: list[str]) -> Job:
+    async def submit(
+        self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender | None = None
+    ) -> Job:
         """Queue what a request asks for; all that can be refused is refused before a picture is decoded."""
-        self.scheduler.check_room()
+        sender = sender or Sender()
+        self.check_room(sender.caller)
         entry = self.model(request.model)
         self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
-        sketched = await asyncio.to_thread(self._sketch, request, entry, operation, warnings)
-        return self.scheduler.submit(await self.pixels.in_turn(sketched.memory, sketched.plan))
+        settings = within(self.settings, sender.caller.bounds)
+        sketched = await asyncio.to_thread(self._sketch, request, entry, operation, warnings, settings)
+        plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
+        self.check_room(sender.caller)
+        return self.scheduler.submit(plan, sender)
+
+    def check_room(self, caller: Caller) -> None:
+        """Raise what `submit` would raise for want of room, before work is put into a request."""
+        self.scheduler.check_room()
+        most = caller.bounds.jobs
+        if most is None:
+            return
+        own = sum(not job.ended and job.caller == caller.name for job in self.scheduler.jobs.values())
+        if own >= most:
+            raise QueueFull(
+                f"{own} jobs of {caller.name} wait or run, and it may have {most} at once; try again later",
+                retry_after=5,
+            )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -95,11 +117,16 @@ class Service:
             self.results.close()
 
     def _sketch(
-        self, request: ImageRequest, entry: Entry, operation: Operation, warnings: list[str]
+        self,
+        request: ImageRequest,
+        entry: Entry,
+        operation: Operation,
+        warnings: list[str],
+        settings: Settings,
     ) -> Sketch:
         if operation != "upscale":
-            require_able(request, entry, self.catalog, self.settings)
-        return sketch(request, entry, self.settings, operation, warnings)
+            require_able(request, entry, self.catalog, settings)
+        return sketch(request, entry, settings, operation, warnings)
 
     def _pixels_held(self) -> int:
         return sum(job.plan.pixel_bytes for job in self.scheduler.jobs.values() if not job.ended)

@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 picks a free one")
     public_url: str | None = Field(None, description="base of the URLs in answers, if behind a proxy")
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="key(s) clients must send")
+    callers: Path | None = Field(None, description="YAML file of callers, each with a key and rights")
     insecure: bool = Field(False, description="allow listening beyond loopback without a key")
     cors_origins: Words = Field((), description="origins allowed to call from a browser, * for any")
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
@@ -175,19 +176,26 @@ class Settings(BaseSettings):
         check_names(value)
         return value
 
-    @field_validator("models_dir", "catalog", "lora_dir", "upscaler_dir", "state_dir", "output_dir")
+    @field_validator(
+        "models_dir", "catalog", "lora_dir", "upscaler_dir", "state_dir", "output_dir", "callers"
+    )
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value else None
 
     @model_validator(mode="after")
     def _not_open_to_the_world(self) -> Settings:
-        if not (self.api_key or self.insecure or is_loopback(self.host)):
+        if not (self.keyed or self.insecure or is_loopback(self.host)):
             raise ValueError(
-                f"refusing to listen on {self.host} without a key: set --api-key (or GGUF_IMAGEGEN_API_KEY),"
-                " or say --insecure if everybody who can reach this address may use the server"
+                f"refusing to listen on {self.host} without a key: set --api-key (or GGUF_IMAGEGEN_API_KEY)"
+                " or --callers, or say --insecure if everybody who can reach this address may use the server"
             )
         return self
+
+    @property
+    def keyed(self) -> bool:
+        """Whether a key is needed to call."""
+        return bool(self.api_key or self.callers)
 
     @property
     def max_body_bytes(self) -> int:

@@ -115,8 +115,8 @@ def test_the_server_does_not_load_native_code(module: str) -> None:
 
 
 DIALECTS = (
-    "a1111", "a1111_extras", "a1111_lists", "a1111_routes", "chat", "compat", "openai", "sdcpp_capabilities",
-    "sdcpp_server",
+    "a1111", "a1111_extras", "a1111_lists", "a1111_progress", "a1111_routes", "chat", "compat", "openai",
+    "sdcpp_capabilities", "sdcpp_server",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""AUTOMATIC1111's API (stable-diffusion-webui, modules/api/api.py): pictures, progress, interrupt."""
+"""AUTOMATIC1111's API (stable-diffusion-webui, modules/api/api.py): pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import math
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,24 +15,23 @@ from aiohttp import web
 
 from gguf_imagegen import __version__
 from gguf_imagegen.api import a1111_lists
+from gguf_imagegen.api.a1111_progress import timestamp
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.work import accepted, begin, finish, pictures, prefers_async
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.finish import describe
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.schema.a1111 import A1111Request, Translated, input_images, memory_of, translate
 from gguf_imagegen.schema.a1111_names import sampler_label, schedule_label
 from gguf_imagegen.vocabulary.errors import Cancelled, UnsupportedOperation
-from gguf_imagegen.vocabulary.events import Loading, Progress
 
 PICTURES = {"init_images", "mask", "extra_images"}
 """Keys that are not echoed, unless `include_init_images` asks for them."""
 MAX_ECHO_DEPTH = 16
-KINDS = {"generation": "txt2img", "edit": "img2img", "variation": "img2img", "upscale": "extras"}
 
 
 async def txt2img(request: web.Request) -> web.Response:
@@ -48,7 +46,7 @@ async def img2img(request: web.Request) -> web.Response:
 
 async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     app = request.app
-    app[SERVICE].scheduler.check_room()
+    app[SERVICE].check_room(caller_of(request))
     data = await read_body(request)
     known = await asyncio.to_thread(names_in, app[SERVICE].settings.lora_dir, "lora")
     told = await asyncio.to_thread(translate, data, img2img=img2img, loras=known)
@@ -57,7 +55,7 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     entry = find(app[SERVICE].catalog, wanted.checkpoint) if wanted.checkpoint else app[SERVICE].model(None)
     if wanted.extra_images and entry.edit_mode != "reference":
         raise UnsupportedOperation(f"extra_images: {entry.id} takes no references", param="extra_images")
-    fields |= {"model": entry.name, **_preview(entry)}
+    fields |= {"model": entry.name, "request_id": wanted.force_task_id or None, **_preview(entry)}
     if not wanted.include_init_images:
         data = {**data, **dict.fromkeys(PICTURES & data.keys())}
     most = app[SERVICE].settings.max_input_pixels
@@ -70,7 +68,10 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     del fields, wanted  # with the pictures in them, while the job waits and runs
     wanted = told.wanted
     if wanted.checkpoint and not wanted.override_settings_restore_afterwards:
-        a1111_lists.use_by_default(app, entry)
+        if caller_of(request).admin:
+            a1111_lists.use_by_default(app, entry)
+        else:
+            told.warnings.append("override_settings: the default model stays; an admin's key may change it")
     if prefers_async(request):
         return accepted(request, work.job)
     try:
@@ -151,98 +152,8 @@ def _info(job: Job, wanted: A1111Request) -> dict[str, Any]:
         "index_of_first_image": 0,
         "infotexts": [describe(plan, image.seed) for image in job.images],
         "styles": [],
-        "job_timestamp": _timestamp(job),
+        "job_timestamp": timestamp(job),
         "clip_skip": max(1, spec.clip_skip),
         "is_using_inpainting_conditioning": plan.entry.edit_mode == "inpaint",
         "version": f"gguf_imagegen {__version__}",
     }
-
-
-def _timestamp(job: Job) -> str:
-    return time.strftime("%Y%m%d%H%M%S", time.localtime(job.created))
-
-
-# -- while it runs ------------------------------------------------------------------------------------
-
-
-async def progress(request: web.Request) -> web.Response:
-    """GET /sdapi/v1/progress: the running job of any dialect, the newest of several, else the next one."""
-    scheduler = request.app[SERVICE].scheduler
-    skip_image = request.query.get("skip_current_image", "").lower() in ("true", "1", "yes", "on", "t", "y")
-    job = scheduler.current
-    done = round(job.progress / 100, 4) if job else 0.0
-    eta = _eta(scheduler, job, done) if job else 0.0
-    body = {
-        "progress": done,
-        "eta_relative": eta,
-        "state": _state(job),
-        "current_image": _current_image(job) if job and not skip_image else None,
-        "textinfo": _textinfo(job) if job else None,
-    }
-    return web.json_response(body)
-
-
-def _state(job: Job | None) -> dict[str, Any]:
-    count, step, steps = 0, 0, 0
-    if job is not None:
-        count, steps = job.plan.n, job.plan.sampling_steps
-        last = job.last_progress
-        if last is not None and last.phase in ("sampling", "hires") and last.index >= len(job.images):
-            step, steps = last.step, last.steps or steps
-        elif last is not None and last.phase == "decoding":
-            step = steps
-    return {
-        "skipped": False,
-        "interrupted": bool(job and job.cancel_requested),
-        "stopping_generation": bool(job and job.cancel_requested),
-        "job": KINDS[job.plan.operation] if job else "",
-        "job_count": count,
-        "job_timestamp": _timestamp(job) if job else "0",
-        "job_no": min(len(job.images), count - 1) if job else 0,
-        "sampling_step": step,
-        "sampling_steps": steps,
-    }
-
-
-def _eta(scheduler: Scheduler, job: Job, done: float) -> float:
-    """Seconds until the end: from measured speed, else by the rule of three, else 0."""
-    measured = scheduler.eta(job)
-    if measured is None and done and job.started_at is not None:
-        measured = (time.time() - job.started_at) * (1 - done) / done
-    return round(measured or 0.0, 2)
-
-
-def _current_image(job: Job) -> str | None:
-    """The newest preview, in base64."""
-    preview = job.last_preview
-    return base64.b64encode(preview.data).decode("ascii") if preview else None
-
-
-def _textinfo(job: Job) -> str | None:
-    """What it does while there are no steps to count."""
-    if job.status == "queued":
-        return "waiting in the queue"
-    match job.last_work:
-        case Loading(what=what):
-            return f"loading {what}"
-        case Progress(phase=phase) if phase != "sampling":
-            return phase
-    return None
-
-
-async def interrupt(request: web.Request) -> web.Response:
-    """POST /sdapi/v1/interrupt: end what runs; its request is answered with the pictures made so far."""
-    await _end_running(request)
-    return web.json_response({})
-
-
-async def skip(request: web.Request) -> web.Response:
-    """POST /sdapi/v1/skip: as interrupt, because the pictures of one job are made in one go."""
-    await _end_running(request)
-    return web.json_response(None)
-
-
-async def _end_running(request: web.Request) -> None:
-    scheduler = request.app[SERVICE].scheduler
-    for job in scheduler.running[-1:]:  # the one that `progress` shows
-        await scheduler.cancel(job, "the job was interrupted")

@@ -15,6 +15,7 @@ import psutil
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.callers import admins_only, require_admin
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
@@ -116,10 +117,12 @@ async def set_options(request: web.Request) -> web.Response:
     if name is not None and not isinstance(name, str):
         raise InvalidRequest("sd_model_checkpoint: must be a text", param="sd_model_checkpoint")
     if name:
+        require_admin(request)
         use_by_default(request.app, find_model(request.app[SERVICE].catalog, name))
     return web.json_response(None)
 
 
+@admins_only
 async def unload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/unload-checkpoint: free the memory of all models as soon as no job waits."""
     for entry in request.app[SERVICE].pool.entries:
@@ -127,6 +130,7 @@ async def unload_checkpoint(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
+@admins_only
 async def reload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/reload-checkpoint: load the default model as soon as no job waits."""
     use_by_default(request.app, request.app[SERVICE].default)

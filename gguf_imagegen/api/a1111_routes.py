@@ -1,4 +1,4 @@
-"""The routes of AUTOMATIC1111's API, stable-diffusion-webui's modules/api/api.py; all under /sdapi/v1."""
+"""The routes of AUTOMATIC1111's API, stable-diffusion-webui's modules/api/api.py."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gguf_imagegen.api import a1111, a1111_extras, a1111_lists
+from gguf_imagegen.api import a1111, a1111_extras, a1111_lists, a1111_progress
 
 BASE = "/sdapi/v1/"
 GET: Mapping[str, Handler] = {
-    "progress": a1111.progress,
+    "progress": a1111_progress.progress,
     "options": a1111_lists.get_options,
     "cmd-flags": a1111_lists.cmd_flags,
     "sd-models": a1111_lists.sd_models,
@@ -35,8 +35,8 @@ GET: Mapping[str, Handler] = {
 POST: Mapping[str, Handler] = {
     "txt2img": a1111.txt2img,
     "img2img": a1111.img2img,
-    "interrupt": a1111.interrupt,
-    "skip": a1111.skip,
+    "interrupt": a1111_progress.interrupt,
+    "skip": a1111_progress.skip,
     "options": a1111_lists.set_options,
     "unload-checkpoint": a1111_lists.unload_checkpoint,
     "reload-checkpoint": a1111_lists.reload_checkpoint,
@@ -51,4 +51,5 @@ POST: Mapping[str, Handler] = {
 ROUTES = [
     *(web.get(BASE + name, handler) for name, handler in GET.items()),
     *(web.post(BASE + name, handler) for name, handler in POST.items()),
+    web.post("/internal/progress", a1111_progress.internal_progress),
 ]

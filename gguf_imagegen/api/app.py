@@ -29,6 +29,7 @@ from gguf_imagegen.api import (
     web_page,
     writing,
 )
+from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.job_log import JobLog
 from gguf_imagegen.api.keys import METRICS, REQUEST_IDS, SERVICE
 from gguf_imagegen.api.metrics import Metrics
@@ -46,6 +47,7 @@ ROUTES = [
     web.get("/v1/images", gallery.list_images),
     web.delete("/v1/images/files/{name}", gallery.delete_image),
     web.get("/v1/events", watch.events),
+    web.get("/v1/me", system.me),
     web.post("/v1/images/generations", openai.generations),
     web.post("/v1/images/edits", openai.edits),
     web.post("/v1/images/variations", openai.variations),
@@ -134,6 +136,7 @@ def make_app(
     service.pool.ended = metrics.worker_ended
     metrics.watch(service.scheduler)
     app[SERVICE] = service
+    app[CALLERS] = Callers(settings)
     app[body.BODIES] = body.budget(settings.max_body_bytes)
     app[METRICS] = metrics
     app[REQUEST_IDS] = {}

@@ -12,12 +12,13 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openai import respond
+from gguf_imagegen.api.work import named_job
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.kwargs import with_kwargs
-from gguf_imagegen.vocabulary.errors import InvalidRequest, JobNotFound, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
 
 # -- OpenVINO Model Server ----------------------------------------------------------------------------
 
@@ -98,8 +99,4 @@ async def abort(request: web.Request) -> web.Response:
 
 def _job(request: web.Request) -> Job | None:
     """The job by the client's `request_id`, or by its own id."""
-    name = request.match_info["request_id"]
-    try:
-        return request.app[SERVICE].scheduler.get(request.app[REQUEST_IDS].get(name, name))
-    except JobNotFound:
-        return None
+    return named_job(request, request.match_info["request_id"])

@@ -62,6 +62,7 @@ TAGS = (
     ("/v1-openai/", "GPUStack"),
     ("/sdcpp/", "sd.cpp's server"),
     ("/sdapi/", "AUTOMATIC1111"),
+    ("/internal/", "AUTOMATIC1111"),
     ("", "Server"),
 )
 """By the beginning of the path; the first that fits."""

@@ -15,6 +15,7 @@ from gguf_imagegen.api import (
     a1111,
     a1111_extras,
     a1111_lists,
+    a1111_progress,
     chat,
     compat,
     describe,
@@ -31,7 +32,7 @@ from gguf_imagegen.api import sdcpp_server as native
 from gguf_imagegen.api.contract import EVENTS, JSON, Contract, Param
 from gguf_imagegen.api.paging import MOST
 from gguf_imagegen.planning.request import ImageRequest
-from gguf_imagegen.schema import answers
+from gguf_imagegen.schema import a1111_answers, answers
 from gguf_imagegen.schema.a1111 import A1111Request
 from gguf_imagegen.vocabulary import errors
 
@@ -58,6 +59,7 @@ class NativeRequest(BaseModel):
 
 
 READING = (errors.InvalidRequest, errors.PayloadTooLarge, errors.ContentTypeUnsupported)
+ADMIN = (errors.Forbidden,)
 MODEL = (errors.ModelNotFound, errors.ModelNotDownloaded)
 PICTURE = (
     *READING, *MODEL, errors.InvalidSize, errors.InvalidImage, errors.UnknownSampler, errors.PromptTooLong,
@@ -103,7 +105,7 @@ def _images(*required: str, **example: Any) -> Contract:
 
 def _a1111_pictures(*required: str, **example: Any) -> Contract:
     return Contract(
-        answers.A1111Answer,
+        a1111_answers.A1111Answer,
         A1111Request,
         required=required,
         errors=PICTURE,
@@ -118,6 +120,7 @@ def _list() -> Contract:
 
 
 SKIP_IMAGE = Param("skip_current_image", "query", {"type": "boolean"}, "leave the preview out")
+ID_TASK = Param("id_task", "query", {"type": "string"}, "the job of this `force_task_id`")
 FILES = Param(
     "files", "query", {"type": "boolean"}, "delete the files instead; 409 while the model is in use"
 )
@@ -155,22 +158,32 @@ CONTRACTS: Mapping[Any, Contract] = {
     models.list_models: Contract(answers.ModelList),
     models.get_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound,)),
     models.load_model: Contract(
-        answers.ModelObject, errors=(*MODEL, errors.UnsupportedOperation), status=202
+        answers.ModelObject, errors=(*MODEL, errors.UnsupportedOperation, *ADMIN), status=202
     ),
-    models.unload_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound,), status=202),
+    models.unload_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound, *ADMIN), status=202),
     pull.pull_model: Contract(
         None,
         pull.PullRequest,
-        errors=(*READING, errors.ModelNotFound, errors.UnsupportedOperation, errors.InsufficientMemory),
+        errors=(
+            *READING,
+            *ADMIN,
+            errors.ModelNotFound,
+            errors.UnsupportedOperation,
+            errors.InsufficientMemory,
+        ),
         also={202: answers.PullObject},
         media=(EVENTS,),
         events=PULL_FRAMES,
         example={"model": "sd-turbo", "stream": False},
     ),
     pull.get_pull: Contract(answers.PullObject, errors=(errors.ModelNotFound, errors.PullNotFound)),
-    pull.cancel_pull: Contract(answers.PullObject, errors=(errors.ModelNotFound, errors.PullNotFound)),
+    pull.cancel_pull: Contract(
+        answers.PullObject, errors=(errors.ModelNotFound, errors.PullNotFound, *ADMIN)
+    ),
     pull.remove_model: Contract(
-        answers.ModelDeleted, errors=(errors.InvalidRequest, *MODEL, errors.ModelBusy), params=(FILES,)
+        answers.ModelDeleted,
+        errors=(errors.InvalidRequest, *MODEL, errors.ModelBusy, *ADMIN),
+        params=(FILES,),
     ),
     jobs.list_jobs: Contract(
         answers.JobList, errors=(errors.InvalidRequest, errors.JobNotFound), params=(LIMIT, BEFORE_JOB)
@@ -186,7 +199,8 @@ CONTRACTS: Mapping[Any, Contract] = {
     ),
     system.health: Contract(answers.Health, also={503: answers.Health}),
     system.livez: Contract(answers.Alive),
-    system.metrics: Contract(None, media=("text/plain",)),
+    system.me: Contract(answers.Me),
+    system.metrics: Contract(None, errors=ADMIN, media=("text/plain",)),
     # sd.cpp's server
     native.capabilities: Contract(answers.NativeCapabilities, errors=(errors.ModelNotFound,)),
     native.img_gen: Contract(
@@ -225,14 +239,21 @@ CONTRACTS: Mapping[Any, Contract] = {
     a1111.img2img: _a1111_pictures(
         "init_images", prompt="a dog", init_images=[PICTURE_TEXT], denoising_strength=0.5
     ),
-    a1111.progress: Contract(answers.A1111Progress, params=(SKIP_IMAGE,)),
-    a1111.interrupt: Contract(),
-    a1111.skip: Contract(answers.Nothing),
+    a1111_progress.progress: Contract(a1111_answers.A1111Progress, params=(SKIP_IMAGE, ID_TASK)),
+    a1111_progress.internal_progress: Contract(
+        a1111_answers.InternalProgress,
+        a1111_progress.ProgressRequest,
+        required=("id_task",),
+        errors=READING,
+        example={"id_task": "task(abc)"},
+    ),
+    a1111_progress.interrupt: Contract(),
+    a1111_progress.skip: Contract(answers.Nothing),
     a1111_lists.sd_models: _list(),
     a1111_lists.get_options: Contract(),
-    a1111_lists.set_options: Contract(answers.Nothing, OptionsRequest, errors=(*READING, *MODEL)),
-    a1111_lists.unload_checkpoint: Contract(),
-    a1111_lists.reload_checkpoint: Contract(errors=MODEL),
+    a1111_lists.set_options: Contract(answers.Nothing, OptionsRequest, errors=(*READING, *MODEL, *ADMIN)),
+    a1111_lists.unload_checkpoint: Contract(errors=ADMIN),
+    a1111_lists.reload_checkpoint: Contract(errors=(*MODEL, *ADMIN)),
     a1111_lists.samplers: _list(),
     a1111_lists.schedulers: _list(),
     a1111_lists.loras: _list(),
@@ -245,20 +266,22 @@ CONTRACTS: Mapping[Any, Contract] = {
     a1111_lists.nothing: _list(),
     a1111_lists.done: Contract(answers.Nothing),
     a1111_extras.extra_single_image: Contract(
-        answers.ExtrasAnswer,
+        a1111_answers.ExtrasAnswer,
         a1111_extras.ExtrasRequest,
         required=("image",),
         errors=PICTURE,
         example={"image": PICTURE_TEXT, "upscaler_1": "Lanczos", "upscaling_resize": 2},
     ),
     a1111_extras.extra_batch_images: Contract(
-        answers.ExtrasBatchAnswer,
+        a1111_answers.ExtrasBatchAnswer,
         a1111_extras.ExtrasRequest,
         required=("imageList",),
         errors=PICTURE,
         example={"imageList": [{"data": PICTURE_TEXT}], "upscaler_1": "Lanczos"},
     ),
-    a1111_extras.png_info: Contract(answers.PngInfo, PngInfoRequest, errors=(*READING, errors.InvalidImage)),
+    a1111_extras.png_info: Contract(
+        a1111_answers.PngInfo, PngInfoRequest, errors=(*READING, errors.InvalidImage)
+    ),
     a1111_extras.interrogate: Contract(errors=(errors.UnsupportedOperation,), status=0),
 }
 """By handler; one that only refuses has the status 0."""

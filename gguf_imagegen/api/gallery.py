@@ -11,12 +11,13 @@ from weakref import WeakKeyDictionary
 
 from aiohttp import web
 
+from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.paging import limit_of
 from gguf_imagegen.api.urls import file_url
-from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.jobs.results import MISSING, ResultStore
 from gguf_imagegen.pictures import images, infotext
-from gguf_imagegen.vocabulary.errors import ImagegenError
+from gguf_imagegen.vocabulary.errors import ImagegenError, NotFound
 
 PAGE = 60
 TEXTS_KEPT = 5000
@@ -28,7 +29,7 @@ async def list_images(request: web.Request) -> web.Response:
     """GET /v1/images: the newest first; `limit` of 60, at most 200, from after the one named `before`."""
     limit = limit_of(request, PAGE)
     results, before = request.app[SERVICE].scheduler.results, request.query.get("before")
-    names = await asyncio.to_thread(results.names)
+    names = await asyncio.to_thread(results.names, caller_of(request).may_see)
     names = [name for name in names if before is None or name < before]
     page, url = names[:limit], partial(file_url, request)
     data = await asyncio.to_thread(lambda: [item for name in page if (item := _view(results, name, url))])
@@ -38,7 +39,10 @@ async def list_images(request: web.Request) -> web.Response:
 async def delete_image(request: web.Request) -> web.Response:
     """DELETE /v1/images/files/{name}: for good, also from the folder that keeps it."""
     name = request.match_info["name"]
-    await asyncio.to_thread(request.app[SERVICE].scheduler.results.delete, name)
+    results = request.app[SERVICE].scheduler.results
+    if not caller_of(request).may_see(results.owner(name)):
+        raise NotFound(MISSING)
+    await asyncio.to_thread(results.delete, name)
     return web.json_response({"id": name, "object": "image", "deleted": True})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from contextvars import ContextVar
 
 from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Queued
 from gguf_imagegen.machine.logs import one_line
@@ -13,8 +12,6 @@ from gguf_imagegen.vocabulary.errors import Cancelled
 
 log = logging.getLogger(__name__)
 PROMPT_CHARACTERS = 60
-CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
-"""Who sent the request that is being worked on: an address, and which of the keys, never the key."""
 
 
 class JobLog:
@@ -26,7 +23,7 @@ class JobLog:
     def job_event(self, job: Job, event: JobEvent) -> None:
         match event:
             case Queued() if len(job.events) == 1:
-                log.info("job %s of %s: %s", job.id, CALLER.get(), self._words(job.plan))
+                log.info("job %s of %s: %s", job.id, job.sender.words, self._words(job.plan))
             case Ended():
                 log.info("job %s %s", job.id, _end(job))
 

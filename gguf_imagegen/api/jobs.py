@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.paging import limit_of
 from gguf_imagegen.api.shapes import job_object
@@ -25,9 +26,10 @@ PAGE = 50
 async def list_jobs(request: web.Request) -> web.Response:
     """GET /v1/jobs: the newest first; `limit` of 50, at most 200, from after the job named `before`."""
     limit, before = limit_of(request, PAGE), request.query.get("before")
-    jobs: Iterator[Job] = reversed(request.app[SERVICE].scheduler.jobs.values())
+    scheduler, caller = request.app[SERVICE].scheduler, caller_of(request)
+    jobs: Iterator[Job] = (job for job in reversed(scheduler.jobs.values()) if caller.may_see(job.caller))
     if before is not None:
-        last = request.app[SERVICE].scheduler.get(before)
+        last = scheduler.get(before, caller)
         jobs = islice(dropwhile(lambda job: job is not last, jobs), 1, None)
     page = list(islice(jobs, limit + 1))
     data = [_view(request, job) for job in page[:limit]]
@@ -58,7 +60,7 @@ async def cancel_job(request: web.Request) -> web.Response:
 
 
 def _job(request: web.Request) -> Job:
-    return request.app[SERVICE].scheduler.get(request.match_info["id"])
+    return request.app[SERVICE].scheduler.get(request.match_info["id"], caller_of(request))
 
 
 def _view(request: web.Request, job: Job) -> dict[str, Any]:

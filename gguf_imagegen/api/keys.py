@@ -9,5 +9,5 @@ from gguf_imagegen.service import Service
 
 SERVICE = web.AppKey("service", Service)
 METRICS = web.AppKey("metrics", Metrics)
-REQUEST_IDS = web.AppKey("request_ids", dict[str, str])
-"""Ids of jobs by the `request_id` that the client gave (Xinference)."""
+REQUEST_IDS = web.AppKey("request_ids", dict[tuple[str, str], str])
+"""Ids of jobs by the caller and the `request_id` that it gave (Xinference)."""

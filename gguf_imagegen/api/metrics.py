@@ -22,6 +22,9 @@ class Metrics:
         self._jobs = Counter(
             "imagegen_jobs", "Jobs ended, by outcome", ["outcome", "model"], registry=self.registry
         )
+        self._callers = Counter(
+            "imagegen_caller_jobs", "Jobs ended, by caller", ["caller", "outcome"], registry=self.registry
+        )
         self._step = Histogram(
             "imagegen_seconds_per_step",
             "Seconds per denoising step",
@@ -74,6 +77,7 @@ class Metrics:
                     self._phase.labels(phase, model).observe(getattr(timings, f"{phase}_ms") / 1000)
             case Ended():
                 self._jobs.labels(job.status, model).inc()
+                self._callers.labels(job.caller, job.status).inc()
 
     def worker_ended(self, reason: str) -> None:
         self._workers.labels(reason).inc()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hmac
 import logging
 import re
 import secrets
@@ -12,10 +11,11 @@ from collections.abc import Mapping
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from gguf_imagegen.api.job_log import CALLER
+from gguf_imagegen.api.callers import CALLERS, SENDER, Key
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.callers import EVERYBODY, OUTSIDER, Sender
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     ImagegenError,
@@ -33,8 +33,10 @@ OPEN_PATHS = re.compile(r"/|/web/[^/]+|/livez|/health|/openapi\.json|/docs|/v1/i
 """Readable without a key: pages, liveness, health, and images under unguessable names."""
 SERVER = "gguf-imagegen"
 """What we say of ourselves; aiohttp would name its version, and Python's."""
-A1111 = "/sdapi/"
+A1111 = ("/sdapi/", "/internal/")
 """What clients of AUTOMATIC1111 call; they send HTTP Basic."""
+AZURE = "api-key"
+"""The header in which clients of Azure's OpenAI send the key."""
 GPUSTACK = "/v1-openai/"
 """Errors under it are as GPUStack and llama-box have them: `{"code": 400, "message": "Invalid image", "type":
 "invalid_request_error"}` is what
@@ -121,13 +123,16 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     settings = request.app[SERVICE].settings
     if request.method == hdrs.METH_OPTIONS:
         return _preflight(request, settings)
-    caller = request.remote or "nobody"
-    if not settings.api_key:
+    caller, words = EVERYBODY, request.remote or "nobody"
+    if not request.app[CALLERS].keyed:
         check_host(request, settings)
         check_origin(request, settings)
-    elif not is_open(request.method, request.path):
-        caller += f" with key {_check_key(request, settings)}"
-    CALLER.set(caller)
+    elif is_open(request.method, request.path):
+        caller = OUTSIDER
+    else:
+        key = _check_key(request, settings)
+        caller, words = key.caller, key.words(words)
+    request[SENDER] = Sender(caller, request.path.split("/", 2)[1], words)
     return await handler(request)
 
 
@@ -149,8 +154,8 @@ def _preflight(request: web.Request, settings: Settings) -> web.Response:
     return web.Response(status=204, headers=headers)
 
 
-def _check_key(request: web.Request, settings: Settings) -> int:
-    """Which of the keys the request has, counted from 1."""
+def _check_key(request: web.Request, settings: Settings) -> Key:
+    """The key that the request has: a bearer's, a password of AUTOMATIC1111's, or in Azure's header."""
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
     basic = scheme.lower() == "basic" and request.path.startswith(A1111)
     candidates: tuple[bytes, ...] = ()
@@ -158,15 +163,19 @@ def _check_key(request: web.Request, settings: Settings) -> int:
         check_origin(request, settings)  # a browser sends Basic by itself, whoever's page made the request
         candidates = _user_and_password(given)
     elif scheme.lower() == "bearer":
-        candidates = (given.strip().encode(),)
-    # every key is compared, so that the time taken tells nothing
-    keys = [key.get_secret_value().encode() for key in settings.api_key]
-    matches = [sum(hmac.compare_digest(each, key) for each in candidates) for key in keys]
-    if not any(matches):
+        candidates = (_bytes(given.strip()),)
+    candidates += tuple(map(_bytes, request.headers.getall(AZURE, ())))
+    key = request.app[CALLERS].find(candidates)
+    if key is None:
         what = "wrong key" if any(candidates) else "no key"
         how = "'Authorization: Bearer KEY'" + " or Basic USER:KEY" * request.path.startswith(A1111)
         raise Unauthorized(f"{what}: send {how} with a key of this server")
-    return next(number for number, hits in enumerate(matches, start=1) if hits)
+    return key
+
+
+def _bytes(text: str) -> bytes:
+    """As they came: aiohttp decodes headers so."""
+    return text.encode(errors="surrogateescape")
 
 
 def _user_and_password(text: str) -> tuple[bytes, ...]:

@@ -8,21 +8,23 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
-from gguf_imagegen.planning.bounds import Bounds
+from gguf_imagegen.planning.bounds import Bounds, within
 from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
+from gguf_imagegen.settings import Settings
 
 
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models."""
-    app = request.app
+    app, settings = request.app, _settings(request)
 
     def views() -> list[dict[str, Any]]:
         survey = Survey(app[SERVICE].catalog, app[SERVICE].settings)
-        return [_view(app, entry.id, survey) for entry in app[SERVICE].catalog.entries]
+        return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].catalog.entries]
 
     data = await asyncio.to_thread(views)
     return web.json_response({"object": "list", "data": data})
@@ -33,6 +35,7 @@ async def get_model(request: web.Request) -> web.Response:
     return await _answer(request)
 
 
+@admins_only
 async def load_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/load: load it as soon as no job waits; poll the model's state."""
     entry = request.app[SERVICE].catalog.get(request.match_info["id"])
@@ -41,6 +44,7 @@ async def load_model(request: web.Request) -> web.Response:
     return await _answer(request, 202)
 
 
+@admins_only
 async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""
     scheduler, catalog, name = (
@@ -57,12 +61,17 @@ async def _answer(request: web.Request, status: int = 200) -> web.Response:
     name = request.match_info["id"]
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
-    return web.json_response(_view(request.app, name, survey), status=status)
+    return web.json_response(_view(request.app, name, survey, _settings(request)), status=status)
 
 
-def _view(app: web.Application, name: str, survey: Survey) -> dict[str, Any]:
+def _settings(request: web.Request) -> Settings:
+    """With the limits of the caller."""
+    return within(request.app[SERVICE].settings, caller_of(request).bounds)
+
+
+def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -> dict[str, Any]:
     entry = app[SERVICE].catalog.get(name)
-    settings, traits = app[SERVICE].settings, entry.traits
+    traits = entry.traits
     bounds = Bounds.of(entry, settings)
     entries = app[SERVICE].catalog.quants(entry.id)
     meant = [entry] if ":" in name else entries  # of an ID alone, any may be in memory

@@ -22,7 +22,7 @@ from gguf_imagegen.api.contract import (
     tag_of,
 )
 from gguf_imagegen.api.contracts import CONTRACTS, contract_of
-from gguf_imagegen.api.middleware import A1111, GPUSTACK, is_open
+from gguf_imagegen.api.middleware import A1111, AZURE, GPUSTACK, is_open
 from gguf_imagegen.api.schemas import Schema, any_of, component_schemas, names_of_property, ref
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.schema import answers
@@ -57,10 +57,11 @@ def document(routes: Iterable[web.AbstractRouteDef], settings: Settings) -> dict
     for route, contract in zip(table, contracts, strict=True):
         paths[route.path][route.method.lower()] = _operation(route, contract, schemas, settings)
     components: dict[str, Any] = {"schemas": schemas, "headers": dict(HEADERS)}
-    if settings.api_key:
+    if settings.keyed:
         components["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "basic": {"type": "http", "scheme": "basic", "description": "the key as user or as password"},
+            "azure": {"type": "apiKey", "in": "header", "name": AZURE},
         }
     return {
         "openapi": "3.1.0",
@@ -103,8 +104,8 @@ def _operation(
     if contract.request is not None:
         made["requestBody"] = _body(contract, schemas)
     made["responses"] = _responses(route, contract, settings)
-    if settings.api_key:
-        schemes = ["bearer"] + ["basic"] * route.path.startswith(A1111)
+    if settings.keyed:
+        schemes = ["bearer", "azure"] + ["basic"] * route.path.startswith(A1111)
         made["security"] = [] if is_open(route.method, route.path) else [{name: []} for name in schemes]
     return made
 
@@ -206,9 +207,9 @@ def _errors(
 ) -> dict[int, list[type[ImagegenError]]]:
     """What can go wrong by status: the handler's, the guard's, and an internal error, which anything can."""
     kinds: list[type[ImagegenError]] = [*contract.errors, ImagegenError]
-    if not settings.api_key or route.path.startswith(A1111):
+    if not settings.keyed or route.path.startswith(A1111):
         kinds.append(Forbidden)
-    if settings.api_key and not is_open(route.method, route.path):
+    if settings.keyed and not is_open(route.method, route.path):
         kinds.append(Unauthorized)
     made: dict[int, list[type[ImagegenError]]] = defaultdict(list)
     for kind in kinds:

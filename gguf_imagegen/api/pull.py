@@ -15,6 +15,7 @@ from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
 
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.callers import admins_only
 from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, error_frame, frame
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.writing import hang_up, write
@@ -178,6 +179,7 @@ class Pulls:
 PULLS = web.AppKey("pulls", Pulls)
 
 
+@admins_only
 async def pull_model(request: web.Request) -> web.StreamResponse:
     """POST /v1/models/pull: start a pull or follow the one that goes on, streamed or not."""
     try:
@@ -198,6 +200,7 @@ async def get_pull(request: web.Request) -> web.Response:
     return web.json_response(_named(request)[-1].view())
 
 
+@admins_only
 async def cancel_pull(request: web.Request) -> web.Response:
     """DELETE /v1/models/pull/{id}: end it; what has arrived stays for the next pull."""
     pulls = _named(request)
@@ -207,6 +210,7 @@ async def cancel_pull(request: web.Request) -> web.Response:
     return web.json_response(pulls[-1].view())
 
 
+@admins_only
 async def remove_model(request: web.Request) -> web.Response:
     """DELETE /v1/models/{id}: unload it; with `files=true` delete the files that no other model uses.
 

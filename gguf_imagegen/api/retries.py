@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
+from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
@@ -56,7 +57,7 @@ class Attempts:
         if not given and "x-stainless-retry-count" not in request.headers:
             return None
         body = await asyncio.to_thread(_digest, fields)
-        caller = request.headers.get(hdrs.AUTHORIZATION, "")
+        caller = caller_of(request).name
         key = _digest({"path": request.path, "caller": caller, "key": given or body})
         repeated = given or request.headers.get("x-stainless-retry-count") not in ("0", "")
         known = self._by_key.get(key)

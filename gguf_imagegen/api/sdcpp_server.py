@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.middleware import error_answer
 from gguf_imagegen.api.sdcpp_capabilities import capabilities_of
@@ -31,8 +32,8 @@ from gguf_imagegen.vocabulary.errors import (
     UnsupportedOperation,
 )
 
-SUBMITTED = web.AppKey("sdcpp_submitted", deque[str])
-"""Ids of the newest jobs of this API, by which an expired job is told from one that never was."""
+SUBMITTED = web.AppKey("sdcpp_submitted", deque[tuple[str, str]])
+"""Callers and ids of the newest jobs of this API, by which an expired job is told from one that never was."""
 MAX_SUBMITTED = 10_000
 
 STATUS: dict[Status, str] = {
@@ -97,7 +98,7 @@ async def img_gen(request: web.Request) -> web.Response:
     fields = await asyncio.to_thread(to_fields, await read_body(request))
     work = await begin(request, fields, "edit" if fields.get("image") else "generation", extra_args=False)
     job = work.job
-    request.app[SUBMITTED].append(job.id)
+    request.app[SUBMITTED].append((job.caller, job.id))
     body = {
         "id": job.id,
         "kind": "img_gen",
@@ -130,11 +131,11 @@ async def cancel_job(request: web.Request) -> web.Response:
 
 
 def _job(request: web.Request) -> Job:
-    job_id = request.match_info["id"]
+    job_id, caller = request.match_info["id"], caller_of(request)
     try:
-        return request.app[SERVICE].scheduler.get(job_id)
+        return request.app[SERVICE].scheduler.get(job_id, caller)
     except JobNotFound:
-        if job_id in request.app[SUBMITTED]:
+        if any(known == job_id and caller.may_see(owner) for owner, known in request.app[SUBMITTED]):
             raise _expired(job_id) from None
         raise
 

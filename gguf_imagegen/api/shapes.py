@@ -105,6 +105,7 @@ def job_object(job: Job, scheduler: Scheduler, url: Callable[[str], str]) -> dic
     return {
         "id": job.id,
         "object": "job",
+        "caller": job.caller,
         "operation": job.plan.operation,
         "status": job.status,
         "model": job.plan.entry.id,

@@ -8,6 +8,7 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen import __version__
+from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import METRICS, SERVICE
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.pool.lane import Lane
@@ -62,6 +63,14 @@ def _lane(scheduler: Scheduler, lane: Lane) -> dict[str, Any]:
     }
 
 
+async def me(request: web.Request) -> web.Response:
+    """GET /v1/me: the caller, whether it is an admin, and its bounds."""
+    caller = caller_of(request)
+    named = {"object": "caller", "name": caller.name, "admin": caller.admin}
+    return web.json_response({**named, "bounds": caller.bounds.model_dump()})
+
+
+@admins_only
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics: Prometheus text."""
     return web.Response(

@@ -1,4 +1,4 @@
-"""All jobs on one connection: what a page that shows several at once follows, as server-sent events.
+"""All jobs of a caller on one connection: what a page that shows several follows, as server-sent events.
 
 What is told is encoded once for all who watch under one address; a follower joins what it has not had yet.
 """
@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, b64, frame
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.shapes import job_object
@@ -22,6 +23,7 @@ from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.api.writing import hang_up, write
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.vocabulary.callers import Caller
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 from gguf_imagegen.vocabulary.events import Loaded, Loading, Notice, PhaseChanged, Progress
 
@@ -34,13 +36,13 @@ FRAMES_KEPT = 2000
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """GET /v1/events: every job that has not ended, from its start, and all that follow, without an end.
+    """GET /v1/events: the jobs that have not ended, from their start, and all that follow, without an end.
 
     Each job begins with a frame of type "job", the job object; later ones have its id as `job`. Pictures come
     as URLs, previews as base64. `recent` of the jobs that have ended are told first, by that frame alone.
     """
     scheduler, recent = request.app[SERVICE].scheduler, _recent(request)
-    follower = Follower(scheduler, request.app[FRAMES], file_url(request, ""))
+    follower = Follower(scheduler, request.app[FRAMES], file_url(request, ""), caller_of(request))
     response = web.StreamResponse(headers=HEADERS)
     try:
         await response.prepare(request)
@@ -79,10 +81,11 @@ async def _follow(request: web.Request, response: web.StreamResponse, follower: 
 class Follower:
     """What one who watches has had, and what is new; `base` is what names of pictures are appended to."""
 
-    def __init__(self, scheduler: Scheduler, frames: Frames, base: str) -> None:
+    def __init__(self, scheduler: Scheduler, frames: Frames, base: str, caller: Caller) -> None:
         self._scheduler = scheduler
         self._frames = frames
         self._base = base
+        self._caller = caller
         self._seen = 0
         self._sent: dict[str, int] = {}  # events by job
         self._moves = -1
@@ -90,7 +93,9 @@ class Follower:
 
     def over(self, recent: int) -> bytes:
         """The jobs that have ended: they are not told later, but so many of them now."""
-        ended = [job for job in self._scheduler.jobs.values() if job.ended]
+        ended = [
+            job for job in self._scheduler.jobs.values() if job.ended and self._caller.may_see(job.caller)
+        ]
         self._sent = {job.id: len(job.events) for job in ended}
         told = ended[max(0, len(ended) - recent) :]
         return b"".join(self._frames.job(job, self._base) for job in told)
@@ -99,12 +104,12 @@ class Follower:
         """All that has happened since the last look."""
         jobs = self._scheduler.changed_since(self._seen)
         self._seen = self._scheduler.told
-        data = [data for job in jobs for data in self._of(job)]
+        data = [data for job in jobs if self._caller.may_see(job.caller) for data in self._of(job)]
         if len(self._sent) > len(self._scheduler.jobs):
             self._sent = {id: count for id, count in self._sent.items() if id in self._scheduler.jobs}
         if self.pause <= 0:
             self._moves, self._placed = self._scheduler.queue.moves, time.monotonic()
-            data.append(self._frames.queue())
+            data.append(self._frames.queue(self._caller))
         return b"".join(data)
 
     @property
@@ -141,9 +146,10 @@ class Frames:
             elif event is job.last_preview:
                 yield frame(self._event(job, index, event, base))
 
-    def queue(self) -> bytes:
-        """Who waits, the next one first."""
-        return self._once(("", "queue", self._scheduler.queue.moves), self._queue)
+    def queue(self, caller: Caller) -> bytes:
+        """Those who wait and may be seen, the next one first, with their places."""
+        seen = "" if caller.admin else caller.name
+        return self._once((seen, "queue", self._scheduler.queue.moves), partial(self._queue, caller))
 
     def _job(self, job: Job, base: str) -> dict[str, Any]:
         return {"type": "job", **job_object(job, self._scheduler, base.__add__)}
@@ -152,8 +158,12 @@ class Frames:
         head = {"job": job.id, "index": index, "status": job.status, "progress": round(job.progress, 2)}
         return {**head, "eta": self._scheduler.eta(job), **_words(event, base)}
 
-    def _queue(self) -> dict[str, Any]:
-        waiting = [{"job": job.id, "eta": self._scheduler.eta(job)} for job in self._scheduler.queue]
+    def _queue(self, caller: Caller) -> dict[str, Any]:
+        waiting = [
+            {"job": job.id, "position": position, "eta": self._scheduler.eta(job)}
+            for position, job in enumerate(self._scheduler.queue, start=1)
+            if caller.may_see(job.caller)
+        ]
         return {"type": "queue", "waiting": waiting}
 
     def _once(self, key: tuple[str, str, int], make: Callable[[], dict[str, Any]]) -> bytes:

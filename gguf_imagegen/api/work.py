@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api import body
+from gguf_imagegen.api.callers import caller_of, sender_of
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
 from gguf_imagegen.api.retries import ATTEMPTS
 from gguf_imagegen.api.shapes import job_object
@@ -20,6 +21,7 @@ from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.request import ImageRequest, parse_request
 from gguf_imagegen.schema.extra_args import with_extra_args
+from gguf_imagegen.vocabulary.errors import JobNotFound
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ async def _begin(
     wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args)
     attempt = await request.app[ATTEMPTS].of(request, fields)
     if attempt is None:
-        return Work(await _submit(request.app, wanted, operation, warnings), wanted)
+        return Work(await _submit(request, wanted, operation, warnings), wanted)
     async with attempt.lock:
-        job = attempt.joinable or await _submit(request.app, wanted, operation, warnings)
+        job = attempt.joinable or await _submit(request, wanted, operation, warnings)
         attempt.job = job
     return Work(job, wanted)
 
@@ -64,11 +66,11 @@ def _parsed(fields: Mapping[str, Any], extra_args: bool) -> tuple[ImageRequest, 
 
 
 async def _submit(
-    app: web.Application, wanted: ImageRequest, operation: Operation, warnings: list[str]
+    request: web.Request, wanted: ImageRequest, operation: Operation, warnings: list[str]
 ) -> Job:
-    job = await app[SERVICE].submit(wanted, operation, warnings)
+    job = await request.app[SERVICE].submit(wanted, operation, warnings, sender_of(request))
     if wanted.request_id:
-        _remember(app, wanted.request_id, job)
+        _remember(request.app, wanted.request_id, job)
     return job
 
 
@@ -77,7 +79,23 @@ def _remember(app: web.Application, request_id: str, job: Job) -> None:
     names, jobs = app[REQUEST_IDS], app[SERVICE].scheduler.jobs
     for old in [name for name, job_id in names.items() if job_id not in jobs]:
         del names[old]
-    names[request_id] = job.id
+    names[job.caller, request_id] = job.id
+
+
+def named_job(request: web.Request, name: str) -> Job | None:
+    """A job by the name that its caller gave it, or by its own id."""
+    caller = caller_of(request)
+    job_id = request.app[REQUEST_IDS].get((caller.name, name), name)
+    try:
+        return request.app[SERVICE].scheduler.get(job_id, caller)
+    except JobNotFound:
+        return None
+
+
+def name_of(request: web.Request, job: Job) -> str:
+    """The name that its caller gave it, else its own id."""
+    names = request.app[REQUEST_IDS]
+    return next((name for (_, name), job_id in names.items() if job_id == job.id), job.id)
 
 
 async def finish(request: web.Request, work: Work) -> list[bytes]:

@@ -17,6 +17,7 @@ from gguf_imagegen.catalog.parse import CatalogError
 from gguf_imagegen.commands.flags import PlainCommand, with_settings
 from gguf_imagegen.machine import stdio
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.callers import CallersError
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
 MODEL_FLAGS = ("model", "component", "models_dir", "catalog")
@@ -259,6 +260,6 @@ def main() -> None:
     logging.captureWarnings(True)
     try:
         app()
-    except (ImagegenError, CatalogError, OSError) as exc:
+    except (ImagegenError, CatalogError, CallersError, OSError) as exc:
         print(f"gguf-imagegen: {exc}", file=sys.stderr)
         sys.exit(1)

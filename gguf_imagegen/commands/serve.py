@@ -13,6 +13,7 @@ from aiohttp import web
 from rich.console import Console
 
 from gguf_imagegen.api.app import make_app
+from gguf_imagegen.api.callers import CALLERS
 from gguf_imagegen.api.connections import bounds_here, listen
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.default_model import choose_models
@@ -47,6 +48,7 @@ async def serve(settings: Settings, console: Console, state_dir: Path | None) ->
             return 1
         stop = _stop_on_signals()
         _banner(console, settings, listening.sockets[0].getsockname()[1], default)
+        _read_callers_again_on_hangup(app)
         loading = asyncio.create_task(_tell_loading(app, console))
         await stop.wait()
         loading.cancel()
@@ -74,11 +76,17 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
+def _read_callers_again_on_hangup(app: web.Application) -> None:
+    """SIGHUP, where there is one and a file to read."""
+    if app[SERVICE].settings.callers is not None and hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app[CALLERS].read_again)
+
+
 def _banner(console: Console, settings: Settings, port: int, default: str) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     base = settings.public_url or f"http://{host}:{port}"
     console.print(f"gguf-imagegen serves [bold]{default}[/] at {base}/v1", highlight=False)
-    if settings.api_key:
+    if settings.keyed:
         console.print("  a key is needed")
     elif not is_loopback(settings.host):
         console.print("  without a key, open to everybody who can reach this address", style="yellow")

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.planning.warnings import few
+from gguf_imagegen.vocabulary.callers import Sender
 from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError
 from gguf_imagegen.vocabulary.events import Loaded, Loading, Notice, PhaseChanged, Progress, Timings
 
@@ -75,9 +76,10 @@ class Job:
     describes it, and neither pixels nor the frames of an error's trace.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, sender: Sender | None = None) -> None:
         self.id = f"job_{secrets.token_hex(12)}"
         self.plan = plan
+        self.sender = sender or Sender()
         self.created = time.time()
         self.events: list[JobEvent] = []
         self.times: list[float] = []
@@ -143,6 +145,11 @@ class Job:
         """Wait for the end; bounded because every job ends (load and stall time-outs, drain)."""
         while not self.ended:
             await self._changed.wait()
+
+    @property
+    def caller(self) -> str:
+        """The name of the one whose job it is."""
+        return self.sender.caller.name
 
     @property
     def ended(self) -> bool:

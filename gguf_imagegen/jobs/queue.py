@@ -1,7 +1,11 @@
-"""The jobs that wait: their order, the place of each, and how long the ones before it will take."""
+"""The jobs that wait: their order, the place of each, and how long the ones before it will take.
+
+Callers are served in turn, each caller's jobs by age.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,67 +24,151 @@ class Place:
 
 
 class Queue:
-    """Waiting jobs by age. Places are counted once after a change, for all who ask."""
+    """Waiting jobs in the order in which they are served. Places are counted once after a change."""
 
     def __init__(self, pace: Pace) -> None:
         self.moves = 0
-        """How often a job has left, which moves up those behind it."""
+        """How often a job has left or cut in, which moves those behind it."""
+        self._pace = pace
+        self.served: dict[str, float] = {}
+        """By caller: when its last job began, in seconds since the epoch."""
+        self._lines: dict[str, Line] = {}  # of callers with jobs that wait
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def __iter__(self) -> Iterator[Job]:
+        """The next one first: a job of each caller in turn, who was served longest ago first."""
+        waiting = [iter(line) for line in self._by_turn()]
+        while waiting:
+            left = []
+            for each in waiting:
+                job = next(each, None)
+                if job is not None:
+                    yield job
+                    left.append(each)
+            waiting = left
+
+    def __contains__(self, job: Job) -> bool:
+        return job in self._lines.get(job.caller, ())
+
+    def add(self, job: Job) -> None:
+        line = self._lines.setdefault(job.caller, Line(self._pace))
+        line.add(job)
+        self.moves += len(self._lines) > 1
+
+    def take(self, job: Job) -> None:
+        """Remove a job that is served: its caller's next turn comes after those of all others."""
+        self.served[job.caller] = max(time.time(), *self.served.values(), 0.0)
+        self.remove(job)
+
+    def put_back(self, job: Job) -> None:
+        """It could not begin after all: it waits again, where it has been."""
+        self.add(job)
+        self._lines[job.caller].sort()
+        self.moves += 1
+
+    def remove(self, job: Job) -> None:
+        line = self._lines[job.caller]
+        line.remove(job)
+        if not line:
+            del self._lines[job.caller]
+        self.moves += 1
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """The jobs as placement sees them, the oldest first."""
+        jobs = sorted((job for line in self._lines.values() for job in line), key=_age)
+        return [_waiting(job) for job in jobs]
+
+    def place(self, job: Job) -> Place | None:
+        """None if it does not wait."""
+        line = self._lines.get(job.caller)
+        own = line.place(job) if line else None
+        if own is None:
+            return None
+        sooner, places = True, [own]
+        for other in self._by_turn():
+            if other is line:
+                sooner = False
+            elif (count := min(len(other), own.position - (not sooner))) > 0:
+                places.append(other.first(count))
+        times = [place.seconds for place in places if place.seconds is not None]
+        known = sum(times) if len(times) == len(places) else None
+        return Place(sum(place.position for place in places), known)
+
+    def _by_turn(self) -> list[Line]:
+        """The lines by when their callers were last served; those who never were, by who came first."""
+
+        def turn(name: str) -> tuple[float, float]:
+            return self.served.get(name, 0.0), next(iter(self._lines[name])).created
+
+        return [self._lines[name] for name in sorted(self._lines, key=turn)]
+
+
+class Line:
+    """One caller's waiting jobs by age, and their places among themselves."""
+
+    def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._jobs: dict[str, Job] = {}
-        self._waiting: dict[str, Waiting] = {}
-        self._places: dict[str, Place] = {}
-        self._counted = (0, 0)  # moves and measurements that the places are true for
+        self._indexes: dict[str, int] = {}  # of the jobs in `_places`
+        self._places: list[Place] = []
+        self._removed = 0
+        self._counted = (0, 0)  # removals and measurements that the places are true for
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def __iter__(self) -> Iterator[Job]:
-        """The oldest first."""
         return iter(self._jobs.values())
 
     def __contains__(self, job: Job) -> bool:
         return job.id in self._jobs
 
-    @property
-    def waiting(self) -> list[Waiting]:
-        """The jobs as placement sees them, the oldest first."""
-        return list(self._waiting.values())
-
     def add(self, job: Job) -> None:
-        places = self._up_to_date()
-        self._jobs[job.id], self._waiting[job.id] = job, _waiting(job)
-        last = next(reversed(places.values()), Place(0, 0.0))
-        places[job.id] = self._behind(last, job)
+        self._bring_up_to_date()
+        self._jobs[job.id] = job
+        self._append(job)
 
     def remove(self, job: Job) -> None:
         del self._jobs[job.id]
-        del self._waiting[job.id]
-        self.moves += 1
+        self._removed += 1
 
-    def put_back(self, job: Job) -> None:
-        """It could not begin after all: it waits again, where it has been."""
-        self.add(job)
-        self._jobs = dict(sorted(self._jobs.items(), key=lambda each: each[1].created))
-        self._waiting = {id: self._waiting[id] for id in self._jobs}
-        self.moves += 1
+    def sort(self) -> None:
+        """By age, where one has come back."""
+        self._jobs = {job.id: job for job in sorted(self._jobs.values(), key=_age)}
+        self._removed += 1
 
     def place(self, job: Job) -> Place | None:
-        """None if it does not wait."""
-        return self._up_to_date().get(job.id)
+        self._bring_up_to_date()
+        index = self._indexes.get(job.id)
+        return None if index is None else self._places[index]
 
-    def _up_to_date(self) -> dict[str, Place]:
-        state = self.moves, self._pace.measured
+    def first(self, count: int) -> Place:
+        """How many the first ones are, and how long they take together."""
+        self._bring_up_to_date()
+        return self._places[count - 1]
+
+    def _bring_up_to_date(self) -> None:
+        state = self._removed, self._pace.measured
         if state != self._counted:
-            last, self._places, self._counted = Place(0, 0.0), {}, state
+            self._counted, self._indexes, self._places = state, {}, []
             for job in self:
-                self._places[job.id] = last = self._behind(last, job)
-        return self._places
+                self._append(job)
 
-    def _behind(self, last: Place, job: Job) -> Place:
+    def _append(self, job: Job) -> None:
+        last = self._places[-1] if self._places else Place(0, 0.0)
         own = self._pace.job_seconds(job.plan)
         known = None if last.seconds is None or own is None else last.seconds + own
-        return Place(last.position + 1, known)
+        self._indexes[job.id] = len(self._places)
+        self._places.append(Place(last.position + 1, known))
+
+
+def _age(job: Job) -> float:
+    return job.created
 
 
 def _waiting(job: Job) -> Waiting:
-    return Waiting(job.id, key_of(job.plan.entry) if job.plan.generate else None, job.created)
+    model = key_of(job.plan.entry) if job.plan.generate else None
+    return Waiting(job.id, model, job.created, job.caller)

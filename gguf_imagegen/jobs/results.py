@@ -13,6 +13,7 @@ import secrets
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from gguf_imagegen.vocabulary.errors import NotFound
 
 log = logging.getLogger(__name__)
 NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9_-]{22,}\.(png|jpeg|webp)")
+MISSING = "this image does not exist or has expired"
 MOST_LISTED = 2000
 MAX_IN_MEMORY = 256 * 1024 * 1024
 """Bytes kept in memory when the disk refuses; the oldest go first."""
@@ -50,16 +52,18 @@ class ResultStore:
             self._keeping = Keeping(folder, NAME, replace(limits, age=age))
         self._memory: dict[str, bytes] = {}
         self._made: dict[str, float] = {}
+        self._owners: dict[str, str] = {}
 
     @property
     def keeps(self) -> bool:
         """Whether images stay when their job is forgotten."""
         return self._keep is not None and (self._limits is None or self._limits.age != 0)
 
-    def put(self, data: bytes, extension: str) -> tuple[str, bool]:
-        """Store an image; returns its name and whether it is on disk."""
+    def put(self, data: bytes, extension: str, owner: str = "") -> tuple[str, bool]:
+        """Store an image of the caller named `owner`; returns its name and whether it is on disk."""
         name = f"{_stamp(time.time())}-{secrets.token_urlsafe(18)}.{extension}"
         self._made[name] = time.monotonic()
+        self._owners[name] = owner
         try:
             folder = self._ensure_folder()
             temporary = folder / f".{name}.part"
@@ -88,19 +92,26 @@ class ResultStore:
                 return (self._ensure_folder() / name).read_bytes()
             except OSError:
                 pass
-        raise NotFound("this image does not exist or has expired")
+        raise NotFound(MISSING)
 
-    def names(self) -> list[str]:
-        """The images that can be read, the newest first, at most MOST_LISTED."""
+    def names(self, seen: Callable[[str], bool] | None = None) -> list[str]:
+        """The images that can be read, of owners to be `seen`, the newest first, at most MOST_LISTED."""
         names = {name for name in list(self._made) if self._young(name)}
         if self._keep is not None and self._keep.is_dir():
             names |= {entry.name for entry in os.scandir(self._keep) if NAME.fullmatch(entry.name)}
+        if seen is not None:
+            names = {name for name in names if seen(self.owner(name))}
         return heapq.nlargest(MOST_LISTED, names)
+
+    def owner(self, name: str) -> str:
+        """The name of the caller who had it made; empty where an earlier run of the server made it."""
+        return self._owners.get(name, "")
 
     def delete(self, name: str) -> None:
         """Remove an image, also from the user's own output folder; NotFound if there is none."""
         self.get(name)
         self._made.pop(name, None)
+        self._owners.pop(name, None)
         self._memory.pop(name, None)
         (self._ensure_folder() / name).unlink(missing_ok=True)
 
@@ -120,6 +131,8 @@ class ResultStore:
         for name in [n for n, made in list(self._made.items()) if now - made > self.ttl]:
             self._made.pop(name, None)
             self._memory.pop(name, None)
+            if self._keep is None:
+                self._owners.pop(name, None)
             if self._keep is None and self._folder is not None:
                 (self._folder / name).unlink(missing_ok=True)
         if self._keeping is not None:

@@ -134,7 +134,7 @@ class Runner:
     async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
         plan, seed = job.plan, job.plan.seed(index)
         data = await asyncio.to_thread(encode_image, plan, picture, seed)
-        name, on_disk = await asyncio.to_thread(self._results.put, data, plan.output_format)
+        name, on_disk = await asyncio.to_thread(self._results.put, data, plan.output_format, job.caller)
         if not on_disk:
             self._publish(job, Notice("the image could not be written to the result folder; download it now"))
         self._publish(job, ImageReady(index, seed, name, *plan.delivered, timings))

@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 from typing import Any, Literal, Protocol, TypeAlias
 
 from gguf_imagegen.catalog.entry import Entry
@@ -24,6 +24,7 @@ from gguf_imagegen.pool.lane import Lane, NoRoomYet
 from gguf_imagegen.pool.placement import Rules, place
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     EnginePaused,
@@ -76,18 +77,17 @@ class Scheduler:
         self._latest: deque[Job] = deque(maxlen=REMEMBERED)
         self._runner = Runner(results, self.pace, self._publish)
         self._work: dict[str, Work] = {}  # by name of the lane
-        self._served: dict[str, float] = {}  # by caller: when its last job began
         self._wishes: dict[str, tuple[Entry, bool]] = {}  # by model; whether to have it in memory
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
 
     # -- what callers do ------------------------------------------------------------------------------
 
-    def submit(self, plan: Plan) -> Job:
+    def submit(self, plan: Plan, sender: Sender | None = None) -> Job:
         """Queue a job; QueueFull says when to come back."""
         self.check_room()
         self.check_engine(plan.entry if plan.generate else None)
-        job = Job(plan)
+        job = Job(plan, sender)
         self.jobs[job.id] = job
         self.queue.add(job)
         self._publish(job, Queued(self.position(job) or 0, self.eta(job)))
@@ -114,11 +114,12 @@ class Scheduler:
                 retry_after=wait,
             )
 
-    def get(self, job_id: str) -> Job:
-        try:
-            return self.jobs[job_id]
-        except KeyError:
-            raise JobNotFound(f"there is no job {job_id[:60]!r}, or it has expired") from None
+    def get(self, job_id: str, caller: Caller) -> Job:
+        """The job of this id; to those who may not see it, it is not there."""
+        job = self.jobs.get(job_id)
+        if job is None or not caller.may_see(job.caller):
+            raise JobNotFound(f"there is no job {job_id[:60]!r}, or it has expired")
+        return job
 
     async def cancel(self, job: Job, reason: str = "the job was cancelled") -> None:
         """End a queued job at once, a running one by ending its engine. Harmless on a finished one."""
@@ -172,11 +173,6 @@ class Scheduler:
     def running(self) -> list[Job]:
         """The jobs that lanes work on, the oldest first."""
         return sorted((work.job for work in self._work.values() if work.job), key=lambda job: job.created)
-
-    @property
-    def current(self) -> Job | None:
-        """For those who know one job only: the newest that runs, else the next one."""
-        return next(chain(reversed(self.running), self.queue), None)
 
     def job_on(self, lane: Lane) -> Job | None:
         """What this lane works on."""
@@ -275,11 +271,10 @@ class Scheduler:
     def _place(self) -> None:
         if not self.queue or not self._idle:
             return
-        rules = Rules(self._settings.swap_after, self._served)
+        rules = Rules(self._settings.swap_after, self.queue.served)
         for each in place(self.queue.waiting, self.pool.views(self._busy), time.time(), rules):
             job, lane = self.jobs[each.job.id], self.pool.lane(each.lane)
-            self.queue.remove(job)
-            self._served[each.job.caller] = time.time()
+            self.queue.take(job)
             self._begin(lane, self._run_job(job, lane), job)
 
     async def _grant_wishes(self) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.callers import Allowance
 
 LEAST_SIDE = 64
 MOST_ASPECT = 8
@@ -38,6 +39,15 @@ class Bounds:
             images=_least(limits.references, traits.references) if entry.edit_mode == "reference" else 1,
             cfg_scale=limits.cfg_scale,
         )
+
+
+def within(settings: Settings, allowance: Allowance) -> Settings:
+    """The server's settings with the limits of one caller."""
+    pixels = allowance.megapixels and int(allowance.megapixels * 1_000_000)
+    own = {"max_images": allowance.images, "max_pixels": pixels, "max_steps": allowance.steps}
+    return settings.model_copy(
+        update={name: min(limit, getattr(settings, name)) for name, limit in own.items() if limit is not None}
+    )
 
 
 def _least(*limits: int | None) -> int:

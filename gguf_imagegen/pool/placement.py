@@ -147,12 +147,12 @@ class _Board:
 
 
 def _in_turn(waiting: Sequence[Waiting], served: Mapping[str, float]) -> Sequence[Waiting]:
-    """Round-robin: the caller that was served or came longest ago first, then the next."""
+    """Round-robin: the caller that was served longest ago first, of those never served who came first."""
     queues: dict[str, list[Waiting]] = defaultdict(list)
     for job in waiting:
         queues[job.caller].append(job)
     if len(queues) <= 1:
         return waiting
-    callers = sorted(queues, key=lambda caller: max(served.get(caller, 0.0), queues[caller][0].since))
+    callers = sorted(queues, key=lambda caller: (served.get(caller, 0.0), queues[caller][0].since))
     rounds = zip_longest(*(queues[caller] for caller in callers))
     return [job for turn in rounds for job in turn if job is not None]

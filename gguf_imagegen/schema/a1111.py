@@ -67,6 +67,7 @@ class A1111Request(BaseModel):
     resize_mode: int = Field(0, ge=0, le=3)
     lora: list[dict[str, Any]] = []
     script_name: str = ""
+    force_task_id: str = Field("", max_length=200)
     alwayson_scripts: dict[str, Any] = {}
     override_settings: dict[str, Any] = {}
     override_settings_restore_afterwards: bool = True

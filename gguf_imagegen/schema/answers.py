@@ -117,6 +117,7 @@ class JobObject(BaseModel):
 
     id: str
     object: Literal["job"]
+    caller: str
     operation: Literal["generation", "edit", "variation", "upscale"]
     status: JobStatus
     model: str
@@ -138,6 +139,15 @@ class JobObject(BaseModel):
     warnings: list[str]
     error: ErrorObject | None
     events: str
+
+
+class Me(BaseModel):
+    """Who the key belongs to; a bound that is null is the server's own."""
+
+    object: Literal["caller"]
+    name: str
+    admin: bool
+    bounds: dict[str, int | float | None]
 
 
 class JobList(BaseModel):
@@ -341,40 +351,7 @@ class ModelStates(RootModel[dict[str, dict[str, Any]]]):
     """`model_version_status` of each model by its id."""
 
 
-# -- AUTOMATIC1111 ------------------------------------------------------------------------------------
-
-
-class A1111Answer(BaseModel):
-    """Pictures in base64; `info` is JSON text, `parameters` the request's keys."""
-
-    images: list[str]
-    parameters: dict[str, Any]
-    info: str
-    warnings: list[str]
-
-
-class A1111Progress(BaseModel):
-    progress: float = Field(ge=0, le=1)
-    eta_relative: float
-    state: dict[str, Any]
-    current_image: str | None
-    textinfo: str | None
-
-
-class ExtrasAnswer(BaseModel):
-    html_info: str
-    image: str
-
-
-class ExtrasBatchAnswer(BaseModel):
-    html_info: str
-    images: list[str]
-
-
-class PngInfo(BaseModel):
-    info: str
-    items: dict[str, Any]
-    parameters: dict[str, Any]
+# -- all ----------------------------------------------------------------------------------------------
 
 
 class ServerSentEvent(BaseModel):

@@ -42,10 +42,10 @@ function refresh() {
 async function read() {
   readAt = Date.now();
   try {
-    const [list, loras, upscalers] = await Promise.all([
-      call("GET", "/v1/models"), call("GET", "/sdapi/v1/loras"), call("GET", "/sdapi/v1/upscalers"),
+    const [list, me, loras, upscalers] = await Promise.all([
+      call("GET", "/v1/models"), call("GET", "/v1/me"), call("GET", "/sdapi/v1/loras"), call("GET", "/sdapi/v1/upscalers"),
     ]);
-    models.offer(list.data);
+    models.offer(list.data, me.admin);
     create.offer(list.data, loras.map((each) => each.name), upscalers.map((each) => each.model_name).filter(Boolean));
     if (list.data.some((each) => ["loading", "pulling"].includes(each.meta.state))) setTimeout(refresh, 1000);
   } catch (error) {

@@ -97,10 +97,10 @@ function reduce(frame) {
 
 /** The order of the queue, after somebody has left it. */
 function moveUp(frame) {
-  frame.waiting.forEach(({ job: id, eta }, index) => {
+  frame.waiting.forEach(({ job: id, position, eta }) => {
     const job = jobs.get(id);
     if (job?.status !== "queued") return;
-    Object.assign(job, { position: index + 1, eta });
+    Object.assign(job, { position, eta });
     tell(job, frame);
   });
 }

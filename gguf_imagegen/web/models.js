@@ -13,6 +13,7 @@ const CAN = {
 };
 const AGAIN = [300, 1000, 2000, 4000, 8000]; // ms after a wish to load or unload, when its effect is looked for
 let models = null;
+let manages = true; // whether the key is an administrator's
 let changed = () => {};
 const pulls = new Map(); // id -> {name, done, total, words}
 const faults = new Map(); // id -> {message, silence}: what went wrong with it last, and whether that is over when the server answers
@@ -26,12 +27,14 @@ export function start(refresh) {
 }
 
 /** New from the server. */
-export function offer(list) {
+export function offer(list, admin) {
   models = list;
+  manages = admin;
+  $("models-rights").hidden = admin;
   for (const [id, { silence }] of faults) if (silence) faults.delete(id);
   for (const { id, meta } of list) if (broken.has(id)) judge(id, meta);
   draw();
-  for (const { id, meta } of list) if (meta.pulling.length && !pulls.has(id)) pull(id, meta.pulling.at(-1));
+  for (const { id, meta } of list) if (admin && meta.pulling.length && !pulls.has(id)) pull(id, meta.pulling.at(-1));
 }
 
 /** Whether a pull whose connection broke has ended with the server; one that goes on is followed again. */
@@ -73,7 +76,7 @@ function replaceKeepingFocus(elements) {
 /** A model's card, made anew only if something about it is new; the figures of a pull change in their place. */
 function card({ id, meta }) {
   const lasting = (key, value) => (key === "free" || key === "usable" ? undefined : value);
-  const shown = JSON.stringify([meta, pulls.has(id), faults.get(id)?.message], lasting);
+  const shown = JSON.stringify([manages, meta, pulls.has(id), faults.get(id)?.message], lasting);
   const known = cards.get(id);
   if (known?.shown !== shown) {
     const made = { ...makeCard(id, meta), shown };
@@ -149,6 +152,7 @@ function drawPull(id) {
 function actions(id, meta) {
   const path = `/v1/models/${encodeURIComponent(id)}`;
   const buttons = [];
+  if (!manages) return buttons;
   if (meta.state === "ready") buttons.push(of("Load", id, () => wish(id, "load")));
   if (meta.state === "loaded") buttons.push(of("Unload", id, () => wish(id, "unload")));
   if (meta.pullable && !pulls.has(id)) buttons.push(...pullActions(id, meta));

@@ -35,6 +35,7 @@ IDLE = {
     },
     "current_image": None,
     "textinfo": None,
+    "current_task": None,
 }  # fmt: skip
 SHORT = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "cfg_scale": 1.0, "seed": 5}
 KEY = "key-Zm9vYmFyYmF6"
@@ -417,20 +418,21 @@ async def test_interrupted_before_the_first_picture(running: RunningApp, path: s
             return bool((await app.get(API + "progress"))[1]["state"]["job_count"] and app.scheduler.running)
 
         await eventually("it runs", runs)
-        waiting, _ = await start_job(app, "queued")
+        waiting, job = await start_job(app, "queued")
         assert await app.post(API + path) == (200, answer)
         status, body = await task
         assert (status, body["images"]) == (200, [])
         assert json.loads(body["info"])["infotexts"] == []
         assert not waiting.done()
-        await eventually("the next one runs", runs)
-        assert await app.post(API + path) == (200, answer)
+        assert await app.post(API + path) == (200, answer)  # not of this dialect
+        assert (await app.session.delete(f"{app.url}/v1/jobs/{job['id']}")).status == 200
         assert (await waiting)[0] == 499
 
 
-async def test_progress_sees_jobs_of_other_dialects(running: RunningApp) -> None:
+async def test_progress_of_a_caller_sees_jobs_of_other_dialects(running: RunningApp) -> None:
     """One that runs, without a picture if so wished; one that waits while a model loads counts as well."""
-    async with running(engine=SlowEngine) as app:
+    async with running(engine=SlowEngine, api_key=KEY) as app:
+        app.session.headers["Authorization"] = f"Bearer {KEY}"
         task = asyncio.create_task(
             app.post(GENERATIONS, **{**SMALL, "n": 2}, stream_options={"preview": "proj"})
         )

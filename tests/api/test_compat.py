@@ -598,5 +598,5 @@ async def test_request_ids_are_forgotten_with_their_jobs(running: RunningApp) ->
             status, _ = await app.get(f"/v1/requests/{name}/progress")
             assert status == 400
         await app.post(GENERATIONS, **SMALL, request_id="c")
-        names: dict[str, str] = app.app[REQUEST_IDS]
-        assert list(names) == ["c"]
+        names = app.app[REQUEST_IDS]
+        assert list(names) == [("everybody", "c")]

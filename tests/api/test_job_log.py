@@ -153,7 +153,9 @@ async def test_an_odd_picture_is_not_told(serve: Callable[..., ServerProcess]) -
 
 def test_other_warnings_are_one_line() -> None:
     """Of the code that warns neither the file nor the line is shown."""
-    code = "import warnings; from gguf_imagegen import logs; logs.set_up('info'); warnings.warn('odd')"
+    code = (
+        "import warnings; from gguf_imagegen.machine import logs; logs.set_up('info'); warnings.warn('odd')"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert run.stderr.rstrip().endswith(" WARNING UserWarning: odd")
     assert len(run.stderr.splitlines()) == 1

@@ -151,7 +151,7 @@ async def test_a_second_copy_that_does_not_fit(running: RunningApp, catalog: Pat
         second, other = await start_job(app, status="queued")
 
         async def put_back() -> bool:
-            events = [type(event).__name__ for event in app.scheduler.get(other["id"]).events]
+            events = [type(event).__name__ for event in app.scheduler.jobs[other["id"]].events]
             return events == ["Queued", "Started", "Queued"]
 
         await eventually("the job is back in the queue", put_back)
@@ -258,7 +258,7 @@ async def test_jobs_wait_for_all_lanes_together(running: RunningApp) -> None:
         await idle(app)
         started = [await start_job(app) for _ in range(2)]
         waiting = [await start_job(app, status="queued") for _ in range(2)]
-        alone = app.scheduler.eta(app.scheduler.get(started[0][1]["id"]))
+        alone = app.scheduler.eta(app.scheduler.jobs[started[0][1]["id"]])
         assert alone
         last = await job_in_state(app, "queued", waiting[1][1]["id"])
         assert last["eta"] == pytest.approx(alone * (3 / 2 + 1), rel=0.01)

@@ -118,10 +118,10 @@ def test_security_is_described_when_keys_are_set(document: dict[str, Any]) -> No
     def security(path: str, method: str) -> Any:
         return keyed["paths"][path][method]["security"]
 
-    assert security("/v1/images/generations", "post") == [{"bearer": []}]
-    assert security("/sdapi/v1/txt2img", "post") == [{"bearer": []}, {"basic": []}]
+    assert security("/v1/images/generations", "post") == [{"bearer": []}, {"azure": []}]
+    assert security("/sdapi/v1/txt2img", "post") == [{"bearer": []}, {"azure": []}, {"basic": []}]
     assert security("/v1/images/files/{name}", "get") == []
-    assert security("/v1/images/files/{name}", "delete") == [{"bearer": []}]
+    assert security("/v1/images/files/{name}", "delete") == [{"bearer": []}, {"azure": []}]
     assert "401" in keyed["paths"]["/v1/jobs"]["get"]["responses"]
 
 

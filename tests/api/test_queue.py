@@ -106,7 +106,8 @@ async def test_the_order_of_the_queue_is_one_frame(running: RunningApp) -> None:
             async def told() -> bool:
                 orders = [frame["waiting"] for frame in watcher.frames if frame["type"] == "queue"]
                 return bool(orders) and orders[-1] == [
-                    {"job": job["id"], "eta": None} for job in (jobs[2], jobs[3])
+                    {"job": job["id"], "position": place, "eta": None}
+                    for place, job in enumerate((jobs[2], jobs[3]), start=1)
                 ]
 
             await eventually("the new order is told", told)

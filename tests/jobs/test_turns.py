@@ -1,0 +1,61 @@
+"""Turns of callers in the queue: the places are those of the order, whatever comes and goes."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gguf_imagegen.jobs.estimates import Pace
+from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.queue import Place, Queue
+from gguf_imagegen.vocabulary.callers import Caller, Sender
+from tests.jobs.test_estimates import job_plan, took
+
+
+def job_of(caller: str) -> Job:
+    return Job(job_plan(), Sender(Caller(caller)))
+
+
+def order(queue: Queue) -> str:
+    return "".join(job.caller for job in queue)
+
+
+def test_one_of_each_in_turn() -> None:
+    """Who was served longest ago comes first; one who comes back has no turn in hand."""
+    queue = Queue(Pace())
+    for caller in "aaabbc":
+        queue.add(job_of(caller))
+    assert order(queue) == "abcaba"
+    queue.take(next(iter(queue)))
+    assert order(queue) == "bcaba"
+    queue.take(next(iter(queue)))
+    queue.add(job_of("b"))
+    assert order(queue) == "cabab"
+
+
+def test_a_cancel_costs_no_turn() -> None:
+    """A job that leaves unserved leaves its caller's place as it was."""
+    queue = Queue(Pace())
+    jobs = [job_of(caller) for caller in "aab"]
+    for job in jobs:
+        queue.add(job)
+    queue.remove(jobs[0])
+    assert list(queue) == jobs[1:]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["add", "add", "take", "remove"]))))
+def test_places_are_those_of_the_order(steps: list[tuple[str, str]]) -> None:
+    """Each job's place is its number in the order, and its time that of all up to it."""
+    pace = Pace()
+    pace.learn(job_plan(), took(10, 0))
+    queue = Queue(pace)
+    for caller, step in steps:
+        own = [job for job in queue if job.caller == caller]
+        if step == "add":
+            queue.add(job_of(caller))
+        elif step == "take" and len(queue):
+            queue.take(next(iter(queue)))
+        elif step == "remove" and own:
+            queue.remove(own[-1])
+        places = [queue.place(job) for job in queue]
+        assert places == [Place(n, 10.0 * n) for n in range(1, len(queue) + 1)]
