@@ -282,6 +282,8 @@ class Scheduler:
         for entry, loaded in list(self._wishes.values()):
             if self.queue:
                 return
+            if self._wishes.get(entry.name) != (entry, loaded):
+                continue  # taken back while another model was closed
             if not loaded and not any(self._uses(lane, entry) for lane in self._busy):
                 self._wishes.pop(entry.name, None)
                 for lane in self._idle:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 
@@ -58,14 +59,17 @@ def _free_vram(gpu: str) -> int | None:
     with suppress(Exception):  # not installed, no driver, or a driver in a bad state: ask the tool
         nvml = importlib.import_module("pynvml")
         nvml.nvmlInit()
-        by_uuid, by_number = nvml.nvmlDeviceGetHandleByUUID, nvml.nvmlDeviceGetHandleByIndex
-        return int(
-            nvml.nvmlDeviceGetMemoryInfo(by_number(int(gpu)) if gpu.isdecimal() else by_uuid(gpu)).free
-        )
+        return int(nvml.nvmlDeviceGetMemoryInfo(_handle(nvml, gpu)).free)
     with suppress(OSError, subprocess.SubprocessError, ValueError, IndexError):
         run = subprocess.run((*NVIDIA_SMI, gpu), capture_output=True, text=True, timeout=3, check=True)
         return int(run.stdout.split()[0]) << 20
     return None
+
+
+def _handle(nvml: ModuleType, gpu: str) -> object:
+    if gpu.isdecimal():
+        return nvml.nvmlDeviceGetHandleByIndex(int(gpu))
+    return nvml.nvmlDeviceGetHandleByUUID(gpu)
 
 
 def usable(free: int) -> int:

@@ -290,7 +290,7 @@ async def test_without_keys_own_jobs_are_those_of_this_dialect(running: RunningA
         other = asyncio.create_task(app.post(GENERATIONS, **SMALL))
 
         async def runs() -> bool:
-            return app.scheduler.running is not None
+            return bool(app.scheduler.running)
 
         await eventually("it runs", runs)
         assert (await app.get("/sdapi/v1/progress"))[1]["state"]["job_count"] == 0

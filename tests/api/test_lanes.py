@@ -192,18 +192,25 @@ async def test_models_of_idle_lanes_make_room(running: RunningApp, catalog: Path
 
 
 async def test_webui_means_the_newest(running: RunningApp) -> None:
-    """AUTOMATIC1111's progress and interrupt know one job only: the newest that runs."""
+    """AUTOMATIC1111's progress and interrupt know one job only: the newest of theirs that runs."""
+    wanted = {"prompt": "a", "width": 64, "height": 64}
     async with running(engine=NeverAnswers, cpu_lanes=2) as app:
         await idle(app)
-        first, one = await start_job(app)
-        second, _ = await start_job(app, steps=9)
+        first = asyncio.create_task(app.post("/sdapi/v1/txt2img", **wanted, steps=8))
+        await eventually("one runs", lambda: running_jobs(app, 1))
+        second = asyncio.create_task(app.post("/sdapi/v1/txt2img", **wanted, steps=9))
+        await eventually("both run", lambda: running_jobs(app, 2))
         _, progress = await app.get("/sdapi/v1/progress")
         assert progress["state"]["sampling_steps"] == 9
         await app.post("/sdapi/v1/interrupt")
-        assert (await second)[0] == 499
-        assert (await app.get(f"/v1/jobs/{one['id']}"))[1]["status"] == "running"
+        assert (await second)[0] == 200
+        assert await running_jobs(app, 1)
         await app.post("/sdapi/v1/interrupt")
-        assert (await first)[0] == 499
+        assert (await first)[0] == 200
+
+
+async def running_jobs(app: App, count: int) -> bool:
+    return len(app.scheduler.running) == count
 
 
 async def test_the_end_reaches_every_lane(running: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,7 @@ async def test_every_wish_is_granted(running: RunningApp, catalog: Path) -> None
 
         await eventually("b and c are loaded, a is not", granted)
         await make(app, "b", "c")
-    assert sorted(engines.loads) == ["a", "b", "c"]
+    assert set(engines.loads) == {"a", "b", "c"}  # b twice if it was unloaded while it loaded
 
 
 async def test_jobs_of_one_decoder_go_together(running: RunningApp, catalog: Path) -> None:
