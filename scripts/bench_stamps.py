@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from gguf_imagegen.engines import wire
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.engines.sdcpp import worker
+from gguf_imagegen.machine.processes import become_worker
 from gguf_imagegen.vocabulary import events
 from gguf_imagegen.vocabulary.engine import Task
 from gguf_imagegen.vocabulary.events import EngineEvent
@@ -51,7 +52,7 @@ class StampingWorker(worker.Worker):
 def main() -> None:
     """`worker.main` with the class above."""
     messages = worker._private_stdout()
-    worker._become_worker()
+    become_worker()
     commands: SimpleQueue[wire.Command] = SimpleQueue()
     told: SimpleQueue[EngineEvent] = SimpleQueue()
     threading.Thread(target=worker._read_commands, args=(sys.stdin.buffer, commands), daemon=True).start()

@@ -57,7 +57,7 @@ class QuickEngine:
             yield event
 
     async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
-        picture = RawImage(spec.width, spec.height, 3, bytes([128]) * (spec.width * spec.height * 3))
+        pixels = bytes([128]) * (spec.width * spec.height * 3)
         timings = Timings(2.0, 10.0 * spec.sampling_steps, 3.0, 10.0 * spec.sampling_steps + 5, spec.steps)
         for index in range(spec.n):
             yield PhaseChanged(index, "conditioning")
@@ -66,9 +66,9 @@ class QuickEngine:
                 await self.at_step(step)
                 yield Progress(index, "sampling", step, spec.steps, 0.01)
                 if spec.preview != "none" and (not spec.preview_steps or step in spec.preview_steps):
-                    yield Preview(index, step, spec.steps, picture)
+                    yield Preview(index, step, spec.steps, RawImage(spec.width, spec.height, 3, pixels))
             yield PhaseChanged(index, "decoding")
-            yield Made(index, picture, timings)
+            yield Made(index, RawImage(spec.width, spec.height, 3, pixels), timings)
 
     async def upscale(self, spec: Upscale) -> AsyncIterator[EngineEvent]:
         self._started = True

@@ -77,13 +77,13 @@ def _plain(value: object) -> object:
         return str(value)
     if isinstance(value, Mapping):
         return dict(value)
-    raise NotImplementedError(type(value))
+    raise TypeError(type(value))
 
 
 def _typed(kind: type, value: object) -> object:
     if kind is Path and isinstance(value, str):
         return Path(value)
-    raise NotImplementedError(kind)
+    raise TypeError(kind)
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)

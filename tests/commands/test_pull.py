@@ -29,7 +29,7 @@ SIZE = 20 * MB
 DATA = np.random.default_rng(1).bytes(SIZE)
 SMALL = DATA[:MB]
 TAE = PACKAGED / "embedded-tae.gguf"
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 class Home:

@@ -70,11 +70,13 @@ async def test_the_form_shows_what_the_model_can(studio: ServerProcess, visit: O
     async with visit(studio.url) as page:
         await ready(page)
         await expect(page.locator("#width")).to_have_value("128")
+        await expect(page.locator("#negative-field")).to_be_hidden()
+        await page.fill("#cfg", "2")
         await expect(page.locator("#negative-field")).to_be_visible()
         await page.get_by_role("button", name="16:9").click()
         assert (await page.input_value("#width"), await page.input_value("#height")) == ("176", "96")
         await page.get_by_role("button", name="High").click()
-        await expect(page.locator("#steps")).to_have_value("20")
+        await expect(page.locator("#steps")).to_have_value("8")
         await page.fill("#cfg", "1")
         await expect(page.locator("#negative-field")).to_be_hidden()
         await page.fill("#width", "4096")
@@ -101,7 +103,7 @@ async def test_everything_is_remembered(studio: ServerProcess, visit: OpenPage) 
     """After a reload the form is as it was, for each model."""
     async with visit(studio.url) as page:
         await ready(page)
-        values = {"prompt": "a cat\nin a hat", "negative": "rain", "steps": "9", "seed": "77", "cfg": "3.5"}
+        values = {"prompt": "a cat\nin a hat", "cfg": "3.5", "negative": "rain", "steps": "9", "seed": "77"}
         for name, value in values.items():
             await page.fill(f"#{name}", value)
         await page.reload()
