@@ -5,6 +5,7 @@ Callers are served in turn, each caller's jobs by age.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -78,8 +79,7 @@ class Queue:
     @property
     def waiting(self) -> list[Waiting]:
         """The jobs as placement sees them, the oldest first."""
-        jobs = sorted((job for line in self._lines.values() for job in line), key=_age)
-        return [_waiting(job) for job in jobs]
+        return list(heapq.merge(*(line.waiting.values() for line in self._lines.values()), key=_since))
 
     def place(self, job: Job) -> Place | None:
         """None if it does not wait."""
@@ -111,6 +111,8 @@ class Line:
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
+        self.waiting: dict[str, Waiting] = {}
+        """By job, as placement sees them: made once, for it looks at all of them whenever a lane is idle."""
         self._jobs: dict[str, Job] = {}
         self._indexes: dict[str, int] = {}  # of the jobs in `_places`
         self._places: list[Place] = []
@@ -128,16 +130,17 @@ class Line:
 
     def add(self, job: Job) -> None:
         self._bring_up_to_date()
-        self._jobs[job.id] = job
+        self._jobs[job.id], self.waiting[job.id] = job, _waiting(job)
         self._append(job)
 
     def remove(self, job: Job) -> None:
-        del self._jobs[job.id]
+        del self._jobs[job.id], self.waiting[job.id]
         self._removed += 1
 
     def sort(self) -> None:
         """By age, where one has come back."""
-        self._jobs = {job.id: job for job in sorted(self._jobs.values(), key=_age)}
+        self._jobs = {job.id: job for job in sorted(self._jobs.values(), key=lambda job: job.created)}
+        self.waiting = {id: self.waiting[id] for id in self._jobs}
         self._removed += 1
 
     def place(self, job: Job) -> Place | None:
@@ -165,8 +168,8 @@ class Line:
         self._places.append(Place(last.position + 1, known))
 
 
-def _age(job: Job) -> float:
-    return job.created
+def _since(waiting: Waiting) -> float:
+    return waiting.since
 
 
 def _waiting(job: Job) -> Waiting:
