@@ -19,8 +19,10 @@ from PIL import Image
 from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 
-from gguf_imagegen.api import sdcpp_server
 from gguf_imagegen.api.app import ROUTES
+from gguf_imagegen.api.dialects.a1111 import request as a1111
+from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp_routes
+from gguf_imagegen.api.dialects.sdcpp.request import LEAVES
 from gguf_imagegen.planning.request import (
     ACCEPTED_WITHOUT_EFFECT,
     MAX_SEED,
@@ -31,8 +33,6 @@ from gguf_imagegen.planning.request import (
     LoraRequest,
     StreamOptions,
 )
-from gguf_imagegen.schema import a1111
-from gguf_imagegen.schema.sdcpp_server import LEAVES
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import ImagegenError, PullFailed
 from tests.api.client import noise
@@ -285,7 +285,7 @@ def test_errors_are_told() -> None:
     """Every code stands beside its status, those of pulls in their own paragraph."""
     text = section("Errors")
     by_status = {row[0]: quoted(row[1]) for row in rows(text)}
-    assert sdcpp_server.JobExpired in kinds(ImagegenError)
+    assert sdcpp_routes.JobExpired in kinds(ImagegenError)
     for kind in kinds(ImagegenError):
         if issubclass(kind, PullFailed):
             assert kind.code in quoted(text)

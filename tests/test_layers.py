@@ -22,7 +22,7 @@ FLOORS: list[tuple[str, ...]] = [
     ("catalog",),
     ("download", "engines"),
     ("planning",),
-    ("pool", "schema"),
+    ("pool",),
     ("jobs",),
     ("service",),
     ("api",),
@@ -31,6 +31,7 @@ FLOORS: list[tuple[str, ...]] = [
 ]
 """The rooms from the ground up; a module imports from its own room and from the floors below."""
 MOST_ROOMS = 18
+LONGEST_OF_A_DIALECT = 260
 
 
 def name_of(path: Path) -> str:
@@ -114,17 +115,13 @@ def test_the_server_does_not_load_native_code(module: str) -> None:
     assert run.stdout == "False\n"
 
 
-DIALECTS = (
-    "a1111", "a1111_extras", "a1111_lists", "a1111_progress", "a1111_routes", "chat", "compat", "openai",
-    "sdcpp_capabilities", "sdcpp_server",
-)  # fmt: skip
+DIALECTS = [path for path in MODULES if name_of(path).startswith("api.dialects.")]
 
 
-@pytest.mark.parametrize("name", DIALECTS)
-def test_dialects_are_thin(name: str) -> None:
+@pytest.mark.parametrize("path", DIALECTS, ids=name_of)
+def test_dialects_are_thin(path: Path) -> None:
     """A dialect reads and writes jobs: it is short, and has no hand on the engine or the models in memory."""
-    path = PACKAGE / "api" / f"{name}.py"
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 250
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_OF_A_DIALECT
     assert not {module for module in own_imports(path) if room_of(module) in ("engines", "pool")}
 
 

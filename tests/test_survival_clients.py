@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gguf_imagegen.api import writing
+from gguf_imagegen.api.streams import writing
 from tests.conftest import DEADLINE, RunningApp, ServerProcess
 from tests.survival import (
     GENERATIONS,

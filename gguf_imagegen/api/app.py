@@ -9,32 +9,19 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gguf_imagegen.api import (
-    a1111_routes,
-    body,
-    chat,
-    compat,
-    describe,
-    docs_page,
-    gallery,
-    jobs,
-    middleware,
-    models,
-    openai,
-    openapi,
-    pull,
-    sdcpp_server,
-    system,
-    watch,
-    web_page,
-    writing,
-)
+from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, system, web_page
 from gguf_imagegen.api.callers import CALLERS, Callers
+from gguf_imagegen.api.dialects import chat, openai, xinference
+from gguf_imagegen.api.dialects.a1111 import routes as a1111_routes
+from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp_routes
+from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
 from gguf_imagegen.api.job_log import JobLog
 from gguf_imagegen.api.keys import METRICS, REQUEST_IDS, SERVICE
 from gguf_imagegen.api.metrics import Metrics
-from gguf_imagegen.api.retries import ATTEMPTS, Attempts
-from gguf_imagegen.api.stream import TASKS
+from gguf_imagegen.api.openapi import docs_page, document
+from gguf_imagegen.api.openapi import routes as openapi_routes
+from gguf_imagegen.api.streams import all_jobs, writing
+from gguf_imagegen.api.streams.send import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.service import Service
@@ -46,7 +33,7 @@ ROUTES = [
     web.get("/web/{name}", web_page.asset),
     web.get("/v1/images", gallery.list_images),
     web.delete("/v1/images/files/{name}", gallery.delete_image),
-    web.get("/v1/events", watch.events),
+    web.get("/v1/events", all_jobs.events),
     web.get("/v1/me", system.me),
     web.post("/v1/images/generations", openai.generations),
     web.post("/v1/images/edits", openai.edits),
@@ -67,14 +54,14 @@ ROUTES = [
     web.get("/health", system.health),
     web.get("/livez", system.livez),
     web.get("/metrics", system.metrics),
-    web.get("/openapi.json", describe.openapi_json),
-    web.get("/docs", describe.docs),
+    web.get("/openapi.json", openapi_routes.openapi_json),
+    web.get("/docs", openapi_routes.docs),
     # sd.cpp's server
-    web.get("/sdcpp/v1/capabilities", sdcpp_server.capabilities),
-    web.post("/sdcpp/v1/img_gen", sdcpp_server.img_gen),
-    web.post("/sdcpp/v1/vid_gen", sdcpp_server.vid_gen),
-    web.get("/sdcpp/v1/jobs/{id}", sdcpp_server.get_job),
-    web.post("/sdcpp/v1/jobs/{id}/cancel", sdcpp_server.cancel_job),
+    web.get("/sdcpp/v1/capabilities", sdcpp_routes.capabilities),
+    web.post("/sdcpp/v1/img_gen", sdcpp_routes.img_gen),
+    web.post("/sdcpp/v1/vid_gen", sdcpp_routes.vid_gen),
+    web.get("/sdcpp/v1/jobs/{id}", sdcpp_routes.get_job),
+    web.post("/sdcpp/v1/jobs/{id}/cancel", sdcpp_routes.cancel_job),
     # vLLM-Omni
     web.post("/v1/chat/completions", chat.completions),
     # OpenVINO Model Server
@@ -83,8 +70,8 @@ ROUTES = [
     web.post("/v3/images/variations", openai.variations),
     web.get("/v3/models", models.list_models),
     web.get("/v3/models/{id}", models.get_model),
-    web.get("/v1/config", compat.config),
-    web.get("/v3/config", compat.config),
+    web.get("/v1/config", xinference.config),
+    web.get("/v3/config", xinference.config),
     # GPUStack
     web.post("/v1-openai/images/generations", openai.generations),
     web.post("/v1-openai/images/edits", openai.edits),
@@ -93,10 +80,10 @@ ROUTES = [
     web.get("/v1-openai/models", models.list_models),
     web.get("/v1-openai/models/{id}", models.get_model),
     # Xinference
-    web.post("/v1/images/inpainting", compat.inpainting),
-    web.post("/v1/images/ocr", compat.ocr),
-    web.get("/v1/requests/{request_id}/progress", compat.progress),
-    web.post("/v1/models/{id}/requests/{request_id}/abort", compat.abort),
+    web.post("/v1/images/inpainting", xinference.inpainting),
+    web.post("/v1/images/ocr", xinference.ocr),
+    web.get("/v1/requests/{request_id}/progress", xinference.progress),
+    web.post("/v1/models/{id}/requests/{request_id}/abort", xinference.abort),
     # AUTOMATIC1111
     *a1111_routes.ROUTES,
 ]
@@ -141,13 +128,13 @@ def make_app(
     app[METRICS] = metrics
     app[REQUEST_IDS] = {}
     app[TASKS] = set()
-    app[watch.FRAMES] = watch.Frames(service.scheduler)
-    app[describe.DESCRIPTION] = describe.Description(
-        partial(openapi.document, ROUTES, settings), docs_page.render, docs_page.STYLE
+    app[all_jobs.FRAMES] = all_jobs.Frames(service.scheduler)
+    app[openapi_routes.DESCRIPTION] = openapi_routes.Description(
+        partial(document.document, ROUTES, settings), docs_page.render, docs_page.STYLE
     )
     app[ATTEMPTS] = Attempts()
     app[web_page.ASSETS] = web_page.load_assets()
-    app[sdcpp_server.SUBMITTED] = deque(maxlen=sdcpp_server.MAX_SUBMITTED)
+    app[sdcpp_routes.SUBMITTED] = deque(maxlen=sdcpp_routes.MAX_SUBMITTED)
     app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), service.pool.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(pull.end_pulls)

@@ -13,8 +13,8 @@ from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.paging import limit_of
 from gguf_imagegen.api.shapes import job_object
-from gguf_imagegen.api.sse import BothEncoder
-from gguf_imagegen.api.stream import stream_job
+from gguf_imagegen.api.streams.encoders import BothEncoder
+from gguf_imagegen.api.streams.send import stream_job
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.request import StreamOptions

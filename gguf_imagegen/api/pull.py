@@ -16,9 +16,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only
-from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, error_frame, frame
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.writing import hang_up, write
+from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, error_frame, frame
+from gguf_imagegen.api.streams.writing import hang_up, write
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.store import Removal, Store
 from gguf_imagegen.download.progress import Downloading, FileReady, Planned, PullEvent, Rewriting, Verifying

@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gguf_imagegen.api.dialects.a1111.names import take_loras
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.jobs.job import ImageReady, Job
 from gguf_imagegen.planning.request import parse_request
-from gguf_imagegen.schema.a1111_names import take_loras
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary import events

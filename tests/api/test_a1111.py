@@ -17,8 +17,8 @@ import pytest
 import webuiapi
 from PIL import Image
 
-from gguf_imagegen.api.a1111 import plain
-from gguf_imagegen.api.a1111_routes import GET, POST
+from gguf_imagegen.api.dialects.a1111.pictures import plain
+from gguf_imagegen.api.dialects.a1111.routes import GET, POST
 from gguf_imagegen.vocabulary.errors import ImagegenError
 from tests.api.client import GENERATIONS, SMALL, data_url, eventually, noise, picture, png, start_job
 from tests.conftest import DEADLINE, App, RunningApp, ServerProcess

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from gguf_imagegen.api import frames, watch
+from gguf_imagegen.api.streams import all_jobs, frames
 from tests.api.client import GENERATIONS, SMALL, eventually, start_job
 from tests.api.test_watch import ended, watching
 from tests.conftest import App, RunningApp
@@ -65,7 +65,7 @@ async def test_those_who_watch_share_what_is_encoded(
         made[str(data["type"])] += 1
         return encode(data)
 
-    monkeypatch.setattr(watch, "frame", counted)
+    monkeypatch.setattr(all_jobs, "frame", counted)
     async with running(engine=gate, max_queue=100) as app:
         tasks = await fill(app, 20)
         async with watching(app) as a, watching(app) as b, watching(app) as c, watching(app) as d:
@@ -84,7 +84,7 @@ async def test_one_who_was_away_for_long_gets_all(
     running: RunningApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More events than are remembered: a follower looks at every job, and misses none."""
-    monkeypatch.setattr(watch, "TOGETHER", 0.5)
+    monkeypatch.setattr(all_jobs, "TOGETHER", 0.5)
     async with running(engine=QuickEngine) as app, watching(app) as watcher:
         ids = []
         for _ in range(12):

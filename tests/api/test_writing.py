@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gguf_imagegen.api import writing
+from gguf_imagegen.api.streams import writing
 
 
 class Connection(asyncio.WriteTransport):

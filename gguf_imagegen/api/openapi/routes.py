@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from gguf_imagegen.api.docs_page import EXAMPLE_BASE
+from gguf_imagegen.api.openapi.docs_page import EXAMPLE_BASE
 from gguf_imagegen.api.urls import base_url
 
 

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from gguf_imagegen.api.dialects.sdcpp.request import merged, to_fields
 from gguf_imagegen.planning import bounded_json
-from gguf_imagegen.schema.sdcpp_server import merged, to_fields
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 OPENING, CLOSING = "<sd_cpp_extra_args>", "</sd_cpp_extra_args>"

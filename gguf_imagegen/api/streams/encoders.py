@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gguf_imagegen.api.frames import DONE, b64, comment, error_frame, frame
-from gguf_imagegen.api.progress import PartialCounter, ProgressItems
 from gguf_imagegen.api.shapes import job_usage, openai_fields, usage_of
+from gguf_imagegen.api.streams.frames import DONE, b64, comment, error_frame, frame
+from gguf_imagegen.api.streams.image_progress import PartialCounter, ProgressItems
 from gguf_imagegen.jobs.job import (
     Ended,
     ImageReady,

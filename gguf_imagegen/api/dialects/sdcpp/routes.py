@@ -18,12 +18,12 @@ from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
+from gguf_imagegen.api.dialects.sdcpp.capabilities import capabilities_of
+from gguf_imagegen.api.dialects.sdcpp.request import native_name, to_fields
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.middleware import error_answer
-from gguf_imagegen.api.sdcpp_capabilities import capabilities_of
-from gguf_imagegen.api.work import begin, pictures
+from gguf_imagegen.api.submit import begin, pictures
 from gguf_imagegen.jobs.job import Job, Status
-from gguf_imagegen.schema.sdcpp_server import native_name, to_fields
 from gguf_imagegen.vocabulary.errors import (
     ContentTypeUnsupported,
     ImagegenError,

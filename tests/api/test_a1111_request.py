@@ -10,13 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gguf_imagegen.pictures import images
-from gguf_imagegen.planning.request import SAMPLERS as OUR_SAMPLERS
-from gguf_imagegen.planning.request import SCHEDULES as OUR_SCHEDULES
-from gguf_imagegen.planning.request import parse_request
-from gguf_imagegen.schema import a1111
-from gguf_imagegen.schema.a1111 import Translated, input_images, translate
-from gguf_imagegen.schema.a1111_names import (
+from gguf_imagegen.api.dialects.a1111 import request as a1111
+from gguf_imagegen.api.dialects.a1111.names import (
     SAMPLERS,
     SCHEDULES,
     sampler_label,
@@ -25,6 +20,11 @@ from gguf_imagegen.schema.a1111_names import (
     schedule_of,
     take_loras,
 )
+from gguf_imagegen.api.dialects.a1111.request import Translated, input_images, translate
+from gguf_imagegen.pictures import images
+from gguf_imagegen.planning.request import SAMPLERS as OUR_SAMPLERS
+from gguf_imagegen.planning.request import SCHEDULES as OUR_SCHEDULES
+from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.vocabulary.errors import (
     ImagegenError,
     InvalidImage,

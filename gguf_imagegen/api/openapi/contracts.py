@@ -1,4 +1,4 @@
-"""What each handler takes and gives, said once: the OpenAPI document (`api.openapi`) adds paths and words.
+"""What each handler takes and gives, said once: the OpenAPI document (`document`) adds paths and words.
 
 Statuses come from the error classes (`vocabulary.errors`), bodies from pydantic models; no path is known
 here.
@@ -11,29 +11,18 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from gguf_imagegen.api import (
-    a1111,
-    a1111_extras,
-    a1111_lists,
-    a1111_progress,
-    chat,
-    compat,
-    describe,
-    gallery,
-    jobs,
-    models,
-    openai,
-    pull,
-    system,
-    watch,
-    web_page,
-)
-from gguf_imagegen.api import sdcpp_server as native
-from gguf_imagegen.api.contract import EVENTS, JSON, Contract, Param
+from gguf_imagegen.api import answers, gallery, jobs, models, pull, system, web_page
+from gguf_imagegen.api.dialects import chat, openai, xinference
+from gguf_imagegen.api.dialects.a1111 import answers as a1111_answers
+from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures
+from gguf_imagegen.api.dialects.a1111 import progress as a1111_progress
+from gguf_imagegen.api.dialects.a1111.request import A1111Request
+from gguf_imagegen.api.dialects.sdcpp import routes as native
+from gguf_imagegen.api.openapi import routes
+from gguf_imagegen.api.openapi.contract import EVENTS, JSON, Contract, Param
 from gguf_imagegen.api.paging import MOST
+from gguf_imagegen.api.streams import all_jobs
 from gguf_imagegen.planning.request import ImageRequest
-from gguf_imagegen.schema import a1111_answers, answers
-from gguf_imagegen.schema.a1111 import A1111Request
 from gguf_imagegen.vocabulary import errors
 
 
@@ -144,13 +133,13 @@ CONTRACTS: Mapping[Any, Contract] = {
         also={304: None},
         media=tuple(sorted({*web_page.TYPES.values()})),
     ),
-    describe.openapi_json: Contract(),
-    describe.docs: Contract(None, media=("text/html",)),
+    routes.openapi_json: Contract(),
+    routes.docs: Contract(None, media=("text/html",)),
     gallery.list_images: Contract(
         answers.ImageList, errors=(errors.InvalidRequest,), params=(LIMIT, BEFORE_IMAGE)
     ),
     gallery.delete_image: Contract(answers.Deleted, errors=(errors.NotFound,)),
-    watch.events: Contract(None, media=(EVENTS,), events=ALL_FRAMES),
+    all_jobs.events: Contract(None, media=(EVENTS,), events=ALL_FRAMES),
     openai.generations: _images("prompt", **CAT),
     openai.edits: _images("prompt", "image", prompt="a dog", image=PICTURE_TEXT, strength=0.5),
     openai.variations: _images("image", image=PICTURE_TEXT, n=2),
@@ -227,16 +216,16 @@ CONTRACTS: Mapping[Any, Contract] = {
         example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
     ),
     # OpenVINO Model Server, Xinference
-    compat.config: Contract(answers.ModelStates),
-    compat.inpainting: _images(
+    xinference.config: Contract(answers.ModelStates),
+    xinference.inpainting: _images(
         "prompt", "image", "mask", prompt="a hat", image=PICTURE_TEXT, mask_image=PICTURE_TEXT
     ),
-    compat.ocr: Contract(errors=(errors.UnsupportedOperation,), status=0),
-    compat.progress: Contract(answers.RequestProgress, errors=(errors.InvalidRequest,)),
-    compat.abort: Contract(answers.AbortAnswer, errors=(errors.ModelNotFound,)),
+    xinference.ocr: Contract(errors=(errors.UnsupportedOperation,), status=0),
+    xinference.progress: Contract(answers.RequestProgress, errors=(errors.InvalidRequest,)),
+    xinference.abort: Contract(answers.AbortAnswer, errors=(errors.ModelNotFound,)),
     # AUTOMATIC1111
-    a1111.txt2img: _a1111_pictures("prompt", prompt="a lovely cat", width=64, height=64, steps=2),
-    a1111.img2img: _a1111_pictures(
+    pictures.txt2img: _a1111_pictures("prompt", prompt="a lovely cat", width=64, height=64, steps=2),
+    pictures.img2img: _a1111_pictures(
         "init_images", prompt="a dog", init_images=[PICTURE_TEXT], denoising_strength=0.5
     ),
     a1111_progress.progress: Contract(a1111_answers.A1111Progress, params=(SKIP_IMAGE, ID_TASK)),
@@ -249,40 +238,38 @@ CONTRACTS: Mapping[Any, Contract] = {
     ),
     a1111_progress.interrupt: Contract(),
     a1111_progress.skip: Contract(answers.Nothing),
-    a1111_lists.sd_models: _list(),
-    a1111_lists.get_options: Contract(),
-    a1111_lists.set_options: Contract(answers.Nothing, OptionsRequest, errors=(*READING, *MODEL, *ADMIN)),
-    a1111_lists.unload_checkpoint: Contract(errors=ADMIN),
-    a1111_lists.reload_checkpoint: Contract(errors=(*MODEL, *ADMIN)),
-    a1111_lists.samplers: _list(),
-    a1111_lists.schedulers: _list(),
-    a1111_lists.loras: _list(),
-    a1111_lists.upscalers: _list(),
-    a1111_lists.latent_upscale_modes: _list(),
-    a1111_lists.cmd_flags: Contract(),
-    a1111_lists.memory: Contract(),
-    a1111_lists.scripts: Contract(),
-    a1111_lists.embeddings: Contract(),
-    a1111_lists.nothing: _list(),
-    a1111_lists.done: Contract(answers.Nothing),
-    a1111_extras.extra_single_image: Contract(
+    lists.sd_models: _list(),
+    lists.get_options: Contract(),
+    lists.set_options: Contract(answers.Nothing, OptionsRequest, errors=(*READING, *MODEL, *ADMIN)),
+    lists.unload_checkpoint: Contract(errors=ADMIN),
+    lists.reload_checkpoint: Contract(errors=(*MODEL, *ADMIN)),
+    lists.samplers: _list(),
+    lists.schedulers: _list(),
+    lists.loras: _list(),
+    lists.upscalers: _list(),
+    lists.latent_upscale_modes: _list(),
+    lists.cmd_flags: Contract(),
+    lists.memory: Contract(),
+    lists.scripts: Contract(),
+    lists.embeddings: Contract(),
+    lists.nothing: _list(),
+    lists.done: Contract(answers.Nothing),
+    extras.extra_single_image: Contract(
         a1111_answers.ExtrasAnswer,
-        a1111_extras.ExtrasRequest,
+        extras.ExtrasRequest,
         required=("image",),
         errors=PICTURE,
         example={"image": PICTURE_TEXT, "upscaler_1": "Lanczos", "upscaling_resize": 2},
     ),
-    a1111_extras.extra_batch_images: Contract(
+    extras.extra_batch_images: Contract(
         a1111_answers.ExtrasBatchAnswer,
-        a1111_extras.ExtrasRequest,
+        extras.ExtrasRequest,
         required=("imageList",),
         errors=PICTURE,
         example={"imageList": [{"data": PICTURE_TEXT}], "upscaler_1": "Lanczos"},
     ),
-    a1111_extras.png_info: Contract(
-        a1111_answers.PngInfo, PngInfoRequest, errors=(*READING, errors.InvalidImage)
-    ),
-    a1111_extras.interrogate: Contract(errors=(errors.UnsupportedOperation,), status=0),
+    extras.png_info: Contract(a1111_answers.PngInfo, PngInfoRequest, errors=(*READING, errors.InvalidImage)),
+    extras.interrogate: Contract(errors=(errors.UnsupportedOperation,), status=0),
 }
 """By handler; one that only refuses has the status 0."""
 

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from gguf_imagegen.schema import answers
+from gguf_imagegen.api import answers
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
 JSON, FORM, EVENTS = "application/json", "multipart/form-data", "text/event-stream"

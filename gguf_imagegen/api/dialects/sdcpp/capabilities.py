@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gguf_imagegen.api.dialects.sdcpp.request import LEAVES
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.bounds import LEAST_SIDE, Bounds
 from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
-from gguf_imagegen.schema.sdcpp_server import LEAVES
 from gguf_imagegen.settings import Settings
 
 OUTPUT_FORMATS = ("png", "jpeg", "webp")

@@ -16,14 +16,14 @@ from aiohttp import web
 from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
-from gguf_imagegen.api.a1111_lists import PIXEL_UPSCALERS
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.dialects.a1111.lists import PIXEL_UPSCALERS
+from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.work import begin, finish
+from gguf_imagegen.api.submit import begin, finish
 from gguf_imagegen.pictures import data_urls, images, infotext
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.request import Finite, Upload
-from gguf_imagegen.schema.a1111 import validated
 from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
 
 TO_SIZE = 1

@@ -13,11 +13,11 @@ from typing import Any
 
 from aiohttp import web
 
-from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, error_frame
+from gguf_imagegen.api.idempotency import ATTEMPTS, read_timeout
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.retries import ATTEMPTS, read_timeout
-from gguf_imagegen.api.sse import Encoder
-from gguf_imagegen.api.writing import hang_up, write
+from gguf_imagegen.api.streams.encoders import Encoder
+from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, error_frame
+from gguf_imagegen.api.streams.writing import hang_up, write
 from gguf_imagegen.jobs.job import Job, Queued
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.vocabulary.errors import ImagegenError

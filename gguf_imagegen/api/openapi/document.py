@@ -11,7 +11,9 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from gguf_imagegen import __version__
-from gguf_imagegen.api.contract import (
+from gguf_imagegen.api import answers
+from gguf_imagegen.api.middleware import A1111, AZURE, GPUSTACK, is_open
+from gguf_imagegen.api.openapi.contract import (
     EVENTS,
     FORM,
     JSON,
@@ -21,11 +23,9 @@ from gguf_imagegen.api.contract import (
     error_shape,
     tag_of,
 )
-from gguf_imagegen.api.contracts import CONTRACTS, contract_of
-from gguf_imagegen.api.middleware import A1111, AZURE, GPUSTACK, is_open
-from gguf_imagegen.api.schemas import Schema, any_of, component_schemas, names_of_property, ref
+from gguf_imagegen.api.openapi.contracts import CONTRACTS, contract_of
+from gguf_imagegen.api.openapi.schemas import Schema, any_of, component_schemas, names_of_property, ref
 from gguf_imagegen.planning.request import ImageRequest
-from gguf_imagegen.schema import answers
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import ContentTypeUnsupported, Forbidden, ImagegenError, Unauthorized
 

@@ -16,11 +16,11 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.callers import caller_of
-from gguf_imagegen.api.frames import HEADERS, HEARTBEAT, b64, frame
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.shapes import job_object
+from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, b64, frame
+from gguf_imagegen.api.streams.writing import hang_up, write
 from gguf_imagegen.api.urls import file_url
-from gguf_imagegen.api.writing import hang_up, write
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.vocabulary.callers import Caller

@@ -12,15 +12,15 @@ from aiohttp import web
 
 from gguf_imagegen.api import body
 from gguf_imagegen.api.callers import caller_of, sender_of
+from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
+from gguf_imagegen.api.idempotency import ATTEMPTS
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
-from gguf_imagegen.api.retries import ATTEMPTS
 from gguf_imagegen.api.shapes import job_object
-from gguf_imagegen.api.stream import wait_for_job
+from gguf_imagegen.api.streams.send import wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.request import ImageRequest, parse_request
-from gguf_imagegen.schema.extra_args import with_extra_args
 from gguf_imagegen.vocabulary.errors import JobNotFound
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gguf_imagegen.api.schemas import names_of
+from gguf_imagegen.api.openapi.schemas import names_of
 from gguf_imagegen.planning.request import (
     ACCEPTED_WITHOUT_EFFECT,
     HiresRequest,

@@ -16,12 +16,12 @@ from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only, require_admin
+from gguf_imagegen.api.dialects.a1111.names import SAMPLERS, SCHEDULES
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.machine.memory import available
 from gguf_imagegen.planning.addons import names_in
-from gguf_imagegen.schema.a1111_names import SAMPLERS, SCHEDULES
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 

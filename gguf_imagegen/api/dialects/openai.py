@@ -12,10 +12,10 @@ from aiohttp import web
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.shapes import answer
-from gguf_imagegen.api.sse import BothEncoder, Encoder, LlamaBoxEncoder, OpenAIEncoder
-from gguf_imagegen.api.stream import answer_job, stream_job
+from gguf_imagegen.api.streams.encoders import BothEncoder, Encoder, LlamaBoxEncoder, OpenAIEncoder
+from gguf_imagegen.api.streams.send import answer_job, stream_job
+from gguf_imagegen.api.submit import accepted, begin, prefers_async
 from gguf_imagegen.api.urls import file_url
-from gguf_imagegen.api.work import accepted, begin, prefers_async
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.request import ImageRequest, StreamOptions

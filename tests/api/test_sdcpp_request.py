@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gguf_imagegen.api.dialects.sdcpp.extra_args import CLOSING, MAX_BLOCKS, OPENING, with_extra_args
+from gguf_imagegen.api.dialects.sdcpp.request import LEAVES, merged, native_name, to_fields
 from gguf_imagegen.planning.request import ImageRequest, parse_request
-from gguf_imagegen.schema.extra_args import CLOSING, MAX_BLOCKS, OPENING, with_extra_args
-from gguf_imagegen.schema.sdcpp_server import LEAVES, merged, native_name, to_fields
 from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize
 
 PIXEL = b"any bytes"

@@ -13,12 +13,12 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.frames import DONE, b64, error_frame, frame
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.shapes import image_item, usage_of
-from gguf_imagegen.api.sse import Eta, OpenAIEncoder, Read
-from gguf_imagegen.api.stream import answer_job, stream_job
-from gguf_imagegen.api.work import accepted, begin, prefers_async
+from gguf_imagegen.api.streams.encoders import Eta, OpenAIEncoder, Read
+from gguf_imagegen.api.streams.frames import DONE, b64, error_frame, frame
+from gguf_imagegen.api.streams.send import answer_job, stream_job
+from gguf_imagegen.api.submit import accepted, begin, prefers_async
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady
 from gguf_imagegen.planning.kwargs import json_object
 from gguf_imagegen.planning.request import StreamOptions

@@ -15,9 +15,9 @@ from typing import Any, Literal, TypeVar
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gguf_imagegen.api.dialects.a1111.names import sampler_of, schedule_of, take_loras
 from gguf_imagegen.pictures import images
 from gguf_imagegen.planning.request import Finite, Text, Upload
-from gguf_imagegen.schema.a1111_names import sampler_of, schedule_of, take_loras
 from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
 
 Model = TypeVar("Model", bound=BaseModel)

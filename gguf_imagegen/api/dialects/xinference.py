@@ -12,9 +12,9 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.dialects.openai import respond
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.openai import respond
-from gguf_imagegen.api.work import named_job
+from gguf_imagegen.api.submit import named_job
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.kwargs import with_kwargs

@@ -14,10 +14,10 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from gguf_imagegen.api.chat import OF_CHAT
+from gguf_imagegen.api.dialects.a1111 import request as a1111
+from gguf_imagegen.api.dialects.chat import OF_CHAT
+from gguf_imagegen.api.dialects.sdcpp.request import LEAVES, Leaf
 from gguf_imagegen.planning.request import ACCEPTED_WITHOUT_EFFECT, ImageRequest
-from gguf_imagegen.schema import a1111
-from gguf_imagegen.schema.sdcpp_server import LEAVES, Leaf
 from gguf_imagegen.settings import Settings
 
 Schema = dict[str, Any]

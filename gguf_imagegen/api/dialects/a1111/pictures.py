@@ -14,19 +14,25 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen import __version__
-from gguf_imagegen.api import a1111_lists
-from gguf_imagegen.api.a1111_progress import timestamp
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
+from gguf_imagegen.api.dialects.a1111 import lists
+from gguf_imagegen.api.dialects.a1111.names import sampler_label, schedule_label
+from gguf_imagegen.api.dialects.a1111.progress import timestamp
+from gguf_imagegen.api.dialects.a1111.request import (
+    A1111Request,
+    Translated,
+    input_images,
+    memory_of,
+    translate,
+)
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.work import accepted, begin, finish, pictures, prefers_async
+from gguf_imagegen.api.submit import accepted, begin, finish, pictures, prefers_async
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.finish import describe
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.warnings import few
-from gguf_imagegen.schema.a1111 import A1111Request, Translated, input_images, memory_of, translate
-from gguf_imagegen.schema.a1111_names import sampler_label, schedule_label
 from gguf_imagegen.vocabulary.errors import Cancelled, UnsupportedOperation
 
 PICTURES = {"init_images", "mask", "extra_images"}
@@ -51,7 +57,7 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     known = await asyncio.to_thread(names_in, app[SERVICE].settings.lora_dir, "lora")
     told = await asyncio.to_thread(translate, data, img2img=img2img, loras=known)
     wanted, fields = told.wanted, told.fields
-    find = a1111_lists.find_model
+    find = lists.find_model
     entry = find(app[SERVICE].catalog, wanted.checkpoint) if wanted.checkpoint else app[SERVICE].model(None)
     if wanted.extra_images and entry.edit_mode != "reference":
         raise UnsupportedOperation(f"extra_images: {entry.id} takes no references", param="extra_images")
@@ -69,7 +75,7 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     wanted = told.wanted
     if wanted.checkpoint and not wanted.override_settings_restore_afterwards:
         if caller_of(request).admin:
-            a1111_lists.use_by_default(app, entry)
+            lists.use_by_default(app, entry)
         else:
             told.warnings.append("override_settings: the default model stays; an admin's key may change it")
     if prefers_async(request):
@@ -122,7 +128,7 @@ def _info(job: Job, wanted: A1111Request) -> dict[str, Any]:
     """What `Processed.js` of modules/processing.py tells. The prompt is the one sent, with its LoRA tags."""
     plan, spec = job.plan, job.plan.spec
     strength = spec.strength if spec.init_image else None
-    sha256 = a1111_lists.sha256_of(plan.entry) or ""
+    sha256 = lists.sha256_of(plan.entry) or ""
     return {
         "prompt": wanted.prompt,
         "all_prompts": [wanted.prompt] * spec.n,
