@@ -29,6 +29,7 @@ from gguf_imagegen.vocabulary.errors import QueueFull
 
 CANCEL_AGAIN = 5.0
 """Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
+THUMBNAILS_AT_ONCE = 2
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -64,6 +65,7 @@ class Service:
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
         self._observers = observers
+        self._thumbnails = asyncio.Semaphore(THUMBNAILS_AT_ONCE)
 
     @property
     def default(self) -> Entry:
@@ -87,6 +89,11 @@ class Service:
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         return self.scheduler.submit(plan, sender)
+
+    async def thumbnail(self, picture: str, width: int) -> bytes | None:
+        """A WebP of this width, None where the picture is no wider; few are made at once."""
+        async with self._thumbnails:
+            return await asyncio.to_thread(self.results.thumbnail, picture, width)
 
     def check_room(self, caller: Caller) -> None:
         """Raise what `submit` would raise for want of room, before work is put into a request."""

@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from gguf_imagegen.machine.devices import check_names
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Words = Annotated[tuple[str, ...], NoDecode]
 """Comma-separated words in the environment, a tuple in code."""
 
@@ -90,6 +91,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 picks a free one")
     public_url: str | None = Field(None, description="base of the URLs in answers, if behind a proxy")
+    root_path: str = Field("", description="path below which all is served, page included, such as /img")
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="addresses and networks whose X-Forwarded-* and Forwarded headers count"
+    )
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="key(s) clients must send")
     callers: Path | None = Field(None, description="YAML file of callers, each with a key and rights")
     insecure: bool = Field(False, description="allow listening beyond loopback without a key")
@@ -169,6 +174,27 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        path = "".join(f"/{part}" for part in value.split("/") if part)
+        if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", path):
+            raise ValueError("must be a path of letters, digits and .-_~, such as /img")
+        return path
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        words = value.split(",") if isinstance(value, str) else value
+        if not isinstance(words, (list, tuple)):
+            return value
+        try:
+            return tuple(
+                ipaddress.ip_network(str(word).strip(), strict=False) for word in words if str(word).strip()
+            )
+        except ValueError as exc:
+            raise ValueError(f"{exc}; give addresses or networks such as 10.0.0.0/8") from None
 
     @field_validator("devices")
     @classmethod

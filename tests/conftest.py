@@ -198,7 +198,9 @@ def running(model_dir: Path) -> RunningApp:
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None
-        listening = await listen(runner.server, "127.0.0.1", 0, bounds or Bounds())
+        listening = await listen(
+            runner.server, "127.0.0.1", 0, bounds or Bounds(), root_path=chosen.root_path
+        )
         try:
             async with aiohttp.ClientSession() as session:
                 yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", app, session)

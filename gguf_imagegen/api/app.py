@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, system, web_page
+from gguf_imagegen.api import body, gallery, jobs, middleware, models, packing, pull, system, web_page
 from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialects import chat, openai, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111_routes
@@ -38,7 +38,7 @@ ROUTES = [
     web.post("/v1/images/generations", openai.generations),
     web.post("/v1/images/edits", openai.edits),
     web.post("/v1/images/variations", openai.variations),
-    web.get("/v1/images/files/{name}", openai.files),
+    web.get("/v1/images/files/{name}", gallery.get_image),
     web.get("/v1/models", models.list_models),
     web.get("/v1/models/{id}", models.get_model),
     web.post("/v1/models/pull", pull.pull_model),
@@ -105,6 +105,7 @@ def make_app(
         middlewares=[
             writing.written_in_time,
             middleware.errors_to_answers,
+            packing.packed,
             middleware.guard,
             body.body_shares,
         ],

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.paging import limit_of
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.results import MISSING, ResultStore
-from gguf_imagegen.pictures import decode, infotext
-from gguf_imagegen.vocabulary.errors import ImagegenError, NotFound
+from gguf_imagegen.pictures import decode, infotext, thumbnails
+from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidRequest, NotFound
 
 PAGE = 60
+THUMBNAIL = 512
+"""Width of the thumbnails in the list: sharp in a gallery on a dense screen."""
+SHOWN_ANYWHERE = {"Cross-Origin-Resource-Policy": "cross-origin"}
+"""Pages show pictures whose address they know."""
+KEPT_BY_BROWSERS = {"Cache-Control": "private, max-age=86400, immutable"}
 TEXTS_KEPT = 5000
 _texts: WeakKeyDictionary[ResultStore, dict[str, str]] = WeakKeyDictionary()
 """What images were made of by their names, which are never given twice: a page is read again and again."""
@@ -34,6 +40,32 @@ async def list_images(request: web.Request) -> web.Response:
     page, url = names[:limit], partial(file_url, request)
     data = await asyncio.to_thread(lambda: [item for name in page if (item := _view(results, name, url))])
     return web.json_response({"object": "list", "data": data, "has_more": len(names) > len(page)})
+
+
+async def get_image(request: web.Request) -> web.Response:
+    """GET /v1/images/files/{name}: an image of a `url` answer; with `width` a thumbnail of it."""
+    name, width = request.match_info["name"], _width(request)
+    headers, media = dict(SHOWN_ANYWHERE), "image/webp"
+    small = None
+    if width is not None:
+        small = await request.app[SERVICE].thumbnail(name, width)
+        headers |= {**KEPT_BY_BROWSERS, "ETag": f'"{name}.{width}"'}
+        if headers["ETag"] in request.headers.get(hdrs.IF_NONE_MATCH, ""):
+            return web.Response(status=304, headers=headers)
+    if small is None:
+        small = await asyncio.to_thread(request.app[SERVICE].results.get, name)
+        media = f"image/{name.rsplit('.', 1)[1]}"
+    return web.Response(body=small, content_type=media, headers=headers)
+
+
+def _width(request: web.Request) -> int | None:
+    """The width to make; None for the picture as it is."""
+    given = request.query.get("width")
+    if given is None:
+        return None
+    if not re.fullmatch(r"0*[1-9][0-9]{0,4}", given, re.ASCII):
+        raise InvalidRequest("width: must be a number of pixels from 1 to 99999", param="width")
+    return thumbnails.step(int(given))
 
 
 async def delete_image(request: web.Request) -> web.Response:
@@ -64,6 +96,7 @@ def _view(results: ResultStore, name: str, url: Callable[[str], str]) -> dict[st
         "object": "image",
         "created": int(made),
         "url": url(name),
+        "thumbnail": f"{url(name)}?width={THUMBNAIL}",
         "parameters": infotext.parse_parameters(text),
         "text": text,
     }

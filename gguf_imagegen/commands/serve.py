@@ -40,7 +40,9 @@ async def serve(settings: Settings, console: Console, state_dir: Path | None) ->
     listening: asyncio.Server | None = None
     try:
         try:
-            listening = await listen(runner.server, settings.host, settings.port, bounds_here())
+            listening = await listen(
+                runner.server, settings.host, settings.port, bounds_here(), root_path=settings.root_path
+            )
         except OSError as exc:
             where, why = f"{settings.host}:{settings.port}", os.strerror(exc.errno or 0)
             words = f"gguf-imagegen: cannot listen on {where}: {why}; choose another --port"
@@ -84,7 +86,7 @@ def _read_callers_again_on_hangup(app: web.Application) -> None:
 
 def _banner(console: Console, settings: Settings, port: int, default: str) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    base = settings.public_url or f"http://{host}:{port}"
+    base = settings.public_url or f"http://{host}:{port}{settings.root_path}"
     console.print(f"gguf-imagegen serves [bold]{default}[/] at {base}/v1", highlight=False)
     if settings.keyed:
         console.print("  a key is needed")

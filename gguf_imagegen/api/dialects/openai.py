@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -34,14 +33,6 @@ async def edits(request: web.Request) -> web.StreamResponse:
 async def variations(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/variations: an image; a prompt is welcome, and not needed."""
     return await respond(request, await read_body(request), "variation")
-
-
-async def files(request: web.Request) -> web.Response:
-    """GET /v1/images/files/{name}: an image of a `url` answer."""
-    name = request.match_info["name"]
-    data = await asyncio.to_thread(request.app[SERVICE].scheduler.results.get, name)
-    headers = {"Cross-Origin-Resource-Policy": "cross-origin"}  # pages show pictures whose address they know
-    return web.Response(body=data, content_type=f"image/{name.rsplit('.', 1)[1]}", headers=headers)
 
 
 async def respond(

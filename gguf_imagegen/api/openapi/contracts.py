@@ -122,11 +122,15 @@ EXPIRED = (native.JobExpired, errors.JobNotFound)
 
 LIMIT = Param("limit", "query", {"type": "integer", "minimum": 1, "maximum": MOST}, "items in one answer")
 BEFORE_IMAGE = Param("before", "query", {"type": "string"}, "go on after the image of this name")
+WIDTH = Param(
+    "width", "query", {"type": "integer", "minimum": 1, "maximum": 99_999},
+    "a thumbnail about so wide instead, as WebP; rounded up to a few widths, never enlarged",
+)  # fmt: skip
 BEFORE_JOB = Param("before", "query", {"type": "string"}, "go on after the job of this id")
 ALL_FRAMES = "JSON frames of every job, without an end; comments as heartbeats."
 
 CONTRACTS: Mapping[Any, Contract] = {
-    web_page.page: Contract(None, also={304: None}, media=("text/html",)),
+    web_page.page: Contract(None, also={304: None, 308: None}, media=("text/html",)),
     web_page.asset: Contract(
         None,
         errors=(errors.NotFound,),
@@ -138,12 +142,18 @@ CONTRACTS: Mapping[Any, Contract] = {
     gallery.list_images: Contract(
         answers.ImageList, errors=(errors.InvalidRequest,), params=(LIMIT, BEFORE_IMAGE)
     ),
+    gallery.get_image: Contract(
+        None,
+        errors=(errors.NotFound, errors.InvalidRequest),
+        also={304: None},
+        media=("image/png", "image/jpeg", "image/webp"),
+        params=(WIDTH,),
+    ),
     gallery.delete_image: Contract(answers.Deleted, errors=(errors.NotFound,)),
     all_jobs.events: Contract(None, media=(EVENTS,), events=ALL_FRAMES),
     openai.generations: _images("prompt", **CAT),
     openai.edits: _images("prompt", "image", prompt="a dog", image=PICTURE_TEXT, strength=0.5),
     openai.variations: _images("image", image=PICTURE_TEXT, n=2),
-    openai.files: Contract(None, errors=(errors.NotFound,), media=("image/png", "image/jpeg", "image/webp")),
     models.list_models: Contract(answers.ModelList),
     models.get_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound,)),
     models.load_model: Contract(

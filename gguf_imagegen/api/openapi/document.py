@@ -24,6 +24,7 @@ from gguf_imagegen.api.openapi.contract import (
     tag_of,
 )
 from gguf_imagegen.api.openapi.contracts import CONTRACTS, contract_of
+from gguf_imagegen.api.openapi.docs_page import EXAMPLE_BASE
 from gguf_imagegen.api.openapi.schemas import Schema, any_of, component_schemas, names_of_property, ref
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
@@ -40,7 +41,7 @@ HEADERS: Mapping[str, Schema] = {
     "X-Job-Id": {"description": "the job that was made", "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer"}},
 }
-WORDS = {200: "done", 202: "accepted", 304: "not modified", 503: "not ready"}
+WORDS = {200: "done", 202: "accepted", 304: "not modified", 308: "moved", 503: "not ready"}
 
 
 def document(routes: Iterable[web.AbstractRouteDef], settings: Settings) -> dict[str, Any]:
@@ -66,6 +67,7 @@ def document(routes: Iterable[web.AbstractRouteDef], settings: Settings) -> dict
     return {
         "openapi": "3.1.0",
         "info": {"title": "gguf_imagegen", "version": __version__, "description": INTRODUCTION},
+        "servers": [{"url": EXAMPLE_BASE}],
         "tags": [{"name": name} for name in dict.fromkeys(tag_of(route.path) for route in table)],
         "paths": dict(paths),
         "components": components,
@@ -173,6 +175,8 @@ def _responses(route: web.RouteDef, contract: Contract, settings: Settings) -> d
     for status, model in contract.also.items():
         content = {JSON: {"schema": ref(model.__name__)}} if model is not None else {}
         made[status] = _response(WORDS[status], content)
+    if route.method == "GET" and contract.status == 200 and JSON in contract.media:
+        made[304] = _response(WORDS[304], {})  # `packing` tags them
     for status, kinds in _errors(route, contract, settings).items():
         guarded = set(kinds) & set(BY_GUARD) and not route.path.startswith(GPUSTACK)
         shape = answers.ErrorAnswer if guarded else error_shape(route.path)

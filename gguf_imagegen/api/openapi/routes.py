@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.openapi.docs_page import EXAMPLE_BASE
+from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.api.urls import base_url
 
 
@@ -51,9 +52,12 @@ class Description:
 DESCRIPTION = web.AppKey("description", Description)
 
 
+@compressed
 async def openapi_json(request: web.Request) -> web.Response:
     """GET /openapi.json: this description, OpenAPI 3.1."""
-    body = await asyncio.to_thread(lambda: request.app[DESCRIPTION].json)
+    document = await asyncio.to_thread(lambda: request.app[DESCRIPTION].json)
+    here = json.dumps(base_url(request), ensure_ascii=False)[1:-1]
+    body = document.replace(EXAMPLE_BASE.encode(), here.encode())
     return web.Response(body=body, content_type="application/json")
 
 
