@@ -1,4 +1,4 @@
-"""All settings, read once from flags and `GGUF_IMAGEGEN_…` environment variables into one frozen object."""
+"""All settings in one frozen object, read once: flags, else `GGUF_IMAGEGEN_…` variables, else a TOML file."""
 
 from __future__ import annotations
 
@@ -19,8 +19,15 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from gguf_imagegen.machine import config_file
 from gguf_imagegen.machine.devices import check_names
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -71,11 +78,16 @@ def _keep(value: object) -> object:
 
 
 class Settings(BaseSettings):
-    """Times are seconds, sizes as named. Field `x_y` is flag `--x-y` and variable `GGUF_IMAGEGEN_X_Y`."""
+    """Times are seconds, sizes as named. Field `x_y` is flag `--x-y` and variable `GGUF_IMAGEGEN_X_Y`.
+
+    Raises ValidationError, or ConfigError for what is wrong with the file of `config` itself.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="GGUF_IMAGEGEN_", frozen=True, extra="ignore", allow_inf_nan=False
     )
+
+    config: Path | None = Field(None, description="TOML file of settings; flags and variables go before it")
 
     # what is served
     model: str = Field("embedded", description="catalog id or FILE.gguf to serve by default")
@@ -95,6 +107,8 @@ class Settings(BaseSettings):
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
         (), description="addresses and networks whose X-Forwarded-* and Forwarded headers count"
     )
+    tls_cert: Path | None = Field(None, description="PEM file of a certificate chain, to speak TLS")
+    tls_key: Path | None = Field(None, description="PEM file of its key, if that is not in --tls-cert")
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="key(s) clients must send")
     callers: Path | None = Field(None, description="YAML file of callers, each with a key and rights")
     insecure: bool = Field(False, description="allow listening beyond loopback without a key")
@@ -170,6 +184,29 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What comes first goes before."""
+        path = init_settings().get("config") or env_settings().get("config")
+        values = cls._read_config(Path(path)) if path else {}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, values)
+
+    @classmethod
+    def _read_config(cls, path: Path) -> dict[str, object]:
+        fields = {name: field.annotation for name, field in cls.model_fields.items() if name != "config"}
+        return config_file.read(path.expanduser(), fields)
+
+    def of_config(self) -> dict[str, object]:
+        """What the file of `config` says, whether or not it counts."""
+        return self._read_config(self.config) if self.config else {}
+
     @field_validator("component", "cors_origins", "devices", "allowed_hosts", "api_key", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -203,7 +240,16 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "models_dir", "catalog", "lora_dir", "upscaler_dir", "state_dir", "output_dir", "callers"
+        "models_dir",
+        "catalog",
+        "lora_dir",
+        "upscaler_dir",
+        "state_dir",
+        "output_dir",
+        "callers",
+        "tls_cert",
+        "tls_key",
+        "config",
     )
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:

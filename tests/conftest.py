@@ -85,7 +85,7 @@ class ServerProcess:
     def _read_url(self) -> str:
         while data := os.read(self._stderr, 1 << 16):
             self._log += data.decode()
-            if match := re.search(r"(http://\S+)/v1\n", self._log):
+            if match := re.search(r"(https?://\S+)/v1\n", self._log):
                 return match[1]
         raise AssertionError(f"the server did not start: {self._log}")
 

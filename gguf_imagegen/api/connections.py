@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import resource
+import ssl
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,13 +52,27 @@ def bounds_here() -> Bounds:
 
 
 async def listen(
-    server: web.Server, host: str, port: int, bounds: Bounds, *, root_path: str = ""
+    server: web.Server,
+    host: str,
+    port: int,
+    bounds: Bounds,
+    *,
+    root_path: str = "",
+    tls: ssl.SSLContext | None = None,
 ) -> asyncio.Server:
     """Serve at this address, below `root_path` too; OSError if it cannot be had."""
     serve_below(server, root_path)
     connections = Connections(bounds)
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: Connection(connections, server), host, port, backlog=BACKLOG)
+    handshake = bounds.head_seconds if tls else None
+    return await loop.create_server(
+        lambda: Connection(connections, server),
+        host,
+        port,
+        backlog=BACKLOG,
+        ssl=tls,
+        ssl_handshake_timeout=handshake,
+    )
 
 
 class Connections:
