@@ -1,4 +1,4 @@
-"""Command-line options made from `Settings`: each field is a flag, a variable and a key of a file, said once."""
+"""Command-line options made from `Settings`: each field is a flag, a variable and a key of a file, once."""
 
 from __future__ import annotations
 
