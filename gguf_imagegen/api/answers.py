@@ -353,6 +353,12 @@ class ResponseAnswer(BaseModel):
     warnings: list[str]
 
 
+class LaunchAnswer(BaseModel):
+    """`model_uid` is the name by which requests ask for it."""
+
+    model_uid: str
+
+
 class RequestProgress(BaseModel):
     progress: float = Field(ge=0, le=1)
 

@@ -7,6 +7,7 @@ fields (`gguf_imagegen.planning.request`).
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from aiohttp import web
@@ -19,8 +20,12 @@ from gguf_imagegen.api.submit import named_job
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.service import Service
 from gguf_imagegen.planning.kwargs import with_kwargs
-from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelNotFound, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelNotFound, ServerBusy, UnsupportedOperation
+
+LOOK = 0.05
+"""Seconds between two looks at a model that is to be loaded."""
 
 # -- OpenVINO Model Server ----------------------------------------------------------------------------
 
@@ -61,13 +66,9 @@ def _status(state: str) -> dict[str, Any]:
 # Routes and shapes: https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py
 
 
+@admins_only
 async def launch(request: web.Request) -> web.Response:
     """POST /v1/models: load a model that is on disk, by default until it can be asked; its uid is its name."""
-    return await _launch(request)
-
-
-@admins_only
-async def _launch(request: web.Request) -> web.Response:
     service, body = request.app[SERVICE], await read_body(request)
     name, quant = body.get("model_name") or body.get("model"), body.get("quantization")
     if not isinstance(name, str):
@@ -76,8 +77,19 @@ async def _launch(request: web.Request) -> web.Response:
     service.catalog.require_on_disk(entry)
     service.scheduler.want(entry)
     if request.query.get("wait_ready", "true").lower() != "false":
-        await service.loaded(entry)
+        await _until_loaded(service, entry)
     return web.json_response({"model_uid": name})
+
+
+async def _until_loaded(service: Service, entry: Entry) -> None:
+    """Return when the model is in memory; raise why it is not, or ServerBusy when it takes too long."""
+    end = time.monotonic() + service.settings.load_timeout
+    while not service.pool.holds(entry):
+        if error := service.pool.errors.get(entry.name):
+            raise error.bare()
+        if time.monotonic() > end:
+            raise ServerBusy(f"{entry.name} is not loaded yet: other jobs run; ask again later")
+        await asyncio.sleep(LOOK)
 
 
 async def launch_progress(request: web.Request) -> web.Response:

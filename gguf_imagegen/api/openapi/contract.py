@@ -52,6 +52,7 @@ TAGS = (
     ("/v1/images/ocr", "Xinference"),
     ("/v1/requests/", "Xinference"),
     ("/v1/models/{id}/requests/", "Xinference"),
+    ("/v1/model_registrations", "Xinference"),
     ("/v1/images", "Images"),
     ("/v1/jobs", "Jobs"),
     ("/v1/events", "Jobs"),

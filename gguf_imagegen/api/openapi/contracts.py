@@ -41,6 +41,13 @@ class ResponsesRequest(BaseModel):
     previous_response_id: str | None = None
 
 
+class LaunchRequest(BaseModel):
+    """Xinference's other fields (replicas, GPUs, engines) are ignored: the server decides."""
+
+    model_name: str
+    quantization: str | None = None
+
+
 class OptionsRequest(BaseModel):
     """Other options are ignored."""
 
@@ -247,6 +254,22 @@ CONTRACTS: Mapping[Any, Contract] = {
     xinference.inpainting: _images(
         "prompt", "image", "mask", prompt="a hat", image=PICTURE_TEXT, mask_image=PICTURE_TEXT
     ),
+    xinference.launch: Contract(
+        answers.LaunchAnswer,
+        LaunchRequest,
+        required=("model_name",),
+        errors=(
+            *READING, *MODEL, *ADMIN, errors.UnsupportedOperation, errors.ModelLoadFailed, errors.WorkerCrashed,
+            errors.InsufficientMemory, errors.ServerBusy,
+        ),
+        params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
+        example={"model_name": "sd-turbo", "model_type": "image"},
+    ),
+    xinference.launch_progress: Contract(answers.RequestProgress, errors=(errors.ModelNotFound,)),
+    xinference.registrations: Contract(
+        answers.ObjectList, params=(Param("detailed", "query", {"type": "boolean"}, "more of each"),)
+    ),
+    xinference.registration: Contract(errors=(errors.ModelNotFound,)),
     xinference.ocr: Contract(errors=(errors.UnsupportedOperation,), status=0),
     xinference.progress: Contract(answers.RequestProgress, errors=(errors.InvalidRequest,)),
     xinference.abort: Contract(answers.AbortAnswer, errors=(errors.ModelNotFound,)),
