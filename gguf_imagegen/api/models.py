@@ -16,7 +16,6 @@ from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
-from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.settings import Settings
 
 
@@ -35,7 +34,7 @@ async def list_models(request: web.Request) -> web.Response:
 
 @compressed
 async def get_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}."""
+    """GET /v1/models/{id}; a name of the hub, ORG/NAME, needs no escaped slash."""
     return await _answer(request)
 
 
@@ -62,7 +61,8 @@ async def unload_model(request: web.Request) -> web.Response:
 
 
 async def _answer(request: web.Request, status: int = 200) -> web.Response:
-    name = request.match_info["id"]
+    named = request.match_info
+    name = named.get("id") or f"{named['org']}/{named['name']}"
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
     view = _view(request.app, name, survey, _settings(request))
@@ -92,9 +92,10 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
     best = best_of(quants)
     defaults = entry.defaults.model_dump()
     steps = min(defaults["steps"], bounds.steps)
-    schedules = [name for name in SCHEDULES if name != "ays" or traits.ays]
+    able = app[SERVICE].abilities
+    schedules = [name for name in able.schedules if name != "ays" or traits.ays]
     return {
-        "id": entry.id,
+        "id": app[SERVICE].name_of(entry),
         "object": "model",
         "created": 0,
         "owned_by": "gguf_imagegen",
@@ -126,6 +127,9 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "step_caches": traits.step_caches,
             "decoders": entry.decoders,
             "limits": {
+                "min_side": settings.min_side,
+                "min_pixels": settings.min_pixels,
+                "min_steps": settings.min_steps,
                 "max_side": bounds.side,
                 "max_pixels": bounds.pixels,
                 "max_steps": bounds.steps,
@@ -136,7 +140,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
                 "max_cfg_scale": bounds.cfg_scale,
             },
             "quality": dict(entry.quality),
-            "samplers": list(SAMPLERS),
+            "samplers": list(able.samplers),
             "schedules": schedules,
             "previews": ["proj"] * traits.latent_preview + ["tae"] * ("taesd" in entry.files) + ["vae"],
         },
