@@ -18,6 +18,7 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.errors import ImagegenError
 from gguf_imagegen.vocabulary.events import Loading
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 
 class Pool:
@@ -30,16 +31,18 @@ class Pool:
         make_engine: Callable[[Device], Engine],
         devices: Sequence[Device],
         free: Callable[[], Available] | None = None,
+        *,
+        waits: Waits = USUAL,
     ) -> None:
         self.ended: Callable[[str], None] = lambda why: None
         """Called with the reason when an engine has ended."""
-        self.failures = Failures()
+        self.failures = Failures(waits.failed_load)
         self._refused: dict[str, set[str]] = {device.name: set() for device in devices}
         settings, turn = _alike(settings, devices), asyncio.Lock()
         self.lanes = tuple(
             Lane(
                 catalog, settings, functools.partial(make_engine, device), device, free,
-                turn=turn, failures=self.failures, beside=lambda: self.lanes,
+                turn=turn, failures=self.failures, beside=lambda: self.lanes, waits=waits,
             )
             for device in devices
         )  # fmt: skip
