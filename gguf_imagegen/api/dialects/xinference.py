@@ -20,8 +20,8 @@ from gguf_imagegen.api.submit import named_job
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.service import Service
 from gguf_imagegen.planning.kwargs import with_kwargs
+from gguf_imagegen.service import Service
 from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelNotFound, ServerBusy, UnsupportedOperation
 
 LOOK = 0.05
