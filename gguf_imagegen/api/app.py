@@ -27,6 +27,7 @@ from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 ROUTES = [
     web.get("/", web_page.page),
@@ -103,6 +104,8 @@ def make_app(
     default_model: str,
     backend: Backend,
     state_dir: Path | None = None,
+    *,
+    waits: Waits = USUAL,
 ) -> web.Application:
     """The whole server, whose pictures this backend computes.
 
@@ -126,6 +129,7 @@ def make_app(
         backend,
         state_dir=state_dir,
         observers=(metrics.job_event, job_log.job_event),
+        waits=waits,
     )
     service.pool.ended = metrics.worker_ended
     metrics.watch(service.scheduler)
