@@ -43,13 +43,14 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         'api_key = ["a", "b"]\ncors_origins = "http://a, http://b"\nmodels_dir = "~/m"\nephemeral = true\n'
-        'keep_alive = 5\nkeep_pictures = "1GB"\ntrusted_proxies = ["10.0.0.0/8"]\nrng = "cpu"\n',
+        'default_steps = 9\nkeep_alive = 5\nkeep_pictures = "1GB"\ntrusted_proxies = ["10.0.0.0/8"]\nrng = "cpu"\n',
     )
     settings = Settings(config=path)
     assert [key.get_secret_value() for key in settings.api_key] == ["a", "b"]
     assert settings.cors_origins == ("http://a", "http://b")
     assert settings.models_dir == Path.home() / "m"
     assert (settings.ephemeral, settings.keep_alive, settings.rng) == (True, 5.0, "cpu")
+    assert settings.default_steps == 9
     assert settings.keep_pictures == Keep(10**9, None)
     assert [str(network) for network in settings.trusted_proxies] == ["10.0.0.0/8"]
 
@@ -65,6 +66,7 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         ("port = 99999", "own.toml: port: Input should be less than or equal to 65535"),
         ("ephemeral = 1", "own.toml: ephemeral: must be true or false"),
         ("keep-alive = false", "own.toml: keep-alive: must be a number"),
+        ('default_steps = "9"', "own.toml: default_steps: must be a whole number"),
         ("model = 5", "own.toml: model: must be a text"),
         ("devices = 1979-05-27", "own.toml: devices: must be a text, or a list of texts"),
         ("allowed_hosts = [1]", "own.toml: allowed_hosts: Input should be a valid string"),

@@ -6,7 +6,8 @@ import difflib
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import get_origin
+from types import UnionType
+from typing import get_args, get_origin
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,6 +57,8 @@ def _unknown(key: str, name: str, fields: Mapping[str, object]) -> str:
 
 def _fault(annotation: object, value: object) -> str:
     """What the value must be; "" if it is. TOML's true is no number here, as it would be in Python."""
+    if get_origin(annotation) is UnionType:
+        annotation = next(each for each in get_args(annotation) if each is not type(None))
     words, kinds = KINDS.get(annotation) or KINDS.get(get_origin(annotation)) or ("a text", (str,))
     fits = isinstance(value, kinds) and isinstance(value, bool) == (bool in kinds)
     return "" if fits else words
