@@ -96,6 +96,10 @@ class Settings(BaseSettings):
     cors_origins: Words = Field((), description="origins allowed to call from a browser, * for any")
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
 
+    dialects: Words = Field(
+        ("all",), description="APIs to speak beside our own, by name, such as openai,a1111"
+    )
+
     # the engine
     devices: Words = Field(
         ("auto",), description="devices that make pictures at once: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0"
@@ -165,7 +169,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
-    @field_validator("component", "cors_origins", "devices", "allowed_hosts", "api_key", mode="before")
+    @field_validator(
+        "component", "cors_origins", "devices", "allowed_hosts", "api_key", "dialects", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value

@@ -8,16 +8,20 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, endpoint
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
 from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import ModelNotFound, UnsupportedOperation
 
 
+@endpoint(answers.ModelList)
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models."""
     app, settings = request.app, _settings(request)
@@ -30,11 +34,13 @@ async def list_models(request: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": data})
 
 
+@endpoint(answers.ModelObject, errors=(ModelNotFound,))
 async def get_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}."""
     return await _answer(request)
 
 
+@endpoint(answers.ModelObject, errors=(*MODEL, UnsupportedOperation, *ADMIN), status=202)
 @admins_only
 async def load_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/load: load it as soon as no job waits; poll the model's state."""
@@ -44,6 +50,7 @@ async def load_model(request: web.Request) -> web.Response:
     return await _answer(request, 202)
 
 
+@endpoint(answers.ModelObject, errors=(ModelNotFound, *ADMIN), status=202)
 @admins_only
 async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gguf_imagegen.api import body
 from gguf_imagegen.api.callers import caller_of, sender_of
-from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
+from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
 from gguf_imagegen.api.shapes import job_object
@@ -36,22 +36,15 @@ class Work:
         return self.wanted.on_disconnect == "cancel"
 
 
-async def begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, *, extra_args: bool = True
-) -> Work:
-    """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
-
-    With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`.
-    """
-    work = await _begin(request, fields, operation, extra_args)
+async def begin(request: web.Request, fields: Mapping[str, Any], operation: Operation) -> Work:
+    """Queue a job made from fields by their canonical names or any alias; refuses before it queues."""
+    work = await _begin(request, fields, operation)
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 
 
-async def _begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, extra_args: bool
-) -> Work:
-    wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args)
+async def _begin(request: web.Request, fields: Mapping[str, Any], operation: Operation) -> Work:
+    wanted, warnings = await asyncio.to_thread(_parsed, request, fields)
     attempt = await request.app[ATTEMPTS].of(request, fields)
     if attempt is None:
         return Work(await _submit(request, wanted, operation, warnings), wanted)
@@ -61,8 +54,8 @@ async def _begin(
     return Work(job, wanted)
 
 
-def _parsed(fields: Mapping[str, Any], extra_args: bool) -> tuple[ImageRequest, list[str]]:
-    return parse_request(with_extra_args(fields) if extra_args else fields)
+def _parsed(request: web.Request, fields: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
+    return parse_request(request.app[DIALECTS].unwrapped(request, fields))
 
 
 async def _submit(
