@@ -20,7 +20,7 @@ from gguf_imagegen.api.openapi.contract import READING, Param, endpoint
 from gguf_imagegen.api.paging import LIMIT, limit_of
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.results import MISSING, ResultStore
-from gguf_imagegen.pictures import data_urls, images, infotext
+from gguf_imagegen.pictures import data_urls, decode, infotext
 from gguf_imagegen.planning.request import Upload
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidImage, InvalidRequest, NotFound
 
@@ -77,7 +77,7 @@ def _info(given: object) -> answers.ImageInfo:
         given = data_urls.decode_data_url(given, "image")
     if not isinstance(given, bytes):
         raise InvalidRequest("image: one picture is needed", param="image")
-    text = images.read_parameters(given) or ""
+    text = decode.read_parameters(given) or ""
     parts = infotext.parse_parameters(text) if text else {}
     return answers.ImageInfo(object="image.info", text=text, parameters=parts)
 
@@ -99,7 +99,7 @@ def _view(results: ResultStore, name: str, url: Callable[[str], str]) -> dict[st
     text = texts.get(name)
     if text is None:
         try:
-            text = images.read_parameters(results.get(name)) or ""
+            text = decode.read_parameters(results.get(name)) or ""
         except ImagegenError:
             return None
         if len(texts) >= TEXTS_KEPT:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Capability, Entry
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode
 from gguf_imagegen.planning.bounds import Bounds
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
@@ -22,7 +22,7 @@ def require_able(request: ImageRequest, entry: Entry, catalog: Catalog, settings
         what, param, needed = "text to image", "model", ("text-to-image",)
     elif count > 1:
         what, param, needed = f"edits of {count} images", "image", ("reference-edit",)
-    elif request.mask is not None or images.may_be_transparent(request.image[0]):
+    elif request.mask is not None or decode.may_be_transparent(request.image[0]):
         what, param, needed = "edits with a mask", "mask", ("inpainting", "reference-edit")
     else:
         what, param, needed = "image to image", "image", ("image-to-image", "reference-edit")

@@ -21,7 +21,7 @@ from gguf_imagegen.api.dialects.a1111.names import (
     take_loras,
 )
 from gguf_imagegen.api.dialects.a1111.request import Translated, input_images, translate
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import masks
 from gguf_imagegen.planning.request import SAMPLERS as OUR_SAMPLERS
 from gguf_imagegen.planning.request import SCHEDULES as OUR_SCHEDULES
 from gguf_imagegen.planning.request import parse_request
@@ -414,7 +414,7 @@ def test_masks(transparent: bool, invert: int) -> None:
     fields = prepared(
         init_images=[data_url(png(noise(64, 64)))], mask=data_url(png(mask)), inpainting_mask_invert=invert
     )
-    repaint = images.mask_from(picture(fields["mask"]), noise(64, 64), (64, 64))
+    repaint = masks.mask_from(picture(fields["mask"]), noise(64, 64), (64, 64))
     assert repaint is not None
     assert [repaint.data[0], repaint.data[63]] == ([0, 255] if invert else [255, 0])
 
