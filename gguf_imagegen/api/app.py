@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +24,9 @@ from gguf_imagegen.api.streams import all_jobs, writing
 from gguf_imagegen.api.streams.send import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
+from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Engine
 
 OURS = (
     Dialect(
@@ -101,11 +101,10 @@ def make_app(
     settings: Settings,
     catalog: Catalog,
     default_model: str,
-    make_engine: Callable[[], Engine] | None = None,
-    devices: Sequence[str] | None = None,
+    backend: Backend,
     state_dir: Path | None = None,
 ) -> web.Application:
-    """The whole server; `make_engine` and `devices` are as `Service` takes them.
+    """The whole server, whose pictures this backend computes.
 
     Without a state folder, which must be this server's alone, all is forgotten at the end. Raises
     InvalidRequest for dialects that there are not.
@@ -125,8 +124,7 @@ def make_app(
         settings,
         catalog,
         default_model,
-        make_engine,
-        devices=devices,
+        backend,
         state_dir=state_dir,
         observers=(metrics.job_event, job_log.job_event),
     )
@@ -141,7 +139,9 @@ def make_app(
     app[TASKS] = set()
     app[all_jobs.FRAMES] = all_jobs.Frames(service.scheduler)
     app[openapi_routes.DESCRIPTION] = openapi_routes.Description(
-        partial(document.document, dialects.every, settings), docs_page.render, docs_page.STYLE
+        partial(document.document, dialects.every, settings, service.abilities),
+        docs_page.render,
+        docs_page.STYLE,
     )
     app[ATTEMPTS] = Attempts()
     app[web_page.ASSETS] = web_page.load_assets()

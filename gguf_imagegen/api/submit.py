@@ -55,7 +55,8 @@ async def _begin(request: web.Request, fields: Mapping[str, Any], operation: Ope
 
 
 def _parsed(request: web.Request, fields: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
-    return parse_request(request.app[DIALECTS].unwrapped(request, fields))
+    app = request.app
+    return parse_request(app[DIALECTS].unwrapped(request, fields), app[SERVICE].abilities)
 
 
 async def _submit(

@@ -24,6 +24,7 @@ from gguf_imagegen.api.openapi.schemas import (
     ref,
 )
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, Unauthorized
 
 INTRODUCTION = (
@@ -38,7 +39,7 @@ HEADERS: Mapping[str, Schema] = {
 WORDS = {200: "done", 202: "accepted", 304: "not modified", 503: "not ready"}
 
 
-def document(dialects: Sequence[Dialect], settings: Settings) -> dict[str, Any]:
+def document(dialects: Sequence[Dialect], settings: Settings, able: Abilities) -> dict[str, Any]:
     """The whole document. Takes a while: call it in a thread."""
     table = [(dialect, route) for dialect in dialects for route in dialect.routes]
     contracts = [contract_of(route) or Contract() for _, route in table]
@@ -48,7 +49,7 @@ def document(dialects: Sequence[Dialect], settings: Settings) -> dict[str, Any]:
     given |= {model for each in contracts for model in each.also.values() if model is not None}
     given |= {dialect.errors.model for dialect, _ in table} | {answers.ServerSentEvent}
     describe = [each.describe for each in dialects if each.describe is not None]
-    schemas = component_schemas(requests, given, forms, settings, describe)
+    schemas = component_schemas(requests, given, forms, settings, able, describe)
     paths: dict[str, Any] = defaultdict(dict)
     for (dialect, route), contract in zip(table, contracts, strict=True):
         operation = _operation(dialect, route, contract, schemas, settings)

@@ -16,6 +16,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from gguf_imagegen.planning.request import ACCEPTED_WITHOUT_EFFECT, ImageRequest
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities
 
 Schema = dict[str, Any]
 REF = "#/components/schemas/{model}"
@@ -38,6 +39,7 @@ def component_schemas(
     answers: Iterable[type[BaseModel]],
     forms: Iterable[type[BaseModel]],
     settings: Settings,
+    able: Abilities,
     describe: Iterable[Callable[[dict[str, Schema]], None]],
 ) -> dict[str, Schema]:
     """All components by name: the models and what they hold, and `…Form` of the requests that are forms too.
@@ -52,7 +54,7 @@ def component_schemas(
     for name, model in _models(wanted).items():
         if name in schemas:
             schemas[name] = _with_aliases(model, schemas[name])
-    _complete(schemas, settings)
+    _complete(schemas, settings, able)
     for complete in describe:
         complete(schemas)
     for name in sorted(map(name_of, forms)):
@@ -62,7 +64,7 @@ def component_schemas(
     }
 
 
-def _complete(schemas: dict[str, Schema], settings: Settings) -> None:
+def _complete(schemas: dict[str, Schema], settings: Settings, able: Abilities) -> None:
     """What the parser of image requests reads beside the model."""
     image = schemas["ImageRequest"]["properties"]
     image |= without_effect(ACCEPTED_WITHOUT_EFFECT - image.keys())
@@ -70,6 +72,7 @@ def _complete(schemas: dict[str, Schema], settings: Settings) -> None:
         "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
         "description": "further fields, as Xinference's clients send them; others go before them",
     }
+    _name(image, able)
     _limit(image, settings)
     _limit(schemas["HiresRequest"]["properties"], settings)
 
@@ -81,6 +84,15 @@ def without_effect(names: Iterable[str]) -> dict[str, Schema]:
 def uploads(properties: Mapping[str, Schema]) -> set[str]:
     """The fields that may hold a file."""
     return {name for name, schema in properties.items() if UPLOAD in every_part(schema)}
+
+
+def _name(properties: dict[str, Schema], able: Abilities) -> None:
+    """The engine's names, on the fields that take them and their aliases."""
+    for field, words in {"sampler": able.samplers, "schedule": able.schedules}.items():
+        for name in names_of_property(field, properties):
+            for part in every_part(properties[name]):
+                if part.get("type") == "string":
+                    part["enum"] = list(words)
 
 
 def _limit(properties: dict[str, Schema], settings: Settings) -> None:
