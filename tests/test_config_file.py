@@ -43,7 +43,8 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         'api_key = ["a", "b"]\ncors_origins = "http://a, http://b"\nmodels_dir = "~/m"\nephemeral = true\n'
-        'default_steps = 9\nkeep_alive = 5\nkeep_pictures = "1GB"\ntrusted_proxies = ["10.0.0.0/8"]\nrng = "cpu"\n',
+        'default_steps = 9\nkeep_alive = 5\nkeep_pictures = "1GB"\nrng = "cpu"\n'
+        'trusted_proxies = ["10.0.0.0/8"]\n',
     )
     settings = Settings(config=path)
     assert [key.get_secret_value() for key in settings.api_key] == ["a", "b"]

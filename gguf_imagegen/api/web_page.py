@@ -9,6 +9,7 @@ from importlib import resources
 
 from aiohttp import hdrs, web
 
+from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.api.urls import prefix
 from gguf_imagegen.vocabulary.errors import NotFound
 
@@ -47,6 +48,7 @@ def _asset(name: str, data: bytes) -> Asset:
 ASSETS = web.AppKey("assets", dict[str, Asset])
 
 
+@endpoint(None, also={304: None, 308: None}, media=("text/html",))
 async def page(request: web.Request) -> web.Response:
     """GET /: the page itself; its addresses are relative, so below a prefix its own must end in a slash."""
     if not request.raw_path.partition("?")[0].endswith("/") and (below := prefix(request)):
@@ -54,6 +56,7 @@ async def page(request: web.Request) -> web.Response:
     return _answer(request, "index.html")
 
 
+@endpoint(None, errors=(NotFound,), also={304: None}, media=tuple(sorted({*TYPES.values()})))
 async def asset(request: web.Request) -> web.Response:
     """GET /web/{name}: its style, scripts and icon."""
     return _answer(request, request.match_info["name"])

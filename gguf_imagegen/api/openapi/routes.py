@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.api.openapi.docs_page import EXAMPLE_BASE
 from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.api.urls import base_url
@@ -52,6 +53,7 @@ class Description:
 DESCRIPTION = web.AppKey("description", Description)
 
 
+@endpoint()
 @compressed
 async def openapi_json(request: web.Request) -> web.Response:
     """GET /openapi.json: this description, OpenAPI 3.1."""
@@ -61,6 +63,7 @@ async def openapi_json(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
+@endpoint(None, media=("text/html",))
 async def docs(request: web.Request) -> web.Response:
     """GET /docs: the same as a page to read."""
     description = request.app[DESCRIPTION]
