@@ -23,7 +23,7 @@ from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
-from gguf_imagegen.vocabulary.errors import QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, QueueFull
 
 CANCEL_AGAIN = 5.0
 """Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
@@ -72,6 +72,7 @@ class Service:
     ) -> Job:
         """Queue what a request asks for; all that can be refused is refused before a picture is decoded."""
         sender = sender or Sender()
+        check_priority(request.priority, sender.caller)
         self.check_room(sender.caller)
         entry = self.model(request.model)
         self.catalog.require_on_disk(entry)
@@ -81,6 +82,11 @@ class Service:
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         return self.scheduler.submit(plan, sender)
+
+    def move(self, job: Job, priority: int, caller: Caller) -> None:
+        """Let a waiting job go sooner or later; one that has begun stays as it is."""
+        check_priority(priority, caller)
+        self.scheduler.move(job, priority)
 
     def check_room(self, caller: Caller) -> None:
         """Raise what `submit` would raise for want of room, before work is put into a request."""
@@ -141,6 +147,12 @@ class Service:
             await asyncio.sleep(SWEEP)
             self.scheduler.sweep()
             await asyncio.to_thread(self.results.sweep)
+
+
+def check_priority(priority: int, caller: Caller) -> None:
+    """Everybody may let others go first."""
+    if priority > 0 and not caller.admin:
+        raise Forbidden("priority: only an admin may raise it above 0", param="priority")
 
 
 def _results(settings: Settings, state_dir: Path | None) -> ResultStore:

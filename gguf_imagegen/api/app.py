@@ -50,6 +50,7 @@ ROUTES = [
     web.get("/v1/jobs", jobs.list_jobs),
     web.get("/v1/jobs/{id}", jobs.get_job),
     web.get("/v1/jobs/{id}/events", jobs.job_events),
+    web.post("/v1/jobs/{id}", jobs.change_job),
     web.delete("/v1/jobs/{id}", jobs.cancel_job),
     web.get("/health", system.health),
     web.get("/livez", system.livez),

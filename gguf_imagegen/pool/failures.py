@@ -7,6 +7,7 @@ import time
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.vocabulary.errors import ImagegenError, InsufficientMemory, ModelLoadFailed
 
+IN_TILES = "memory is short just now: decoded in tiles, which may change pixels a little"
 RETRY_FAILED_LOAD = 15.0
 """Seconds for which a model that failed to load is not tried again."""
 

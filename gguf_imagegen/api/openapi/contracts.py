@@ -178,6 +178,12 @@ CONTRACTS: Mapping[Any, Contract] = {
         answers.JobList, errors=(errors.InvalidRequest, errors.JobNotFound), params=(LIMIT, BEFORE_JOB)
     ),
     jobs.get_job: Contract(answers.JobObject, errors=(errors.JobNotFound,)),
+    jobs.change_job: Contract(
+        answers.JobObject,
+        request=jobs.JobChange,
+        errors=(errors.JobNotFound, errors.InvalidRequest, errors.Forbidden),
+        example={"priority": -1},
+    ),
     jobs.cancel_job: Contract(answers.JobObject, errors=(errors.JobNotFound,)),
     jobs.job_events: Contract(
         None,
