@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.default_model import served_name
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.jobs.job import Job, JobEvent
@@ -16,7 +17,9 @@ from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Observer, Scheduler
 from gguf_imagegen.planning.abilities import require_able, require_engine
+from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
+from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
@@ -24,9 +27,8 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.errors import Forbidden, QueueFull
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
-CANCEL_AGAIN = 5.0
-"""Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -47,13 +49,19 @@ class Service:
         *,
         state_dir: Path | None = None,
         observers: Sequence[Observer] = (),
+        waits: Waits = USUAL,
     ) -> None:
+        adapters_of(settings.lora_names)  # what is wrong with them is said at the start
         self.settings = settings
+        self.waits = waits
         self.catalog = catalog
         self.default_model = default_model
         """The name of the model of requests that name none; AUTOMATIC1111's options change it."""
+        self.served_name = served_name(settings, catalog, default_model)
+        """What the model is called that the server was started for."""
+        self._served = catalog.get(default_model).id
         self.abilities = backend.abilities()
-        self.pool = Pool(catalog, settings, backend.engine, backend.devices())
+        self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
         self.results = _results(settings, state_dir)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
@@ -67,6 +75,10 @@ class Service:
         """The named model, or the default one."""
         return self.catalog.get(name) if name else self.default
 
+    def name_of(self, entry: Entry) -> str:
+        """What answers call a model that the request did not name."""
+        return self.served_name if entry.id == self._served else entry.id
+
     async def submit(
         self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender | None = None
     ) -> Job:
@@ -74,11 +86,16 @@ class Service:
         sender = sender or Sender()
         check_priority(request.priority, sender.caller)
         self.check_room(sender.caller)
-        entry = self.model(request.model)
+        request, entry = self._named(request)
+        if not request.model:
+            request = request.model_copy(update={"model": self.name_of(entry)})
+        entry, notes = chosen_parts(request, entry)
         self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
         settings = within(self.settings, sender.caller.bounds)
-        sketched = await asyncio.to_thread(self._sketch, request, entry, operation, warnings, settings)
+        sketched = await asyncio.to_thread(
+            self._sketch, request, entry, operation, [*warnings, *notes], settings
+        )
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         return self.scheduler.submit(plan, sender)
@@ -87,6 +104,14 @@ class Service:
         """Let a waiting job go sooner or later; one that has begun stays as it is."""
         check_priority(priority, caller)
         self.scheduler.move(job, priority)
+
+    def _named(self, request: ImageRequest) -> tuple[ImageRequest, Entry]:
+        """The model that a request names; a LoRA's name means the default one with that LoRA."""
+        if request.model and not self.catalog.knows(request.model):
+            adapted = with_adapter(request, self.settings)
+            if adapted is not None:
+                return adapted, self.default
+        return request, self.model(request.model)
 
     def check_room(self, caller: Caller) -> None:
         """Raise what `submit` would raise for want of room, before work is put into a request."""
@@ -113,7 +138,7 @@ class Service:
             while not all(task.done() for task in tasks):
                 for task in tasks:
                     task.cancel()
-                await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
+                await asyncio.wait(tasks, timeout=self.waits.cancel_again)
             self.results.close()
 
     def _sketch(
