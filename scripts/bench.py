@@ -17,6 +17,7 @@ import bench_builds
 import bench_images
 import bench_jobs
 import bench_lanes
+import bench_mixed
 import bench_openvino
 import bench_process
 import bench_pull
@@ -43,6 +44,7 @@ OWN: dict[str, Bench] = {
     "followers": bench_jobs.followers,
     "concurrency": bench_jobs.concurrency,
     "lanes": bench_lanes.lanes,
+    "mixed": bench_mixed.mixed,
     "start": bench_process.start,
     "memory": bench_process.memory,
     "swap": bench_process.swap,

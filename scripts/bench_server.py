@@ -33,6 +33,8 @@ PICTURE = {"prompt": "a lighthouse at dusk", "seed": 1, "size": "128x128", "step
 SMALL = {**PICTURE, "size": "64x64", "steps": 1}
 LONG = {**PICTURE, "size": "256x256", "steps": 150}
 DEADLINE = 60.0
+ENVIRONMENT = {"COLUMNS": "200", "PYTHONPATH": str(Path(__file__).parent)}
+"""Of servers: wide lines in the log, and backends that stand here."""
 now = time.perf_counter
 
 
@@ -51,7 +53,7 @@ class Server:
         ]  # fmt: skip
         self.began = now()
         with self._log.open("w") as stderr:
-            self._process = subprocess.Popen(command, stderr=stderr, env={**os.environ, "COLUMNS": "200"})
+            self._process = subprocess.Popen(command, stderr=stderr, env={**os.environ, **ENVIRONMENT})
         self.http = psutil.Process(self._process.pid)
 
     def url(self) -> str | None:
@@ -183,7 +185,7 @@ async def exhaust(iterator: AsyncIterator[EngineEvent]) -> None:
 
 
 def rss(process: psutil.Process) -> float:
-    """Lane megabytes."""
+    """Resident megabytes."""
     return float(process.memory_info().rss) / 1e6
 
 

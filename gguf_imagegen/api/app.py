@@ -60,6 +60,7 @@ OURS = (
             web.get("/v1/jobs", jobs.list_jobs),
             web.get("/v1/jobs/{id}", jobs.get_job),
             web.get("/v1/jobs/{id}/events", jobs.job_events),
+            web.post("/v1/jobs/{id}", jobs.change_job),
             web.delete("/v1/jobs/{id}", jobs.cancel_job),
             web.get("/v1/events", all_jobs.events),
         ],

@@ -72,6 +72,7 @@ class Plan:
     """Steps after which OpenAI's partial images are due."""
     warnings: tuple[str, ...]
     upscale: Enlargement | None = None
+    priority: int = 0
     pictures: tuple[RawImage, ...] = field(default=(), repr=False)
 
     @property
@@ -270,6 +271,7 @@ def sketch(
         partial_steps=(),
         warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, (width, height)),
+        priority=request.priority,
     )
     return Sketch(request, settings, headers, size, bare)
 
@@ -297,6 +299,7 @@ def _upscale_sketch(
         partial_steps=(),
         warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, size, needed=True),
+        priority=request.priority,
     )
     return Sketch(request, settings, headers, size, bare)
 
