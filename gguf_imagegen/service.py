@@ -90,7 +90,9 @@ class Service:
         self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
         settings = within(self.settings, sender.caller.bounds)
-        sketched = await asyncio.to_thread(self._sketch, request, entry, operation, [*warnings, *notes], settings)
+        sketched = await asyncio.to_thread(
+            self._sketch, request, entry, operation, [*warnings, *notes], settings
+        )
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         return self.scheduler.submit(plan, sender)

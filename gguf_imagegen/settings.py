@@ -78,11 +78,10 @@ class Settings(BaseSettings):
 
     # what is served
     model: str = Field("embedded", description="catalog id or FILE.gguf to serve by default")
-    served_model_name: Words = Field(
-        (), description="name(s) to serve it under; answers use the first one"
-    )
+    served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
-        (), description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; t5xxl=none leaves it out"
+        (),
+        description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; ROLE=none omits it",
     )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
@@ -91,6 +90,8 @@ class Settings(BaseSettings):
         (), description="NAME=FILE or NAME=@A:0.5+@B:0.4 of LoRAs that a request may name as its model"
     )
     upscaler_dir: Path | None = Field(None, description="folder of ESRGAN files that requests may name")
+
+    styles: Path | None = Field(None, description="CSV file of prompt styles, as AUTOMATIC1111 has it")
 
     # where
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -210,7 +211,7 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "models_dir", "catalog", "lora_dir", "upscaler_dir", "state_dir", "output_dir", "callers"
+        "models_dir", "catalog", "lora_dir", "upscaler_dir", "styles", "state_dir", "output_dir", "callers"
     )
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:

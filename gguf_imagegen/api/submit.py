@@ -47,7 +47,9 @@ async def begin(
 ) -> Work:
     """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
 
-    `notes` are further warnings. With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`.
+    `notes` are further warnings.
+
+    With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`.
     """
     work = await _begin(request, fields, operation, extra_args, notes)
     body.let_go(request)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gguf_imagegen.api.dialects.a1111 import request as a1111
+from gguf_imagegen.api.dialects.a1111.inputs import input_images
 from gguf_imagegen.api.dialects.a1111.names import (
     SAMPLERS,
     SCHEDULES,
@@ -20,7 +21,7 @@ from gguf_imagegen.api.dialects.a1111.names import (
     schedule_of,
     take_loras,
 )
-from gguf_imagegen.api.dialects.a1111.request import Translated, input_images, translate
+from gguf_imagegen.api.dialects.a1111.request import Translated, translate
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures import masks
 from gguf_imagegen.planning.request import parse_request

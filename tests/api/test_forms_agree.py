@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from gguf_imagegen.api.openapi.schemas import names_of
 from gguf_imagegen.planning.request import (
     NULL_ENCODER,
-    WITHOUT_EFFECT,
     HiresRequest,
     ImageRequest,
     LoraRequest,
@@ -21,6 +20,7 @@ from gguf_imagegen.planning.request import (
     from_form,
     parse_request,
 )
+from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Parts = list[tuple[str, str | bytes]]
@@ -139,9 +139,7 @@ def twins(draw: Draw) -> tuple[dict[str, Any], Parts]:
             body[name] = draw(values(SCHEMAS[field]))
             more = [(name, text_of(body[name]))]
         parts += more
-    for name in draw(
-        st.sets(st.sampled_from([*sorted(WITHOUT_EFFECT), "nobody_knows"]), max_size=3)
-    ):
+    for name in draw(st.sets(st.sampled_from([*sorted(WITHOUT_EFFECT), "nobody_knows"]), max_size=3)):
         body[name] = draw(TEXT)
         parts.append((name, body[name]))
     if draw(st.booleans()):

@@ -1,7 +1,7 @@
 """Pictures by chat: the last user message is the prompt, its images are edited.
 
-`message.images` has the pictures, as OpenRouter and what speaks its dialect (Open WebUI, LiteLLM) have them. The
-content is a line of text, or a list of pictures where the request is vLLM-Omni's:
+`message.images` has the pictures, as OpenRouter and what speaks its dialect (Open WebUI, LiteLLM) have them.
+The content is a line of text, or a list of pictures where the request is vLLM-Omni's:
 https://docs.vllm.ai/projects/vllm-omni/en/latest/serving/chat_completions_api/ and the examples
 `text_to_image` and `image_to_image` of https://github.com/vllm-project/vllm-omni/tree/main/examples/online_serving.
 """
@@ -160,7 +160,9 @@ def _usage(job: Job) -> dict[str, Any]:
 class ChatEncoder:
     """`chat.completion.chunk` frames: the role, each picture as it is done, the end; progress as comments.
 
-    The content is a line of text at the beginning, or nothing but pictures (`parts`). With `stream_options.include_usage` a last chunk without choices
+    The content is a line of text at the beginning, or nothing but pictures (`parts`).
+
+    With `stream_options.include_usage` a last chunk without choices
     carries the usage, as OpenAI does it.
     """
 

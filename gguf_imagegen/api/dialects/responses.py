@@ -1,7 +1,7 @@
 """OpenAI's Responses API with its `image_generation` tool, and no language model behind it.
 
 The prompt is the last text of the user; pictures beside it, and those of `previous_response_id`, are edited.
-Shapes: https://platform.openai.com/docs/api-reference/responses and `openai.types.responses` of openai-python.
+Shapes: https://platform.openai.com/docs/api-reference/responses, `openai.types.responses` of openai-python.
 """
 
 from __future__ import annotations

@@ -23,7 +23,9 @@ STATUS: Mapping[str, str] = {
 CALL = "response.image_generation_call"
 
 
-def response_object(job: Job, read: Read | None = None, output: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+def response_object(
+    job: Job, read: Read | None = None, output: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """The response as it is now; `read` gives the pictures, unless `output` has them. Reads files."""
     if output is None:
         output = [_call(job, image.index, read(image.name)) for image in job.images] if read else []
@@ -134,8 +136,8 @@ class ResponsesEncoder:
     def _image(self, event: ImageReady) -> bytes:
         item = _call(self._job, event.index, self._read(event.name))
         self._items.append(item)
-        done = self._frame("response.output_item.done", output_index=event.index, item=item)
-        return self._call_frame("completed", event.index) + done
+        drawn = self._call_frame("completed", event.index)
+        return drawn + self._frame("response.output_item.done", output_index=event.index, item=item)
 
     def _call_frame(self, kind: str, index: int, **fields: object) -> bytes:
         return self._frame(f"{CALL}.{kind}", item_id=_id(self._job, index), output_index=index, **fields)

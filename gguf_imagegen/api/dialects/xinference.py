@@ -20,8 +20,8 @@ from gguf_imagegen.api.submit import named_job
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.service import Service
 from gguf_imagegen.planning.kwargs import with_kwargs
+from gguf_imagegen.service import Service
 from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelNotFound, ServerBusy, UnsupportedOperation
 
 LOOK = 0.05
@@ -68,7 +68,7 @@ def _status(state: str) -> dict[str, Any]:
 
 @admins_only
 async def launch(request: web.Request) -> web.Response:
-    """POST /v1/models: load a model that is on disk, by default until it can be asked; its uid is its name."""
+    """POST /v1/models: load a model that is on disk, and wait until it is; its uid is its name."""
     service, body = request.app[SERVICE], await read_body(request)
     name, quant = body.get("model_name") or body.get("model"), body.get("quantization")
     if not isinstance(name, str):
@@ -116,7 +116,9 @@ async def registration(request: web.Request) -> web.Response:
     """GET /v1/model_registrations/{type}/{name}: one of them, with all that is said of it."""
     catalog, name = request.app[SERVICE].catalog, request.match_info["name"]
     if request.match_info["type"] != "image":
-        raise ModelNotFound(f"there is no {request.match_info['type'][:40]} model {name[:100]!r}", param="name")
+        raise ModelNotFound(
+            f"there is no {request.match_info['type'][:40]} model {name[:100]!r}", param="name"
+        )
     entry = catalog.get(name)
     return web.json_response(await asyncio.to_thread(_registration, catalog, entry, True))
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 from gguf_imagegen.api import answers, gallery, jobs, models, pull, system, web_page
 from gguf_imagegen.api.dialects import chat, openai, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import answers as a1111_answers
-from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures
+from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures, styles
 from gguf_imagegen.api.dialects.a1111 import progress as a1111_progress
 from gguf_imagegen.api.dialects.a1111.request import A1111Request
 from gguf_imagegen.api.dialects.sdcpp import routes as native
@@ -90,8 +90,8 @@ FRAMES = (
 )
 CHAT_FRAMES = "With `stream: true`: `chat.completion.chunk` frames, a picture each, and `data: [DONE]`."
 RESPONSE_FRAMES = (
-    "With `stream: true`: the events of OpenAI's Responses API from `response.created` to `response.completed`"
-    " or `response.failed`; partial images as `response.image_generation_call.partial_image`."
+    "With `stream: true`: OpenAI's events from `response.created` to `response.completed` or `response.failed`;"
+    " partial images as `response.image_generation_call.partial_image`."
 )
 JOB_FRAMES = "One frame for each event of the job, its number as `id:`, and `data: [DONE]` at the end."
 PULL_FRAMES = "Events `progress`, `verifying`, then `done` or `error`; comments as heartbeats."
@@ -259,8 +259,14 @@ CONTRACTS: Mapping[Any, Contract] = {
         LaunchRequest,
         required=("model_name",),
         errors=(
-            *READING, *MODEL, *ADMIN, errors.UnsupportedOperation, errors.ModelLoadFailed, errors.WorkerCrashed,
-            errors.InsufficientMemory, errors.ServerBusy,
+            *READING,
+            *MODEL,
+            *ADMIN,
+            errors.UnsupportedOperation,
+            errors.ModelLoadFailed,
+            errors.WorkerCrashed,
+            errors.InsufficientMemory,
+            errors.ServerBusy,
         ),
         params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
         example={"model_name": "sd-turbo", "model_type": "image"},
@@ -302,6 +308,7 @@ CONTRACTS: Mapping[Any, Contract] = {
     lists.memory: Contract(),
     lists.scripts: Contract(),
     lists.embeddings: Contract(),
+    styles.prompt_styles: _list(),
     lists.nothing: _list(),
     lists.done: Contract(answers.Nothing),
     extras.extra_single_image: Contract(

@@ -17,7 +17,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from gguf_imagegen.api.dialects.a1111 import request as a1111
 from gguf_imagegen.api.dialects.chat import OF_CHAT
 from gguf_imagegen.api.dialects.sdcpp.request import LEAVES, Leaf
-from gguf_imagegen.planning.request import WITHOUT_EFFECT, ImageRequest
+from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 
@@ -68,7 +69,7 @@ def _complete_dialects(schemas: dict[str, Schema], settings: Settings, able: Abi
     if "A1111Request" in schemas:
         own = schemas["A1111Request"]["properties"]
         own |= {name: image[name] for name in a1111.SAME if name not in own}
-        names = (*a1111.NO_EFFECT, *a1111.NO_EFFECT_ON_HIRES, *a1111.NO_EFFECT_ON_MASKS)
+        names = (*a1111.NO_EFFECT, *a1111.NO_EFFECT_ON_HIRES)
         own |= {name: {"description": NO_EFFECT} for name in names if name not in own}
     if "ChatRequest" in schemas:
         own = schemas["ChatRequest"]["properties"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures, progress
+from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures, progress, styles
 
 BASE = "/sdapi/v1/"
 GET: Mapping[str, Handler] = {
@@ -29,7 +29,7 @@ GET: Mapping[str, Handler] = {
     "sd-modules": lists.nothing,
     "hypernetworks": lists.nothing,
     "face-restorers": lists.nothing,
-    "prompt-styles": lists.nothing,
+    "prompt-styles": styles.prompt_styles,
     "realesrgan-models": lists.nothing,
 }
 POST: Mapping[str, Handler] = {
