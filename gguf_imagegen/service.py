@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
@@ -145,7 +146,12 @@ class Service:
         require_engine(request, entry, task, self.abilities)
         if task == "generate":
             require_able(request, entry, self.catalog, settings)
-        return sketch(request, entry, settings, operation, warnings, self.abilities)
+        sketched = sketch(request, entry, settings, operation, warnings, self.abilities)
+        bare = sketched.bare
+        if bare.generate is None:
+            return sketched
+        alike = replace(bare, generate=self.pool.alike(bare.entry, bare.generate))
+        return replace(sketched, bare=alike)
 
     def _pixels_held(self) -> int:
         return sum(job.plan.pixel_bytes for job in self.scheduler.jobs.values() if not job.ended)

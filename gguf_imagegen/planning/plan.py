@@ -115,6 +115,10 @@ class Plan:
             pictures += [*spec.ref_images, spec.init_image, spec.mask, spec.control_image]
         return sum(len(each.data) for each in pictures if each)
 
+    def in_tiles(self) -> Plan:
+        """The same, decoded in tiles."""
+        return dataclasses.replace(self, generate=replace(self.spec, vae_tiling=True))
+
     def without_pixels(self) -> Plan:
         """The half that describes the job, which is all that is needed when it has ended."""
         return dataclasses.replace(
