@@ -76,6 +76,7 @@ def _sampled(plan: Plan) -> dict[str, object]:
         "Shift": None if spec.flow_shift == own.flow_shift else spec.flow_shift,
         "Step cache": None if spec.step_cache == own.step_cache == "none" else spec.step_cache,
         "Step cache threshold": spec.step_cache_threshold,
+        "Tiling": True if entry.tiling else None,
         "Decoder": entry.decoder if len(entry.decoders) > 1 else None,
         "LoRA": ", ".join(f"{lora.path.stem}: {lora.scale:g}" for lora in spec.loras) or None,
     }

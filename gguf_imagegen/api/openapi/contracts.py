@@ -90,7 +90,7 @@ FRAMES = (
 )
 CHAT_FRAMES = "With `stream: true`: `chat.completion.chunk` frames, a picture each, and `data: [DONE]`."
 RESPONSE_FRAMES = (
-    "With `stream: true`: OpenAI's events from `response.created` to `response.completed` or `response.failed`;"
+    "With `stream: true`: events from `response.created` to `response.completed` or `response.failed`;"
     " partial images as `response.image_generation_call.partial_image`."
 )
 JOB_FRAMES = "One frame for each event of the job, its number as `id:`, and `data: [DONE]` at the end."
@@ -269,7 +269,7 @@ CONTRACTS: Mapping[Any, Contract] = {
             errors.ServerBusy,
         ),
         params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
-        example={"model_name": "sd-turbo", "model_type": "image"},
+        example={"model_name": "glyph-128", "model_type": "image"},
     ),
     xinference.launch_progress: Contract(answers.RequestProgress, errors=(errors.ModelNotFound,)),
     xinference.registrations: Contract(
