@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     cors_origins: Words = Field((), description="origins allowed to call from a browser, * for any")
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
 
+    dialects: Words = Field(
+        ("all",), description="APIs to speak beside our own, by name, such as openai,a1111"
+    )
+
     # the engine
     backend: str = Field("sdcpp", description="what computes the pictures: sdcpp, or a backend of your own")
     devices: Words = Field(
@@ -190,6 +194,7 @@ class Settings(BaseSettings):
         "devices",
         "allowed_hosts",
         "api_key",
+        "dialects",
         mode="before",
     )
     @classmethod

@@ -15,7 +15,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 PLACE = "{prompt}"
@@ -73,6 +75,7 @@ def applied(style: str, prompt: str) -> str:
     return ", ".join(part for part in (prompt.strip(), style.strip()) if part)
 
 
+@endpoint(answers.ObjectList)
 async def prompt_styles(request: web.Request) -> web.Response:
     """GET /sdapi/v1/prompt-styles."""
     styles = read_styles(request.app[SERVICE].settings.styles)
