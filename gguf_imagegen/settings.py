@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
         (),
-        description="ROLE=FILE of a component of it, e.g. vae=ae.safetensors; t5xxl=none leaves it out",
+        description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; ROLE=none omits it",
     )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
@@ -103,6 +103,8 @@ class Settings(BaseSettings):
         (), description="NAME=FILE or NAME=@A:0.5+@B:0.4 of LoRAs that a request may name as its model"
     )
     upscaler_dir: Path | None = Field(None, description="folder of ESRGAN files that requests may name")
+
+    styles: Path | None = Field(None, description="CSV file of prompt styles, as AUTOMATIC1111 has it")
 
     # where
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -281,6 +283,7 @@ class Settings(BaseSettings):
         "catalog",
         "lora_dir",
         "upscaler_dir",
+        "styles",
         "state_dir",
         "output_dir",
         "callers",

@@ -39,7 +39,7 @@ async def list_models(request: web.Request) -> web.Response:
 @endpoint(answers.ModelObject, errors=(ModelNotFound,))
 @compressed
 async def get_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}: a name of the hub, ORG/NAME, needs no escaped slash."""
+    """GET /v1/models/{id}: one of them; a name of the hub, ORG/NAME, needs no escaped slash."""
     return await _answer(request)
 
 
