@@ -17,6 +17,7 @@ from aiohttp import web
 
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import EVENTS, endpoint
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, b64, frame
 from gguf_imagegen.api.streams.writing import hang_up, write
@@ -33,6 +34,7 @@ PLACES = 1.0
 FRAMES_KEPT = 2000
 
 
+@endpoint(None, media=(EVENTS,), events="JSON frames of every job, without an end; comments as heartbeats.")
 async def events(request: web.Request) -> web.StreamResponse:
     """GET /v1/events: the jobs that have not ended, from their start, and all that follow, without an end.
 
