@@ -38,6 +38,7 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 from tests.fake_engines import FakeBackend
+from tests.hub import HubServer
 
 DEADLINE = 60.0
 
@@ -148,6 +149,15 @@ def server(model_dir: Path) -> Iterator[ServerProcess]:
     process.stop()
 
 
+@pytest.fixture(scope="session")
+def own(model_dir: Path) -> Iterator[ServerProcess]:
+    """A server for clients without manners, whose worker may be killed."""
+    process = ServerProcess(model_dir, "--grace", "1")
+    process.wait_until_ready()
+    yield process
+    assert process.stop() == 0
+
+
 @pytest.fixture
 def serve(model_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Start server processes of one's own: `serve("--max-queue", "2")`."""
@@ -162,6 +172,15 @@ def serve(model_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
     for process in started:
         if process.process.poll() is None:
             process.stop()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub that HF_ENDPOINT points at, without any token."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
 
 class App:

@@ -7,9 +7,10 @@ import base64
 import io
 
 from aiohttp import ClientSession
-from bench_figures import Run
-from bench_server import GENERATIONS, SMALL, rss, serving, stream
 from PIL import Image
+
+from scripts.bench.figures import Run
+from scripts.bench.server import GENERATIONS, SMALL, rss, serving, stream
 
 FLAGS = ("--backend", "grey_backend:Grey", "--max-queue", "64")
 CLIENTS = 8

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 from queue import SimpleQueue
 
 from gguf_imagegen.engines import wire
@@ -27,7 +26,7 @@ class StampedEngine(EngineProcess):
     """Remembers how long the last image took, and when each step was called back and when it came here."""
 
     def __init__(self) -> None:
-        super().__init__(command=(sys.executable, str(Path(__file__).resolve())))
+        super().__init__(command=(sys.executable, "-m", "scripts.bench.stamps"))
         self.times: dict[int, tuple[float, float]] = {}
         self.took = 0.0
 
