@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.engines.ocr.reader import Reader, rapidocr
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.jobs.job import Job, JobEvent
 from gguf_imagegen.jobs.pixels import Pixels
@@ -36,7 +37,7 @@ SWEEP = 30.0
 class Service:
     """Takes requests and has them done.
 
-    `make_engine` gives an engine that is not started yet; `devices` are names as the setting has them, None
+    `make_engine` gives an engine that is not started yet, `make_reader` one that reads text; `devices` are names as the setting has them, None
     for the setting itself. Pictures go to `settings.output_dir`, else to the state folder, which is this
     server's alone; without either they are kept for a time only.
     """
@@ -51,6 +52,7 @@ class Service:
         devices: Sequence[str] | None = None,
         state_dir: Path | None = None,
         observers: Sequence[Observer] = (),
+        make_reader: Callable[[], Engine] | None = None,
     ) -> None:
         self.settings = settings
         self.catalog = catalog
@@ -63,6 +65,11 @@ class Service:
         self.results = _results(settings, state_dir)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
+        self.reader = Reader(
+            make_reader or partial(rapidocr, settings.threads or usable_cores()),
+            most=settings.max_queue,
+            keep=settings.keep_alive,
+        )
         self._observers = observers
 
     @property
@@ -114,6 +121,7 @@ class Service:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
+            await self.reader.close()
             self.results.close()
 
     def _sketch(

@@ -185,16 +185,20 @@ RunningApp = Callable[..., AbstractAsyncContextManager[App]]
 
 @pytest.fixture
 def running(model_dir: Path) -> RunningApp:
-    """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave."""
+    """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave, `reader=` of one for text."""
 
     @contextlib.asynccontextmanager
     async def run(
-        *, engine: Callable[[], Engine] | None = None, bounds: Bounds | None = None, **settings: Any
+        *,
+        engine: Callable[[], Engine] | None = None,
+        reader: Callable[[], Engine] | None = None,
+        bounds: Bounds | None = None,
+        **settings: Any,
     ) -> AsyncIterator[App]:
         values = {"models_dir": model_dir, "model": "tiny-random", "threads": 1, **settings}
         chosen = Settings(**values)
         catalog, default = choose_models(chosen)
-        app = make_app(chosen, catalog, default, engine)
+        app = make_app(chosen, catalog, default, engine, make_reader=reader)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None

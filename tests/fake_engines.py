@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Task, Upscale
+from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Read, Task, Upscale
 from gguf_imagegen.vocabulary.errors import GenerationFailed, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.vocabulary.events import (
     EngineEvent,
@@ -53,6 +53,8 @@ class QuickEngine:
                 events = self.generate(task)
             case Upscale():
                 events = self.upscale(task)
+            case Read():
+                raise AssertionError("no lane is asked to read")
         async for event in events:
             yield event
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, system, web_page
 from gguf_imagegen.api.callers import CALLERS, Callers
-from gguf_imagegen.api.dialects import chat, openai, xinference
+from gguf_imagegen.api.dialects import chat, ocr, openai, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111_routes
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp_routes
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
@@ -81,7 +81,7 @@ ROUTES = [
     web.get("/v1-openai/models/{id}", models.get_model),
     # Xinference
     web.post("/v1/images/inpainting", xinference.inpainting),
-    web.post("/v1/images/ocr", xinference.ocr),
+    web.post("/v1/images/ocr", ocr.ocr),
     web.get("/v1/requests/{request_id}/progress", xinference.progress),
     web.post("/v1/models/{id}/requests/{request_id}/abort", xinference.abort),
     # AUTOMATIC1111
@@ -96,8 +96,9 @@ def make_app(
     make_engine: Callable[[], Engine] | None = None,
     devices: Sequence[str] | None = None,
     state_dir: Path | None = None,
+    make_reader: Callable[[], Engine] | None = None,
 ) -> web.Application:
-    """The whole server; `make_engine` and `devices` are as `Service` takes them.
+    """The whole server; `make_engine`, `devices` and `make_reader` are as `Service` takes them.
 
     Without a state folder, which must be this server's alone, all is forgotten at the end.
     """
@@ -119,6 +120,7 @@ def make_app(
         devices=devices,
         state_dir=state_dir,
         observers=(metrics.job_event, job_log.job_event),
+        make_reader=make_reader,
     )
     service.pool.ended = metrics.worker_ended
     metrics.watch(service.scheduler)

@@ -18,7 +18,7 @@ from gguf_imagegen.api.submit import named_job
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.kwargs import with_kwargs
-from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 # -- OpenVINO Model Server ----------------------------------------------------------------------------
 
@@ -70,11 +70,6 @@ async def _with_mask(request: web.Request) -> dict[str, Any]:
     if not (fields.get("mask_image") or fields.get("mask")):
         raise InvalidRequest("mask_image: is required", param="mask_image")
     return fields
-
-
-async def ocr(request: web.Request) -> web.StreamResponse:
-    """POST /v1/images/ocr: refused, for no model here reads text."""
-    raise UnsupportedOperation("this server makes pictures and reads no text in them: there is no OCR model")
 
 
 async def progress(request: web.Request) -> web.Response:

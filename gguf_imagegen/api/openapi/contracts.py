@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from gguf_imagegen.api import answers, gallery, jobs, models, pull, system, web_page
-from gguf_imagegen.api.dialects import chat, openai, xinference
+from gguf_imagegen.api.dialects import chat, ocr, openai, xinference
 from gguf_imagegen.api.dialects.a1111 import answers as a1111_answers
 from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures
 from gguf_imagegen.api.dialects.a1111 import progress as a1111_progress
@@ -220,7 +220,17 @@ CONTRACTS: Mapping[Any, Contract] = {
     xinference.inpainting: _images(
         "prompt", "image", "mask", prompt="a hat", image=PICTURE_TEXT, mask_image=PICTURE_TEXT
     ),
-    xinference.ocr: Contract(errors=(errors.UnsupportedOperation,), status=0),
+    ocr.ocr: Contract(
+        answers.OcrAnswer,
+        ocr.OcrRequest,
+        required=("image",),
+        form=True,
+        errors=(
+            *READING, errors.InvalidImage, errors.UnsupportedOperation, errors.QueueFull, errors.ReadingFailed,
+            errors.WorkerCrashed, errors.InsufficientMemory, errors.NotInstalled,
+        ),
+        example={"image": PICTURE_TEXT},
+    ),  # fmt: skip
     xinference.progress: Contract(answers.RequestProgress, errors=(errors.InvalidRequest,)),
     xinference.abort: Contract(answers.AbortAnswer, errors=(errors.ModelNotFound,)),
     # AUTOMATIC1111
