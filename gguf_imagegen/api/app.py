@@ -13,6 +13,7 @@ from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, sys
 from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialects import chat, ocr, openai, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111_routes
+from gguf_imagegen.api.dialects.mcp import routes as mcp
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp_routes
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
 from gguf_imagegen.api.job_log import JobLog
@@ -84,6 +85,10 @@ ROUTES = [
     web.post("/v1/images/ocr", ocr.ocr),
     web.get("/v1/requests/{request_id}/progress", xinference.progress),
     web.post("/v1/models/{id}/requests/{request_id}/abort", xinference.abort),
+    # Model Context Protocol
+    web.get("/mcp", mcp.stream, allow_head=False),
+    web.post("/mcp", mcp.mcp),
+    web.delete("/mcp", mcp.end),
     # AUTOMATIC1111
     *a1111_routes.ROUTES,
 ]
@@ -135,11 +140,13 @@ def make_app(
         partial(document.document, ROUTES, settings), docs_page.render, docs_page.STYLE
     )
     app[ATTEMPTS] = Attempts()
+    app[mcp.ENDPOINT] = mcp.Endpoint(settings.max_body_bytes)
     app[web_page.ASSETS] = web_page.load_assets()
     app[sdcpp_routes.SUBMITTED] = deque(maxlen=sdcpp_routes.MAX_SUBMITTED)
     app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), service.pool.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(pull.end_pulls)
+    app.on_shutdown.append(app[mcp.ENDPOINT].close)
     app.cleanup_ctx.append(_service_runs)
     app.add_routes(ROUTES)
     return app

@@ -61,6 +61,7 @@ TAGS = (
     ("/v3/", "OpenVINO Model Server"),
     ("/v1-openai/", "GPUStack"),
     ("/sdcpp/", "sd.cpp's server"),
+    ("/mcp", "MCP"),
     ("/sdapi/", "AUTOMATIC1111"),
     ("/internal/", "AUTOMATIC1111"),
     ("", "Server"),
@@ -70,6 +71,7 @@ TAGS = (
 ERROR_SHAPES = (
     ("/sdcpp/", answers.NativeErrorAnswer),
     ("/v1-openai/", answers.NumericErrorAnswer),
+    ("/mcp", answers.JsonRpc),
     ("", answers.ErrorAnswer),
 )
 

@@ -17,6 +17,7 @@ from gguf_imagegen.api.dialects.a1111 import answers as a1111_answers
 from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures
 from gguf_imagegen.api.dialects.a1111 import progress as a1111_progress
 from gguf_imagegen.api.dialects.a1111.request import A1111Request
+from gguf_imagegen.api.dialects.mcp import routes as mcp
 from gguf_imagegen.api.dialects.sdcpp import routes as native
 from gguf_imagegen.api.openapi import routes
 from gguf_imagegen.api.openapi.contract import EVENTS, JSON, Contract, Param
@@ -72,6 +73,7 @@ FRAMES = (
 )
 CHAT_FRAMES = "With `stream: true`: `chat.completion.chunk` frames, a picture each, and `data: [DONE]`."
 JOB_FRAMES = "One frame for each event of the job, its number as `id:`, and `data: [DONE]` at the end."
+MCP_FRAMES = "JSON-RPC messages of the Model Context Protocol: progress, then the answer."
 PULL_FRAMES = "Events `progress`, `verifying`, then `done` or `error`; comments as heartbeats."
 CAT = {"prompt": "a lovely cat", "size": "64x64", "steps": 2}
 PICTURE_TEXT = "data:image/png;base64,..."
@@ -118,6 +120,7 @@ LAST_EVENT = Param(
     "go on after this event",
 )  # fmt: skip
 LAST_EVENT_QUERY = Param("last_event_id", "query", LAST_EVENT.schema, "the same, for browsers")
+MCP = (*READING, errors.NotFound, errors.MethodNotAllowed, errors.NotInstalled)
 EXPIRED = (native.JobExpired, errors.JobNotFound)
 
 LIMIT = Param("limit", "query", {"type": "integer", "minimum": 1, "maximum": MOST}, "items in one answer")
@@ -233,6 +236,19 @@ CONTRACTS: Mapping[Any, Contract] = {
     ),  # fmt: skip
     xinference.progress: Contract(answers.RequestProgress, errors=(errors.InvalidRequest,)),
     xinference.abort: Contract(answers.AbortAnswer, errors=(errors.ModelNotFound,)),
+    # Model Context Protocol
+    mcp.mcp: Contract(
+        answers.JsonRpc,
+        answers.JsonRpc,
+        required=("jsonrpc", "method"),
+        errors=MCP,
+        also={202: None, 406: answers.JsonRpc},
+        media=(JSON, EVENTS),
+        events=MCP_FRAMES,
+        example={"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
+    ),
+    mcp.stream: Contract(None, errors=MCP, also={406: answers.JsonRpc}, media=(EVENTS,), events=MCP_FRAMES),
+    mcp.end: Contract(None, errors=MCP),
     # AUTOMATIC1111
     pictures.txt2img: _a1111_pictures("prompt", prompt="a lovely cat", width=64, height=64, steps=2),
     pictures.img2img: _a1111_pictures(
