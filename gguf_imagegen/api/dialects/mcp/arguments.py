@@ -89,7 +89,8 @@ def parsed(kind: type[Kind], arguments: Mapping[str, Any]) -> Kind:
     try:
         return kind.model_validate(arguments)
     except ValidationError as exc:
-        fault = exc.errors(include_url=False, include_context=False, include_input=False)[0]
+        faults = exc.errors(include_url=False, include_context=False, include_input=False)
+    fault = min(faults, key=lambda each: each["type"] != "extra_forbidden")  # it explains what is missing
     where = str(fault["loc"][0]) if fault["loc"] else "arguments"
     if fault["type"] == "extra_forbidden":
         known = ", ".join(kind.model_fields) or "none"

@@ -177,6 +177,8 @@ class _Answer:
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
+            if dict(message.get("headers", ())).get(b"content-type", b"").startswith(b"text/event-stream"):
+                await self._stream(b"")
             return
         data, more = message.get("body", b""), message.get("more_body", False)
         if self._response is None and not more:

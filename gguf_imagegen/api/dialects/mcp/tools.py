@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -33,9 +34,10 @@ from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.service import Service
-from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidRequest
+from gguf_imagegen.vocabulary.errors import InvalidRequest, NotFound
 
 FILES = "/v1/images/files/"
+NAME = re.compile(r"[\w-]{1,100}\.(png|jpeg|webp)")
 JOB = "job_"
 PREVIEWS = 3
 """Of each picture, for job_status to show."""
@@ -155,15 +157,14 @@ async def _file(call: Call, given: str) -> str | bytes:
             raise InvalidRequest(f"image: {job.id} has no picture, it is {job.status}", param="image")
         given = job.images[0].name
     name = given.rsplit(FILES, 1)[-1].split("?")[0]
-    if len(name) > 200 or "." not in name:
+    if not NAME.fullmatch(name):
         return given
     try:
         return await asyncio.to_thread(call.service.results.get, name)
-    except ImagegenError:
-        if name != given:
-            raise
+    except NotFound:
         raise InvalidRequest(
-            f"image: there is no picture {name[:60]!r} on this server; send a data: URL", param="image"
+            f"image: there is no picture {name!r} on this server, or it has expired; send a data: URL",
+            param="image",
         ) from None
 
 
