@@ -10,20 +10,20 @@ from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.engines.ocr.reader import Reader, rapidocr
-from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.jobs.job import Job, JobEvent
 from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Observer, Scheduler
 from gguf_imagegen.machine.cores import usable_cores
-from gguf_imagegen.machine.devices import Device, make_devices
-from gguf_imagegen.planning.abilities import require_able
+from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.errors import QueueFull
@@ -37,8 +37,8 @@ SWEEP = 30.0
 class Service:
     """Takes requests and has them done.
 
-    `make_engine` gives an engine that is not started yet, `make_reader` one that reads text; `devices` are names as the setting has them, None
-    for the setting itself. Pictures go to `settings.output_dir`, else to the state folder, which is this
+    `make_reader` gives an engine that reads text and is not started yet; without one it is RapidOCR.
+    Pictures go to `settings.output_dir`, else to the state folder, which is this
     server's alone; without either they are kept for a time only.
     """
 
@@ -47,9 +47,8 @@ class Service:
         settings: Settings,
         catalog: Catalog,
         default_model: str,
-        make_engine: Callable[[], Engine] | None = None,
+        backend: Backend,
         *,
-        devices: Sequence[str] | None = None,
         state_dir: Path | None = None,
         observers: Sequence[Observer] = (),
         make_reader: Callable[[], Engine] | None = None,
@@ -58,10 +57,8 @@ class Service:
         self.catalog = catalog
         self.default_model = default_model
         """The name of the model of requests that name none; AUTOMATIC1111's options change it."""
-        lanes = make_devices(
-            devices or settings.devices, settings.cpu_lanes, settings.threads, usable_cores()
-        )
-        self.pool = Pool(catalog, settings, partial(_make_engine, settings, make_engine), lanes)
+        self.abilities = backend.abilities()
+        self.pool = Pool(catalog, settings, backend.engine, backend.devices())
         self.results = _results(settings, state_dir)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
@@ -132,9 +129,11 @@ class Service:
         warnings: list[str],
         settings: Settings,
     ) -> Sketch:
-        if operation != "upscale":
+        task: TaskKind = "upscale" if operation == "upscale" else "generate"
+        require_engine(request, entry, task, self.abilities)
+        if task == "generate":
             require_able(request, entry, self.catalog, settings)
-        return sketch(request, entry, settings, operation, warnings)
+        return sketch(request, entry, settings, operation, warnings, self.abilities)
 
     def _pixels_held(self) -> int:
         return sum(job.plan.pixel_bytes for job in self.scheduler.jobs.values() if not job.ended)
@@ -148,10 +147,6 @@ class Service:
             await asyncio.sleep(SWEEP)
             self.scheduler.sweep()
             await asyncio.to_thread(self.results.sweep)
-
-
-def _make_engine(settings: Settings, make: Callable[[], Engine] | None, device: Device) -> Engine:
-    return make() if make else EngineProcess(stall_timeout=settings.load_timeout, device=device)
 
 
 def _results(settings: Settings, state_dir: Path | None) -> ResultStore:

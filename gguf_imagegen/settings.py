@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
 
     # the engine
+    backend: str = Field("sdcpp", description="what computes the pictures: sdcpp, or a backend of your own")
     devices: Words = Field(
         ("auto",), description="devices that make pictures at once: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0"
     )

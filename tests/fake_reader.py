@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gguf_imagegen.engines import pipes
 from gguf_imagegen.engines.process import EngineProcess
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode
 from gguf_imagegen.vocabulary.engine import Read
 from gguf_imagegen.vocabulary.errors import InvalidImage
 from gguf_imagegen.vocabulary.events import Done, EngineEvent, Failed, TextFound, TextLine
@@ -40,7 +40,7 @@ def main() -> None:
 
 def outcome(task: Read) -> list[EngineEvent]:
     try:
-        width = images.decode(task.file, max_pixels=task.max_pixels, param="image").width
+        width = decode.decode(task.file, max_pixels=task.max_pixels, param="image").width
     except InvalidImage as exc:
         return [Failed("invalid_image", exc.reason)]
     match width:

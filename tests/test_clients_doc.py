@@ -23,11 +23,10 @@ from gguf_imagegen.api.app import ROUTES
 from gguf_imagegen.api.dialects.a1111 import request as a1111
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp_routes
 from gguf_imagegen.api.dialects.sdcpp.request import LEAVES
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.request import (
     ACCEPTED_WITHOUT_EFFECT,
     MAX_SEED,
-    SAMPLERS,
-    SCHEDULES,
     HiresRequest,
     ImageRequest,
     LoraRequest,
@@ -266,8 +265,8 @@ def test_parts_of_fields_are_told() -> None:
         assert {name for key, more in names_of(kind).items() for name in (key, *more)} <= told | {
             name for text in told for name in re.findall(r'"(\w+)"', text)
         }
-    assert " ".join(SAMPLERS) in told
-    assert " ".join(SCHEDULES) in told
+    assert " ".join(ABILITIES.samplers) in told
+    assert " ".join(ABILITIES.schedules) in told
     assert told >= ACCEPTED_WITHOUT_EFFECT
 
 

@@ -380,24 +380,5 @@ class JsonRpc(BaseModel):
     method: str = ""
 
 
-class OcrLine(BaseModel):
-    """`box` is the line's corners in pixels, clockwise from the top left one; `score` is 0 to 1."""
-
-    text: str
-    score: float
-    box: list[tuple[float, float]]
-
-
-class OcrLines(BaseModel):
-    """With `return_dict`."""
-
-    task: Literal["ocr"]
-    lines: list[OcrLine]
-
-
-class OcrAnswer(RootModel[str | OcrLines]):
-    """The text, its lines parted by newlines."""
-
-
 class Nothing(RootModel[None]):
     """null"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gguf_imagegen.api.streams import all_jobs, writing
 from gguf_imagegen.api.streams.send import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
+from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
@@ -98,12 +99,11 @@ def make_app(
     settings: Settings,
     catalog: Catalog,
     default_model: str,
-    make_engine: Callable[[], Engine] | None = None,
-    devices: Sequence[str] | None = None,
+    backend: Backend,
     state_dir: Path | None = None,
     make_reader: Callable[[], Engine] | None = None,
 ) -> web.Application:
-    """The whole server; `make_engine`, `devices` and `make_reader` are as `Service` takes them.
+    """The whole server, whose pictures this backend computes; `make_reader` is as `Service` takes it.
 
     Without a state folder, which must be this server's alone, all is forgotten at the end.
     """
@@ -121,8 +121,7 @@ def make_app(
         settings,
         catalog,
         default_model,
-        make_engine,
-        devices=devices,
+        backend,
         state_dir=state_dir,
         observers=(metrics.job_event, job_log.job_event),
         make_reader=make_reader,
@@ -137,7 +136,7 @@ def make_app(
     app[TASKS] = set()
     app[all_jobs.FRAMES] = all_jobs.Frames(service.scheduler)
     app[openapi_routes.DESCRIPTION] = openapi_routes.Description(
-        partial(document.document, ROUTES, settings), docs_page.render, docs_page.STYLE
+        partial(document.document, ROUTES, settings, service.abilities), docs_page.render, docs_page.STYLE
     )
     app[ATTEMPTS] = Attempts()
     app[mcp.ENDPOINT] = mcp.Endpoint(settings.max_body_bytes)

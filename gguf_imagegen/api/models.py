@@ -14,7 +14,6 @@ from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
-from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.settings import Settings
 
 
@@ -79,7 +78,8 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
     best = best_of(quants)
     defaults = entry.defaults.model_dump()
     steps = min(defaults["steps"], bounds.steps)
-    schedules = [name for name in SCHEDULES if name != "ays" or traits.ays]
+    able = app[SERVICE].abilities
+    schedules = [name for name in able.schedules if name != "ays" or traits.ays]
     return {
         "id": entry.id,
         "object": "model",
@@ -123,7 +123,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
                 "max_cfg_scale": bounds.cfg_scale,
             },
             "quality": dict(entry.quality),
-            "samplers": list(SAMPLERS),
+            "samplers": list(able.samplers),
             "schedules": schedules,
             "previews": ["proj"] * traits.latent_preview + ["tae"] * ("taesd" in entry.files) + ["vae"],
         },

@@ -21,6 +21,7 @@ from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.request import ImageRequest, parse_request
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.errors import JobNotFound
 
 
@@ -51,7 +52,7 @@ async def begin(
 async def _begin(
     request: web.Request, fields: Mapping[str, Any], operation: Operation, extra_args: bool
 ) -> Work:
-    wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args)
+    wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args, request.app[SERVICE].abilities)
     attempt = await request.app[ATTEMPTS].of(request, fields)
     if attempt is None:
         return Work(await _submit(request, wanted, operation, warnings), wanted)
@@ -61,8 +62,8 @@ async def _begin(
     return Work(job, wanted)
 
 
-def _parsed(fields: Mapping[str, Any], extra_args: bool) -> tuple[ImageRequest, list[str]]:
-    return parse_request(with_extra_args(fields) if extra_args else fields)
+def _parsed(fields: Mapping[str, Any], extra_args: bool, able: Abilities) -> tuple[ImageRequest, list[str]]:
+    return parse_request(with_extra_args(fields) if extra_args else fields, able)
 
 
 async def _submit(

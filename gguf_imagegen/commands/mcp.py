@@ -7,8 +7,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -21,9 +28,10 @@ from gguf_imagegen.api.connections import bounds_here, listen
 from gguf_imagegen.api.dialects.mcp.routes import require_sdk
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.pull import pull_missing
+from gguf_imagegen.engines.backend import Backend, UnknownBackend, named_backend
 from gguf_imagegen.jobs import state
 from gguf_imagegen.machine import heap, logs, loop
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidImage
 
@@ -44,23 +52,28 @@ def run_mcp(settings: Settings, url: str | None) -> int:
     require_sdk()
     logs.set_up(settings.log_level)
     if url is not None:
-        return loop.run(_serve(settings, url))
+        return loop.run(_serve(settings, nullcontext(url)))
     heap.keep_large_blocks_apart()
-    here = settings.model_copy(update={"host": "127.0.0.1", "port": 0, "public_url": None})
+    here = settings.model_copy(update={"host": "127.0.0.1", "port": 0, "public_url": None, "callers": None})
     try:
-        with state.folder(here) as folder:
-            return pull_missing(here) or loop.run(_serve(here, None, folder))
-    except state.InUse as exc:
-        log.warning("%s; pictures are kept only while this runs", exc)
-        return pull_missing(here) or loop.run(_serve(here, None))
+        backend = named_backend(here.backend)(here)
+    except UnknownBackend as exc:
+        print(f"gguf-imagegen: {exc}", file=sys.stderr)
+        return 1
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(state.folder(here))
+        except state.InUse:
+            log.warning("another server uses the state folder: pictures are kept only while this runs")
+            folder = None
+        return pull_missing(here) or loop.run(_serve(here, _own_server(here, backend, folder)))
 
 
-async def _serve(settings: Settings, url: str | None, folder: Path | None = None) -> int:
+async def _serve(settings: Settings, reached: AbstractAsyncContextManager[str]) -> int:
     from mcp.server.stdio import stdio_server
 
     async with AsyncExitStack() as stack:
-        if url is None:
-            url = await stack.enter_async_context(_own_server(settings, folder))
+        url = await stack.enter_async_context(reached)
         client = await _connected(stack, _endpoint(url), settings)
         streams = await stack.enter_async_context(stdio_server())
         server = _relay(client, settings.max_input_pixels)
@@ -69,10 +82,10 @@ async def _serve(settings: Settings, url: str | None, folder: Path | None = None
 
 
 @asynccontextmanager
-async def _own_server(settings: Settings, folder: Path | None) -> AsyncIterator[str]:
+async def _own_server(settings: Settings, backend: Backend, folder: Path | None) -> AsyncIterator[str]:
     """A server on a free port of this machine; its address."""
     catalog, default = choose_models(settings)
-    app = make_app(settings, catalog, default, state_dir=folder)
+    app = make_app(settings, catalog, default, backend, folder)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
     await runner.setup()
     assert runner.server is not None
@@ -142,9 +155,7 @@ def _relay(client: Client, max_pixels: int) -> Any:
     ) -> ListToolsResult:
         return await client.list_tools()
 
-    async def call_tool(
-        context: ServerRequestContext[Any], params: CallToolRequestParams
-    ) -> CallToolResult:
+    async def call_tool(context: ServerRequestContext[Any], params: CallToolRequestParams) -> CallToolResult:
         try:
             arguments = await asyncio.to_thread(with_files, params.arguments or {}, max_pixels)
         except ImagegenError as exc:
@@ -183,7 +194,7 @@ def _with_file(value: Any, name: str, max_pixels: int) -> Any:
         file = path.read_bytes()
     except OSError as exc:
         raise InvalidImage(f"{path.name} cannot be read: {exc.strerror}", param=name) from None
-    images.inspect(file, max_pixels=max_pixels, param=name, max_aspect=1000)
+    decode.inspect(file, max_pixels=max_pixels, param=name, max_aspect=1000)
     return f"data:application/octet-stream;base64,{base64.b64encode(file).decode('ascii')}"
 
 

@@ -1,8 +1,8 @@
 """A worker's end of the two pipes to its parent: commands come on stdin, events leave on what was stdout.
 
-Both are frames of `gguf_imagegen.engines.wire`; whatever native code prints goes to stderr. One thread reads and
-one writes, so that the main one can compute. The process dies with its parent: by the end of stdin, and on
-Linux by a signal of the kernel.
+Both are frames of `gguf_imagegen.engines.wire`; whatever native code prints goes to stderr. One thread reads
+and one writes, so that the main one can compute. The process dies with its parent: by the end of stdin, and
+on Linux by a signal of the kernel.
 """
 
 from __future__ import annotations

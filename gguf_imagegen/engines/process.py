@@ -51,8 +51,9 @@ CAUSES: Final = (wire.CRASH, "terminate called", "  what():", wire.ERROR)  # bes
 class EngineProcess:
     """Implements `vocabulary.engine.Engine`: one worker, one command at a time.
 
-    The first load starts it, or a task that needs no loaded model. A worker that neither tells anything nor uses the CPU for
-    `stall_timeout` seconds is killed. `device` is what it computes on, None leaves that to the engine.
+    The first load starts it, or a task that needs no loaded model. A worker that neither tells anything nor
+    uses the CPU for `stall_timeout` seconds is killed. `device` is what it computes on, None leaves that to
+    the engine.
     Whoever leaves an iterator before its end must `close()`: the worker goes on computing.
     """
 

@@ -50,7 +50,7 @@ _FLOW = {"size": "1024x1024", "sampler": "euler", "cfg_scale": 1.0}
 _FLUX = Traits(16, distilled_guidance=True, defaults={**_FLOW, "steps": 20})
 _WHOLE = {"strength": 1.0}  # inpainting models repaint the mask from pure noise
 
-_FAMILIES: Mapping[str, Traits] = {
+FAMILIES: Mapping[str, Traits] = {
     "sd1": _SD,
     "sd1-inpaint": Traits(64, "inpaint", ays=True, defaults={**_SD.defaults, **_WHOLE}),
     "sd1-pix2pix": Traits(64, "reference", ays=True, references=1, defaults=_SD.defaults),
@@ -72,4 +72,4 @@ _FAMILIES: Mapping[str, Traits] = {
 
 def traits_of(family: str) -> Traits | None:
     """The traits of a family, None if this server cannot run it."""
-    return _FAMILIES.get(family)
+    return FAMILIES.get(family)

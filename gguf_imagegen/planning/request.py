@@ -23,30 +23,28 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures.data_urls import decode_data_url
 from gguf_imagegen.planning import bounded_json
 from gguf_imagegen.planning.kwargs import json_object, with_kwargs
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 
-SAMPLERS = (
-    "euler_a", "euler", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm",
-    "ddim_trailing", "tcd", "res_multistep", "res_2s", "er_sde",
-)  # fmt: skip
-SCHEDULES = (
-    "default", "discrete", "karras", "exponential", "ays", "gits", "sgm_uniform", "simple", "smoothstep",
-    "kl_optimal", "lcm", "bong_tangent",
-)  # fmt: skip
 LONGEST_NAME = 100
 MAX_LAYERS = 200
 MAX_SEED = 2**53 - 1
 """Largest seed that survives JSON in every client."""
 
 
-def _known(names: tuple[str, ...], kind: str) -> BeforeValidator:
-    def check(value: object) -> object:
+def _known(kind: Literal["sampler", "schedule"]) -> BeforeValidator:
+    """One of the engine's own: `Abilities` come as pydantic's context."""
+
+    def check(value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
+        able: Abilities = info.context or ABILITIES
+        names = able.samplers if kind == "sampler" else able.schedules
         name = value[:LONGEST_NAME].strip().lower()
         if name in names and len(value) <= LONGEST_NAME:
             return name
@@ -123,12 +121,8 @@ def _option(*names: str, **kwargs: Any) -> Any:
 Text = Annotated[str, AfterValidator(_unicode)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Upload = Annotated[bytes, BeforeValidator(_image)]
-Sampler = Annotated[
-    str, _known(SAMPLERS, "sampler"), WithJsonSchema({"type": "string", "enum": list(SAMPLERS)})
-]
-Schedule = Annotated[
-    str, _known(SCHEDULES, "schedule"), WithJsonSchema({"type": "string", "enum": list(SCHEDULES)})
-]
+Sampler = Annotated[str, _known("sampler")]
+Schedule = Annotated[str, _known("schedule")]
 Size = Annotated[
     tuple[int, int] | None,
     BeforeValidator(_size),
@@ -269,7 +263,7 @@ _FIELD_OF = {
 """The canonical field by every name that a request may use."""
 
 
-def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
+def parse_request(data: Mapping[str, Any], able: Abilities = ABILITIES) -> tuple[ImageRequest, list[str]]:
     """The validated request and warnings on keys that have no effect; raises InvalidRequest kinds.
 
     A null is a field not said: many clients send one for every field they know.
@@ -279,7 +273,7 @@ def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
     if flat and isinstance(data.setdefault("stream_options", {}), Mapping):
         data["stream_options"] = {**flat, **data["stream_options"]}
     try:
-        request = ImageRequest.model_validate(data)
+        request = ImageRequest.model_validate(data, context=able)
     except ValidationError as exc:
         raise _translate(exc) from exc
     warnings = _ignored(data, request)

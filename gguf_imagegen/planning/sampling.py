@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.bounds import Bounds
 from gguf_imagegen.planning.request import ImageRequest
@@ -45,6 +47,11 @@ def check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps"
         )
     if steps < 2 and schedule in ("gits", "karras", "exponential"):
         raise InvalidRequest(f"{param}: schedule {schedule!r} needs at least 2 steps", param=param)
+
+
+def own(default: str, able: Sequence[str]) -> str:
+    """The model's own, if the engine has it, else the engine's first."""
+    return default if default in able or not able else able[0]
 
 
 def step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCache:

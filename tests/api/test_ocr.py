@@ -67,7 +67,11 @@ async def test_what_xinferences_client_reads(running: RunningApp) -> None:
         assert await asyncio.to_thread(handle.ocr, of_width(BLANK)) == ""
         told = await asyncio.to_thread(lambda: handle.ocr(of_width(64), return_dict=True))
     assert told["task"] == "ocr"
-    assert told["lines"][0] == {"text": "Hello", "score": 0.99, "box": [list(point) for point in LINES[0].box]}
+    assert told["lines"][0] == {
+        "text": "Hello",
+        "score": 0.99,
+        "box": [list(point) for point in LINES[0].box],
+    }
 
 
 async def test_json_is_taken_too(running: RunningApp) -> None:
@@ -198,4 +202,3 @@ def test_the_library_is_not_imported() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout == "[]\n"
-

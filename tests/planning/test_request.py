@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AliasChoices
 
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.request import (
     MAX_SEED,
-    SAMPLERS,
-    SCHEDULES,
     ImageRequest,
     from_form,
     parse_request,
@@ -207,14 +206,14 @@ def test_a_near_miss_is_helped(name: str, near: str) -> None:
     """A misspelt sampler is answered with the nearest one and with the whole list."""
     message = str(refused(sampler=name))
     assert f"did you mean {near!r}" in message
-    assert all(sampler in message for sampler in SAMPLERS)
+    assert all(sampler in message for sampler in ABILITIES.samplers)
 
 
 def test_a_wild_name_gets_the_list_only() -> None:
     """No hint is better than a silly one; the valid schedules are listed all the same."""
     message = str(refused(scheduler="zzzz"))
     assert "did you mean" not in message
-    assert all(schedule in message for schedule in SCHEDULES)
+    assert all(schedule in message for schedule in ABILITIES.schedules)
 
 
 def test_null_is_not_said() -> None:

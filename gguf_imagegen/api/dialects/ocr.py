@@ -8,11 +8,11 @@ https://github.com/xorbitsai/inference/blob/main/xinference/model/image/ocr/deep
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from aiohttp import web
 from msgspec import to_builtins
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
@@ -41,6 +41,25 @@ class OcrRequest(BaseModel):
     model: str | None = Field(None, max_length=200)
     task: str = Field(TASK, max_length=200)
     return_dict: bool = False
+
+
+class OcrLine(BaseModel):
+    """`box` is the line's corners in pixels, clockwise from the top left one; `score` is 0 to 1."""
+
+    text: str
+    score: float
+    box: list[tuple[float, float]]
+
+
+class OcrLines(BaseModel):
+    """With `return_dict`."""
+
+    task: Literal["ocr"]
+    lines: list[OcrLine]
+
+
+class OcrAnswer(RootModel[str | OcrLines]):
+    """The text, its lines parted by newlines."""
 
 
 async def ocr(request: web.Request) -> web.Response:

@@ -73,6 +73,11 @@ FRAMES = (
 )
 CHAT_FRAMES = "With `stream: true`: `chat.completion.chunk` frames, a picture each, and `data: [DONE]`."
 JOB_FRAMES = "One frame for each event of the job, its number as `id:`, and `data: [DONE]` at the end."
+MCP_HELLO = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "curl", "version": "8"},
+}
 MCP_FRAMES = "JSON-RPC messages of the Model Context Protocol: progress, then the answer."
 PULL_FRAMES = "Events `progress`, `verifying`, then `done` or `error`; comments as heartbeats."
 CAT = {"prompt": "a lovely cat", "size": "64x64", "steps": 2}
@@ -120,6 +125,10 @@ LAST_EVENT = Param(
     "go on after this event",
 )  # fmt: skip
 LAST_EVENT_QUERY = Param("last_event_id", "query", LAST_EVENT.schema, "the same, for browsers")
+TEXT = (
+    *READING, errors.InvalidImage, errors.UnsupportedOperation, errors.QueueFull, errors.ReadingFailed,
+    errors.WorkerCrashed, errors.InsufficientMemory, errors.NotInstalled,
+)  # fmt: skip
 MCP = (*READING, errors.NotFound, errors.MethodNotAllowed, errors.NotInstalled)
 EXPIRED = (native.JobExpired, errors.JobNotFound)
 
@@ -224,16 +233,13 @@ CONTRACTS: Mapping[Any, Contract] = {
         "prompt", "image", "mask", prompt="a hat", image=PICTURE_TEXT, mask_image=PICTURE_TEXT
     ),
     ocr.ocr: Contract(
-        answers.OcrAnswer,
+        ocr.OcrAnswer,
         ocr.OcrRequest,
         required=("image",),
         form=True,
-        errors=(
-            *READING, errors.InvalidImage, errors.UnsupportedOperation, errors.QueueFull, errors.ReadingFailed,
-            errors.WorkerCrashed, errors.InsufficientMemory, errors.NotInstalled,
-        ),
+        errors=TEXT,
         example={"image": PICTURE_TEXT},
-    ),  # fmt: skip
+    ),
     xinference.progress: Contract(answers.RequestProgress, errors=(errors.InvalidRequest,)),
     xinference.abort: Contract(answers.AbortAnswer, errors=(errors.ModelNotFound,)),
     # Model Context Protocol
@@ -242,12 +248,12 @@ CONTRACTS: Mapping[Any, Contract] = {
         answers.JsonRpc,
         required=("jsonrpc", "method"),
         errors=MCP,
-        also={202: None, 406: answers.JsonRpc},
+        also={202: None},
         media=(JSON, EVENTS),
         events=MCP_FRAMES,
-        example={"jsonrpc": "2.0", "id": 1, "method": "tools/list"},
+        example={"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": MCP_HELLO},
     ),
-    mcp.stream: Contract(None, errors=MCP, also={406: answers.JsonRpc}, media=(EVENTS,), events=MCP_FRAMES),
+    mcp.stream: Contract(None, errors=MCP, media=(EVENTS,), events=MCP_FRAMES),
     mcp.end: Contract(None, errors=MCP),
     # AUTOMATIC1111
     pictures.txt2img: _a1111_pictures("prompt", prompt="a lovely cat", width=64, height=64, steps=2),

@@ -64,8 +64,8 @@ class Reader:
             raise QueueFull(f"{every} pictures wait to be read; try again later", retry_after=5)
         if caller.bounds.jobs is not None and own >= caller.bounds.jobs:
             raise QueueFull(
-                f"{own} pictures of {caller.name} wait to be read, and it may have {caller.bounds.jobs} at once;"
-                " try again later",
+                f"{own} pictures of {caller.name} wait to be read, and it may have {caller.bounds.jobs}"
+                " at once; try again later",
                 retry_after=5,
             )
 

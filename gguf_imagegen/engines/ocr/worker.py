@@ -1,7 +1,7 @@
 """The process that reads text: `python -m gguf_imagegen.engines.ocr.worker THREADS`. It may die at any time.
 
-RapidOCR (https://github.com/RapidAI/RapidOCR) on onnxruntime, with the models of its wheel: PP-OCR's detection
-and recognition, which know Latin, Chinese and Japanese writing. Pictures are decoded here, too.
+RapidOCR (https://github.com/RapidAI/RapidOCR) on onnxruntime, with the models in its wheel: PP-OCR's
+detection and recognition of Latin, Chinese and Japanese writing. Pictures are decoded here, too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gguf_imagegen.engines import pipes, wire
 from gguf_imagegen.engines.pipes import print_line
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode
 from gguf_imagegen.vocabulary.engine import Read
 from gguf_imagegen.vocabulary.errors import InvalidImage
 from gguf_imagegen.vocabulary.events import Done, EngineEvent, Failed, TextFound, TextLine
@@ -58,7 +58,7 @@ class Reader:
 
     def read(self, task: Read) -> tuple[TextLine, ...]:
         """The lines of text. Raises InvalidImage."""
-        picture = images.decode(
+        picture = decode.decode(
             task.file,
             max_pixels=task.max_pixels,
             param="image",
@@ -66,7 +66,7 @@ class Reader:
             enough=(LONGEST, LONGEST),
         )
         whole = picture.size
-        flat = images.flatten(picture)
+        flat = decode.flatten(picture)
         flat.thumbnail((LONGEST, LONGEST))
         scale = whole[0] / flat.width, whole[1] / flat.height
         found = self._ocr(np.asarray(flat)[:, :, ::-1].copy())  # BGR, as OpenCV has it

@@ -1,4 +1,4 @@
-"""What the tools of the MCP server take, as models, and what they are for, in the words that a model reads."""
+"""What the tools of the MCP server take, and what they are for, in the words that a language model reads."""
 
 from __future__ import annotations
 
@@ -106,7 +106,9 @@ def schema_of(kind: type[Arguments]) -> dict[str, Any]:
     required = schema.get("required", ())
     order = sorted(schema["properties"], key=lambda name: (name not in required, name == "wait_seconds"))
     properties = {name: _plain(schema["properties"][name]) for name in order}
-    kept = {key: value for key, value in schema.items() if key in ("type", "required", "additionalProperties")}
+    kept = {
+        key: value for key, value in schema.items() if key in ("type", "required", "additionalProperties")
+    }
     return {**kept, "properties": properties}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from importlib.util import find_spec
 from typing import Any, TypeAlias
 
@@ -16,15 +16,17 @@ from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
-from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.streams.writing import hang_up, write
 from gguf_imagegen.vocabulary.errors import ImagegenError, NotInstalled
 
 Message: TypeAlias = MutableMapping[str, Any]
 Asgi: TypeAlias = Callable[
-    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]
+    [Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]],
+    Coroutine[Any, Any, None],
 ]
 INSTALL = "pip install 'gguf-imagegen[mcp]'"
+JSON, STREAM = b"application/json", b"text/event-stream"
+SAID_ANEW = ("accept", "content-type", "content-length", "content-encoding", "transfer-encoding")
 LAST_WORDS = 5.0
 """Seconds that the application has to notice that its client left."""
 INVALID = -32600
@@ -121,14 +123,14 @@ def _server() -> Any:
 
 
 def _scope(request: web.Request) -> Message:
-    """The request as ASGI has it; its body is written anew, so what the headers said of it is left out."""
+    """The request as ASGI has it; its body is written anew, and any client can read what is answered."""
     server = _server()
     headers = [
         (name.lower().encode("latin-1"), value.encode("utf-8", "surrogateescape"))
         for name, value in request.headers.items()
-        if name.lower() not in ("content-type", "content-length", "content-encoding", "transfer-encoding")
+        if name.lower() not in SAID_ANEW
     ]
-    headers.append((b"content-type", b"application/json"))
+    headers += [(b"content-type", JSON), (b"accept", JSON + b", " + STREAM)]
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -177,7 +179,7 @@ class _Answer:
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
-            if dict(message.get("headers", ())).get(b"content-type", b"").startswith(b"text/event-stream"):
+            if dict(message.get("headers", ())).get(b"content-type", b"").startswith(STREAM):
                 await self._stream(b"")
             return
         data, more = message.get("body", b""), message.get("more_body", False)

@@ -1,4 +1,4 @@
-"""The MCP server on the official SDK (https://github.com/modelcontextprotocol/python-sdk): tools in its types.
+"""The MCP server on the official SDK, https://github.com/modelcontextprotocol/python-sdk: tools in its types.
 
 The one module of the API that imports the SDK; it is imported at the first call of /mcp.
 """
@@ -37,7 +37,8 @@ SESSIONS = 256
 """Of clients that speak MCP as it was before July 2026, at once."""
 INSTRUCTIONS = (
     "Makes and changes pictures on this machine. A picture can take minutes: a tool that does not answer with"
-    " pictures answers with a job id, and job_status waits for the rest. Show people the addresses of pictures."
+    " pictures answers with a job id, and job_status waits for the rest. Show people the addresses of"
+    " pictures."
 )
 
 

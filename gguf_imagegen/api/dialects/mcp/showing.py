@@ -11,7 +11,7 @@ from PIL import Image
 
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode, encode
 
 LARGEST = 700_000
 """Bytes of all pictures in one answer: Claude Desktop takes a mebibyte of base64 and words."""
@@ -29,7 +29,7 @@ class Shown:
 
 
 def job_shown(job: Job, scheduler: Scheduler, url: Callable[[str], str]) -> Shown:
-    """Where the job stands, with its pictures or else its newest preview. Reads files: call it in a thread."""
+    """Where the job stands, with its pictures or else its newest preview. Reads files, in a thread."""
     made = [{"url": url(each.name), "seed": each.seed, "width": each.width, "height": each.height}
             for each in job.images]  # fmt: skip
     data: dict[str, Any] = {
@@ -72,9 +72,9 @@ def fitting(file: bytes, most: int) -> tuple[bytes, str]:
         return file, f"image/{(picture.format or 'png').lower()}"
     smaller = file
     for side in SIDES:
-        copy = images.flatten(picture.convert("RGB"))
+        copy = decode.flatten(picture.convert("RGB"))
         copy.thumbnail((side, side))
-        smaller = images.encode_picture(copy, format="jpeg", compression=85)
+        smaller = encode.encode_picture(copy, format="jpeg", compression=85)
         if len(smaller) <= most:
             break
     return smaller, "image/jpeg"

@@ -179,8 +179,7 @@ def _latest(call: Call) -> Shown:
     caller = caller_of(call.request)
     jobs = [job for job in reversed(call.service.scheduler.jobs.values()) if caller.may_see(job.caller)]
     data = [
-        {"job_id": job.id, "status": job.status, "progress": round(job.progress, 2)}
-        for job in jobs[:LATEST]
+        {"job_id": job.id, "status": job.status, "progress": round(job.progress, 2)} for job in jobs[:LATEST]
     ]
     words = "\n".join(f"{each['job_id']}: {each['status']}, {each['progress']:.0f} %" for each in data)
     return Shown(words or "you have no jobs", {"jobs": data})

@@ -89,7 +89,9 @@ def error_body(error: ImagegenError) -> dict[str, Any]:
 async def capabilities(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/capabilities, of the default model."""
     entry = request.app[SERVICE].model(None)
-    return web.json_response(await asyncio.to_thread(capabilities_of, entry, request.app[SERVICE].settings))
+    service = request.app[SERVICE]
+    found = await asyncio.to_thread(capabilities_of, entry, service.settings, service.abilities)
+    return web.json_response(found)
 
 
 @native_errors
