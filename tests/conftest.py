@@ -41,6 +41,16 @@ from tests.fake_engines import FakeBackend
 DEADLINE = 60.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all` has the tests that check the same on many examples take all of them."""
+    parser.addoption("--all", action="store_true", help="all examples, where the default run takes a part")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What needs a library of 400 MB is there with `--all` alone; tests/clients/install has it then."""
+    return True if collection_path.name == "test_rapidocr.py" and not config.getoption("all") else None
+
+
 def pytest_configure() -> None:
     """Ctrl-C ends programs that tests start, even where a shell ignores it; examples have no deadline."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

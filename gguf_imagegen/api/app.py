@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, system, web_page
 from gguf_imagegen.api.callers import CALLERS, Callers
-from gguf_imagegen.api.dialects import chat, ocr, openai, xinference
+from gguf_imagegen.api.dialects import chat, ocr, openai, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111_routes
 from gguf_imagegen.api.dialects.mcp import routes as mcp
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp_routes
@@ -46,6 +46,8 @@ ROUTES = [
     web.post("/v1/models/pull", pull.pull_model),
     web.get("/v1/models/pull/{id}", pull.get_pull),
     web.delete("/v1/models/pull/{id}", pull.cancel_pull),
+    web.get("/v1/models/{id}/progress", xinference.launch_progress),
+    web.get("/v1/models/{org}/{name}", models.get_model),
     web.delete("/v1/models/{id}", pull.remove_model),
     web.post("/v1/models/{id}/load", models.load_model),
     web.post("/v1/models/{id}/unload", models.unload_model),
@@ -66,12 +68,14 @@ ROUTES = [
     web.post("/sdcpp/v1/jobs/{id}/cancel", sdcpp_routes.cancel_job),
     # vLLM-Omni
     web.post("/v1/chat/completions", chat.completions),
+    web.post("/v1/responses", responses.create),
     # OpenVINO Model Server
     web.post("/v3/images/generations", openai.generations),
     web.post("/v3/images/edits", openai.edits),
     web.post("/v3/images/variations", openai.variations),
     web.get("/v3/models", models.list_models),
     web.get("/v3/models/{id}", models.get_model),
+    web.get("/v3/models/{org}/{name}", models.get_model),
     web.get("/v1/config", xinference.config),
     web.get("/v3/config", xinference.config),
     # GPUStack
@@ -81,7 +85,11 @@ ROUTES = [
     web.post("/v1-openai/image/edit", openai.edits),
     web.get("/v1-openai/models", models.list_models),
     web.get("/v1-openai/models/{id}", models.get_model),
+    web.get("/v1-openai/models/{org}/{name}", models.get_model),
     # Xinference
+    web.post("/v1/models", xinference.launch),
+    web.get("/v1/model_registrations/{type}", xinference.registrations),
+    web.get("/v1/model_registrations/{type}/{name}", xinference.registration),
     web.post("/v1/images/inpainting", xinference.inpainting),
     web.post("/v1/images/ocr", ocr.ocr),
     web.get("/v1/requests/{request_id}/progress", xinference.progress),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -38,21 +38,31 @@ class Work:
 
 
 async def begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, *, extra_args: bool = True
+    request: web.Request,
+    fields: Mapping[str, Any],
+    operation: Operation,
+    *,
+    extra_args: bool = True,
+    notes: Sequence[str] = (),
 ) -> Work:
     """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
 
-    With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`.
+    `notes` are further warnings. With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`.
     """
-    work = await _begin(request, fields, operation, extra_args)
+    work = await _begin(request, fields, operation, extra_args, notes)
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 
 
 async def _begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, extra_args: bool
+    request: web.Request,
+    fields: Mapping[str, Any],
+    operation: Operation,
+    extra_args: bool,
+    notes: Sequence[str],
 ) -> Work:
     wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args, request.app[SERVICE].abilities)
+    warnings = [*request.get(body.NOTES, []), *notes, *warnings]
     attempt = await request.app[ATTEMPTS].of(request, fields)
     if attempt is None:
         return Work(await _submit(request, wanted, operation, warnings), wanted)

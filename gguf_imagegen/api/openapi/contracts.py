@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from gguf_imagegen.api import answers, gallery, jobs, models, pull, system, web_page
-from gguf_imagegen.api.dialects import chat, ocr, openai, xinference
+from gguf_imagegen.api.dialects import chat, ocr, openai, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import answers as a1111_answers
 from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures
 from gguf_imagegen.api.dialects.a1111 import progress as a1111_progress
@@ -32,6 +32,21 @@ class ChatRequest(BaseModel):
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     extra_body: dict[str, Any] = {}
+
+
+class ResponsesRequest(BaseModel):
+    """`tools` has one of the type `image_generation`, with the fields of an image request in it or beside."""
+
+    input: str | list[dict[str, Any]]
+    tools: list[dict[str, Any]] = Field(min_length=1)
+    previous_response_id: str | None = None
+
+
+class LaunchRequest(BaseModel):
+    """Xinference's other fields (replicas, GPUs, engines) are ignored: the server decides."""
+
+    model_name: str
+    quantization: str | None = None
 
 
 class OptionsRequest(BaseModel):
@@ -64,6 +79,9 @@ IDEMPOTENCY = Param(
     "Idempotency-Key", "header", {"type": "string", "pattern": "^[A-Za-z0-9-]{1,64}$"},
     "requests with one key and one body share one job",
 )  # fmt: skip
+CONTENT = Param(
+    "content", "query", {"type": "string", "enum": ["text", "parts"]}, "what the message's content is"
+)
 ASYNC = {202: answers.JobObject}
 FRAMES = (
     "With `stream: true`: `data:` lines of JSON, comments as heartbeats, `data: [DONE]` at the end, `event:"
@@ -72,6 +90,10 @@ FRAMES = (
     " both."
 )
 CHAT_FRAMES = "With `stream: true`: `chat.completion.chunk` frames, a picture each, and `data: [DONE]`."
+RESPONSE_FRAMES = (
+    "With `stream: true`: the events of OpenAI's Responses API from `response.created` to `response.completed`"
+    " or `response.failed`; partial images as `response.image_generation_call.partial_image`."
+)
 JOB_FRAMES = "One frame for each event of the job, its number as `id:`, and `data: [DONE]` at the end."
 MCP_HELLO = {
     "protocolVersion": "2025-11-25",
@@ -80,6 +102,8 @@ MCP_HELLO = {
 }
 MCP_FRAMES = "JSON-RPC messages of the Model Context Protocol: progress, then the answer."
 PULL_FRAMES = "Events `progress`, `verifying`, then `done` or `error`; comments as heartbeats."
+FILES_OF_PICTURES = ("image/png", "image/jpeg", "image/webp", "application/zip")
+"""With `response_format: "file"`."""
 CAT = {"prompt": "a lovely cat", "size": "64x64", "steps": 2}
 PICTURE_TEXT = "data:image/png;base64,..."
 
@@ -92,7 +116,7 @@ def _images(*required: str, **example: Any) -> Contract:
         form=True,
         errors=PICTURE,
         also=ASYNC,
-        media=(JSON, EVENTS),
+        media=(JSON, EVENTS, *FILES_OF_PICTURES),
         events=FRAMES,
         params=(PREFER, IDEMPOTENCY),
         example=example,
@@ -155,7 +179,7 @@ CONTRACTS: Mapping[Any, Contract] = {
     openai.generations: _images("prompt", **CAT),
     openai.edits: _images("prompt", "image", prompt="a dog", image=PICTURE_TEXT, strength=0.5),
     openai.variations: _images("image", image=PICTURE_TEXT, n=2),
-    openai.files: Contract(None, errors=(errors.NotFound,), media=("image/png", "image/jpeg", "image/webp")),
+    openai.files: Contract(None, errors=(errors.NotFound,), media=FILES_OF_PICTURES[:3]),
     models.list_models: Contract(answers.ModelList),
     models.get_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound,)),
     models.load_model: Contract(
@@ -224,8 +248,18 @@ CONTRACTS: Mapping[Any, Contract] = {
         also=ASYNC,
         media=(JSON, EVENTS),
         events=CHAT_FRAMES,
-        params=(PREFER, IDEMPOTENCY),
+        params=(PREFER, IDEMPOTENCY, CONTENT),
         example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
+    ),
+    responses.create: Contract(
+        answers.ResponseAnswer,
+        ResponsesRequest,
+        errors=(*PICTURE, errors.JobNotFound),
+        also=ASYNC,
+        media=(JSON, EVENTS),
+        events=RESPONSE_FRAMES,
+        params=(PREFER, IDEMPOTENCY),
+        example={"input": "a lovely cat", "tools": [{"type": "image_generation", "size": "64x64"}]},
     ),
     # OpenVINO Model Server, Xinference
     xinference.config: Contract(answers.ModelStates),
@@ -240,6 +274,28 @@ CONTRACTS: Mapping[Any, Contract] = {
         errors=TEXT,
         example={"image": PICTURE_TEXT},
     ),
+    xinference.launch: Contract(
+        answers.LaunchAnswer,
+        LaunchRequest,
+        required=("model_name",),
+        errors=(
+            *READING,
+            *MODEL,
+            *ADMIN,
+            errors.UnsupportedOperation,
+            errors.ModelLoadFailed,
+            errors.WorkerCrashed,
+            errors.InsufficientMemory,
+            errors.ServerBusy,
+        ),
+        params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
+        example={"model_name": "sd-turbo", "model_type": "image"},
+    ),
+    xinference.launch_progress: Contract(answers.RequestProgress, errors=(errors.ModelNotFound,)),
+    xinference.registrations: Contract(
+        answers.ObjectList, params=(Param("detailed", "query", {"type": "boolean"}, "more of each"),)
+    ),
+    xinference.registration: Contract(errors=(errors.ModelNotFound,)),
     xinference.progress: Contract(answers.RequestProgress, errors=(errors.InvalidRequest,)),
     xinference.abort: Contract(answers.AbortAnswer, errors=(errors.ModelNotFound,)),
     # Model Context Protocol

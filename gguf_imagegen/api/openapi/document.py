@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from gguf_imagegen import __version__
 from gguf_imagegen.api import answers
-from gguf_imagegen.api.middleware import A1111, AZURE, GPUSTACK, is_open
+from gguf_imagegen.api.dialects.gpustack import PATHS as GPUSTACK
+from gguf_imagegen.api.middleware import A1111, AZURE, is_open
 from gguf_imagegen.api.openapi.contract import (
     EVENTS,
     FORM,

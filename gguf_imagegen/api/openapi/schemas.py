@@ -17,7 +17,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from gguf_imagegen.api.dialects.a1111 import request as a1111
 from gguf_imagegen.api.dialects.chat import OF_CHAT
 from gguf_imagegen.api.dialects.sdcpp.request import LEAVES, Leaf
-from gguf_imagegen.planning.request import ACCEPTED_WITHOUT_EFFECT, ImageRequest
+from gguf_imagegen.planning.request import WITHOUT_EFFECT, ImageRequest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 
@@ -57,7 +57,7 @@ def component_schemas(
 def _complete_dialects(schemas: dict[str, Schema], settings: Settings, able: Abilities) -> None:
     """What the dialects' handlers read beside their models."""
     image = schemas["ImageRequest"]["properties"]
-    image |= {name: {"description": NO_EFFECT} for name in sorted(ACCEPTED_WITHOUT_EFFECT - image.keys())}
+    image |= {name: {"description": NO_EFFECT} for name in sorted(WITHOUT_EFFECT.keys() - image.keys())}
     image["kwargs"] = {
         "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
         "description": "further fields, as Xinference's clients send them; others go before them",

@@ -163,7 +163,7 @@ async def _job_object(app: web.Application, job: Job) -> dict[str, Any]:
         "step": progress.step if progress else 0,
         "steps": progress.steps if progress else job.plan.sampling_steps,
         "eta": scheduler.eta(job),
-        "model": job.plan.entry.id,
+        "model": job.plan.name,
         "warnings": job.warnings,
     }
 

@@ -1,4 +1,4 @@
-"""The library that reads text, in the process that the server starts: tests/clients/install has put it there."""
+"""The library that reads text, in the process that the server starts; tests/clients/install has it with --all."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gguf_imagegen.vocabulary.engine import Read
 from gguf_imagegen.vocabulary.errors import InvalidImage
 from tests.api.client import png
 
-PYTHON = Path(__file__).parents[2] / "build" / "clients" / "ocr" / "bin" / "python"
+PYTHON = Path(__file__).parents[2] / "build" / "ocr" / "bin" / "python"
 MANY = 50_000_000
 WORDS = ["Hello world 1234", "A second line of text"]
 
