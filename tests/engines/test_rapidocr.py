@@ -1,4 +1,4 @@
-"""The library that reads text, in the process that the server starts; tests/clients/install has it with --all."""
+"""The library that reads text, in the server's process for it; tests/clients/install --all has it."""
 
 from __future__ import annotations
 
