@@ -18,10 +18,20 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import PICTURE_TEXT, READING, endpoint
 from gguf_imagegen.planning.kwargs import with_kwargs
 from gguf_imagegen.planning.request import Upload
 from gguf_imagegen.vocabulary.engine import Read
-from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import (
+    InsufficientMemory,
+    InvalidImage,
+    InvalidRequest,
+    NotInstalled,
+    QueueFull,
+    ReadingFailed,
+    UnsupportedOperation,
+    WorkerCrashed,
+)
 
 TASK = "ocr"
 """The one of DeepDoc's tasks that is served."""
@@ -62,6 +72,17 @@ class OcrAnswer(RootModel[str | OcrLines]):
     """The text, its lines parted by newlines."""
 
 
+@endpoint(
+    OcrAnswer,
+    request=OcrRequest,
+    required=("image",),
+    form=True,
+    errors=(
+        *READING, InvalidImage, UnsupportedOperation, QueueFull, ReadingFailed, WorkerCrashed,
+        InsufficientMemory, NotInstalled,
+    ),
+    example={"image": PICTURE_TEXT},
+)  # fmt: skip
 async def ocr(request: web.Request) -> web.Response:
     """POST /v1/images/ocr: the text in `image`, line by line; with `return_dict` where each line is."""
     reader, caller = request.app[SERVICE].reader, caller_of(request)

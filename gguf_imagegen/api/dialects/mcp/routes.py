@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
 from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
+from gguf_imagegen.api.dialect import Dialect, ErrorForm
+from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import EVENTS, JSON, READING, endpoint
 from gguf_imagegen.api.streams.writing import hang_up, write
-from gguf_imagegen.vocabulary.errors import ImagegenError, NotInstalled
+from gguf_imagegen.vocabulary.errors import ImagegenError, MethodNotAllowed, NotFound, NotInstalled
 
 Message: TypeAlias = MutableMapping[str, Any]
 Asgi: TypeAlias = Callable[
@@ -25,7 +29,13 @@ Asgi: TypeAlias = Callable[
     Coroutine[Any, Any, None],
 ]
 INSTALL = "pip install 'gguf-imagegen[mcp]'"
-JSON, STREAM = b"application/json", b"text/event-stream"
+FRAMES = "JSON-RPC messages of the Model Context Protocol: progress, then the answer."
+HELLO = {
+    "protocolVersion": "2025-11-25",
+    "capabilities": {},
+    "clientInfo": {"name": "curl", "version": "8"},
+}
+REFUSALS = (*READING, NotFound, MethodNotAllowed, NotInstalled)
 SAID_ANEW = ("accept", "content-type", "content-length", "content-encoding", "transfer-encoding")
 LAST_WORDS = 5.0
 """Seconds that the application has to notice that its client left."""
@@ -77,28 +87,37 @@ def require_sdk() -> None:
         raise NotInstalled(f"MCP needs a library that is not installed: run {INSTALL} and start again")
 
 
+@endpoint(
+    answers.JsonRpc,
+    request=answers.JsonRpc,
+    required=("jsonrpc", "method"),
+    errors=REFUSALS,
+    also={202: None},
+    media=(JSON, EVENTS),
+    events=FRAMES,
+    example={"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": HELLO},
+)
 async def mcp(request: web.Request) -> web.StreamResponse:
     """POST /mcp: one message of the Model Context Protocol (streamable HTTP): tools for chat programs."""
     return await _handled(request)
 
 
+@endpoint(None, errors=REFUSALS, media=(EVENTS,), events=FRAMES)
 async def stream(request: web.Request) -> web.StreamResponse:
     """GET /mcp: what a session has to say beside its answers; for clients of MCP before July 2026."""
     return await _handled(request)
 
 
+@endpoint(None, errors=REFUSALS)
 async def end(request: web.Request) -> web.StreamResponse:
     """DELETE /mcp: end a session; for clients of MCP before July 2026."""
     return await _handled(request)
 
 
 async def _handled(request: web.Request) -> web.StreamResponse:
-    try:
-        require_sdk()
-        body = json.dumps(await read_body(request)).encode() if request.method == "POST" else b""
-        app = await request.app[ENDPOINT].app()
-    except ImagegenError as exc:
-        return _refusal(str(exc.body()["detail"]), exc.status)
+    require_sdk()
+    body = json.dumps(await read_body(request)).encode() if request.method == "POST" else b""
+    app = await request.app[ENDPOINT].app()
     answer = _Answer(request, body)
     serving = asyncio.create_task(app(_scope(request), answer.receive, answer.send))
     try:
@@ -111,9 +130,12 @@ async def _handled(request: web.Request) -> web.StreamResponse:
     return await answer.whole()
 
 
-def _refusal(words: str, status: int) -> web.Response:
-    error = {"code": INVALID, "message": words}
-    return web.json_response({"jsonrpc": "2.0", "id": None, "error": error}, status=status)
+def _refused(error: ImagegenError) -> Mapping[str, Any]:
+    return _refusal(str(error.body()["detail"]))
+
+
+def _refusal(words: str) -> Mapping[str, Any]:
+    return {"jsonrpc": "2.0", "id": None, "error": {"code": INVALID, "message": words}}
 
 
 def _server() -> Any:
@@ -130,7 +152,7 @@ def _scope(request: web.Request) -> Message:
         for name, value in request.headers.items()
         if name.lower() not in SAID_ANEW
     ]
-    headers += [(b"content-type", JSON), (b"accept", JSON + b", " + STREAM)]
+    headers += [(b"content-type", JSON.encode()), (b"accept", f"{JSON}, {EVENTS}".encode())]
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -179,7 +201,7 @@ class _Answer:
     async def _send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._start = message
-            if dict(message.get("headers", ())).get(b"content-type", b"").startswith(STREAM):
+            if dict(message.get("headers", ())).get(b"content-type", b"").startswith(EVENTS.encode()):
                 await self._stream(b"")
             return
         data, more = message.get("body", b""), message.get("more_body", False)
@@ -205,7 +227,7 @@ class _Answer:
         """Errors that the application has no words for, or plain ones, get those of JSON-RPC."""
         made = self._made(web.Response(body=data))
         if made.status >= 400 and b"content-type" not in dict(self._start.get("headers", ())):
-            return _refusal(data.decode() or made.reason or "refused", made.status)
+            return web.json_response(_refusal(data.decode() or made.reason or "refused"), status=made.status)
         return made
 
     def _made(self, response: web.StreamResponse) -> web.StreamResponse:
@@ -214,3 +236,18 @@ class _Answer:
             if name.lower() not in (b"content-length", b"connection"):
                 response.headers[name.decode("latin-1")] = value.decode("latin-1")
         return response
+
+
+def _prepare(app: web.Application) -> None:
+    app[ENDPOINT] = Endpoint(app[SERVICE].settings.max_body_bytes)
+    app.on_shutdown.append(app[ENDPOINT].close)
+
+
+DIALECT = Dialect(
+    "mcp",
+    "MCP",
+    [web.get("/mcp", stream, allow_head=False), web.post("/mcp", mcp), web.delete("/mcp", end)],
+    roots=("/mcp",),
+    errors=ErrorForm(answers.JsonRpc, _refused),
+    prepare=_prepare,
+)
