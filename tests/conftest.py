@@ -48,6 +48,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="all examples, where the default run takes a part")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What needs a library of 400 MB is there with `--all` alone; tests/clients/install has it then."""
+    return True if collection_path.name == "test_rapidocr.py" and not config.getoption("all") else None
+
+
 def pytest_configure() -> None:
     """Ctrl-C ends programs that tests start, even where a shell ignores it; examples have no deadline."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -215,7 +220,7 @@ RunningApp = Callable[..., AbstractAsyncContextManager[App]]
 def running(model_dir: Path) -> RunningApp:
     """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave.
 
-    Or with a `backend=` of one's own, as `--backend` takes it.
+    Or with a `backend=` of one's own, as `--backend` takes it; `reader=` makes an engine that reads text.
     """
 
     @contextlib.asynccontextmanager
@@ -223,6 +228,7 @@ def running(model_dir: Path) -> RunningApp:
         *,
         engine: Callable[[], Engine] | None = None,
         backend: Callable[[Settings], Backend] = SdCpp,
+        reader: Callable[[], Engine] | None = None,
         bounds: Bounds | None = None,
         waits: Waits = USUAL,
         **settings: Any,
@@ -231,7 +237,7 @@ def running(model_dir: Path) -> RunningApp:
         chosen = Settings(**values)
         catalog, default = choose_models(chosen)
         found = FakeBackend(chosen, engine) if engine else backend(chosen)
-        app = make_app(chosen, catalog, default, found, waits=waits)
+        app = make_app(chosen, catalog, default, found, make_reader=reader, waits=waits)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None

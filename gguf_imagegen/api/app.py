@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialect import Dialect, Dialects
 from gguf_imagegen.api.dialects import chat, gpustack, llamabox, openai, ovms, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111
+from gguf_imagegen.api.dialects.mcp import routes as mcp
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
 from gguf_imagegen.api.job_log import JobLog
@@ -39,6 +40,7 @@ from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 OURS = (
@@ -108,6 +110,7 @@ DIALECTS = (
     ovms.DIALECT,
     gpustack.DIALECT,
     xinference.DIALECT,
+    mcp.DIALECT,
 )
 """What --dialects chooses from, beside the dialects of installed packages."""
 
@@ -121,9 +124,10 @@ def make_app(
     backend: Backend,
     state_dir: Path | None = None,
     *,
+    make_reader: Callable[[], Engine] | None = None,
     waits: Waits = USUAL,
 ) -> web.Application:
-    """The whole server, whose pictures this backend computes.
+    """The whole server, whose pictures this backend computes; `make_reader` is as `Service` takes it.
 
     Without a state folder, which must be this server's alone, all is forgotten at the end. Raises
     InvalidRequest for dialects that there are not.
@@ -147,6 +151,7 @@ def make_app(
         backend,
         state_dir=state_dir,
         observers=(metrics.job_event, job_log.job_event),
+        make_reader=make_reader,
         waits=waits,
     )
     service.pool.ended = metrics.worker_ended

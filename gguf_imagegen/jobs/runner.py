@@ -32,6 +32,7 @@ from gguf_imagegen.vocabulary.events import (
     PhaseChanged,
     Preview,
     Progress,
+    TextFound,
     Timings,
 )
 
@@ -132,7 +133,7 @@ class Runner:
                     made.append((picture, timings))
             case PhaseChanged() | Progress() | Notice() | Loading():
                 self._publish(job, event)
-            case Loaded() | Failed() | Done():
+            case Loaded() | TextFound() | Failed() | Done():
                 pass
 
     async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:

@@ -6,15 +6,12 @@ As a program it is that engine's worker.
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator
-from queue import SimpleQueue
 
-from gguf_imagegen.engines import wire
+from gguf_imagegen.engines import pipes
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.engines.sdcpp import worker
-from gguf_imagegen.machine.processes import become_worker
 from gguf_imagegen.vocabulary import events
 from gguf_imagegen.vocabulary.engine import Task
 from gguf_imagegen.vocabulary.events import EngineEvent
@@ -50,13 +47,8 @@ class StampingWorker(worker.Worker):
 
 def main() -> None:
     """`worker.main` with the class above."""
-    messages = worker._private_stdout()
-    become_worker()
-    commands: SimpleQueue[wire.Command] = SimpleQueue()
-    told: SimpleQueue[EngineEvent] = SimpleQueue()
-    threading.Thread(target=worker._read_commands, args=(sys.stdin.buffer, commands), daemon=True).start()
-    threading.Thread(target=worker._write_events, args=(messages, told), daemon=True).start()
-    computing = StampingWorker(told.put)
+    commands, send = pipes.take_over()
+    computing = StampingWorker(send)
     while True:
         computing.run(commands.get())
 

@@ -535,14 +535,6 @@ async def test_xinference_terminates(
         assert answer.status == 200, await answer.text()
 
 
-async def test_ocr_is_refused(served: ServerProcess, folder: Path) -> None:
-    """OCR is an unsupported operation, told in words."""
-    out = await shell(f"curl --silent {served.url}/v1/images/ocr -F model=x -F image=@image.png", folder)
-    said = json.loads(out)
-    assert said["error"]["code"] == "unsupported_operation"
-    assert "OCR" in said["detail"]
-
-
 async def test_progress_and_abort_by_the_clients_request_id(running: RunningApp) -> None:
     """A `request_id` in `kwargs` or in the body finds the job: its progress, and a way to abort it."""
     async with running(engine=SlowEngine) as app:
