@@ -29,6 +29,7 @@ from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.errors import Forbidden, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
+THUMBNAILS_AT_ONCE = 2
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -66,6 +67,7 @@ class Service:
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
         self._observers = observers
+        self._thumbnails = asyncio.Semaphore(THUMBNAILS_AT_ONCE)
 
     @property
     def default(self) -> Entry:
@@ -99,6 +101,11 @@ class Service:
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         return self.scheduler.submit(plan, sender)
+
+    async def thumbnail(self, picture: str, width: int) -> bytes | None:
+        """A WebP of this width, None where the picture is no wider; few are made at once."""
+        async with self._thumbnails:
+            return await asyncio.to_thread(self.results.thumbnail, picture, width)
 
     def move(self, job: Job, priority: int, caller: Caller) -> None:
         """Let a waiting job go sooner or later; one that has begun stays as it is."""

@@ -94,7 +94,7 @@ class ServerProcess:
     def _read_url(self) -> str:
         while data := os.read(self._stderr, 1 << 16):
             self._log += data.decode()
-            if match := re.search(r"(http://\S+)/v1\n", self._log):
+            if match := re.search(r"(https?://\S+)/v1\n", self._log):
                 return match[1]
         raise AssertionError(f"the server did not start: {self._log}")
 
@@ -216,7 +216,9 @@ def running(model_dir: Path) -> RunningApp:
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None
-        listening = await listen(runner.server, "127.0.0.1", 0, bounds or Bounds())
+        listening = await listen(
+            runner.server, "127.0.0.1", 0, bounds or Bounds(), root_path=chosen.root_path
+        )
         try:
             async with aiohttp.ClientSession() as session:
                 yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", app, session)

@@ -162,6 +162,7 @@ class KeptImage(BaseModel):
     object: Literal["image"]
     created: int
     url: str
+    thumbnail: str
     parameters: dict[str, Any]
     text: str
 
