@@ -83,7 +83,6 @@ class JobChange(BaseModel):
     answers.JobObject,
     request=JobChange,
     errors=(JobNotFound, InvalidRequest, Forbidden),
-    example={"priority": -1},
 )
 async def change_job(request: web.Request) -> web.Response:
     """POST /v1/jobs/{id}: the priority of a job that waits; one that has begun stays as it is."""
