@@ -185,12 +185,21 @@ class Addon(BaseModel):
     name: str
 
 
+class EmbeddingAddon(Addon):
+    """A textual inversion, for models of this family; `fault` says why no model can use it."""
+
+    family: str | None
+    vectors: int | None
+    fault: str | None
+
+
 class Addons(BaseModel):
     """Files that requests may name."""
 
     object: Literal["addons"]
     loras: list[Addon]
     upscalers: list[Addon]
+    embeddings: list[EmbeddingAddon]
 
 
 class Deleted(BaseModel):

@@ -1,4 +1,4 @@
-"""Files that requests may name by their bare names: LoRAs and upscalers, each kind in a folder of its own."""
+"""Files that requests name by their bare names, each kind in a folder of its own."""
 
 from __future__ import annotations
 

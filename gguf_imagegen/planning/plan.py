@@ -21,6 +21,7 @@ from gguf_imagegen.pictures.insets import Inset
 from gguf_imagegen.planning import sampling
 from gguf_imagegen.planning.addons import named_file
 from gguf_imagegen.planning.bounds import Bounds, check_least
+from gguf_imagegen.planning.embeddings import named_embeddings
 from gguf_imagegen.planning.inputs import (
     Headers,
     align,
@@ -263,6 +264,7 @@ def sketch(
         preview=preview_mode(request, entry),
         preview_steps=(),
         preview_interval=settings.preview_interval,
+        embeddings=named_embeddings((prompt, negative), entry, settings, notes),
     )
     whole = _whole(request, headers, notes)
     if spec.hires is not None:

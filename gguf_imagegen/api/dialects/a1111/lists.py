@@ -26,6 +26,7 @@ from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.machine.memory import available
 from gguf_imagegen.planning.addons import names_in
+from gguf_imagegen.planning.embeddings import listed_embeddings
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
@@ -231,8 +232,20 @@ async def scripts(request: web.Request) -> web.Response:
 
 @endpoint()
 async def embeddings(request: web.Request) -> web.Response:
-    """GET /sdapi/v1/embeddings: none."""
-    return web.json_response({"loaded": {}, "skipped": {}})
+    """GET /sdapi/v1/embeddings: those that fit the default model, and the others."""
+    service = request.app[SERVICE]
+    found = await asyncio.to_thread(listed_embeddings, service.settings.embedding_dir)
+    loaded, skipped = dict[str, object](), dict[str, object]()
+    for each in found:
+        misfit = each.misfit(service.default.family)
+        (skipped if misfit else loaded)[each.name] = {
+            "step": None,
+            "sd_checkpoint": None,
+            "sd_checkpoint_name": None,
+            "shape": each.width,
+            "vectors": each.vectors,
+        }
+    return web.json_response({"loaded": loaded, "skipped": skipped})
 
 
 @endpoint(answers.ObjectList)

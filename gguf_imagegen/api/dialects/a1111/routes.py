@@ -46,6 +46,7 @@ POST: Mapping[str, Handler] = {
     "refresh-checkpoints": lists.done,
     "refresh-loras": lists.done,
     "refresh-vae": lists.done,
+    "refresh-embeddings": lists.done,
     "extra-single-image": extras.extra_single_image,
     "extra-batch-images": extras.extra_batch_images,
     "png-info": extras.png_info,
