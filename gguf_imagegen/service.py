@@ -22,6 +22,7 @@ from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
+from gguf_imagegen.planning.control import with_control_net
 from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
@@ -103,6 +104,8 @@ class Service:
         if not request.model:
             request = request.model_copy(update={"model": self.name_of(entry)})
         entry, notes = chosen_parts(request, entry)
+        if request.control_model is not None:
+            entry = await asyncio.to_thread(with_control_net, request, entry, self.catalog, self.settings)
         self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
         settings = within(self.settings, sender.caller.bounds)

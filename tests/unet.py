@@ -27,13 +27,14 @@ UNET = "model.diffusion_model."
 _ALIVE = ("input_blocks.0.0.", "output_blocks.11.", "out.", "input_hint_block.", "zero_convs.0.0.")
 
 
-def write_sd1(folder: Path, *, alive: bool = True) -> Path:
+def write_sd1(folder: Path, *, alive: bool = True, middle: bool = True) -> Path:
     """`sd1.safetensors`, 2 GB of which 90 MB take room, and its decoder `sd1-tae.safetensors` beside it.
 
-    Not `alive` it is zeros alone, for engines that do not look.
+    Not `alive` it is zeros alone, for engines that do not look; without `middle` it lacks that block.
     """
     write_tae(folder / "sd1-tae.safetensors")
     tensors = [*_clip(), *((UNET + name, shape) for name, shape in _unet())]
+    tensors = [each for each in tensors if middle or "middle_block" not in each[0]]
     return _write_sparse(folder / "sd1.safetensors", tensors, alive=alive)
 
 
@@ -58,7 +59,8 @@ def _weight(name: str, shape: Shape) -> Array | None:
         return np.ones(shape, np.float32) if is_norm and name.endswith("weight") else None
     if part.startswith(_ALIVE) or name.startswith(f"{CLIP}embeddings."):
         weight: Array = rng.standard_normal(shape, np.float32)
-        return weight / np.float32(math.prod(shape[1:]) ** 0.5)
+        weight /= np.float32(math.prod(shape[1:]) ** 0.5)
+        return weight
     return None
 
 

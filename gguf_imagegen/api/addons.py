@@ -10,13 +10,14 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.planning.addons import Kind, names_in
+from gguf_imagegen.planning.control import listed_control_nets
 from gguf_imagegen.planning.embeddings import listed_embeddings
 from gguf_imagegen.settings import Settings
 
 
 @endpoint(answers.Addons)
 async def list_addons(request: web.Request) -> web.Response:
-    """GET /v1/addons: the LoRAs, upscalers and textual inversions that a request may name."""
+    """GET /v1/addons: what requests may name of LoRAs, upscalers, textual inversions, ControlNets."""
     found = await asyncio.to_thread(_found, request.app[SERVICE].settings)
     return web.json_response(found.model_dump())
 
@@ -40,5 +41,9 @@ def _found(settings: Settings) -> answers.Addons:
                 fault=each.fault or None,
             )
             for each in listed_embeddings(settings.embedding_dir)
+        ],
+        control_nets=[
+            answers.ControlNetAddon(name=each.name, family=each.family or None, fault=each.fault or None)
+            for each in listed_control_nets(settings.control_dir)
         ],
     )

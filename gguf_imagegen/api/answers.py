@@ -193,6 +193,13 @@ class EmbeddingAddon(Addon):
     fault: str | None
 
 
+class ControlNetAddon(Addon):
+    """A ControlNet, for models of this family; `fault` says why no model can use it."""
+
+    family: str | None
+    fault: str | None
+
+
 class Addons(BaseModel):
     """Files that requests may name."""
 
@@ -200,6 +207,7 @@ class Addons(BaseModel):
     loras: list[Addon]
     upscalers: list[Addon]
     embeddings: list[EmbeddingAddon]
+    control_nets: list[ControlNetAddon]
 
 
 class Deleted(BaseModel):

@@ -103,6 +103,8 @@ def component_of(header: Header) -> str:
     has = header.has
     if any(_LORA.search(name) for name in header.tensors):
         return "lora"
+    if has("input_hint_block") or has("controlnet"):
+        return "control_net"
     if family_of(header) is not None:
         rest = ("first_stage_model.", "text_encoders.", "vae.", "tae.", *_CLIP_IN_UNET_FILES)
         whole = any(name.startswith(rest) for name in header.tensors)
@@ -111,8 +113,6 @@ def component_of(header: Header) -> str:
         return "taesd"
     if has("decoder.conv_in.weight") or has("decoder.up.0.block.0.conv1.weight"):
         return "vae"
-    if has("input_hint_block") or has("controlnet"):
-        return "control_net"
     if has("v.blk.0.") or has("visual.blocks.0."):
         return "llm_vision"
     if has("vision_model.encoder.layers.0"):

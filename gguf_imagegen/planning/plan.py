@@ -258,6 +258,7 @@ def sketch(
         ref_images=(),
         control_image=None,
         control_strength=request.control_strength,
+        control_canny=request.canny,
         loras=fitting_loras(request.lora, entry, settings, notes),
         hires=_hires(request, entry, settings, aligned, steps, schedule, notes, able),
         skip_layers=_skip_layers(request),

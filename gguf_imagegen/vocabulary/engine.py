@@ -102,7 +102,8 @@ class Generate(Struct, frozen=True, tag=True):
 
     `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. Image i uses
     seed `seed + i`. `preview_steps` names the denoising steps after which a preview is wanted (empty: after
-    every step, at most one each `preview_interval` seconds).
+    every step, at most one each `preview_interval` seconds). With `control_canny` the ControlNet gets the
+    edges of its image.
     """
 
     prompt: str
@@ -136,6 +137,7 @@ class Generate(Struct, frozen=True, tag=True):
     preview_steps: tuple[int, ...]
     preview_interval: float
     embeddings: tuple[Embedding, ...] = ()
+    control_canny: bool = False
 
     @property
     def decoded(self) -> tuple[int, int]:

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gguf_imagegen.vocabulary.engine import Embedding, Generate, LoadSpec
+from gguf_imagegen.vocabulary.engine import Embedding
 from tests.api.client import GENERATIONS, SMALL
 from tests.conftest import RunningApp
-from tests.fake_engines import QuickEngine
+from tests.fake_engines import QuickEngine, SeeingEngine
 from tests.unet import write_embedding, write_sd1
 from tests.weights import write_safetensors
 
@@ -33,29 +33,11 @@ def embeddings(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Seeing(QuickEngine):
-    """Keeps what it was asked to load and to do."""
-
-    def __init__(self, seen: list[Any]) -> None:
-        super().__init__()
-        self._seen = seen
-
-    async def load(self, model: LoadSpec) -> Any:
-        self._seen.append(model)
-        async for event in super().load(model):
-            yield event
-
-    async def generate(self, spec: Generate) -> Any:
-        self._seen.append(spec)
-        async for event in super().generate(spec):
-            yield event
-
-
 async def test_prompts_name_embeddings(running: RunningApp, models: Path, embeddings: Path) -> None:
     """On each dialect; a new file counts without another load, and the prompt stays as it was written."""
     seen: list[Any] = []
     settings = {"models_dir": models, "model": str(models / "sd1.safetensors"), "embedding_dir": embeddings}
-    async with running(engine=lambda: Seeing(seen), memory_check=False, **settings) as app:
+    async with running(engine=lambda: SeeingEngine(seen), memory_check=False, **settings) as app:
         status, body = await app.post(GENERATIONS, **SMALL, negative_prompt="(easyneg:1.1), two")
         assert status == 200, body
         assert body["warnings"] == ["embedding: 'two' has no effect: it is for sd2 models, not sd1"]

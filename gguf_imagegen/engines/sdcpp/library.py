@@ -34,6 +34,8 @@ from gguf_imagegen.vocabulary.engine import (
 PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
 STEP_CACHES: Final[tuple[StepCache, ...]] = get_args(StepCache)
 RNGS: Final = ("std_default", "cuda", "cpu")
+CANNY: Final = (0.08, 0.08, 0.8, 1.0, False)
+"""Thresholds, grey of weak and strong edges, and whether to invert, as in sd.cpp's command."""
 LORA_MODES: Final = ("auto", "immediately", "at_runtime")
 PATH_FIELDS: Final[Mapping[Role, str]] = {
     "model": "model_path",
@@ -218,6 +220,8 @@ def generation_params(spec: Generate, index: int, count: int) -> tuple[Any, list
     set_image(params.init_image, spec.init_image, kept)
     set_image(params.mask_image, spec.mask, kept)
     set_image(params.control_image, spec.control_image, kept)
+    if spec.control_image is not None and spec.control_canny:
+        low.preprocess_canny(params.control_image, *CANNY)  # in place
     _set_references(params, spec.ref_images, kept)
     _set_loras(params, spec.loras, kept)
     _set_hires(params.hires, spec.hires)

@@ -46,7 +46,7 @@ from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.vocabulary.errors import Cancelled, UnsupportedOperation
 
-PICTURES = {"init_images", "mask", "extra_images"}
+PICTURES = {"init_images", "mask", "extra_images", "alwayson_scripts"}
 """Keys that are not echoed, unless `include_init_images` asks for them."""
 MAX_ECHO_DEPTH = 16
 

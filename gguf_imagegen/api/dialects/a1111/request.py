@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gguf_imagegen.api.dialects.a1111.controlnet import control_fields, without_controlnet
 from gguf_imagegen.api.dialects.a1111.names import sampler_of, schedule_of, take_loras
 from gguf_imagegen.planning.request import Finite, Text, Upload
 from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
@@ -77,7 +78,9 @@ class A1111Request(BaseModel):
     save_images: bool = False
 
     def without_files(self) -> A1111Request:
-        return self.model_copy(update={"init_images": [], "extra_images": [], "mask": None})
+        return self.model_copy(
+            update={"init_images": [], "extra_images": [], "mask": None, "alwayson_scripts": {}}
+        )
 
     @property
     def only_masked(self) -> bool:
@@ -141,10 +144,12 @@ def translate(
         fields |= _inpainting(wanted)
     if wanted.enable_hr and not img2img:
         fields["hires"] = _hires(wanted)
+    warnings = _without_effect(data, wanted, img2img)
+    fields |= control_fields(wanted.alwayson_scripts, wanted.init_images if img2img else [], warnings)
     operation: Literal["generation", "edit", "variation"] = "generation"
     if img2img or wanted.extra_images:
         operation = "edit" if prompt.strip() else "variation"
-    return Translated(wanted, operation, fields, _without_effect(data, wanted, img2img))
+    return Translated(wanted, operation, fields, warnings)
 
 
 def _sampling(wanted: A1111Request, samplers: Collection[str]) -> dict[str, str]:
@@ -208,7 +213,7 @@ def _without_effect(data: Mapping[str, Any], wanted: A1111Request, img2img: bool
         )
     if img2img and wanted.resize_mode == RESIZE_AND_FILL:
         warnings.append("resize_mode: 'resize and fill' is not known here; the image is cropped and resized")
-    for name in wanted.alwayson_scripts:
+    for name in without_controlnet(wanted.alwayson_scripts):
         warnings.append(f"alwayson_scripts: {name[:60]!r} is not known here and was ignored")
     if schedule_of(wanted.scheduler) == "smoothstep" and wanted.scheduler.lower() == "beta":
         warnings.append("scheduler: 'Beta' is not known here; 'Smoothstep', the nearest to it, was used")
