@@ -80,7 +80,7 @@ def control_fields(scripts: Mapping[str, Any], init_images: list[Any], warnings:
 
 
 def _args(scripts: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    script = next((value for name, value in scripts.items() if name.lower() == EXTENSION), {})
+    script: Any = next((value for name, value in scripts.items() if name.lower() == EXTENSION), {})
     args = script.get("args", []) if isinstance(script, Mapping) else script
     if not isinstance(args, list) or not all(isinstance(item, Mapping) for item in args):
         raise InvalidRequest(f"{PARAM}: ControlNet's 'args' must be a list of units", param=PARAM)
