@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.pool.pool import key_of
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec
+from gguf_imagegen.vocabulary.errors import ModelLoadFailed
 from tests.api.client import GENERATIONS, SMALL, noise, png
 from tests.conftest import App, RunningApp
 from tests.fake_engines import QuickEngine, SeeingEngine
@@ -149,6 +152,39 @@ async def test_units_that_cannot_be_drawn(served: tuple[App, list[Any]], args: A
     status, body = await app.post("/sdapi/v1/txt2img", **A1111, alwayson_scripts=scripts)
     assert status == 400, body
     assert words in str(body)
+
+
+async def test_one_that_fails_to_load_leaves_the_model(running: RunningApp, folder: Path) -> None:
+    """Its failure is not the model's, which is loaded at once for the next request."""
+
+    class Failing(QuickEngine):
+        async def at_load(self) -> None:
+            if "control_net" in self.model.files:
+                raise ModelLoadFailed("tensor of a wrong shape")
+
+    files = {
+        "models_dir": folder,
+        "model": str(folder / "sd1.safetensors"),
+        "control_dir": folder / "control",
+    }
+    async with running(engine=Failing, memory_check=False, **files) as app:
+        control = {"model": "edges", "image": PICTURE}
+        status, body = await app.post(GENERATIONS, **SMALL, control=control)
+        assert (status, body["error"]["code"]) == (500, "model_load_failed")
+        assert (await app.post(GENERATIONS, **SMALL))[0] == 200
+
+
+def test_placement_tells_control_nets_apart() -> None:
+    """A lane with a ControlNet holds the model too; one without it does not hold the ControlNet."""
+    plain = Entry(id="m", family="sd1", files={"model": Path("m.gguf")})
+    files = {**plain.files, "control_net": Path("edges.gguf")}
+    edges = plain.model_copy(update={"files": files})
+    depth = plain.model_copy(update={"files": {**files, "control_net": Path("depth.gguf")}})
+    assert len({key_of(each) for each in (plain, edges, depth)}) == 3
+    assert edges.serves(edges)
+    assert edges.serves(plain)
+    assert not plain.serves(edges)
+    assert not depth.serves(edges)
 
 
 async def test_a_distilled_unet_takes_none(running: RunningApp, folder: Path, tmp_path: Path) -> None:
