@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.default_model import served_name
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.jobs.job import Job, JobEvent
@@ -15,7 +17,9 @@ from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Observer, Scheduler
 from gguf_imagegen.planning.abilities import require_able, require_engine
+from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
+from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
@@ -47,10 +51,14 @@ class Service:
         state_dir: Path | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
+        adapters_of(settings.lora_names)  # what is wrong with them is said at the start
         self.settings = settings
         self.catalog = catalog
         self.default_model = default_model
         """The name of the model of requests that name none; AUTOMATIC1111's options change it."""
+        self.served_name = served_name(settings, catalog, default_model)
+        """What the model is called that the server was started for."""
+        self._served = catalog.get(default_model).id
         self.abilities = backend.abilities()
         self.pool = Pool(catalog, settings, backend.engine, backend.devices())
         self.results = _results(settings, state_dir)
@@ -66,20 +74,35 @@ class Service:
         """The named model, or the default one."""
         return self.catalog.get(name) if name else self.default
 
+    def name_of(self, entry: Entry) -> str:
+        """What answers call a model that the request did not name."""
+        return self.served_name if entry.id == self._served else entry.id
+
     async def submit(
         self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender | None = None
     ) -> Job:
         """Queue what a request asks for; all that can be refused is refused before a picture is decoded."""
         sender = sender or Sender()
         self.check_room(sender.caller)
-        entry = self.model(request.model)
+        request, entry = self._named(request)
+        if not request.model:
+            request = request.model_copy(update={"model": self.name_of(entry)})
+        entry, notes = chosen_parts(request, entry)
         self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
         settings = within(self.settings, sender.caller.bounds)
-        sketched = await asyncio.to_thread(self._sketch, request, entry, operation, warnings, settings)
+        sketched = await asyncio.to_thread(self._sketch, request, entry, operation, [*warnings, *notes], settings)
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         return self.scheduler.submit(plan, sender)
+
+    def _named(self, request: ImageRequest) -> tuple[ImageRequest, Entry]:
+        """The model that a request names; a LoRA's name means the default one with that LoRA."""
+        if request.model and not self.catalog.knows(request.model):
+            adapted = with_adapter(request, self.settings)
+            if adapted is not None:
+                return adapted, self.default
+        return request, self.model(request.model)
 
     def check_room(self, caller: Caller) -> None:
         """Raise what `submit` would raise for want of room, before work is put into a request."""
@@ -121,7 +144,12 @@ class Service:
         require_engine(request, entry, task, self.abilities)
         if task == "generate":
             require_able(request, entry, self.catalog, settings)
-        return sketch(request, entry, settings, operation, warnings, self.abilities)
+        sketched = sketch(request, entry, settings, operation, warnings, self.abilities)
+        bare = sketched.bare
+        if bare.generate is None:
+            return sketched
+        alike = replace(bare, generate=self.pool.alike(bare.entry, bare.generate))
+        return replace(sketched, bare=alike)
 
     def _pixels_held(self) -> int:
         return sum(job.plan.pixel_bytes for job in self.scheduler.jobs.values() if not job.ended)

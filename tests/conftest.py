@@ -41,6 +41,11 @@ from tests.fake_engines import FakeBackend
 DEADLINE = 60.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all` has the tests that check the same on many examples take all of them."""
+    parser.addoption("--all", action="store_true", help="all examples, where the default run takes a part")
+
+
 def pytest_configure() -> None:
     """Ctrl-C ends programs that tests start, even where a shell ignores it; examples have no deadline."""
     signal.signal(signal.SIGINT, signal.default_int_handler)

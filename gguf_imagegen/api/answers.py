@@ -44,25 +44,14 @@ class NumericErrorAnswer(BaseModel):
     detail: str
 
 
-class NativeErrorAnswer(BaseModel):
-    """sd.cpp's: `error` is text."""
-
-    error: str
-    message: str
-    type: str
-    param: str | None
-    code: str
-    detail: str
-
-
 # -- pictures and jobs --------------------------------------------------------------------------------
 
 
 class ImageItem(BaseModel):
-    """One picture and how it was made; `b64_json` and `url` as `response_format` wants them."""
+    """One picture and how it was made; `b64_json` and `url` as `response_format` wants them, else null."""
 
-    b64_json: str = Field("", json_schema_extra={"contentEncoding": "base64"})
-    url: str = ""
+    b64_json: str | None = Field(None, json_schema_extra={"contentEncoding": "base64"})
+    url: str | None = None
     revised_prompt: str | None
     index: int
     seed: int
@@ -297,57 +286,11 @@ class Health(BaseModel):
     version: str
 
 
-# -- sd.cpp's server ----------------------------------------------------------------------------------
-
-
-class NativeCapabilities(BaseModel):
-    model: dict[str, str]
-    current_mode: str
-    supported_modes: list[str]
-    defaults: dict[str, Any]
-    limits: dict[str, int]
-    samplers: list[str]
-    schedulers: list[str]
-    output_formats: list[str]
-    features: dict[str, bool]
-    loras: list[dict[str, str]]
-    upscalers: list[dict[str, str]]
-
-
-class NativeSubmitted(BaseModel):
-    id: str
-    kind: Literal["img_gen"]
-    status: Literal["queued", "generating", "completed", "failed", "cancelled"]
-    created: int
-    poll_url: str
-    warnings: list[str]
-
-
-class NativeJob(BaseModel):
-    """`result` has the pictures of a completed job; `progress` is 0 to 1."""
-
-    id: str
-    kind: Literal["img_gen"]
-    status: Literal["queued", "generating", "completed", "failed", "cancelled"]
-    created: int
-    started: int | None
-    completed: int | None
-    queue_position: int
-    result: dict[str, Any] | None
-    error: dict[str, str] | None
-    progress: float = Field(ge=0, le=1)
-    step: int
-    steps: int
-    eta: float | None
-    model: str
-    warnings: list[str]
-
-
 # -- chat, Xinference, OpenVINO Model Server ----------------------------------------------------------
 
 
 class ChatAnswer(BaseModel):
-    """The message's content is a list of `image_url` parts with data URLs."""
+    """The message's `images` are `image_url` parts with data URLs; its content is text, or the same parts."""
 
     id: str
     object: Literal["chat.completion"]
@@ -357,6 +300,26 @@ class ChatAnswer(BaseModel):
     usage: dict[str, float]
     data: list[ImageItem]
     warnings: list[str]
+
+
+class ResponseAnswer(BaseModel):
+    """The output's items are of the type `image_generation_call`, their `result` is base64."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+    model: str
+    output: list[dict[str, Any]]
+    error: dict[str, Any] | None
+    usage: dict[str, Any]
+    warnings: list[str]
+
+
+class LaunchAnswer(BaseModel):
+    """`model_uid` is the name by which requests ask for it."""
+
+    model_uid: str
 
 
 class RequestProgress(BaseModel):

@@ -11,7 +11,7 @@ from aiohttp import web
 from gguf_imagegen.api import addons, body, dialect, gallery, jobs, middleware, models, pull, system, web_page
 from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialect import Dialect, Dialects
-from gguf_imagegen.api.dialects import chat, gpustack, llamabox, openai, ovms, xinference
+from gguf_imagegen.api.dialects import chat, gpustack, llamabox, openai, ovms, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
@@ -60,6 +60,7 @@ OURS = (
             web.post("/v1/models/pull", pull.pull_model),
             web.get("/v1/models/pull/{id}", pull.get_pull),
             web.delete("/v1/models/pull/{id}", pull.cancel_pull),
+            web.get("/v1/models/{org}/{name}", models.get_model),
             web.delete("/v1/models/{id}", pull.remove_model),
             web.post("/v1/models/{id}/load", models.load_model),
             web.post("/v1/models/{id}/unload", models.unload_model),
@@ -88,6 +89,7 @@ DIALECTS = (
     a1111.DIALECT,
     sdcpp.DIALECT,
     chat.DIALECT,
+    responses.DIALECT,
     ovms.DIALECT,
     gpustack.DIALECT,
     xinference.DIALECT,
@@ -149,8 +151,8 @@ def make_app(
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(pull.end_pulls)
     app.cleanup_ctx.append(_service_runs)
+    app.add_routes(dialects.routes)
     for each in dialects.every:
-        app.add_routes(each.routes)
         if each.prepare is not None:
             each.prepare(app)
     return app

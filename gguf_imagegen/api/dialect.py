@@ -69,12 +69,14 @@ class Dialects:
 
     def __init__(self, every: Sequence[Dialect]) -> None:
         self.every = tuple(every)
-        self._by_path = {route.path: each for each in reversed(self.every) for route in each.routes}
+        self._by_route = {
+            (route.method, route.path): each for each in reversed(self.every) for route in each.routes
+        }
 
     def of(self, request: web.Request) -> Dialect:
         """The dialect that a request is in; our own if its path is nobody's."""
-        resource = request.match_info.route.resource
-        found = self._by_path.get(resource.canonical) if resource is not None else None
+        resource, method = request.match_info.route.resource, request.method.replace("HEAD", "GET")
+        found = self._by_route.get((method, resource.canonical)) if resource is not None else None
         return found or next(
             (each for each in self.every if request.path.startswith(each.roots)), self.every[0]
         )
@@ -86,6 +88,12 @@ class Dialects:
             if each.unwrap is not None and each is not own:
                 fields = each.unwrap(fields)
         return fields
+
+    @property
+    def routes(self) -> Sequence[web.RouteDef]:
+        """Paths with fewer placeholders first, so that a general one hides none."""
+        routes = [route for each in self.every for route in each.routes]
+        return sorted(routes, key=lambda route: route.path.count("{"))
 
     @property
     def streams(self) -> Mapping[str, Callable[..., Encoder]]:

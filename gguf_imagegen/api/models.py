@@ -35,7 +35,7 @@ async def list_models(request: web.Request) -> web.Response:
 
 @endpoint(answers.ModelObject, errors=(ModelNotFound,))
 async def get_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}."""
+    """GET /v1/models/{id}: ORG/NAME, as the hub has it, needs no escaped slash."""
     return await _answer(request)
 
 
@@ -64,7 +64,8 @@ async def unload_model(request: web.Request) -> web.Response:
 
 
 async def _answer(request: web.Request, status: int = 200) -> web.Response:
-    name = request.match_info["id"]
+    named = request.match_info
+    name = named.get("id") or f"{named['org']}/{named['name']}"
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
     return web.json_response(_view(request.app, name, survey, _settings(request)), status=status)
@@ -88,7 +89,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
     able = app[SERVICE].abilities
     schedules = [name for name in able.schedules if name != "ays" or traits.ays]
     return {
-        "id": entry.id,
+        "id": app[SERVICE].name_of(entry),
         "object": "model",
         "created": 0,
         "owned_by": "gguf_imagegen",
@@ -120,6 +121,9 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "step_caches": traits.step_caches,
             "decoders": entry.decoders,
             "limits": {
+                "min_side": settings.min_side,
+                "min_pixels": settings.min_pixels,
+                "min_steps": settings.min_steps,
                 "max_side": bounds.side,
                 "max_pixels": bounds.pixels,
                 "max_steps": bounds.steps,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -36,15 +36,23 @@ class Work:
         return self.wanted.on_disconnect == "cancel"
 
 
-async def begin(request: web.Request, fields: Mapping[str, Any], operation: Operation) -> Work:
-    """Queue a job made from fields by their canonical names or any alias; refuses before it queues."""
-    work = await _begin(request, fields, operation)
+async def begin(
+    request: web.Request, fields: Mapping[str, Any], operation: Operation, *, notes: Sequence[str] = ()
+) -> Work:
+    """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
+
+    `notes` are further warnings.
+    """
+    work = await _begin(request, fields, operation, notes)
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 
 
-async def _begin(request: web.Request, fields: Mapping[str, Any], operation: Operation) -> Work:
+async def _begin(
+    request: web.Request, fields: Mapping[str, Any], operation: Operation, notes: Sequence[str]
+) -> Work:
     wanted, warnings = await asyncio.to_thread(_parsed, request, fields)
+    warnings = [*request.get(body.NOTES, []), *notes, *warnings]
     attempt = await request.app[ATTEMPTS].of(request, fields)
     if attempt is None:
         return Work(await _submit(request, wanted, operation, warnings), wanted)

@@ -127,13 +127,20 @@ def pad(image: RawImage, width: int, height: int) -> RawImage:
     return RawImage(width, height, image.channels, padded.tobytes())
 
 
-def edit_size(image_size: Size, pixel_budget: int, multiple: int, max_side: int) -> Size:
-    """The input's aspect at about the model's pixel budget, each side a multiple and at most `max_side`."""
+def edit_size(
+    image_size: Size, pixel_budget: int, multiple: int, max_side: int, *, down: bool = False
+) -> Size:
+    """The input's aspect at about the model's pixel budget, each side a multiple and at most `max_side`.
+
+    With `down` each side is rounded down, so that the budget is never exceeded.
+    """
     width, height = image_size
     scale = min(math.sqrt(pixel_budget / (width * height)), max_side / max(width, height))
 
     def side(length: int) -> int:
-        return max(1, min(round(length * scale / multiple), max_side // multiple)) * multiple
+        times = length * scale / multiple
+        times = math.floor(times + 1e-9) if down else round(times)
+        return max(1, min(times, max_side // multiple)) * multiple
 
     return side(width), side(height)
 

@@ -17,7 +17,10 @@ from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, Unsuppo
 
 Size = tuple[int, int]
 REFERENCE_MULTIPLE = 32
-"""Sizes that nobody asked for are multiples of this on models that edit by reference, as vLLM-Omni has it."""
+"""Edits that say no size are multiples of this, as vLLM-Omni has it, on models that edit by reference or make
+pictures of LARGE pixels.
+"""
+LARGE = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,10 @@ def delivered_size(
         width = request.width or request.height or 0
         height = request.height or request.width or 0
     elif pictures:
-        by_reference = entry.edit_mode == "reference"
-        multiple = max(REFERENCE_MULTIPLE * by_reference, entry.traits.multiple)
         budget = min(entry.defaults.size[0] * entry.defaults.size[1], bounds.pixels)
-        width, height = decode.edit_size(pictures[0].size, budget, multiple, bounds.side)
+        coarse = entry.edit_mode == "reference" or budget >= LARGE
+        multiple = max(REFERENCE_MULTIPLE * coarse, entry.traits.multiple)
+        width, height = decode.edit_size(pictures[0].size, budget, multiple, bounds.side, down=coarse)
         return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
     else:
         width, height = entry.defaults.size

@@ -19,7 +19,7 @@ from gguf_imagegen.catalog.vocabulary import unknown_words
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning import sampling
 from gguf_imagegen.planning.addons import named_file
-from gguf_imagegen.planning.bounds import Bounds
+from gguf_imagegen.planning.bounds import Bounds, check_least
 from gguf_imagegen.planning.inputs import (
     Headers,
     align,
@@ -57,6 +57,8 @@ class Plan:
 
     operation: Operation
     entry: Entry
+    name: str
+    """What the client called the model."""
     generate: Generate | None
     width: int
     height: int
@@ -104,6 +106,10 @@ class Plan:
         if spec := self.generate:
             pictures += [*spec.ref_images, spec.init_image, spec.mask, spec.control_image]
         return sum(len(each.data) for each in pictures if each)
+
+    def in_tiles(self) -> Plan:
+        """The same, decoded in tiles."""
+        return dataclasses.replace(self, generate=replace(self.spec, vae_tiling=True))
 
     def without_pixels(self) -> Plan:
         """The half that describes the job, which is all that is needed when it has ended."""
@@ -198,6 +204,7 @@ def sketch(
         return _upscale_sketch(request, entry, settings, headers, notes)
     check_inputs(request, entry, settings, headers)
     size = width, height = delivered_size(request, entry, settings, headers.pictures)
+    check_least(size, settings)
     aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
     by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
     steps = sampling.steps(request, entry, settings, notes)
@@ -207,6 +214,8 @@ def sketch(
     step_cache = sampling.step_cache(request, entry, notes)
     if by_reference and request.strength is not None:
         notes.append(f"strength: has no effect, {entry.id} edits by reference")
+    if request.strength is not None and not headers.pictures:
+        notes.append("strength: has no effect without an image")
     strength = entry.defaults.strength if request.strength is None else request.strength
     cfg_scale, image_cfg_scale, guidance = sampling.guidance(request, entry, notes)
     if negative.strip() and cfg_scale == image_cfg_scale == 1:
@@ -248,6 +257,7 @@ def sketch(
     bare = Plan(
         operation=operation,
         entry=entry,
+        name=request.model or entry.id,
         generate=spec,
         width=width,
         height=height,
@@ -274,6 +284,7 @@ def _upscale_sketch(
     bare = Plan(
         operation="upscale",
         entry=entry,
+        name=request.model or entry.id,
         generate=None,
         width=width,
         height=height,

@@ -546,5 +546,5 @@ def test_unknown_and_powerless_fields_are_warned_of(client: OpenAI) -> None:
     answer = generate(client, colour="red", style="vivid", user="me", moderation="low")
     assert extra(answer, "warnings") == [
         "unknown field 'colour' was ignored",
-        "field 'style' is accepted but has no effect on this engine",
+        "style: no effect; say it in the prompt",
     ]

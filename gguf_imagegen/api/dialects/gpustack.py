@@ -32,6 +32,7 @@ DIALECT = Dialect(
         web.post("/v1-openai/image/edit", openai.edits),
         web.get("/v1-openai/models", models.list_models),
         web.get("/v1-openai/models/{id}", models.get_model),
+        web.get("/v1-openai/models/{org}/{name}", models.get_model),
     ],
     roots=("/v1-openai/",),
     errors=ErrorForm(answers.NumericErrorAnswer, error_body),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +12,8 @@ from aiohttp import web
 
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.dialect import DIALECTS, Dialect
+from gguf_imagegen.api.dialect import DIALECTS, OURS, Dialect
+from gguf_imagegen.api.dialects.llamabox import through_gateway
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
     ASYNC,
@@ -25,9 +28,9 @@ from gguf_imagegen.api.openapi.contract import (
     with_contract,
 )
 from gguf_imagegen.api.shapes import answer
-from gguf_imagegen.api.streams.encoders import Encoder, OpenAIEncoder
+from gguf_imagegen.api.streams.encoders import Encoder, ErrorsInside, OpenAIEncoder
 from gguf_imagegen.api.streams.send import answer_job, stream_job
-from gguf_imagegen.api.submit import accepted, begin, prefers_async
+from gguf_imagegen.api.submit import accepted, begin, finish, prefers_async
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.plan import Operation
@@ -40,6 +43,7 @@ FRAMES = (
     " frame per step; OpenAI's `image_generation.partial_image` and `.completed` (`image_edit.` for edits);"
     " both."
 )
+PICTURE_FILES = ("image/png", "image/jpeg", "image/webp")
 
 
 def images_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endpoint]:
@@ -52,7 +56,7 @@ def images_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endp
             form=True,
             errors=PICTURE,
             also=ASYNC,
-            media=(JSON, EVENTS),
+            media=(JSON, EVENTS, *PICTURE_FILES, "application/zip"),
             events=FRAMES,
             params=(PREFER, IDEMPOTENCY),
             example=example,
@@ -88,8 +92,12 @@ async def respond(
     if prefers_async(request):
         return accepted(request, job)
     if wanted.stream:
-        encoder = _encoder(request, job, wanted)
-        return await stream_job(request, job, encoder, cancel_on_leave=work.cancel_on_leave)
+        encoder, gateway = _encoder(request, job, wanted), through_gateway(request)
+        return await stream_job(
+            request, job, encoder, cancel_on_leave=work.cancel_on_leave, frame_by_frame=gateway
+        )
+    if wanted.response_format == "file":
+        return _file(job, await finish(request, work))
     body = partial(_answer, request, job, wanted)
     return await answer_job(request, job, body, cancel_on_leave=work.cancel_on_leave)
 
@@ -100,18 +108,44 @@ def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, A
     )
 
 
+def _file(job: Job, made: list[bytes]) -> web.Response:
+    """The bare picture, as vLLM-Omni's `file` has it; several are a ZIP archive of them."""
+    kind = job.plan.output_format
+    names = [f"{job.id}-{number}.{kind}" for number in range(len(made))]
+    if len(made) == 1:
+        return _attachment(job, made[0], f"{job.id}.{kind}", f"image/{kind}")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in zip(names, made, strict=True):
+            archive.writestr(name, data)
+    return _attachment(job, packed.getvalue(), f"{job.id}.zip", "application/zip")
+
+
+def _attachment(job: Job, data: bytes, name: str, kind: str) -> web.Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Job-Id": job.id}
+    return web.Response(body=data, content_type=kind, headers=headers)
+
+
 def _encoder(request: web.Request, job: Job, wanted: ImageRequest) -> Encoder:
     options = wanted.stream_options or StreamOptions()
+    if through_gateway(request):
+        options = options.model_copy(update={"chunk_results": True})
     scheduler = request.app[SERVICE].scheduler
-    streams = request.app[DIALECTS].streams
-    encoder = streams.get(_stream(request, wanted), OpenAIEncoder)
-    return encoder(job, options, scheduler.results.get, scheduler.eta)
+    dialects = request.app[DIALECTS]
+    make = dialects.streams.get(_stream(request, wanted), OpenAIEncoder)
+    encoder, form = make(job, options, scheduler.results.get, scheduler.eta), dialects.of(request).errors
+    return encoder if form is OURS else ErrorsInside(encoder, form.body)
 
 
 def _stream(request: web.Request, wanted: ImageRequest) -> str:
-    """As asked; else OpenAI for `partial_images` or an official SDK; else llama-box (plain curl)."""
+    """As asked; else OpenAI for `partial_images` or an official SDK; else llama-box (plain curl).
+
+    GPUStack's gateway reads llama-box alone, whoever sent the request.
+    """
     if wanted.stream_options and wanted.stream_options.dialect:
         return wanted.stream_options.dialect
+    if through_gateway(request):
+        return "llama-box"
     official = "x-stainless-lang" in request.headers and wanted.stream_options is None
     return "openai" if official or wanted.partial_images is not None else "llama-box"
 

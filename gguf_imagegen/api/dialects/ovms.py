@@ -25,11 +25,10 @@ async def config(request: web.Request) -> web.Response:
     of the catalog only the default model is listed, as END: a client that waits for every model must not wait
     for those that nobody downloaded.
     """
-    catalog = request.app[SERVICE].catalog
-    entries = {entry.id: _state(request.app, entry) for entry in catalog.entries}
-    default = request.app[SERVICE].default.id
-    listed = {id for id, state in entries.items() if state != "END"} | {default}
-    return web.json_response({id: _status(state) for id, state in entries.items() if id in listed})
+    service = request.app[SERVICE]
+    states = {service.name_of(entry): _state(request.app, entry) for entry in service.catalog.entries}
+    listed = {name for name, state in states.items() if state != "END"} | {service.served_name}
+    return web.json_response({name: _status(state) for name, state in states.items() if name in listed})
 
 
 def _state(app: web.Application, entry: Entry) -> str:
@@ -56,6 +55,7 @@ DIALECT = Dialect(
         web.post("/v3/images/variations", openai.variations),
         web.get("/v3/models", models.list_models),
         web.get("/v3/models/{id}", models.get_model),
+        web.get("/v3/models/{org}/{name}", models.get_model),
         web.get("/v1/config", config),
         web.get("/v3/config", config),
     ],

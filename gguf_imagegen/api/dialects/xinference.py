@@ -1,4 +1,4 @@
-"""Xinference: inpainting, and a request's progress and end by the name that its client gave it.
+"""Xinference: models are launched and listed, inpainting, and a request's progress and end by its own name.
 
 Its other image routes are OpenAI's. Routes and shapes:
 https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py
@@ -7,20 +7,133 @@ https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.callers import admins_only
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects.openai import images_endpoint, respond
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.openapi.contract import PICTURE_TEXT, endpoint
+from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, PICTURE_TEXT, READING, Param, endpoint
 from gguf_imagegen.api.submit import named_job
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.kwargs import with_kwargs
-from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelNotFound, UnsupportedOperation
+from gguf_imagegen.service import Service
+from gguf_imagegen.vocabulary.errors import (
+    InsufficientMemory,
+    InvalidRequest,
+    ModelLoadFailed,
+    ModelNotFound,
+    ServerBusy,
+    UnsupportedOperation,
+    WorkerCrashed,
+)
+
+LOOK = 0.05
+"""Seconds between two looks at a model that is to be loaded."""
+WAIT = Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded")
+DETAILED = Param("detailed", "query", {"type": "boolean"}, "more of each")
+
+
+class LaunchRequest(BaseModel):
+    """Xinference's other fields (replicas, GPUs, engines) are ignored: the server decides."""
+
+    model_name: str
+    quantization: str | None = None
+
+
+@endpoint(
+    answers.LaunchAnswer,
+    request=LaunchRequest,
+    required=("model_name",),
+    errors=(
+        *READING, *MODEL, *ADMIN, UnsupportedOperation, ModelLoadFailed, WorkerCrashed, InsufficientMemory,
+        ServerBusy,
+    ),
+    params=(WAIT,),
+    example={"model_name": "sd-turbo", "model_type": "image"},
+)  # fmt: skip
+@admins_only
+async def launch(request: web.Request) -> web.Response:
+    """POST /v1/models: load a model that is on disk, by default until it is there; its uid is its name."""
+    service, body = request.app[SERVICE], await read_body(request)
+    name, quant = body.get("model_name") or body.get("model"), body.get("quantization")
+    if not isinstance(name, str):
+        raise InvalidRequest("model_name: is required", param="model_name")
+    entry = service.catalog.get(f"{name}:{quant}" if isinstance(quant, str) and quant != "none" else name)
+    service.catalog.require_on_disk(entry)
+    service.scheduler.want(entry)
+    if request.query.get("wait_ready", "true").lower() != "false":
+        await _until_loaded(service, entry)
+    return web.json_response({"model_uid": name})
+
+
+async def _until_loaded(service: Service, entry: Entry) -> None:
+    """Return when the model is in memory; raise why it is not, or ServerBusy when it takes too long."""
+    end = time.monotonic() + service.settings.load_timeout
+    while not service.pool.holds(entry):
+        if error := service.pool.errors.get(entry.name):
+            raise error.bare()
+        if time.monotonic() > end:
+            raise ServerBusy(f"{entry.name} is not loaded yet: other jobs run; ask again later")
+        await asyncio.sleep(LOOK)
+
+
+@endpoint(answers.RequestProgress, errors=(ModelNotFound,))
+async def launch_progress(request: web.Request) -> web.Response:
+    """GET /v1/models/{id}/progress: how far its load is, 0 to 1."""
+    pool = request.app[SERVICE].pool
+    entry = request.app[SERVICE].model(request.match_info["id"])
+    if pool.holds(entry):
+        return web.json_response({"progress": 1.0})
+    going = pool.loading if pool.loads(entry) else None
+    share = going.done / going.total if going is not None and going.total else 0.0
+    return web.json_response({"progress": round(share, 4)})
+
+
+@endpoint(answers.ObjectList, params=(DETAILED,))
+async def registrations(request: web.Request) -> web.Response:
+    """GET /v1/model_registrations/{type}: the catalog under `image`, nothing under other types."""
+    catalog = request.app[SERVICE].catalog
+    listed = catalog.entries if request.match_info["type"] == "image" else []
+    detailed = request.query.get("detailed", "").lower() == "true"
+    data = await asyncio.to_thread(lambda: [_registration(catalog, entry, detailed) for entry in listed])
+    return web.json_response(data)
+
+
+@endpoint(errors=(ModelNotFound,))
+async def registration(request: web.Request) -> web.Response:
+    """GET /v1/model_registrations/{type}/{name}: one of them, with all that is said of it."""
+    catalog, name = request.app[SERVICE].catalog, request.match_info["name"]
+    if request.match_info["type"] != "image":
+        raise ModelNotFound(
+            f"there is no {request.match_info['type'][:40]} model {name[:100]!r}", param="name"
+        )
+    entry = catalog.get(name)
+    return web.json_response(await asyncio.to_thread(_registration, catalog, entry, True))
+
+
+def _registration(catalog: Catalog, entry: Entry, detailed: bool) -> dict[str, Any]:
+    """In Xinference's words; `cache_status` says whether it is on disk."""
+    said: dict[str, Any] = {"model_name": entry.id, "is_builtin": True}
+    if detailed:
+        said |= {
+            "model_type": "image",
+            "model_family": entry.family,
+            "model_id": entry.source or entry.id,
+            "model_description": entry.description,
+            "model_ability": list(entry.capabilities),
+            "quantizations": [each.quant for each in catalog.quants(entry.id) if each.quant],
+            "cache_status": catalog.on_disk(entry),
+        }
+    return said
 
 
 @images_endpoint("prompt", "image", "mask", prompt="a hat", image=PICTURE_TEXT, mask_image=PICTURE_TEXT)
@@ -73,6 +186,10 @@ DIALECT = Dialect(
     "xinference",
     "Xinference",
     [
+        web.post("/v1/models", launch),
+        web.get("/v1/models/{id}/progress", launch_progress),
+        web.get("/v1/model_registrations/{type}", registrations),
+        web.get("/v1/model_registrations/{type}/{name}", registration),
         web.post("/v1/images/inpainting", inpainting),
         web.post("/v1/images/ocr", ocr),
         web.get("/v1/requests/{request_id}/progress", progress),

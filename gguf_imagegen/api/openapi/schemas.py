@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from gguf_imagegen.planning.request import ACCEPTED_WITHOUT_EFFECT, ImageRequest
+from gguf_imagegen.planning.request import WITHOUT_EFFECT, ImageRequest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 
@@ -67,7 +67,7 @@ def component_schemas(
 def _complete(schemas: dict[str, Schema], settings: Settings, able: Abilities) -> None:
     """What the parser of image requests reads beside the model."""
     image = schemas["ImageRequest"]["properties"]
-    image |= without_effect(ACCEPTED_WITHOUT_EFFECT - image.keys())
+    image |= without_effect(WITHOUT_EFFECT.keys() - image.keys())
     image["kwargs"] = {
         "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
         "description": "further fields, as Xinference's clients send them; others go before them",

@@ -14,10 +14,15 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import Dialect, ErrorForm
+from gguf_imagegen.api.dialects.sdcpp.answers import (
+    NativeCapabilities,
+    NativeErrorAnswer,
+    NativeJob,
+    NativeSubmitted,
+)
 from gguf_imagegen.api.dialects.sdcpp.capabilities import capabilities_of
 from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
 from gguf_imagegen.api.dialects.sdcpp.request import native_name, to_fields
@@ -76,7 +81,7 @@ def error_body(error: ImagegenError) -> dict[str, Any]:
     return {"error": WORDS.get(error.code, text), "message": text, **ours}
 
 
-@endpoint(answers.NativeCapabilities, errors=(ModelNotFound,))
+@endpoint(NativeCapabilities, errors=(ModelNotFound,))
 async def capabilities(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/capabilities, of the default model."""
     entry = request.app[SERVICE].model(None)
@@ -86,7 +91,7 @@ async def capabilities(request: web.Request) -> web.Response:
 
 
 @endpoint(
-    answers.NativeSubmitted,
+    NativeSubmitted,
     request=NativeRequest,
     required=("prompt",),
     errors=PICTURE,
@@ -117,13 +122,13 @@ async def vid_gen(request: web.Request) -> web.Response:
     raise UnsupportedOperation("loaded model does not support vid_gen; this server makes images: use img_gen")
 
 
-@endpoint(answers.NativeJob, errors=(JobExpired, JobNotFound))
+@endpoint(NativeJob, errors=(JobExpired, JobNotFound))
 async def get_job(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/jobs/{id}: a job of this API or any other."""
     return web.json_response(await _job_object(request.app, _job(request)))
 
 
-@endpoint(answers.NativeJob, errors=(JobExpired, JobNotFound))
+@endpoint(NativeJob, errors=(JobExpired, JobNotFound))
 async def cancel_job(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/jobs/{id}/cancel: queued or running; a finished job stays as it is."""
     job = _job(request)
@@ -162,7 +167,7 @@ async def _job_object(app: web.Application, job: Job) -> dict[str, Any]:
         "step": progress.step if progress else 0,
         "steps": progress.steps if progress else job.plan.sampling_steps,
         "eta": scheduler.eta(job),
-        "model": job.plan.entry.id,
+        "model": job.plan.name,
         "warnings": job.warnings,
     }
 
@@ -203,7 +208,7 @@ DIALECT = Dialect(
         web.post("/sdcpp/v1/jobs/{id}/cancel", cancel_job),
     ],
     roots=("/sdcpp/",),
-    errors=ErrorForm(answers.NativeErrorAnswer, error_body, _status),
+    errors=ErrorForm(NativeErrorAnswer, error_body, _status),
     unwrap=with_extra_args,
     describe=_describe,
     prepare=_prepare,

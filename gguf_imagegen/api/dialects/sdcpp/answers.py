@@ -1,0 +1,61 @@
+"""The shapes of sd.cpp's answers, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class NativeErrorAnswer(BaseModel):
+    """sd.cpp's: `error` is text."""
+
+    error: str
+    message: str
+    type: str
+    param: str | None
+    code: str
+    detail: str
+
+
+class NativeCapabilities(BaseModel):
+    model: dict[str, str]
+    current_mode: str
+    supported_modes: list[str]
+    defaults: dict[str, Any]
+    limits: dict[str, int]
+    samplers: list[str]
+    schedulers: list[str]
+    output_formats: list[str]
+    features: dict[str, bool]
+    loras: list[dict[str, str]]
+    upscalers: list[dict[str, str]]
+
+
+class NativeSubmitted(BaseModel):
+    id: str
+    kind: Literal["img_gen"]
+    status: Literal["queued", "generating", "completed", "failed", "cancelled"]
+    created: int
+    poll_url: str
+    warnings: list[str]
+
+
+class NativeJob(BaseModel):
+    """`result` has the pictures of a completed job; `progress` is 0 to 1."""
+
+    id: str
+    kind: Literal["img_gen"]
+    status: Literal["queued", "generating", "completed", "failed", "cancelled"]
+    created: int
+    started: int | None
+    completed: int | None
+    queue_position: int
+    result: dict[str, Any] | None
+    error: dict[str, str] | None
+    progress: float = Field(ge=0, le=1)
+    step: int
+    steps: int
+    eta: float | None
+    model: str
+    warnings: list[str]
