@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
         (),
-        description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; t5xxl=none leaves it out",
+        description="ROLE=FILE of a component of it, e.g. vae=ae.safetensors; t5xxl=none leaves it out",
     )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")

@@ -25,8 +25,8 @@ from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp_routes
 from gguf_imagegen.api.dialects.sdcpp.request import LEAVES
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.request import (
-    WITHOUT_EFFECT,
     MAX_SEED,
+    WITHOUT_EFFECT,
     HiresRequest,
     ImageRequest,
     LoraRequest,

@@ -27,6 +27,7 @@ from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 OURS = (
     Dialect(
@@ -60,6 +61,7 @@ OURS = (
             web.post("/v1/models/pull", pull.pull_model),
             web.get("/v1/models/pull/{id}", pull.get_pull),
             web.delete("/v1/models/pull/{id}", pull.cancel_pull),
+            web.get("/v1/models/{id}/progress", models.load_progress),
             web.get("/v1/models/{org}/{name}", models.get_model),
             web.delete("/v1/models/{id}", pull.remove_model),
             web.post("/v1/models/{id}/load", models.load_model),
@@ -105,6 +107,8 @@ def make_app(
     default_model: str,
     backend: Backend,
     state_dir: Path | None = None,
+    *,
+    waits: Waits = USUAL,
 ) -> web.Application:
     """The whole server, whose pictures this backend computes.
 
@@ -129,6 +133,7 @@ def make_app(
         backend,
         state_dir=state_dir,
         observers=(metrics.job_event, job_log.job_event),
+        waits=waits,
     )
     service.pool.ended = metrics.worker_ended
     metrics.watch(service.scheduler)

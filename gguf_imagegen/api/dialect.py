@@ -17,6 +17,8 @@ from pydantic import BaseModel
 
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.streams.encoders import Encoder
+from gguf_imagegen.api.streams.frames import frame
+from gguf_imagegen.jobs.job import Ended, JobEvent
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidRequest
 
 GROUP = "gguf_imagegen.dialects"
@@ -33,6 +35,22 @@ class ErrorForm:
     model: type[BaseModel] = answers.ErrorAnswer
     body: Callable[[ImagegenError], Mapping[str, Any]] = ImagegenError.body
     status: Callable[[type[ImagegenError]], int] = attrgetter("status")
+
+    def in_stream(self, encoder: Encoder) -> Encoder:
+        """The encoder, with errors in this form."""
+        return encoder if self is OURS else _FormedErrors(encoder, self)
+
+
+class _FormedErrors:
+    def __init__(self, encoder: Encoder, form: ErrorForm) -> None:
+        self._encoder, self._form = encoder, form
+
+    def encode(self, index: int | None, event: JobEvent) -> bytes:
+        match event:
+            case Ended(error=error) if error is not None:
+                return frame(dict(self._form.body(error)), event="error")
+            case _:
+                return self._encoder.encode(index, event)
 
 
 OURS = ErrorForm()

@@ -166,3 +166,15 @@ def _state(app: web.Application, meant: list[Entry]) -> str:
     if any(not pull.ended for pull in app[PULLS].named(meant[0].id)):
         return "pulling"
     return "ready" if any(map(app[SERVICE].catalog.on_disk, meant)) else "absent"
+
+
+@endpoint(answers.RequestProgress, errors=(ModelNotFound,))
+async def load_progress(request: web.Request) -> web.Response:
+    """GET /v1/models/{id}/progress: how far its load is, 0 to 1."""
+    pool = request.app[SERVICE].pool
+    entry = request.app[SERVICE].model(request.match_info["id"])
+    if pool.holds(entry):
+        return web.json_response({"progress": 1.0})
+    going = pool.loading if pool.loads(entry) else None
+    share = going.done / going.total if going is not None and going.total else 0.0
+    return web.json_response({"progress": round(share, 4)})

@@ -35,7 +35,8 @@ def checked_steps(steps: int, entry: Entry, settings: Settings, param: str, note
         )
     if steps < settings.min_steps:
         raise InvalidRequest(
-            f"{param}: {steps} steps are too few; this server makes at least {settings.min_steps}", param=param
+            f"{param}: {steps} steps are too few; this server makes at least {settings.min_steps}",
+            param=param,
         )
     most = Bounds.of(entry, settings).steps
     if steps > most:

@@ -139,9 +139,7 @@ def twins(draw: Draw) -> tuple[dict[str, Any], Parts]:
             body[name] = draw(values(SCHEMAS[field]))
             more = [(name, text_of(body[name]))]
         parts += more
-    for name in draw(
-        st.sets(st.sampled_from([*sorted(WITHOUT_EFFECT), "nobody_knows"]), max_size=3)
-    ):
+    for name in draw(st.sets(st.sampled_from([*sorted(WITHOUT_EFFECT), "nobody_knows"]), max_size=3)):
         body[name] = draw(TEXT)
         parts.append((name, body[name]))
     if draw(st.booleans()):

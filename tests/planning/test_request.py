@@ -272,7 +272,13 @@ def test_fields_without_effect_say_so() -> None:
 def test_further_prompts_warn_once_and_say_why() -> None:
     """One warning for all of them; one that repeats the first prompt loses nothing."""
     _, warnings = parse_request(
-        {"prompt": "a", "prompt_2": "b", "prompt_3": "a", "negative_prompt_2": "c", "max_sequence_length": 256}
+        {
+            "prompt": "a",
+            "prompt_2": "b",
+            "prompt_3": "a",
+            "negative_prompt_2": "c",
+            "max_sequence_length": 256,
+        }
     )
     assert warnings == [
         "max_sequence_length: no effect; the engine always encodes the whole prompt",

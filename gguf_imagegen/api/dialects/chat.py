@@ -244,4 +244,6 @@ def _describe(schemas: dict[str, Schema]) -> None:
     own |= {name: schema for name, schema in image.items() if name not in elsewhere}
 
 
-DIALECT = Dialect("chat", "Chat", [web.post("/v1/chat/completions", completions)], describe=_describe)
+DIALECT = Dialect(
+    "vllm_omni", "vLLM-Omni", [web.post("/v1/chat/completions", completions)], describe=_describe
+)

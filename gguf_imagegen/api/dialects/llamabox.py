@@ -1,6 +1,6 @@
 """llama-box's streams on OpenAI's image routes, which have its fields too: a frame for each step.
 
-https://github.com/gpustack/llama-box; GPUStack's gateway reads these frames of an instance that it calls.
+https://github.com/gpustack/llama-box; GPUStack's clients read the same frames.
 """
 
 from __future__ import annotations

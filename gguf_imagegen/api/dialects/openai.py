@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.dialect import DIALECTS, OURS, Dialect
+from gguf_imagegen.api.dialect import DIALECTS, Dialect
 from gguf_imagegen.api.dialects.llamabox import through_gateway
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
@@ -28,7 +28,7 @@ from gguf_imagegen.api.openapi.contract import (
     with_contract,
 )
 from gguf_imagegen.api.shapes import answer
-from gguf_imagegen.api.streams.encoders import Encoder, ErrorsInside, OpenAIEncoder
+from gguf_imagegen.api.streams.encoders import Encoder, OpenAIEncoder
 from gguf_imagegen.api.streams.send import answer_job, stream_job
 from gguf_imagegen.api.submit import accepted, begin, finish, prefers_async
 from gguf_imagegen.api.urls import file_url
@@ -43,7 +43,10 @@ FRAMES = (
     " frame per step; OpenAI's `image_generation.partial_image` and `.completed` (`image_edit.` for edits);"
     " both."
 )
-PICTURE_FILES = ("image/png", "image/jpeg", "image/webp")
+
+
+FILES = ("image/png", "image/jpeg", "image/webp", "application/zip")
+"""With `response_format: "file"`."""
 
 
 def images_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endpoint]:
@@ -56,7 +59,7 @@ def images_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endp
             form=True,
             errors=PICTURE,
             also=ASYNC,
-            media=(JSON, EVENTS, *PICTURE_FILES, "application/zip"),
+            media=(JSON, EVENTS, *FILES),
             events=FRAMES,
             params=(PREFER, IDEMPOTENCY),
             example=example,
@@ -132,9 +135,8 @@ def _encoder(request: web.Request, job: Job, wanted: ImageRequest) -> Encoder:
         options = options.model_copy(update={"chunk_results": True})
     scheduler = request.app[SERVICE].scheduler
     dialects = request.app[DIALECTS]
-    make = dialects.streams.get(_stream(request, wanted), OpenAIEncoder)
-    encoder, form = make(job, options, scheduler.results.get, scheduler.eta), dialects.of(request).errors
-    return encoder if form is OURS else ErrorsInside(encoder, form.body)
+    encoder = dialects.streams.get(_stream(request, wanted), OpenAIEncoder)
+    return dialects.of(request).errors.in_stream(encoder(job, options, scheduler.results.get, scheduler.eta))
 
 
 def _stream(request: web.Request, wanted: ImageRequest) -> str:

@@ -1,7 +1,7 @@
 """OpenAI's Responses API with its `image_generation` tool, and no language model behind it.
 
 The prompt is the last text of the user; pictures beside it, and those of `previous_response_id`, are edited.
-Shapes: https://platform.openai.com/docs/api-reference/responses and `openai.types.responses` of its SDK.
+Shapes: https://platform.openai.com/docs/api-reference/responses, `openai.types.responses` of openai-python.
 """
 
 from __future__ import annotations
@@ -20,7 +20,15 @@ from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects.responses_stream import ResponsesEncoder, response_object
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.openapi.contract import ASYNC, EVENTS, IDEMPOTENCY, JSON, PICTURE, PREFER, endpoint
+from gguf_imagegen.api.openapi.contract import (
+    ASYNC,
+    EVENTS,
+    IDEMPOTENCY,
+    JSON,
+    PICTURE,
+    PREFER,
+    endpoint,
+)
 from gguf_imagegen.api.streams.send import answer_job, stream_job
 from gguf_imagegen.api.submit import accepted, begin, pictures, prefers_async
 from gguf_imagegen.planning.request import StreamOptions
@@ -35,9 +43,8 @@ OF_RESPONSES = {
 }  # fmt: skip
 """Fields that steer the writing of text, or mean something else here; no picture depends on them."""
 FRAMES = (
-    "With `stream: true`: the events of OpenAI's Responses API from `response.created` to"
-    " `response.completed` or `response.failed`; partial images as"
-    " `response.image_generation_call.partial_image`."
+    "With `stream: true`: the events from `response.created` to `response.completed`"
+    " or `response.failed`; partial images as `response.image_generation_call.partial_image`."
 )
 OF_THE_TOOL = {"type", "action", "input_image_mask", "model"}
 
@@ -137,4 +144,4 @@ async def _made_before(request: web.Request, response_id: str) -> list[bytes]:
     return await asyncio.to_thread(pictures, request.app, job)
 
 
-DIALECT = Dialect("responses", "Chat", [web.post("/v1/responses", create)])
+DIALECT = Dialect("responses", "OpenAI", [web.post("/v1/responses", create)])

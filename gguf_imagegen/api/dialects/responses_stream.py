@@ -23,7 +23,9 @@ STATUS: Mapping[str, str] = {
 CALL = "response.image_generation_call"
 
 
-def response_object(job: Job, read: Read | None = None, output: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+def response_object(
+    job: Job, read: Read | None = None, output: list[dict[str, Any]] | None = None
+) -> dict[str, Any]:
     """The response as it is now; `read` gives the pictures, unless `output` has them. Reads files."""
     if output is None:
         output = [_call(job, image.index, read(image.name)) for image in job.images] if read else []

@@ -1,4 +1,4 @@
-"""Xinference: models are launched and listed, inpainting, and a request's progress and end by its own name.
+"""Xinference: inpainting, and a request's progress and end by the name that its client gave it.
 
 Its other image routes are OpenAI's. Routes and shapes:
 https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py
@@ -38,8 +38,6 @@ from gguf_imagegen.vocabulary.errors import (
 
 LOOK = 0.05
 """Seconds between two looks at a model that is to be loaded."""
-WAIT = Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded")
-DETAILED = Param("detailed", "query", {"type": "boolean"}, "more of each")
 
 
 class LaunchRequest(BaseModel):
@@ -57,12 +55,12 @@ class LaunchRequest(BaseModel):
         *READING, *MODEL, *ADMIN, UnsupportedOperation, ModelLoadFailed, WorkerCrashed, InsufficientMemory,
         ServerBusy,
     ),
-    params=(WAIT,),
+    params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
     example={"model_name": "sd-turbo", "model_type": "image"},
 )  # fmt: skip
 @admins_only
 async def launch(request: web.Request) -> web.Response:
-    """POST /v1/models: load a model that is on disk, by default until it is there; its uid is its name."""
+    """POST /v1/models: load a model that is on disk, by default until it is ready; its uid is its name."""
     service, body = request.app[SERVICE], await read_body(request)
     name, quant = body.get("model_name") or body.get("model"), body.get("quantization")
     if not isinstance(name, str):
@@ -86,19 +84,7 @@ async def _until_loaded(service: Service, entry: Entry) -> None:
         await asyncio.sleep(LOOK)
 
 
-@endpoint(answers.RequestProgress, errors=(ModelNotFound,))
-async def launch_progress(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}/progress: how far its load is, 0 to 1."""
-    pool = request.app[SERVICE].pool
-    entry = request.app[SERVICE].model(request.match_info["id"])
-    if pool.holds(entry):
-        return web.json_response({"progress": 1.0})
-    going = pool.loading if pool.loads(entry) else None
-    share = going.done / going.total if going is not None and going.total else 0.0
-    return web.json_response({"progress": round(share, 4)})
-
-
-@endpoint(answers.ObjectList, params=(DETAILED,))
+@endpoint(answers.ObjectList, params=(Param("detailed", "query", {"type": "boolean"}, "more of each"),))
 async def registrations(request: web.Request) -> web.Response:
     """GET /v1/model_registrations/{type}: the catalog under `image`, nothing under other types."""
     catalog = request.app[SERVICE].catalog
@@ -187,7 +173,6 @@ DIALECT = Dialect(
     "Xinference",
     [
         web.post("/v1/models", launch),
-        web.get("/v1/models/{id}/progress", launch_progress),
         web.get("/v1/model_registrations/{type}", registrations),
         web.get("/v1/model_registrations/{type}/{name}", registration),
         web.post("/v1/images/inpainting", inpainting),

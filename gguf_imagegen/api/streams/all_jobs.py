@@ -29,8 +29,6 @@ from gguf_imagegen.vocabulary.errors import InvalidRequest
 from gguf_imagegen.vocabulary.events import Loaded, Loading, Notice, PhaseChanged, Progress
 
 MOST_RECENT = 100
-TOGETHER = 0.05
-"""Seconds; what happens within them goes out in one piece."""
 PLACES = 1.0
 """Least seconds between two frames with the order of the queue."""
 FRAMES_KEPT = 2000
@@ -66,7 +64,8 @@ def _recent(request: web.Request) -> int:
 
 async def _follow(request: web.Request, response: web.StreamResponse, follower: Follower) -> None:
     """Send what happens, with heartbeats."""
-    scheduler, heartbeat = request.app[SERVICE].scheduler, request.app[SERVICE].settings.heartbeat
+    service = request.app[SERVICE]
+    scheduler, heartbeat = service.scheduler, service.settings.heartbeat
     beat = time.monotonic() + heartbeat
     while not scheduler.draining:
         data = follower.news()
@@ -75,7 +74,7 @@ async def _follow(request: web.Request, response: web.StreamResponse, follower: 
         if data:
             await write(request, response, data)
             beat = time.monotonic() + heartbeat
-            await asyncio.sleep(TOGETHER)
+            await asyncio.sleep(service.waits.together)
         else:
             await scheduler.change(max(0.0, min(beat - time.monotonic(), follower.pause)))
 

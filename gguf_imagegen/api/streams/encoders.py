@@ -7,7 +7,7 @@ those of llama-box's `image.chunk` and of OpenAI's image streaming events.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from gguf_imagegen.api.shapes import job_usage, openai_fields, usage_of
@@ -23,7 +23,6 @@ from gguf_imagegen.jobs.job import (
     Started,
 )
 from gguf_imagegen.planning.request import StreamOptions
-from gguf_imagegen.vocabulary.errors import ImagegenError
 from gguf_imagegen.vocabulary.events import Loading, Notice, PhaseChanged, Progress
 
 Read = Callable[[str], bytes]
@@ -173,21 +172,6 @@ class BothEncoder:
         if not self._ids:
             return comment(f"{kind} " + " ".join(f"{key}={value}" for key, value in fields.items()))
         return frame({"type": kind, "job": self._job.id, **fields, "data": []}, event=kind, id=id)
-
-
-class ErrorsInside:
-    """Another encoder's stream, whose error frame has the body that a dialect gives errors."""
-
-    def __init__(self, encoder: Encoder, body: Callable[[ImagegenError], Mapping[str, Any]]) -> None:
-        self._encoder = encoder
-        self._body = body
-
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
-        match event:
-            case Ended(error=error) if error is not None:
-                return frame(dict(self._body(error)), event="error")
-            case _:
-                return self._encoder.encode(index, event)
 
 
 def chunk(job: Job, item: dict[str, Any], usage: dict[str, float] | None) -> dict[str, Any]:
