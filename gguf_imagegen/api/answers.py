@@ -1,35 +1,40 @@
-"""The shapes of answers, for the OpenAPI document: models that describe and never build.
+"""The answers of this server: each is built by its model, which the OpenAPI document describes.
 
-The handlers write plain dicts; the conformance tests (tests/api/test_schemathesis.py) compare every answer
-with these. A model names what clients may rely on; further keys may stand beside them.
+A key that no model has cannot be sent (`gguf_imagegen.api.reply`).
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
-class ErrorObject(BaseModel):
+class Answer(BaseModel):
+    """Base of all answers that are objects with known keys."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class ErrorObject(Answer):
     message: str
     type: str
     param: str | None
     code: str
 
 
-class ErrorAnswer(BaseModel):
+class ErrorAnswer(Answer):
     """OpenAI's error object, and the `detail` that FastAPI-like clients read."""
 
     error: ErrorObject
     detail: str
 
 
-class NumericErrorObject(BaseModel):
+class NumericErrorObject(Answer):
     message: str
     type: str
     param: str | None
@@ -37,7 +42,7 @@ class NumericErrorObject(BaseModel):
     reason: str
 
 
-class NumericErrorAnswer(BaseModel):
+class NumericErrorAnswer(Answer):
     """GPUStack's: `code` is the HTTP status, `reason` our own word."""
 
     error: NumericErrorObject
@@ -47,7 +52,7 @@ class NumericErrorAnswer(BaseModel):
 # -- pictures and jobs --------------------------------------------------------------------------------
 
 
-class ImageItem(BaseModel):
+class ImageItem(Answer):
     """One picture and how it was made; `b64_json` and `url` as `response_format` wants them, else null."""
 
     b64_json: str | None = Field(None, json_schema_extra={"contentEncoding": "base64"})
@@ -64,18 +69,19 @@ class ImageItem(BaseModel):
     finish_reason: str
 
 
-class Usage(BaseModel):
+class Usage(Answer):
     """Token counts are 0; the times are measured."""
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
+    input_tokens_details: dict[str, int]
     time_to_process_ms: float
     time_per_generation_ms: float
     generation_per_second: float
 
 
-class ImagesAnswer(BaseModel):
+class ImagesAnswer(Answer):
     created: int
     model: str
     size: str
@@ -88,7 +94,7 @@ class ImagesAnswer(BaseModel):
     warnings: list[str]
 
 
-class JobParameters(BaseModel):
+class JobParameters(Answer):
     prompt: str
     negative_prompt: str
     seed: int
@@ -101,7 +107,7 @@ class JobParameters(BaseModel):
     height: int
 
 
-class JobObject(BaseModel):
+class JobObject(Answer):
     """State, progress (0 to 100) and result of a job."""
 
     id: str
@@ -130,7 +136,7 @@ class JobObject(BaseModel):
     events: str
 
 
-class Me(BaseModel):
+class Me(Answer):
     """Who the key belongs to; a bound that is null is the server's own."""
 
     object: Literal["caller"]
@@ -139,13 +145,13 @@ class Me(BaseModel):
     bounds: dict[str, int | float | None]
 
 
-class JobList(BaseModel):
+class JobList(Answer):
     object: Literal["list"]
     data: list[JobObject]
     has_more: bool
 
 
-class KeptImage(BaseModel):
+class KeptImage(Answer):
     id: str
     object: Literal["image"]
     created: int
@@ -154,13 +160,13 @@ class KeptImage(BaseModel):
     text: str
 
 
-class ImageList(BaseModel):
+class ImageList(Answer):
     object: Literal["list"]
     data: list[KeptImage]
     has_more: bool
 
 
-class ImageInfo(BaseModel):
+class ImageInfo(Answer):
     """What is written in a picture: the text, and its parts by name; both empty if there is none."""
 
     object: Literal["image.info"]
@@ -168,11 +174,11 @@ class ImageInfo(BaseModel):
     parameters: dict[str, str]
 
 
-class Addon(BaseModel):
+class Addon(Answer):
     name: str
 
 
-class Addons(BaseModel):
+class Addons(Answer):
     """Files that requests may name."""
 
     object: Literal["addons"]
@@ -180,7 +186,7 @@ class Addons(BaseModel):
     upscalers: list[Addon]
 
 
-class Deleted(BaseModel):
+class Deleted(Answer):
     id: str
     object: str
     deleted: Literal[True]
@@ -189,7 +195,7 @@ class Deleted(BaseModel):
 # -- models -------------------------------------------------------------------------------------------
 
 
-class ModelMeta(BaseModel):
+class ModelMeta(Answer):
     aliases: list[str]
     description: str
     examples: list[str]
@@ -201,11 +207,17 @@ class ModelMeta(BaseModel):
     best: str
     memory: dict[str, Any] | None
     download_bytes: int | None
+    pullable: bool
+    pulling: list[str]
+    gated: bool
+    links: list[str]
+    unsupported: str | None
     size_on_disk: int | None
     family: str
     licence: str
     capabilities: list[str]
     edit_mode: str
+    distilled_guidance: bool
     defaults: dict[str, Any]
     step_caches: list[StepCache]
     decoders: list[Decoder]
@@ -216,20 +228,21 @@ class ModelMeta(BaseModel):
     previews: list[str]
 
 
-class ModelObject(BaseModel):
+class ModelObject(Answer):
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    model_type: str
     meta: ModelMeta
 
 
-class ModelList(BaseModel):
+class ModelList(Answer):
     object: Literal["list"]
     data: list[ModelObject]
 
 
-class ModelDeleted(BaseModel):
+class ModelDeleted(Answer):
     """`deleted`: files are gone. `removed` and `kept` (others use them) are names, `freed` is bytes."""
 
     id: str
@@ -240,7 +253,7 @@ class ModelDeleted(BaseModel):
     freed: int
 
 
-class PullObject(BaseModel):
+class PullObject(Answer):
     """How far a pull is; `done` and `total` are bytes."""
 
     object: Literal["model.pull"]
@@ -250,16 +263,17 @@ class PullObject(BaseModel):
     total: int
     files: list[dict[str, Any]]
     error: ErrorObject | None
+    detail: str = ""
 
 
 # -- the server ---------------------------------------------------------------------------------------
 
 
-class Alive(BaseModel):
+class Alive(Answer):
     status: Literal["alive"]
 
 
-class LaneState(BaseModel):
+class LaneState(Answer):
     """A device, what it does, the model it loads or has used last, and the job it works on."""
 
     name: str
@@ -270,7 +284,7 @@ class LaneState(BaseModel):
     job: str | None
 
 
-class Health(BaseModel):
+class Health(Answer):
     status: Literal["ok", "loading", "paused", "error", "shutting_down"]
     ready: bool
     model: str
@@ -289,7 +303,7 @@ class Health(BaseModel):
 # -- chat, Xinference, OpenVINO Model Server ----------------------------------------------------------
 
 
-class ChatAnswer(BaseModel):
+class ChatAnswer(Answer):
     """The message's `images` are `image_url` parts with data URLs; its content is text, or the same parts."""
 
     id: str
@@ -302,7 +316,7 @@ class ChatAnswer(BaseModel):
     warnings: list[str]
 
 
-class ResponseAnswer(BaseModel):
+class ResponseAnswer(Answer):
     """The output's items are of the type `image_generation_call`, their `result` is base64."""
 
     id: str
@@ -312,21 +326,29 @@ class ResponseAnswer(BaseModel):
     model: str
     output: list[dict[str, Any]]
     error: dict[str, Any] | None
+    incomplete_details: None
+    instructions: None
+    metadata: dict[str, str]
+    parallel_tool_calls: bool
+    temperature: float | None
+    top_p: float | None
+    tool_choice: str
+    tools: list[dict[str, Any]]
     usage: dict[str, Any]
     warnings: list[str]
 
 
-class LaunchAnswer(BaseModel):
+class LaunchAnswer(Answer):
     """`model_uid` is the name by which requests ask for it."""
 
     model_uid: str
 
 
-class RequestProgress(BaseModel):
+class RequestProgress(Answer):
     progress: float = Field(ge=0, le=1)
 
 
-class AbortAnswer(BaseModel):
+class AbortAnswer(Answer):
     msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
 
 
@@ -337,7 +359,7 @@ class ModelStates(RootModel[dict[str, dict[str, Any]]]):
 # -- all ----------------------------------------------------------------------------------------------
 
 
-class ServerSentEvent(BaseModel):
+class ServerSentEvent(Answer):
     """One event of a stream; `data` is JSON, or `[DONE]` at the end."""
 
     data: str

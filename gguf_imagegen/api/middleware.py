@@ -15,6 +15,7 @@ from gguf_imagegen.api.callers import CALLERS, SENDER, Key
 from gguf_imagegen.api.dialect import DIALECTS, OURS, ErrorForm
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import EVERYBODY, OUTSIDER, Sender
 from gguf_imagegen.vocabulary.errors import (
@@ -94,7 +95,7 @@ def error_answer(
     extra = {"x-should-retry": "true" if error.should_retry else "false", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    return web.json_response(form.body(error), status=form.status(type(error)), headers=extra)
+    return reply(form.model, form.body(error), status=form.status(type(error)), headers=extra)
 
 
 def _is_gone(request: web.Request) -> bool:

@@ -13,6 +13,7 @@ from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, endpoint
 from gguf_imagegen.api.pull import PULLS
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
@@ -30,7 +31,7 @@ async def list_models(request: web.Request) -> web.Response:
         return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].catalog.entries]
 
     data = await asyncio.to_thread(views)
-    return web.json_response({"object": "list", "data": data})
+    return reply(answers.ModelList, {"object": "list", "data": data})
 
 
 @endpoint(answers.ModelObject, errors=(ModelNotFound,))
@@ -68,7 +69,7 @@ async def _answer(request: web.Request, status: int = 200) -> web.Response:
     name = named.get("id") or f"{named['org']}/{named['name']}"
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
-    return web.json_response(_view(request.app, name, survey, _settings(request)), status=status)
+    return reply(answers.ModelObject, _view(request.app, name, survey, _settings(request)), status=status)
 
 
 def _settings(request: web.Request) -> Settings:
@@ -174,7 +175,7 @@ async def load_progress(request: web.Request) -> web.Response:
     pool = request.app[SERVICE].pool
     entry = request.app[SERVICE].model(request.match_info["id"])
     if pool.holds(entry):
-        return web.json_response({"progress": 1.0})
+        return reply(answers.RequestProgress, {"progress": 1.0})
     going = pool.loading if pool.loads(entry) else None
     share = going.done / going.total if going is not None and going.total else 0.0
-    return web.json_response({"progress": round(share, 4)})
+    return reply(answers.RequestProgress, {"progress": round(share, 4)})

@@ -21,6 +21,7 @@ from gguf_imagegen.api.callers import admins_only, require_admin
 from gguf_imagegen.api.dialects.a1111.names import SAMPLERS, SCHEDULES
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, READING, endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.machine.memory import available
@@ -92,7 +93,8 @@ def use_by_default(app: web.Application, entry: Entry) -> None:
 @endpoint(answers.ObjectList)
 async def sd_models(request: web.Request) -> web.Response:
     """GET /sdapi/v1/sd-models: only those that are on disk."""
-    return web.json_response(
+    return reply(
+        answers.ObjectList,
         [
             {
                 "title": title_of(entry),
@@ -103,7 +105,7 @@ async def sd_models(request: web.Request) -> web.Response:
                 "config": None,
             }
             for entry in on_disk(request.app[SERVICE].catalog)
-        ]
+        ],
     )
 
 
@@ -111,14 +113,15 @@ async def sd_models(request: web.Request) -> web.Response:
 async def get_options(request: web.Request) -> web.Response:
     """GET /sdapi/v1/options: the few options that this server has."""
     entry = request.app[SERVICE].default
-    return web.json_response(
+    return reply(
+        answers.AnyObject,
         {
             "samples_format": "png",
             "sd_model_checkpoint": title_of(entry),
             "sd_checkpoint_hash": sha256_of(entry) or "",
             "sd_vae": "Automatic",
             "CLIP_stop_at_last_layers": 1,
-        }
+        },
     )
 
 
@@ -131,7 +134,7 @@ async def set_options(request: web.Request) -> web.Response:
     if name:
         require_admin(request)
         use_by_default(request.app, find_model(request.app[SERVICE].catalog, name))
-    return web.json_response(None)
+    return reply(answers.Nothing, None)
 
 
 @endpoint(errors=ADMIN)
@@ -140,7 +143,7 @@ async def unload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/unload-checkpoint: free the memory of all models as soon as no job waits."""
     for entry in request.app[SERVICE].pool.entries:
         await request.app[SERVICE].scheduler.unload(entry)
-    return web.json_response({})
+    return reply(answers.AnyObject, {})
 
 
 @endpoint(errors=(*MODEL, *ADMIN))
@@ -148,7 +151,7 @@ async def unload_checkpoint(request: web.Request) -> web.Response:
 async def reload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/reload-checkpoint: load the default model as soon as no job waits."""
     use_by_default(request.app, request.app[SERVICE].default)
-    return web.json_response({})
+    return reply(answers.AnyObject, {})
 
 
 # -- names --------------------------------------------------------------------------------------------
@@ -157,12 +160,13 @@ async def reload_checkpoint(request: web.Request) -> web.Response:
 @endpoint(answers.ObjectList)
 async def samplers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/samplers."""
-    return web.json_response(
+    return reply(
+        answers.ObjectList,
         [
             {"name": label, "aliases": sorted({ours, *aliases} - {label}), "options": {}}
             for ours in request.app[SERVICE].abilities.samplers
             for label, aliases in [SAMPLERS.get(ours, (ours, ()))]
-        ]
+        ],
     )
 
 
@@ -172,8 +176,9 @@ async def schedulers(request: web.Request) -> web.Response:
     able = request.app[SERVICE].abilities.schedules
     names = [("automatic", "Automatic", ()), *(each for ours, each in SCHEDULES.items() if ours in able)]
     rest = {"default_rho": -1, "need_inner_model": False}
-    return web.json_response(
-        [{"name": name, "label": label, "aliases": list(aliases), **rest} for name, label, aliases in names]
+    return reply(
+        answers.ObjectList,
+        [{"name": name, "label": label, "aliases": list(aliases), **rest} for name, label, aliases in names],
     )
 
 
@@ -181,7 +186,9 @@ async def schedulers(request: web.Request) -> web.Response:
 async def loras(request: web.Request) -> web.Response:
     """GET /sdapi/v1/loras: names that prompts and the field `lora` may use."""
     names = await asyncio.to_thread(names_in, request.app[SERVICE].settings.lora_dir, "lora")
-    return web.json_response([{"name": name, "alias": name, "path": name, "metadata": {}} for name in names])
+    return reply(
+        answers.ObjectList, [{"name": name, "alias": name, "path": name, "metadata": {}} for name in names]
+    )
 
 
 @endpoint(answers.ObjectList)
@@ -189,24 +196,25 @@ async def upscalers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/upscalers: built-in ones, and the files of --upscaler-dir."""
     names = await asyncio.to_thread(names_in, request.app[SERVICE].settings.upscaler_dir, "upscaler")
     items = [(name, None) for name in PIXEL_UPSCALERS] + [(name, name) for name in names]
-    return web.json_response(
+    return reply(
+        answers.ObjectList,
         [
             {"name": name, "model_name": model, "model_path": None, "model_url": None, "scale": 4}
             for name, model in items
-        ]
+        ],
     )
 
 
 @endpoint(answers.ObjectList)
 async def latent_upscale_modes(request: web.Request) -> web.Response:
     """GET /sdapi/v1/latent-upscale-modes."""
-    return web.json_response([{"name": name} for name in LATENT_MODES])
+    return reply(answers.ObjectList, [{"name": name} for name in LATENT_MODES])
 
 
 @endpoint()
 async def cmd_flags(request: web.Request) -> web.Response:
     """GET /sdapi/v1/cmd-flags: that there is an API and no Gradio."""
-    return web.json_response({"api": True, "nowebui": True})
+    return reply(answers.AnyObject, {"api": True, "nowebui": True})
 
 
 @endpoint()
@@ -218,28 +226,28 @@ async def memory(request: web.Request) -> web.Response:
     cuda: dict[str, Any] = {"error": "unavailable"}
     if free.vram is not None:
         cuda = {"system": {"free": free.vram}}
-    return web.json_response({"ram": ram, "cuda": cuda})
+    return reply(answers.AnyObject, {"ram": ram, "cuda": cuda})
 
 
 @endpoint()
 async def scripts(request: web.Request) -> web.Response:
     """GET /sdapi/v1/scripts: none."""
-    return web.json_response({"txt2img": [], "img2img": []})
+    return reply(answers.AnyObject, {"txt2img": [], "img2img": []})
 
 
 @endpoint()
 async def embeddings(request: web.Request) -> web.Response:
     """GET /sdapi/v1/embeddings: none."""
-    return web.json_response({"loaded": {}, "skipped": {}})
+    return reply(answers.AnyObject, {"loaded": {}, "skipped": {}})
 
 
 @endpoint(answers.ObjectList)
 async def nothing(request: web.Request) -> web.Response:
     """Lists of things that this server does not have."""
-    return web.json_response([])
+    return reply(answers.ObjectList, [])
 
 
 @endpoint(answers.Nothing)
 async def done(request: web.Request) -> web.Response:
     """POST refresh-…: folders are looked at with every request."""
-    return web.json_response(None)
+    return reply(answers.Nothing, None)

@@ -38,6 +38,7 @@ from gguf_imagegen.api.openapi.contract import (
     Endpoint,
     with_contract,
 )
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import accepted, begin, finish, pictures, prefers_async
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.finish import describe
@@ -115,7 +116,7 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
             raise
         made = await asyncio.to_thread(pictures, app, work.job)  # what was finished before the interrupt
     body = await asyncio.to_thread(_answer, work.job, data, told, made, app[SERVICE].results.keeps)
-    return web.json_response(body, headers={"X-Job-Id": work.job.id})
+    return reply(A1111Answer, body, headers={"X-Job-Id": work.job.id})
 
 
 def _preview(entry: Entry) -> dict[str, Any]:

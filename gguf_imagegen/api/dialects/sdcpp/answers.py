@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from gguf_imagegen.api.answers import Answer
 
 
-class NativeErrorAnswer(BaseModel):
+class NativeErrorAnswer(Answer):
     """sd.cpp's: `error` is text."""
 
     error: str
@@ -18,21 +20,24 @@ class NativeErrorAnswer(BaseModel):
     detail: str
 
 
-class NativeCapabilities(BaseModel):
+class NativeCapabilities(Answer):
     model: dict[str, str]
     current_mode: str
     supported_modes: list[str]
     defaults: dict[str, Any]
+    defaults_by_mode: dict[str, dict[str, Any]]
     limits: dict[str, int]
     samplers: list[str]
     schedulers: list[str]
     output_formats: list[str]
+    output_formats_by_mode: dict[str, list[str]]
     features: dict[str, bool]
+    features_by_mode: dict[str, dict[str, bool]]
     loras: list[dict[str, str]]
     upscalers: list[dict[str, str]]
 
 
-class NativeSubmitted(BaseModel):
+class NativeSubmitted(Answer):
     id: str
     kind: Literal["img_gen"]
     status: Literal["queued", "generating", "completed", "failed", "cancelled"]
@@ -41,7 +46,7 @@ class NativeSubmitted(BaseModel):
     warnings: list[str]
 
 
-class NativeJob(BaseModel):
+class NativeJob(Answer):
     """`result` has the pictures of a completed job; `progress` is 0 to 1."""
 
     id: str

@@ -30,6 +30,7 @@ from gguf_imagegen.api.dialects.sdcpp.schema import native_properties
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import IDEMPOTENCY, PICTURE, endpoint
 from gguf_imagegen.api.openapi.schemas import Schema
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import begin, pictures
 from gguf_imagegen.jobs.job import Job, Status
 from gguf_imagegen.vocabulary.errors import (
@@ -87,7 +88,7 @@ async def capabilities(request: web.Request) -> web.Response:
     entry = request.app[SERVICE].model(None)
     service = request.app[SERVICE]
     found = await asyncio.to_thread(capabilities_of, entry, service.settings, service.abilities)
-    return web.json_response(found)
+    return reply(NativeCapabilities, found)
 
 
 @endpoint(
@@ -113,7 +114,7 @@ async def img_gen(request: web.Request) -> web.Response:
         "poll_url": f"/sdcpp/v1/jobs/{job.id}",
         "warnings": job.warnings,
     }
-    return web.json_response(body, status=202, headers={"X-Job-Id": job.id})
+    return reply(NativeSubmitted, body, status=202, headers={"X-Job-Id": job.id})
 
 
 @endpoint(request=NativeRequest, errors=(UnsupportedOperation,), status=0)
@@ -125,7 +126,7 @@ async def vid_gen(request: web.Request) -> web.Response:
 @endpoint(NativeJob, errors=(JobExpired, JobNotFound))
 async def get_job(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/jobs/{id}: a job of this API or any other."""
-    return web.json_response(await _job_object(request.app, _job(request)))
+    return reply(NativeJob, await _job_object(request.app, _job(request)))
 
 
 @endpoint(NativeJob, errors=(JobExpired, JobNotFound))
@@ -133,7 +134,7 @@ async def cancel_job(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/jobs/{id}/cancel: queued or running; a finished job stays as it is."""
     job = _job(request)
     await request.app[SERVICE].scheduler.cancel(job, "job cancelled by client")
-    return web.json_response(await _job_object(request.app, job))
+    return reply(NativeJob, await _job_object(request.app, job))
 
 
 def _job(request: web.Request) -> Job:
