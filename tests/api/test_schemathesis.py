@@ -62,6 +62,8 @@ LISTS = ("image", "images", "init_images", "url", "image[]", "ref_images", "extr
 SINGLE = ("mask", "mask_image", "init_image")
 RIGHT: dict[str, list[Any]] = {
     "model": list(MODELS),
+    "model_name": [MODEL],
+    "quantization": ["none"],
     "prompt": ["a cat", "ein Käse 🧀", "<lora:x:1> b", "a <sd_cpp_extra_args>{}</sd_cpp_extra_args>"],
     "size": ["64x64", "128*128", "auto"],
     "imageList": [[{"data": PICTURE}]],
