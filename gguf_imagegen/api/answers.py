@@ -120,6 +120,7 @@ class JobObject(Answer):
     started: float | None
     ended: float | None
     lane: str | None
+    priority: int
     position: int | None
     eta: float | None
     progress: float = Field(ge=0, le=100)
@@ -156,6 +157,7 @@ class KeptImage(Answer):
     object: Literal["image"]
     created: int
     url: str
+    thumbnail: str
     parameters: dict[str, Any]
     text: str
 
@@ -373,6 +375,16 @@ class AnyObject(RootModel[dict[str, Any]]):
 
 class ObjectList(RootModel[list[dict[str, Any]]]):
     """A list of objects, perhaps an empty one."""
+
+
+class JsonRpc(BaseModel):
+    """A message of the Model Context Protocol: a request, a notification, or an answer."""
+
+    model_config = ConfigDict(extra="allow")
+
+    jsonrpc: Literal["2.0"] = "2.0"
+    id: int | str | None = None
+    method: str = ""
 
 
 class Nothing(RootModel[None]):

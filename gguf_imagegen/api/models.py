@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, endpoint
+from gguf_imagegen.api.packing import compressed, tag_of
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.catalog.entry import Entry
@@ -22,6 +25,7 @@ from gguf_imagegen.vocabulary.errors import ModelNotFound, UnsupportedOperation
 
 
 @endpoint(answers.ModelList)
+@compressed
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models."""
     app, settings = request.app, _settings(request)
@@ -31,12 +35,13 @@ async def list_models(request: web.Request) -> web.Response:
         return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].catalog.entries]
 
     data = await asyncio.to_thread(views)
-    return reply(answers.ModelList, {"object": "list", "data": data})
+    return _tagged(answers.ModelList, {"object": "list", "data": data}, data)
 
 
 @endpoint(answers.ModelObject, errors=(ModelNotFound,))
+@compressed
 async def get_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}: ORG/NAME, as the hub has it, needs no escaped slash."""
+    """GET /v1/models/{id}: one of them; a name of the hub, ORG/NAME, needs no escaped slash."""
     return await _answer(request)
 
 
@@ -69,7 +74,18 @@ async def _answer(request: web.Request, status: int = 200) -> web.Response:
     name = named.get("id") or f"{named['org']}/{named['name']}"
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
-    return reply(answers.ModelObject, _view(request.app, name, survey, _settings(request)), status=status)
+    view = _view(request.app, name, survey, _settings(request))
+    if status != 200:
+        return reply(answers.ModelObject, view, status=status)
+    return _tagged(answers.ModelObject, view, [view])
+
+
+def _tagged(model: type[BaseModel], body: dict[str, Any], views: list[dict[str, Any]]) -> web.Response:
+    """Its tag leaves out how much memory is free, which is another figure at each look."""
+    steady = [{**view, "meta": {**view["meta"], "memory": None}} for view in views]
+    answer = reply(model, body)
+    answer.etag = tag_of(json.dumps(steady).encode())
+    return answer
 
 
 def _settings(request: web.Request) -> Settings:

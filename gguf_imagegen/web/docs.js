@@ -6,7 +6,7 @@ dark.addEventListener("change", shade);
 shade();
 
 window.SwaggerUIBundle({
-  url: "/openapi.json",
+  url: new URL("openapi.json", location).href,
   dom_id: "#api",
   deepLinking: true,
   docExpansion: "none",

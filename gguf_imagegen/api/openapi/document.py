@@ -31,12 +31,14 @@ INTRODUCTION = (
     "Pictures from GGUF diffusion models through stable-diffusion.cpp, in the words of several APIs. Unknown"
     " fields are ignored and named in `warnings`; a null is a field not said. Numbers may come as text."
 )
+EXAMPLE_BASE = "http://127.0.0.1:8080"
+"""Stands for the address of the server that is asked; who sends the document puts it there."""
 HEADERS: Mapping[str, Schema] = {
     "X-Request-ID": {"description": "the request's own, or one made for it", "schema": {"type": "string"}},
     "X-Job-Id": {"description": "the job that was made", "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer"}},
 }
-WORDS = {200: "done", 202: "accepted", 304: "not modified", 503: "not ready"}
+WORDS = {200: "done", 202: "accepted", 304: "not modified", 308: "moved", 503: "not ready"}
 
 
 def document(dialects: Sequence[Dialect], settings: Settings, able: Abilities) -> dict[str, Any]:
@@ -64,6 +66,7 @@ def document(dialects: Sequence[Dialect], settings: Settings, able: Abilities) -
     return {
         "openapi": "3.1.0",
         "info": {"title": "gguf_imagegen", "version": __version__, "description": INTRODUCTION},
+        "servers": [{"url": EXAMPLE_BASE}],
         "tags": [{"name": name} for name in dict.fromkeys(dialect.title for dialect, _ in table)],
         "paths": dict(paths),
         "components": components,
@@ -160,6 +163,8 @@ def _responses(
     for status, model in contract.also.items():
         content = {JSON: {"schema": ref(model.__name__)}} if model is not None else {}
         made[status] = _response(WORDS[status], content)
+    if route.method == "GET" and contract.status == 200 and JSON in contract.media:
+        made[304] = _response(WORDS[304], {})  # `packing` tags them
     for status, kinds in _errors(dialect, route, contract, settings).items():
         codes = ", ".join(f"`{code}`" for code in dict.fromkeys(kind.code for kind in kinds))
         made.setdefault(status, _response(codes, {JSON: {"schema": ref(dialect.errors.model.__name__)}}))
