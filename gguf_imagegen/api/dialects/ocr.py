@@ -14,6 +14,7 @@ from aiohttp import web
 from msgspec import to_builtins
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
+from gguf_imagegen.api.answers import Answer
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialects.a1111.request import validated
@@ -54,7 +55,7 @@ class OcrRequest(BaseModel):
     return_dict: bool = False
 
 
-class OcrLine(BaseModel):
+class OcrLine(Answer):
     """`box` is the line's corners in pixels, clockwise from the top left one; `score` is 0 to 1."""
 
     text: str
@@ -62,7 +63,7 @@ class OcrLine(BaseModel):
     box: list[tuple[float, float]]
 
 
-class OcrLines(BaseModel):
+class OcrLines(Answer):
     """With `return_dict`."""
 
     task: Literal["ocr"]
