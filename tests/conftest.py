@@ -30,7 +30,9 @@ from gguf_imagegen.api.connections import Bounds, listen
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.jobs import state
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.jobs.state import State
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
@@ -185,23 +187,35 @@ RunningApp = Callable[..., AbstractAsyncContextManager[App]]
 
 @pytest.fixture
 def running(model_dir: Path) -> RunningApp:
-    """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave."""
+    """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave.
+
+    Nothing is kept unless a `state_dir` is named, or `kept` is a state folder that was opened.
+    """
 
     @contextlib.asynccontextmanager
     async def run(
-        *, engine: Callable[[], Engine] | None = None, bounds: Bounds | None = None, **settings: Any
+        *,
+        engine: Callable[[], Engine] | None = None,
+        bounds: Bounds | None = None,
+        kept: State | None = None,
+        **settings: Any,
     ) -> AsyncIterator[App]:
         values = {"models_dir": model_dir, "model": "tiny-random", "threads": 1, **settings}
         chosen = Settings(**values)
+        if kept is None and "state_dir" in settings:
+            with state.folder(chosen) as opened:
+                async with run(engine=engine, bounds=bounds, kept=opened, **settings) as app:
+                    yield app
+            return
         catalog, default = choose_models(chosen)
-        app = make_app(chosen, catalog, default, engine)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+        application = make_app(chosen, catalog, default, engine, kept=kept)
+        runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None
         listening = await listen(runner.server, "127.0.0.1", 0, bounds or Bounds())
         try:
             async with aiohttp.ClientSession() as session:
-                yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", app, session)
+                yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", application, session)
         finally:
             listening.close()
             await runner.cleanup()

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 from aiohttp import web
 
-from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, system, web_page
+from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, submit, system, web_page
 from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialects import chat, openai, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111_routes
@@ -24,6 +23,7 @@ from gguf_imagegen.api.streams import all_jobs, writing
 from gguf_imagegen.api.streams.send import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
+from gguf_imagegen.jobs.state import State
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
@@ -95,17 +95,18 @@ def make_app(
     default_model: str,
     make_engine: Callable[[], Engine] | None = None,
     devices: Sequence[str] | None = None,
-    state_dir: Path | None = None,
+    kept: State | None = None,
 ) -> web.Application:
     """The whole server; `make_engine` and `devices` are as `Service` takes them.
 
-    Without a state folder, which must be this server's alone, all is forgotten at the end.
+    Without `kept`, the state folder, all is forgotten at the end.
     """
     app = web.Application(
         middlewares=[
             writing.written_in_time,
             middleware.errors_to_answers,
             middleware.guard,
+            middleware.after_the_past,
             body.body_shares,
         ],
         client_max_size=settings.max_body_bytes,
@@ -117,9 +118,10 @@ def make_app(
         default_model,
         make_engine,
         devices=devices,
-        state_dir=state_dir,
+        kept=kept,
         observers=(metrics.job_event, job_log.job_event),
     )
+    service.returned = partial(submit.take_back, app)
     service.pool.ended = metrics.worker_ended
     metrics.watch(service.scheduler)
     app[SERVICE] = service

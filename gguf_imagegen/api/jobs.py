@@ -21,6 +21,8 @@ from gguf_imagegen.planning.request import StreamOptions
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 PAGE = 50
+LONGEST_ID = 15
+"""Digits of an event's id; each run of the server begins a million later."""
 
 
 async def list_jobs(request: web.Request) -> web.Response:
@@ -46,10 +48,10 @@ async def job_events(request: web.Request) -> web.StreamResponse:
     job = _job(request)
     scheduler = request.app[SERVICE].scheduler
     last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or "-1"
-    if not last.removeprefix("-").isdecimal() or len(last) > 9:
+    if not last.removeprefix("-").isdecimal() or len(last) > LONGEST_ID:
         raise InvalidRequest("Last-Event-ID: must be the id of an event of this job")
     encoder = BothEncoder(job, StreamOptions(), scheduler.results.get, scheduler.eta, ids=True)
-    return await stream_job(request, job, encoder, start=max(0, int(last) + 1), cancel_on_leave=False)
+    return await stream_job(request, job, encoder, start=job.after(int(last)), cancel_on_leave=False)
 
 
 async def cancel_job(request: web.Request) -> web.Response:

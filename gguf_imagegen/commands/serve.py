@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 from collections.abc import Sequence
-from pathlib import Path
 
 from aiohttp import web
 from rich.console import Console
@@ -29,11 +28,11 @@ LAST_FRAMES = 5.0
 """Seconds that open answers get to write their last bytes."""
 
 
-async def serve(settings: Settings, console: Console, state_dir: Path | None) -> int:
+async def serve(settings: Settings, console: Console, kept: state.State | None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     catalog, default = choose_models(settings)
     devices = await _devices(settings)
-    app = make_app(settings, catalog, default, devices=devices, state_dir=state_dir)
+    app = make_app(settings, catalog, default, devices=devices, kept=kept)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_FRAMES)
     await runner.setup()
     assert runner.server is not None
@@ -114,8 +113,8 @@ def run_server(settings: Settings) -> int:
     heap.keep_large_blocks_apart()
     console = Console(stderr=True)
     try:
-        with state.folder(settings) as state_dir:
-            return pull_missing(settings) or loop.run(serve(settings, console, state_dir))
-    except state.InUse as exc:
+        with state.folder(settings) as kept:
+            return pull_missing(settings) or loop.run(serve(settings, console, kept))
+    except state.Unusable as exc:
         console.print(f"gguf-imagegen: {exc}", style="red", soft_wrap=True)
         return 1

@@ -199,7 +199,7 @@ class ImageRequest(_Lenient):
     partial_images: int | None = Field(None, ge=0, le=3)
     on_disconnect: Literal["cancel", "continue"] = "cancel"
     keep_alive: Finite | None = Field(None, ge=-1)
-    request_id: str | None = Field(None, max_length=200)
+    request_id: Text | None = Field(None, max_length=200)
 
     sampler: Sampler | None = _option(
         "sampler", "sample_method", "sampler_name", "sampling_method", "sampler_index", default=None

@@ -12,9 +12,11 @@
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
     ├── Cancelled (499)
-    ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InternalError
+    ├── GenerationFailed, ModelLoadFailed, InternalError
+    ├── WorkerCrashed
+    │   └── WorkerKilled
     ├── ServerBusy, ShuttingDown, EnginePaused (503)
-    ├── InsufficientMemory (507)
+    ├── InsufficientMemory, StorageFailed (507)
     └── PullFailed (502): a model's files could not be fetched
         ├── HubTokenMissing, HubTokenInvalid, LicenceNotAccepted (403)
         ├── HubRepositoryNotFound, HubRevisionNotFound, HubFileNotFound (404)
@@ -192,6 +194,10 @@ class WorkerCrashed(ImagegenError):
     code = "worker_crashed"
 
 
+class WorkerKilled(WorkerCrashed):
+    """Not by a fault of its own: somebody ended the engine's process, or the kernel, for want of memory."""
+
+
 class ModelLoadFailed(ImagegenError):
     code = "model_load_failed"
 
@@ -199,6 +205,14 @@ class ModelLoadFailed(ImagegenError):
 class InsufficientMemory(ImagegenError):
     status = 507
     code = "insufficient_memory"
+
+
+class StorageFailed(ImagegenError):
+    """The state folder takes no more, so a job accepted now would be lost in a crash."""
+
+    status = 507
+    code = "storage_failed"
+    should_retry = True
 
 
 class ServerBusy(ImagegenError):

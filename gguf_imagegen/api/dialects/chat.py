@@ -139,11 +139,11 @@ class ChatEncoder:
         self._read = read
         self._comments = OpenAIEncoder(job, options, read, eta)
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
-        begin = self._delta({"role": "assistant", "content": ""}) if index == 0 else b""
-        return begin + self._encode(index, event)
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
+        begin = self._delta({"role": "assistant", "content": ""}) if id == 0 else b""
+        return begin + self._encode(id, event)
 
-    def _encode(self, index: int | None, event: JobEvent) -> bytes:
+    def _encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case ImageReady():
                 return self._delta({"content": [image_part(self._job, self._read(event.name))]})
@@ -154,7 +154,7 @@ class ChatEncoder:
             case PreviewReady():
                 return b""
             case _:
-                return self._comments.encode(index, event)
+                return self._comments.encode(id, event)
 
     def _delta(self, delta: dict[str, Any], finish_reason: str | None = None, **fields: object) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

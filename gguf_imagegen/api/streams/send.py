@@ -32,7 +32,7 @@ TASKS = web.AppKey("background_tasks", set[asyncio.Task[None]])
 async def stream_job(
     request: web.Request, job: Job, encoder: Encoder, *, start: int = 0, cancel_on_leave: bool
 ) -> web.StreamResponse:
-    """Send the job's events from index `start` on, with heartbeats, to the end.
+    """Send the job's events from the one at place `start` on, with heartbeats, to the end.
 
     A client that leaves, or takes nothing for too long, cancels the job if it asked so.
     """
@@ -64,13 +64,13 @@ def _leaving(request: web.Request, job: Job, cancel: bool) -> Iterator[None]:
 async def _send_events(
     request: web.Request, response: web.StreamResponse, job: Job, encoder: Encoder, start: int
 ) -> None:
-    index, pause = start, Pause(request.app[SERVICE].scheduler, job, request.app[SERVICE].settings.heartbeat)
-    for past in range(min(start, len(job.events))):
-        encoder.encode(past, job.events[past])
-    while not (job.ended and index >= len(job.events)):
-        if await job.more_than(index, pause.left):
-            data = encoder.encode(index, job.events[index])
-            index += 1
+    place, pause = start, Pause(request.app[SERVICE].scheduler, job, request.app[SERVICE].settings.heartbeat)
+    for past in range(start):
+        encoder.encode(job.ids[past], job.events[past])
+    while not (job.ended and place >= len(job.events)):
+        if await job.more_than(place, pause.left):
+            data = encoder.encode(job.ids[place], job.events[place])
+            place += 1
         else:
             data = pause.words(encoder)
         if data:

@@ -24,6 +24,7 @@ from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.middleware import error_answer
 from gguf_imagegen.api.submit import begin, pictures
 from gguf_imagegen.jobs.job import Job, Status
+from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.vocabulary.errors import (
     ContentTypeUnsupported,
     ImagegenError,
@@ -96,7 +97,8 @@ async def capabilities(request: web.Request) -> web.Response:
 async def img_gen(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/img_gen: 202, and the job goes on whether anybody waits or not."""
     fields = await asyncio.to_thread(to_fields, await read_body(request))
-    work = await begin(request, fields, "edit" if fields.get("image") else "generation", extra_args=False)
+    operation: Operation = "edit" if fields.get("image") else "generation"
+    work = await begin(request, fields, operation, extra_args=False, lasting=True)
     job = work.job
     request.app[SUBMITTED].append((job.caller, job.id))
     body = {
