@@ -6,11 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from dataclasses import replace
 
 from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.default_model import served_name
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.jobs.job import Job, JobEvent, Observer
 from gguf_imagegen.jobs.ledger import Ledger, Past
 from gguf_imagegen.jobs.pixels import Pixels
@@ -19,22 +20,21 @@ from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.jobs.state import State
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
-from gguf_imagegen.machine.cores import usable_cores
-from gguf_imagegen.machine.devices import Device, make_devices
-from gguf_imagegen.planning.abilities import require_able
+from gguf_imagegen.planning.abilities import require_able, require_engine
+from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
+from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
-from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.errors import ImagegenError, QueueFull
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 
-CANCEL_AGAIN = 5.0
-"""Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -42,10 +42,9 @@ SWEEP = 30.0
 class Service:
     """Takes requests and has them done.
 
-    `make_engine` gives an engine that is not started yet; `devices` are names as the setting has them, None
-    for the setting itself. Pictures go to `settings.output_dir`, else to the state folder, which is this
-    server's alone; without either they are kept for a time only. Jobs are in the ledger of the state folder;
-    those of an earlier run are `returned` with their tickets before `knows_the_past` is set.
+    Pictures go to `settings.output_dir`, else to the state folder, which is this server's alone; without
+    either they are kept for a time only. Jobs are in the ledger of the state folder; those of an earlier run
+    are `returned` with their tickets before `knows_the_past` is set.
     """
 
     def __init__(
@@ -53,20 +52,23 @@ class Service:
         settings: Settings,
         catalog: Catalog,
         default_model: str,
-        make_engine: Callable[[], Engine] | None = None,
+        backend: Backend,
         *,
-        devices: Sequence[str] | None = None,
         kept: State | None = None,
         observers: Sequence[Observer] = (),
+        waits: Waits = USUAL,
     ) -> None:
+        adapters_of(settings.lora_names)  # what is wrong with them is said at the start
         self.settings = settings
+        self.waits = waits
         self.catalog = catalog
         self.default_model = default_model
         """The name of the model of requests that name none; AUTOMATIC1111's options change it."""
-        lanes = make_devices(
-            devices or settings.devices, settings.cpu_lanes, settings.threads, usable_cores()
-        )
-        self.pool = Pool(catalog, settings, partial(_make_engine, settings, make_engine), lanes)
+        self.served_name = served_name(settings, catalog, default_model)
+        """What the model is called that the server was started for."""
+        self._served = catalog.get(default_model).id
+        self.abilities = backend.abilities()
+        self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
         self.results = _results(settings, kept)
         self._ledger = kept.ledger if kept else None
         store = self._ledger.store if self._ledger else None
@@ -83,6 +85,10 @@ class Service:
     def model(self, name: str | None) -> Entry:
         """The named model, or the default one."""
         return self.catalog.get(name) if name else self.default
+
+    def name_of(self, entry: Entry) -> str:
+        """What answers call a model that the request did not name."""
+        return self.served_name if entry.id == self._served else entry.id
 
     async def submit(
         self,
@@ -101,16 +107,29 @@ class Service:
         """
         sender = sender or Sender()
         self.check_room(sender.caller)
-        entry = self.model(request.model)
+        request, entry = self._named(request)
+        if not request.model:
+            request = request.model_copy(update={"model": self.name_of(entry)})
+        entry, notes = chosen_parts(request, entry)
         self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
         settings = within(self.settings, sender.caller.bounds)
-        sketched = await asyncio.to_thread(self._sketch, request, entry, operation, warnings, settings)
+        sketched = await asyncio.to_thread(
+            self._sketch, request, entry, operation, [*warnings, *notes], settings
+        )
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         job = Job(plan, sender, lasting=lasting)
         await self._accept(job, request, repeat)
         return job
+
+    def _named(self, request: ImageRequest) -> tuple[ImageRequest, Entry]:
+        """The model that a request names; a LoRA's name means the default one with that LoRA."""
+        if request.model and not self.catalog.knows(request.model):
+            adapted = with_adapter(request, self.settings)
+            if adapted is not None:
+                return adapted, self.default
+        return request, self.model(request.model)
 
     def check_room(self, caller: Caller) -> None:
         """Raise what `submit` would raise for want of room, before work is put into a request."""
@@ -139,7 +158,7 @@ class Service:
             while not all(task.done() for task in tasks):
                 for task in tasks:
                     task.cancel()
-                await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
+                await asyncio.wait(tasks, timeout=self.waits.cancel_again)
             self.results.close()
             if self._ledger is not None:
                 await self._ledger.close()
@@ -175,7 +194,9 @@ class Service:
         jobs, owners = await ledger.past()
         for picture in await asyncio.to_thread(self.results.take_owners, owners):
             ledger.disown(picture)
-        recovery = Recovery(ledger, self.catalog, self.pixels, self._sketch_again, self.default)
+        recovery = Recovery(
+            ledger, self.catalog, self.abilities, self.pixels, self._sketch_again, self.default
+        )
         for past in jobs:
             await self._take_back(past, recovery)
         if jobs:
@@ -199,9 +220,16 @@ class Service:
         warnings: list[str],
         settings: Settings,
     ) -> Sketch:
-        if operation != "upscale":
+        task: TaskKind = "upscale" if operation == "upscale" else "generate"
+        require_engine(request, entry, task, self.abilities)
+        if task == "generate":
             require_able(request, entry, self.catalog, settings)
-        return sketch(request, entry, settings, operation, warnings)
+        sketched = sketch(request, entry, settings, operation, warnings, self.abilities)
+        bare = sketched.bare
+        if bare.generate is None:
+            return sketched
+        alike = replace(bare, generate=self.pool.alike(bare.entry, bare.generate))
+        return replace(sketched, bare=alike)
 
     def _pixels_held(self) -> int:
         jobs = (*self.scheduler.jobs.values(), *self.scheduler.arriving.values())
@@ -218,10 +246,6 @@ class Service:
             if self._ledger is not None:
                 await self._ledger.sweep({*self.scheduler.jobs, *self.scheduler.arriving})
             await asyncio.to_thread(self.results.sweep)
-
-
-def _make_engine(settings: Settings, make: Callable[[], Engine] | None, device: Device) -> Engine:
-    return make() if make else EngineProcess(stall_timeout=settings.load_timeout, device=device)
 
 
 def _results(settings: Settings, kept: State | None) -> ResultStore:

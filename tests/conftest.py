@@ -30,14 +30,23 @@ from gguf_imagegen.api.connections import Bounds, listen
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.engines.backend import Backend
+from gguf_imagegen.engines.sdcpp.backend import SdCpp
 from gguf_imagegen.jobs import state
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.jobs.state import State
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
+from tests.fake_engines import FakeBackend
 
 DEADLINE = 60.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all` has the tests that check the same on many examples take all of them."""
+    parser.addoption("--all", action="store_true", help="all examples, where the default run takes a part")
 
 
 def pytest_configure() -> None:
@@ -189,14 +198,17 @@ RunningApp = Callable[..., AbstractAsyncContextManager[App]]
 def running(model_dir: Path) -> RunningApp:
     """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave.
 
-    Nothing is kept unless a `state_dir` is named, or `kept` is a state folder that was opened.
+    Or with a `backend=` of one's own, as `--backend` takes it. Nothing is kept unless a `state_dir` is
+    named, or `kept` is a state folder that was opened.
     """
 
     @contextlib.asynccontextmanager
     async def run(
         *,
         engine: Callable[[], Engine] | None = None,
+        backend: Callable[[Settings], Backend] = SdCpp,
         bounds: Bounds | None = None,
+        waits: Waits = USUAL,
         kept: State | None = None,
         **settings: Any,
     ) -> AsyncIterator[App]:
@@ -204,11 +216,14 @@ def running(model_dir: Path) -> RunningApp:
         chosen = Settings(**values)
         if kept is None and "state_dir" in settings:
             with state.folder(chosen) as opened:
-                async with run(engine=engine, bounds=bounds, kept=opened, **settings) as app:
+                async with run(
+                    engine=engine, backend=backend, bounds=bounds, waits=waits, kept=opened, **settings
+                ) as app:
                     yield app
             return
         catalog, default = choose_models(chosen)
-        application = make_app(chosen, catalog, default, engine, kept=kept)
+        found = FakeBackend(chosen, engine) if engine else backend(chosen)
+        application = make_app(chosen, catalog, default, found, kept, waits=waits)
         runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None

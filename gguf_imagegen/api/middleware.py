@@ -13,6 +13,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.callers import CALLERS, SENDER, Key
+from gguf_imagegen.api.dialect import DIALECTS, OURS, ErrorForm
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.settings import Settings
@@ -38,15 +39,8 @@ ALWAYS = ("/livez", "/health", "/metrics")
 PATIENCE = 60.0
 SERVER = "gguf-imagegen"
 """What we say of ourselves; aiohttp would name its version, and Python's."""
-A1111 = ("/sdapi/", "/internal/")
-"""What clients of AUTOMATIC1111 call; they send HTTP Basic."""
 AZURE = "api-key"
 """The header in which clients of Azure's OpenAI send the key."""
-GPUSTACK = "/v1-openai/"
-"""Errors under it are as GPUStack and llama-box have them: `{"code": 400, "message": "Invalid image", "type":
-"invalid_request_error"}` is what
-https://github.com/gpustack/gpustack/blob/a655ad28/docs/user-guide/image-generation-apis.md shows.
-"""
 
 
 def request_id(request: web.Request) -> str:
@@ -96,21 +90,16 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
             log.exception("internal error in %s %s", request.method, request.path)
             error = InternalError("internal error; the server's log has the details")
     error.__traceback__ = None  # it holds this frame, which holds the error, and all that the handler held
-    return error_answer(error, headers, numeric=request.path.startswith(GPUSTACK))
+    return error_answer(error, request.app[DIALECTS].of(request).errors, headers)
 
 
 def error_answer(
-    error: ImagegenError, headers: Mapping[str, str] | None = None, *, numeric: bool = False
+    error: ImagegenError, form: ErrorForm = OURS, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """The error's answer; `numeric`: with the HTTP status as `error.code`, our own word as `error.reason`."""
     extra = {"x-should-retry": "true" if error.should_retry else "false", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    body = error.body()
-    if numeric:
-        named = {"message": error.message, "type": error.type, "param": error.param}
-        body["error"] = {**named, "code": error.status, "reason": error.code}
-    return web.json_response(body, status=error.status, headers=extra)
+    return web.json_response(form.body(error), status=form.status(type(error)), headers=extra)
 
 
 def _is_gone(request: web.Request) -> bool:
@@ -118,8 +107,12 @@ def _is_gone(request: web.Request) -> bool:
 
 
 def _challenge(request: web.Request) -> dict[str, str]:
-    scheme = "Basic" if request.path.startswith(A1111) else "Bearer"
+    scheme = "Basic" if _takes_basic(request) else "Bearer"
     return {"WWW-Authenticate": f'{scheme} realm="gguf_imagegen"'}
+
+
+def _takes_basic(request: web.Request) -> bool:
+    return "basic" in request.app[DIALECTS].of(request).auth
 
 
 @web.middleware
@@ -137,7 +130,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     else:
         key = _check_key(request, settings)
         caller, words = key.caller, key.words(words)
-    request[SENDER] = Sender(caller, request.path.split("/", 2)[1], words)
+    request[SENDER] = Sender(caller, request.app[DIALECTS].of(request).name, words)
     return await handler(request)
 
 
@@ -171,9 +164,9 @@ def _preflight(request: web.Request, settings: Settings) -> web.Response:
 
 
 def _check_key(request: web.Request, settings: Settings) -> Key:
-    """The key that the request has: a bearer's, a password of AUTOMATIC1111's, or in Azure's header."""
+    """The key of the request: a bearer's, in Azure's header, or a password in dialects that have it."""
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    basic = scheme.lower() == "basic" and request.path.startswith(A1111)
+    basic = scheme.lower() == "basic" and _takes_basic(request)
     candidates: tuple[bytes, ...] = ()
     if basic:
         check_origin(request, settings)  # a browser sends Basic by itself, whoever's page made the request
@@ -184,7 +177,7 @@ def _check_key(request: web.Request, settings: Settings) -> Key:
     key = request.app[CALLERS].find(candidates)
     if key is None:
         what = "wrong key" if any(candidates) else "no key"
-        how = "'Authorization: Bearer KEY'" + " or Basic USER:KEY" * request.path.startswith(A1111)
+        how = "'Authorization: Bearer KEY'" + " or Basic USER:KEY" * _takes_basic(request)
         raise Unauthorized(f"{what}: send {how} with a key of this server")
     return key
 

@@ -8,16 +8,19 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, endpoint
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
-from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import ModelNotFound, UnsupportedOperation
 
 
+@endpoint(answers.ModelList)
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models."""
     app, settings = request.app, _settings(request)
@@ -30,11 +33,13 @@ async def list_models(request: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": data})
 
 
+@endpoint(answers.ModelObject, errors=(ModelNotFound,))
 async def get_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}."""
+    """GET /v1/models/{id}; a name of the hub, ORG/NAME, needs no escaped slash."""
     return await _answer(request)
 
 
+@endpoint(answers.ModelObject, errors=(*MODEL, UnsupportedOperation, *ADMIN), status=202)
 @admins_only
 async def load_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/load: load it as soon as no job waits; poll the model's state."""
@@ -44,6 +49,7 @@ async def load_model(request: web.Request) -> web.Response:
     return await _answer(request, 202)
 
 
+@endpoint(answers.ModelObject, errors=(ModelNotFound, *ADMIN), status=202)
 @admins_only
 async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""
@@ -58,7 +64,8 @@ async def unload_model(request: web.Request) -> web.Response:
 
 
 async def _answer(request: web.Request, status: int = 200) -> web.Response:
-    name = request.match_info["id"]
+    named = request.match_info
+    name = named.get("id") or f"{named['org']}/{named['name']}"
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
     return web.json_response(_view(request.app, name, survey, _settings(request)), status=status)
@@ -79,9 +86,10 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
     best = best_of(quants)
     defaults = entry.defaults.model_dump()
     steps = min(defaults["steps"], bounds.steps)
-    schedules = [name for name in SCHEDULES if name != "ays" or traits.ays]
+    able = app[SERVICE].abilities
+    schedules = [name for name in able.schedules if name != "ays" or traits.ays]
     return {
-        "id": entry.id,
+        "id": app[SERVICE].name_of(entry),
         "object": "model",
         "created": 0,
         "owned_by": "gguf_imagegen",
@@ -113,6 +121,9 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "step_caches": traits.step_caches,
             "decoders": entry.decoders,
             "limits": {
+                "min_side": settings.min_side,
+                "min_pixels": settings.min_pixels,
+                "min_steps": settings.min_steps,
                 "max_side": bounds.side,
                 "max_pixels": bounds.pixels,
                 "max_steps": bounds.steps,
@@ -123,7 +134,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
                 "max_cfg_scale": bounds.cfg_scale,
             },
             "quality": dict(entry.quality),
-            "samplers": list(SAMPLERS),
+            "samplers": list(able.samplers),
             "schedules": schedules,
             "previews": ["proj"] * traits.latent_preview + ["tae"] * ("taesd" in entry.files) + ["vae"],
         },
@@ -155,3 +166,15 @@ def _state(app: web.Application, meant: list[Entry]) -> str:
     if any(not pull.ended for pull in app[PULLS].named(meant[0].id)):
         return "pulling"
     return "ready" if any(map(app[SERVICE].catalog.on_disk, meant)) else "absent"
+
+
+@endpoint(answers.RequestProgress, errors=(ModelNotFound,))
+async def load_progress(request: web.Request) -> web.Response:
+    """GET /v1/models/{id}/progress: how far its load is, 0 to 1."""
+    pool = request.app[SERVICE].pool
+    entry = request.app[SERVICE].model(request.match_info["id"])
+    if pool.holds(entry):
+        return web.json_response({"progress": 1.0})
+    going = pool.loading if pool.loads(entry) else None
+    share = going.done / going.total if going is not None and going.total else 0.0
+    return web.json_response({"progress": round(share, 4)})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gguf_imagegen.api import body
 from gguf_imagegen.api.callers import caller_of, sender_of
-from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
+from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
 from gguf_imagegen.api.shapes import job_object
@@ -42,23 +42,23 @@ async def begin(
     fields: Mapping[str, Any],
     operation: Operation,
     *,
-    extra_args: bool = True,
+    notes: Sequence[str] = (),
     lasting: bool = False,
 ) -> Work:
     """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
 
-    With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`. A `lasting` job needs
-    nobody who waits, whatever the request says.
+    `notes` are further warnings. A `lasting` job needs nobody who waits, whatever the request says.
     """
-    work = await _begin(request, fields, operation, extra_args, lasting)
+    work = await _begin(request, fields, operation, notes, lasting)
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 
 
 async def _begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, extra_args: bool, lasting: bool
+    request: web.Request, fields: Mapping[str, Any], operation: Operation, notes: Sequence[str], lasting: bool
 ) -> Work:
-    wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args)
+    wanted, warnings = await asyncio.to_thread(_parsed, request, fields)
+    warnings = [*request.get(body.NOTES, []), *notes, *warnings]
     attempt = await request.app[ATTEMPTS].of(request, fields)
     lasting = lasting or wanted.on_disconnect == "continue" or prefers_async(request)
     submit = partial(_submit, request, wanted, operation, warnings, lasting)
@@ -71,8 +71,9 @@ async def _begin(
     return Work(job, wanted)
 
 
-def _parsed(fields: Mapping[str, Any], extra_args: bool) -> tuple[ImageRequest, list[str]]:
-    return parse_request(with_extra_args(fields) if extra_args else fields)
+def _parsed(request: web.Request, fields: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
+    app = request.app
+    return parse_request(app[DIALECTS].unwrapped(request, fields), app[SERVICE].abilities)
 
 
 async def _submit(

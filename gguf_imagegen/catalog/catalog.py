@@ -65,6 +65,10 @@ class Catalog:
             )
         return self._as_here(quants[quant])
 
+    def knows(self, name: str) -> bool:
+        """Whether this is an id or alias, with or without a quantisation."""
+        return name.partition(":")[0] in self._names
+
     def _quants(self, name: str) -> Mapping[str, Entry]:
         """By quantisation; ModelNotFound for what is neither id nor alias."""
         if name in self._names:
@@ -97,13 +101,31 @@ class Catalog:
             return entry
         return entry.model_copy(update={"files": required}) if self.on_disk(entry) else entry
 
-    def with_components(self, id: str, files: Mapping[Role, Path]) -> Catalog:
-        """This catalog with other files, absolute ones, for these roles of a model in every quantisation."""
+    def with_aliases(self, id: str, names: Iterable[str]) -> Catalog:
+        """This catalog with further names of a model; they mean no other model any more."""
+        taken, entries = frozenset(names), []
+        for entry in self._every():
+            kept = tuple(name for name in entry.aliases if name not in taken)
+            aliases = (*taken - {id}, *kept) if entry.id == id else kept
+            entries.append(entry.model_copy(update={"aliases": aliases}))
+        return Catalog(entries, self.models_dir, self.components)
+
+    def with_defaults(self, id: str, defaults: Mapping[str, object]) -> Catalog:
+        """This catalog with other defaults of a model where requests are silent."""
+        entries = [entry if entry.id != id else entry.with_defaults(defaults) for entry in self._every()]
+        return Catalog(entries, self.models_dir, self.components) if defaults else self
+
+    def with_components(self, id: str, files: Mapping[Role, Path | None]) -> Catalog:
+        """This catalog with other files, absolute ones, for these roles of a model in every quantisation.
+
+        None leaves the role out.
+        """
         entries = []
         for entry in self._every():
             if entry.id == id:
-                sources = {role: source for role, source in entry.sources.items() if role not in files}
-                entry = entry.model_copy(update={"files": {**entry.files, **files}, "sources": sources})
+                entry = entry.without(*files)
+                given = {role: path for role, path in files.items() if path is not None}
+                entry = entry.model_copy(update={"files": {**entry.files, **given}})
             entries.append(entry)
         return Catalog(entries, self.models_dir, self.components)
 
@@ -211,11 +233,11 @@ _CAPABILITIES: Mapping[EditMode, tuple[Capability, ...]] = {
 """What a bare file can do, by how its family edits."""
 
 
-def entry_of_file(path: Path, components: Mapping[Role, Path] | None = None) -> Entry:
+def entry_of_file(path: Path, components: Mapping[Role, Path | None] | None = None) -> Entry:
     """Describe a bare model file by its header.
 
     Components are those given, and files beside it whose names start with the model's own name
-    (`x.gguf` takes `x-vae.gguf`).
+    (`x.gguf` takes `x-vae.gguf`); one given as None is left out.
     """
     if path.suffix not in MODEL_SUFFIXES or not path.is_file():
         raise InvalidModelFile(f"{path.name}: no such model file (.gguf or .safetensors)", param="model")
@@ -235,7 +257,10 @@ def entry_of_file(path: Path, components: Mapping[Role, Path] | None = None) -> 
     for sibling in sorted(path.parent.glob(f"{_escape(path.stem)}?*")):
         if sibling.suffix in MODEL_SUFFIXES and (role := _role(inspect_file(sibling))) is not None:
             files[role] = sibling
-    files |= {role: file.resolve() for role, file in (components or {}).items()}
+    for role, file in (components or {}).items():
+        files.pop(role, None)
+        if file is not None:
+            files[role] = file.resolve()
     for file in files.values():
         if not file.is_file():
             raise MissingComponent(f"{file.name}: no such file", param="component")

@@ -15,6 +15,7 @@ from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.jobs.stored import StoredEnd, restored, stored
 from gguf_imagegen.jobs.ticket import Repeat, Ticket, request_of, ticket_of
 from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.callers import EVERYBODY
 from gguf_imagegen.vocabulary.errors import GenerationFailed, ShuttingDown, StorageFailed
 from gguf_imagegen.vocabulary.events import Notice
@@ -65,10 +66,10 @@ class Ledger:
         first_id = (self._journal.life - record.life) * A_LIFE
         return Past(record.job, record.caller, record.created, record.ticket, events, first_id)
 
-    async def request(self, ticket: Ticket) -> ImageRequest:
+    async def request(self, ticket: Ticket, able: Abilities) -> ImageRequest:
         """The request of a ticket, with its pictures."""
         try:
-            return await asyncio.to_thread(request_of, ticket, self._spool)
+            return await asyncio.to_thread(request_of, ticket, self._spool, able)
         except OSError:
             raise GenerationFailed(
                 "a picture of the request is lost from the state folder; send it again"

@@ -13,8 +13,10 @@ from gguf_imagegen.jobs.job import Job, Queued
 from gguf_imagegen.jobs.ledger import Ledger, Past
 from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.ticket import Ticket, pinned, plan_of
+from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Plan, Sketch
 from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.errors import GenerationFailed, ImagegenError, InternalError, NotFound
@@ -29,8 +31,15 @@ class Recovery:
     """Makes a job of a ticket; `unknown` is the model that stands in where not even its name can be read."""
 
     def __init__(
-        self, ledger: Ledger, catalog: Catalog, pixels: Pixels, sketch: SketchOf, unknown: Entry
+        self,
+        ledger: Ledger,
+        catalog: Catalog,
+        able: Abilities,
+        pixels: Pixels,
+        sketch: SketchOf,
+        unknown: Entry,
     ) -> None:
+        self._able = able
         self._ledger = ledger
         self._catalog = catalog
         self._pixels = pixels
@@ -72,8 +81,8 @@ class Recovery:
 
     async def _go_on(self, job: Job, ticket: Ticket, plan: Plan | None) -> None:
         """Find all that it needs; its pixels are decoded only when it runs."""
-        request = await self._ledger.request(ticket)
-        entry = self._catalog.get(ticket.model)
+        request = await self._ledger.request(ticket, self._able)
+        entry, _ = chosen_parts(request, self._catalog.get(ticket.model))
         self._catalog.require_on_disk(entry)
         fresh = await self._sketch(request, entry, ticket.operation)
         if plan is not None and _size(plan) != _size(fresh.bare):
@@ -87,7 +96,7 @@ class Recovery:
 
     async def _complete(self, ticket: Ticket, bare: Plan, entry: Entry) -> Plan:
         """The plan with its pixels."""
-        request = await self._ledger.request(ticket)
+        request = await self._ledger.request(ticket, self._able)
         fresh = await self._sketch(request, entry, ticket.operation)
         whole = dataclasses.replace(fresh, bare=bare)
         return await self._pixels.in_turn(whole.memory, whole.plan)
@@ -113,6 +122,7 @@ def _unreadable(entry: Entry) -> Plan:
     return Plan(
         operation="generation",
         entry=entry,
+        name=entry.id,
         generate=None,
         width=0,
         height=0,

@@ -12,7 +12,8 @@ from gguf_imagegen.jobs.estimates import Pace
 from gguf_imagegen.jobs.finish import encode_image, finish_pixels, finish_preview
 from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, PreviewReady, Started
 from gguf_imagegen.jobs.results import ResultStore
-from gguf_imagegen.pool.lane import Lane, NoRoomYet
+from gguf_imagegen.pool.failures import NoRoomYet
+from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Engine, Upscale
 from gguf_imagegen.vocabulary.errors import (
@@ -112,8 +113,8 @@ class Runner:
             job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
         ) as model:
             if not job.cancel_requested:
-                task = replace(job.plan.generate, first=first)
-                async for event in model.engine.run(await lane.fitted(model, task)):
+                await lane.make_room_to_decode(model, job.plan.generate)
+                async for event in model.engine.run(replace(job.plan.generate, first=first)):
                     await self._take(job, event, made)
             for index, (picture, timings) in enumerate(made, first):
                 await self._upscale(job, lane, model.engine, index, picture, timings)

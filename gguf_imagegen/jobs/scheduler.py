@@ -18,7 +18,8 @@ from gguf_imagegen.jobs.news import News
 from gguf_imagegen.jobs.queue import Queue
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.runner import Runner
-from gguf_imagegen.pool.lane import Lane, NoRoomYet
+from gguf_imagegen.pool.failures import NoRoomYet
+from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.placement import Rules, place
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
@@ -42,10 +43,10 @@ PREVIEW_TTL = 60.0
 """Seconds after a job's end for which its previews can be replayed."""
 MAX_ENDED = 1000
 """Ended jobs that can be looked at; beyond, the oldest are forgotten before their time."""
-
-
 MOST_LOST = 3
 """How often a job may lose its lane before it fails."""
+IN_TILES = "memory is short just now: decoded in tiles, which may change pixels a little"
+CLOSING = "the server is shutting down; try again in a moment"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Scheduler:
     def submit(self, job: Job) -> None:
         """Queue a job for which there was room. Raises ShuttingDown at the end of the server."""
         if self.draining:
-            raise _closing()
+            raise ShuttingDown(CLOSING, retry_after=5)
         self.jobs[job.id] = job
         self._enqueue(job)
 
@@ -105,7 +106,7 @@ class Scheduler:
     def check_room(self) -> None:
         """Raise what there is to say against another job, before work is put into it."""
         if self.draining:
-            raise _closing()
+            raise ShuttingDown(CLOSING, retry_after=5)
         if len(self.queue) + len(self.arriving) >= self._settings.max_queue:
             wait = min((eta for job in self.running if (eta := self.eta(job)) is not None), default=None)
             raise QueueFull(
@@ -225,7 +226,9 @@ class Scheduler:
         if left:
             log.info("finishing %d job(s), at most %.0f s", len(left), grace)
             await asyncio.wait([asyncio.ensure_future(job.wait()) for job in left], timeout=grace)
-        await asyncio.gather(*(self.cancel(job, _closing()) for job in reversed(left)))
+        await asyncio.gather(
+            *(self.cancel(job, ShuttingDown(CLOSING, retry_after=5)) for job in reversed(left))
+        )
 
     def sweep(self) -> None:
         """Forget jobs that are past their time."""
@@ -318,7 +321,7 @@ class Scheduler:
             error = await self._runner.run(job, lane)
         except NoRoomYet as full:
             error = job.cancel_requested or full.refusal
-            if not job.cancel_requested and self._may_fit_later(job.plan.entry, lane):
+            if not job.cancel_requested and self._may_wait(job, lane, full):
                 self._end(lane)
                 self._enqueue(job, again=True)
                 return
@@ -353,6 +356,16 @@ class Scheduler:
         self._end(lane)
         self.pool.memory_changed()
 
+    def _may_wait(self, job: Job, lane: Lane, full: NoRoomYet) -> bool:
+        """Whether it may fit later as it is, or at once in tiles."""
+        if self._may_fit_later(job.plan.entry, lane):
+            return True
+        if full.in_tiles:
+            job.plan = job.plan.in_tiles()
+            self._publish(job, Notice(IN_TILES))
+            self.pool.memory_changed()
+        return full.in_tiles
+
     def _may_fit_later(self, entry: Entry, lane: Lane) -> bool:
         """Whether another lane may take this model, or leave room for it at the end of its work."""
         self.pool.refuse(lane, entry)
@@ -384,7 +397,3 @@ class Scheduler:
         job.publish(event)
         self._observer(job, job.events[-1])
         self.news.add(job)
-
-
-def _closing() -> ShuttingDown:
-    return ShuttingDown("the server is shutting down; try again in a moment", retry_after=5)

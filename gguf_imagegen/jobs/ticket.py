@@ -16,6 +16,7 @@ from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.planning.plan import Operation, Plan
 from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
@@ -64,7 +65,7 @@ class Ticket(Struct, frozen=True):
 def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | None) -> Ticket:
     """The ticket of a job that was made from a request; its pictures are in the spool then. Writes files."""
     plan = job.plan.without_pixels()
-    complete = {"model": plan.entry.name, "seed": plan.generate.seed if plan.generate else None}
+    seed = plan.generate.seed if plan.generate else None
     files = {
         "image": list(request.image),
         "mask": [request.mask] if request.mask else [],
@@ -76,7 +77,7 @@ def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | No
         dialect=job.sender.dialect,
         operation=plan.operation,
         model=plan.entry.name,
-        request=_fields(request.without_files().model_copy(update=complete)),
+        request=_fields(request.without_files().model_copy(update={"seed": seed})),
         files={name: [spool.put(data) for data in pictures] for name, pictures in files.items()},
         plan=msgspec.to_builtins(plan, enc_hook=_plain),
         names=list(job.names),
@@ -86,11 +87,12 @@ def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | No
     )
 
 
-def request_of(ticket: Ticket, spool: Spool) -> ImageRequest:
+def request_of(ticket: Ticket, spool: Spool, able: Abilities) -> ImageRequest:
     """The request with its pictures. Raises OSError if one is lost, ValueError if it means nothing now."""
     pictures = {name: [spool.get(each) for each in hashes] for name, hashes in ticket.files.items()}
     single = {name: found[0] for name, found in pictures.items() if found and name != "image"}
-    return ImageRequest.model_validate({**ticket.request, "image": pictures.get("image", []), **single})
+    fields = {**ticket.request, "image": pictures.get("image", []), **single}
+    return ImageRequest.model_validate(fields, context=able)
 
 
 def plan_of(ticket: Ticket, find: Callable[[str], Entry | None]) -> Plan:
@@ -119,7 +121,8 @@ def pinned(plan: Plan, fresh: Plan) -> Plan:
         hires = generate.hires and now.hires and replace(generate.hires, model=now.hires.model)
         generate = replace(generate, loras=now.loras, hires=hires)
     upscale = plan.upscale and fresh.upscale and dataclasses.replace(plan.upscale, path=fresh.upscale.path)
-    return dataclasses.replace(plan, entry=fresh.entry, generate=generate, upscale=upscale)
+    entry = fresh.entry.model_copy(update={"decoder": plan.entry.decoder})
+    return dataclasses.replace(plan, entry=entry, generate=generate, upscale=upscale)
 
 
 def _fields(request: ImageRequest) -> dict[str, Any]:

@@ -23,30 +23,28 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures.data_urls import decode_data_url
 from gguf_imagegen.planning import bounded_json
 from gguf_imagegen.planning.kwargs import json_object, with_kwargs
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 
-SAMPLERS = (
-    "euler_a", "euler", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm",
-    "ddim_trailing", "tcd", "res_multistep", "res_2s", "er_sde",
-)  # fmt: skip
-SCHEDULES = (
-    "default", "discrete", "karras", "exponential", "ays", "gits", "sgm_uniform", "simple", "smoothstep",
-    "kl_optimal", "lcm", "bong_tangent",
-)  # fmt: skip
 LONGEST_NAME = 100
 MAX_LAYERS = 200
 MAX_SEED = 2**53 - 1
 """Largest seed that survives JSON in every client."""
 
 
-def _known(names: tuple[str, ...], kind: str) -> BeforeValidator:
-    def check(value: object) -> object:
+def _known(kind: Literal["sampler", "schedule"]) -> BeforeValidator:
+    """One of the engine's own: `Abilities` come as pydantic's context."""
+
+    def check(value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
+        able: Abilities = info.context or ABILITIES
+        names = able.samplers if kind == "sampler" else able.schedules
         name = value[:LONGEST_NAME].strip().lower()
         if name in names and len(value) <= LONGEST_NAME:
             return name
@@ -102,6 +100,10 @@ def _loras(value: object) -> object:
     return [value] if isinstance(value, Mapping) else value
 
 
+def _object(value: object) -> object:
+    return json_object(value, "lora_alphas") if isinstance(value, str) else value
+
+
 def _unicode(text: str) -> str:
     """JSON can say half of a surrogate pair, which no UTF-8 can hold."""
     try:
@@ -123,12 +125,8 @@ def _option(*names: str, **kwargs: Any) -> Any:
 Text = Annotated[str, AfterValidator(_unicode)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Upload = Annotated[bytes, BeforeValidator(_image)]
-Sampler = Annotated[
-    str, _known(SAMPLERS, "sampler"), WithJsonSchema({"type": "string", "enum": list(SAMPLERS)})
-]
-Schedule = Annotated[
-    str, _known(SCHEDULES, "schedule"), WithJsonSchema({"type": "string", "enum": list(SCHEDULES)})
-]
+Sampler = Annotated[str, _known("sampler")]
+Schedule = Annotated[str, _known("schedule")]
 Size = Annotated[
     tuple[int, int] | None,
     BeforeValidator(_size),
@@ -145,6 +143,9 @@ Seed = Annotated[
 _UPLOADS = BeforeValidator(
     _images, json_schema_input_type=Annotated[list[Upload], Field(max_length=16)] | Upload
 )
+
+
+Weight = Annotated[float, Field(allow_inf_nan=False, ge=-10, le=10)]
 
 
 class _Lenient(BaseModel):
@@ -193,7 +194,7 @@ class ImageRequest(_Lenient):
     background: Literal["auto", "opaque", "transparent"] | None = None
     output_format: Annotated[Literal["png", "jpeg", "webp"] | None, BeforeValidator(_jpeg)] = None
     output_compression: int | None = Field(None, ge=0, le=100)
-    response_format: Literal["b64_json", "url"] | None = None
+    response_format: Literal["b64_json", "url", "file"] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     partial_images: int | None = Field(None, ge=0, le=3)
@@ -230,8 +231,12 @@ class ImageRequest(_Lenient):
     )
     step_cache_threshold: Finite | None = Field(None, gt=0, le=10)
     decoder: Decoder | None = None
+    t5xxl: Literal["auto", "none"] | None = _option("t5xxl", "text_encoder_3", default=None)
     vae_tiling: bool = False
     hires: HiresRequest | None = None
+    lora_alphas: Annotated[dict[str, Weight], BeforeValidator(_object), Field(max_length=8)] = _option(
+        "lora_alphas", "lora_weights", default={}
+    )
     lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()
 
     image: Annotated[tuple[Upload, ...], _UPLOADS, Field(max_length=16)] = _option(
@@ -247,15 +252,25 @@ class ImageRequest(_Lenient):
         return self.model_copy(update={"image": (), "mask": None, "control": None})
 
 
-ACCEPTED_WITHOUT_EFFECT = {
-    "style", "moderation", "user", "input_fidelity", "prompt_2", "prompt_3", "negative_prompt_2",
-    "negative_prompt_3", "max_sequence_length",
-}  # fmt: skip
-"""Real fields of a supported dialect that this engine cannot honour: a warning says so."""
+ONE_PROMPT = "the engine gives one prompt to all text encoders of a model"
+WITHOUT_EFFECT = {
+    "prompt_2": ONE_PROMPT,
+    "prompt_3": ONE_PROMPT,
+    "negative_prompt_2": ONE_PROMPT,
+    "negative_prompt_3": ONE_PROMPT,
+    "max_sequence_length": "the engine always encodes the whole prompt",
+    "style": "say it in the prompt",
+    "input_fidelity": "use 'strength', where the model has it",
+    "user": "",
+    "moderation": "",
+}
+"""Real fields of a supported dialect that this engine cannot honour, and why; those without a reason ask for
+nothing that a picture could show.
+"""
+NULL_ENCODER = "text_encoder_3"
+"""In diffusers a null here leaves T5 out of SD3."""
 FLAT = "stream_options_"
 """Begins the names of single stream options (llama-box)."""
-SILENT = {"user", "moderation"}
-"""Of these, the ones that ask for nothing a picture could show."""
 
 _FIELD_OF = {
     name: key
@@ -269,26 +284,34 @@ _FIELD_OF = {
 """The canonical field by every name that a request may use."""
 
 
-def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
+def parse_request(data: Mapping[str, Any], able: Abilities = ABILITIES) -> tuple[ImageRequest, list[str]]:
     """The validated request and warnings on keys that have no effect; raises InvalidRequest kinds.
 
-    A null is a field not said: many clients send one for every field they know.
+    A null is a field not said: many clients send one for every field they know. Only diffusers' null text
+    encoder is a wish.
     """
-    data = {key: value for key, value in with_kwargs(data).items() if value is not None}
+    without_t5 = {"t5xxl": "none"} if NULL_ENCODER in data and data[NULL_ENCODER] is None else {}
+    data = {**without_t5, **{key: value for key, value in with_kwargs(data).items() if value is not None}}
     flat = {name.removeprefix(FLAT): data.pop(name) for name in list(data) if name.startswith(FLAT)}
     if flat and isinstance(data.setdefault("stream_options", {}), Mapping):
         data["stream_options"] = {**flat, **data["stream_options"]}
     try:
-        request = ImageRequest.model_validate(data)
+        request = ImageRequest.model_validate(data, context=able)
     except ValidationError as exc:
         raise _translate(exc) from exc
-    warnings = _ignored(data, request)
-    for key in sorted(set(data) - set(_FIELD_OF)):
-        if key not in ACCEPTED_WITHOUT_EFFECT:
-            warnings.append(f"unknown field {key[:80]!r} was ignored")
-        elif key not in SILENT and data[key] not in ("", "auto"):
-            warnings.append(f"field {key!r} is accepted but has no effect on this engine")
-    return request, warnings
+    others = sorted(set(data) - set(_FIELD_OF))
+    unknown = [f"unknown field {key[:80]!r} was ignored" for key in others if key not in WITHOUT_EFFECT]
+    known = [key for key in others if key in WITHOUT_EFFECT and data[key] not in ("", "auto")]
+    return request, [*_ignored(data, request), *unknown, *_without_effect(known, data)]
+
+
+def _without_effect(names: list[str], data: Mapping[str, Any]) -> list[str]:
+    """A warning for each reason; a further prompt that says the same as the first one loses nothing."""
+    by_reason: dict[str, list[str]] = {}
+    for name in names:
+        if data[name] != data.get(name.rpartition("_")[0]):
+            by_reason.setdefault(WITHOUT_EFFECT[name], []).append(name)
+    return [f"{', '.join(same)}: no effect; {reason}" for reason, same in by_reason.items() if reason]
 
 
 def _ignored(data: Mapping[str, Any], request: ImageRequest) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.bounds import Bounds
 from gguf_imagegen.planning.request import ImageRequest
@@ -31,6 +33,11 @@ def checked_steps(steps: int, entry: Entry, settings: Settings, param: str, note
             f"{param}: {steps} steps are too many; this server makes at most {settings.max_steps}",
             param=param,
         )
+    if steps < settings.min_steps:
+        raise InvalidRequest(
+            f"{param}: {steps} steps are too few; this server makes at least {settings.min_steps}",
+            param=param,
+        )
     most = Bounds.of(entry, settings).steps
     if steps > most:
         notes.append(f"{param}: {entry.id} takes at most {most} steps; {steps} were lowered to {most}")
@@ -45,6 +52,11 @@ def check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps"
         )
     if steps < 2 and schedule in ("gits", "karras", "exponential"):
         raise InvalidRequest(f"{param}: schedule {schedule!r} needs at least 2 steps", param=param)
+
+
+def own(default: str, able: Sequence[str]) -> str:
+    """The model's own, if the engine has it, else the engine's first."""
+    return default if default in able or not able else able[0]
 
 
 def step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCache:
@@ -62,11 +74,16 @@ def step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCac
 def guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float, float]:
     """cfg_scale, image_cfg_scale and distilled guidance; `guidance_scale` is the last where there is one.
 
+    Where CFG is `true_cfg_scale` alone, `guidance_scale` does nothing, and 1 is its default.
+
     A model draws garbage above its own greatest cfg_scale, so that a larger one is lowered, with a note.
     """
     cfg_scale, guidance = request.cfg_scale, request.guidance
     if request.guidance_scale is not None:
-        if entry.traits.distilled_guidance:
+        if entry.traits.true_cfg:
+            if request.guidance_scale != 1:
+                notes.append(f"guidance_scale: has no effect on {entry.id}; its CFG is true_cfg_scale")
+        elif entry.traits.distilled_guidance:
             guidance = request.guidance_scale if guidance is None else guidance
         else:
             cfg_scale = request.guidance_scale if cfg_scale is None else cfg_scale

@@ -5,16 +5,30 @@ from __future__ import annotations
 import time
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.vocabulary.errors import ImagegenError, ModelLoadFailed
+from gguf_imagegen.vocabulary.errors import ImagegenError, InsufficientMemory, ModelLoadFailed
+from gguf_imagegen.vocabulary.waits import USUAL
 
-RETRY_FAILED_LOAD = 15.0
-"""Seconds for which a model that failed to load is not tried again."""
+
+class NoRoomYet(Exception):
+    """The model does not fit here while other lanes work; `refusal` is what to say if that never changes.
+
+    With `in_tiles` the model does, and the picture if it is decoded in tiles.
+    """
+
+    def __init__(self, refusal: InsufficientMemory, *, in_tiles: bool = False) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.in_tiles = in_tiles
 
 
 class Failures:
-    """Of all lanes together: a file that one lane cannot load, no other can."""
+    """Of all lanes together: a file that one lane cannot load, no other can.
 
-    def __init__(self) -> None:
+    A model that failed to load is not tried again for `wait` seconds.
+    """
+
+    def __init__(self, wait: float = USUAL.failed_load) -> None:
+        self._wait = wait
         self.last: ImagegenError | None = None
         """Why the last load failed; None once another one went well."""
         self.by_model: dict[str, ImagegenError] = {}
@@ -34,7 +48,7 @@ class Failures:
     def refuse_hopeless(self, entry: Entry) -> None:
         """Raise why this model failed to load, if that was a moment ago."""
         failed = self._failed.pop(entry.name, None)
-        if failed is not None and time.monotonic() - failed[0] < RETRY_FAILED_LOAD:
+        if failed is not None and time.monotonic() - failed[0] < self._wait:
             self._failed[entry.name] = failed
             raise failed[1].bare()
 

@@ -125,6 +125,11 @@ class Generate(Struct, frozen=True, tag=True):
     preview_interval: float
     first: int = 0
 
+    @property
+    def decoded(self) -> tuple[int, int]:
+        """Width and height of what is decoded last."""
+        return (self.hires.width, self.hires.height) if self.hires else (self.width, self.height)
+
     def without_pixels(self) -> Generate:
         """All that describes the pictures, with the outlines of what they were drawn from."""
         return replace(

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from gguf_imagegen.jobs.job import Started
-from gguf_imagegen.pool import lane
 from gguf_imagegen.vocabulary.engine import Generate
 from gguf_imagegen.vocabulary.errors import WorkerCrashed, WorkerKilled
 from gguf_imagegen.vocabulary.events import EngineEvent
+from gguf_imagegen.vocabulary.waits import Waits
 from tests.api.client import GENERATIONS, SMALL, eventually
 from tests.api.test_residency import Engines, catalog
 from tests.conftest import App, RunningApp
@@ -74,12 +74,9 @@ async def paused(app: App, doomed: type[Doomed], behind: int) -> list[asyncio.Ta
     return tasks
 
 
-async def test_those_who_wait_wait_it_out(
-    running: RunningApp, doomed: type[Doomed], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_those_who_wait_wait_it_out(running: RunningApp, doomed: type[Doomed]) -> None:
     """The three whose engine died have failed, the ten behind them get their pictures."""
-    monkeypatch.setattr(lane, "BREAK", 1.0)
-    async with running(engine=doomed) as app:
+    async with running(engine=doomed, waits=Waits(crash_pause=1.0)) as app:
         tasks = await paused(app, doomed, behind=10)
         assert [status for status, _ in await asyncio.gather(*tasks)] == [200] * 10
         assert (await app.post(GENERATIONS, **SMALL))[0] == 200
@@ -146,13 +143,10 @@ async def test_a_lost_lane_costs_an_attempt(running: RunningApp) -> None:
     assert len(engines.loads) == 3
 
 
-async def test_a_job_is_begun_three_times_at_most(
-    running: RunningApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_job_is_begun_three_times_at_most(running: RunningApp) -> None:
     """Perhaps it is what takes all memory. Whoever waits sits out the pause that follows."""
-    monkeypatch.setattr(lane, "BREAK", 1.0)
     killed = victim(3)
-    async with running(engine=killed) as app:
+    async with running(engine=killed, waits=Waits(crash_pause=1.0)) as app:
         lost = asyncio.create_task(app.post(GENERATIONS, **{**SMALL, "steps": 2}))
 
         async def begun() -> bool:

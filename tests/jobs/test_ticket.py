@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from gguf_imagegen.catalog.entry import Defaults, Entry
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.jobs.job import Ended, Job
 from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.jobs.stored import Stored, restored, stored
@@ -70,9 +71,9 @@ def test_a_ticket_gives_its_plan_back(name: str, tmp_path: Path) -> None:
     ticket = msgspec.json.decode(data, type=Ticket)
     assert (ticket.id, ticket.names, ticket.repeat) == (job.id, job.names, repeat)
     assert (ticket.sender.caller.name, ticket.sender.dialect, ticket.lasting) == ("ann", "v1", True)
-    complete = {"model": "m:Q8_0", "seed": job.plan.spec.seed}
-    assert request_of(ticket, spool) == request.model_copy(update=complete)
-    again = plan(request_of(ticket, spool), ENTRY, Settings(), ticket.operation, [])
+    complete = {"seed": job.plan.spec.seed}
+    assert request_of(ticket, spool, ABILITIES) == request.model_copy(update=complete)
+    again = plan(request_of(ticket, spool, ABILITIES), ENTRY, Settings(), ticket.operation, [])
     assert pinned(plan_of(ticket, lambda name: ENTRY), again) == job.plan.without_pixels()
     assert replace(again, warnings=job.plan.warnings) == job.plan
 

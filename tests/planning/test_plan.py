@@ -15,11 +15,12 @@ from PIL import Image
 
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.entry import Defaults, Entry
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.modelfiles.traits import traits_of
 from gguf_imagegen.planning.bounds import Bounds
 from gguf_imagegen.planning.plan import Operation, Plan, plan
 from gguf_imagegen.planning.prompt import MAX_NESTING, neutralise_emphasis
-from gguf_imagegen.planning.request import MAX_SEED, SCHEDULES, parse_request
+from gguf_imagegen.planning.request import MAX_SEED, parse_request
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import (
     InvalidImage,
@@ -300,7 +301,7 @@ def test_ays_only_where_it_is_defined() -> None:
 
 def test_other_schedules_take_one_step() -> None:
     """One step is refused only for the schedules that break on it."""
-    for schedule in set(SCHEDULES) - {"gits", "karras", "exponential", "ays"}:
+    for schedule in set(ABILITIES.schedules) - {"gits", "karras", "exponential", "ays"}:
         assert planned(steps=1, schedule=schedule).spec.steps == 1
 
 

@@ -11,10 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AliasChoices
 
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.request import (
     MAX_SEED,
-    SAMPLERS,
-    SCHEDULES,
     ImageRequest,
     from_form,
     parse_request,
@@ -45,6 +44,7 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "strength": (0.4, 0.4, ("denoising_strength",)),
     "seed": (42, 42, ("rng_seed",)),
     "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images", "url")),
+    "t5xxl": ("none", "none", ("text_encoder_3",)),
     "mask": (PIXEL_64, PIXEL, ("mask_image",)),
     "control": (PIXEL_64, PIXEL, ("control_image",)),
 }  # fmt: skip
@@ -207,14 +207,14 @@ def test_a_near_miss_is_helped(name: str, near: str) -> None:
     """A misspelt sampler is answered with the nearest one and with the whole list."""
     message = str(refused(sampler=name))
     assert f"did you mean {near!r}" in message
-    assert all(sampler in message for sampler in SAMPLERS)
+    assert all(sampler in message for sampler in ABILITIES.samplers)
 
 
 def test_a_wild_name_gets_the_list_only() -> None:
     """No hint is better than a silly one; the valid schedules are listed all the same."""
     message = str(refused(scheduler="zzzz"))
     assert "did you mean" not in message
-    assert all(schedule in message for schedule in SCHEDULES)
+    assert all(schedule in message for schedule in ABILITIES.schedules)
 
 
 def test_null_is_not_said() -> None:
@@ -266,7 +266,30 @@ def test_fields_without_effect_say_so() -> None:
     _, warnings = parse_request(
         {"style": "vivid", "prompt_2": "more", "input_fidelity": "auto", "prompt_3": None, "user": "me"}
     )
-    assert [warning.split("'")[1] for warning in warnings] == ["prompt_2", "style"]
+    assert [warning.split(":")[0] for warning in warnings] == ["prompt_2", "style"]
+
+
+def test_further_prompts_warn_once_and_say_why() -> None:
+    """One warning for all of them; one that repeats the first prompt loses nothing."""
+    _, warnings = parse_request(
+        {
+            "prompt": "a",
+            "prompt_2": "b",
+            "prompt_3": "a",
+            "negative_prompt_2": "c",
+            "max_sequence_length": 256,
+        }
+    )
+    assert warnings == [
+        "max_sequence_length: no effect; the engine always encodes the whole prompt",
+        "negative_prompt_2, prompt_2: no effect; the engine gives one prompt to all text encoders of a model",
+    ]
+
+
+def test_a_null_text_encoder_leaves_t5_out() -> None:
+    """diffusers' way to say it; any other null is a field not said."""
+    assert parsed(text_encoder_3=None).t5xxl == "none"
+    assert parsed(t5xxl=None).t5xxl is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
-"""Pictures by chat, in vLLM-Omni's shape: the last user message is the prompt, its images are edited.
+"""Pictures by chat: the last user message is the prompt, its images are edited.
 
+`message.images` has the pictures, as OpenRouter and what speaks its dialect (Open WebUI, LiteLLM) have them.
+The content is a line of text, or a list of pictures where the request is vLLM-Omni's:
 https://docs.vllm.ai/projects/vllm-omni/en/latest/serving/chat_completions_api/ and the examples
 `text_to_image` and `image_to_image` of https://github.com/vllm-project/vllm-omni/tree/main/examples/online_serving.
 """
@@ -11,9 +13,23 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel, Field
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import (
+    ASYNC,
+    EVENTS,
+    IDEMPOTENCY,
+    JSON,
+    PICTURE,
+    PREFER,
+    Param,
+    endpoint,
+)
+from gguf_imagegen.api.openapi.schemas import Schema, uploads
 from gguf_imagegen.api.shapes import image_item, usage_of
 from gguf_imagegen.api.streams.encoders import Eta, OpenAIEncoder, Read
 from gguf_imagegen.api.streams.frames import DONE, b64, error_frame, frame
@@ -33,23 +49,59 @@ OF_CHAT = {
 }  # fmt: skip
 """Fields that steer the writing of text, or mean something else in chat; no picture depends on them."""
 
+FRAMES = "With `stream: true`: `chat.completion.chunk` frames, a picture each, and `data: [DONE]`."
 
+OF_VLLM_OMNI = ("num_inference_steps", "true_cfg_scale", "guidance_scale", "extra_body")
+"""Fields by which a request is known that reads pictures from the content."""
+CONTENT = Param(
+    "content", "query", {"type": "string", "enum": ["text", "parts"]}, "what the message's content is"
+)
+
+
+class ChatRequest(BaseModel):
+    """`messages`, and beside them (or in `extra_body`) the fields of an image request."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    extra_body: dict[str, Any] = {}
+
+
+@endpoint(
+    answers.ChatAnswer,
+    request=ChatRequest,
+    errors=PICTURE,
+    also=ASYNC,
+    media=(JSON, EVENTS),
+    events=FRAMES,
+    params=(PREFER, IDEMPOTENCY, CONTENT),
+    example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
+)
 async def completions(request: web.Request) -> web.StreamResponse:
-    """POST /v1/chat/completions: the answer's content is the pictures."""
-    fields = chat_fields(await read_body(request))
+    """POST /v1/chat/completions: the answer's message has the pictures; `?content=parts`, as its content."""
+    asked = await read_body(request)
+    parts = wants_parts(request, asked)
+    fields = chat_fields(asked)
+    del asked
     work = await begin(request, fields, "edit" if fields["image"] else "generation")
     del fields  # with the pictures in them, while the job waits and runs
     if prefers_async(request):
         return accepted(request, work.job)
     if work.wanted.stream:
         scheduler, options = request.app[SERVICE].scheduler, work.wanted.stream_options or StreamOptions()
-        encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta)
+        encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta, parts=parts)
         return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
-    body = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get)
+    body = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get, parts=parts)
     return await answer_job(request, work.job, body, cancel_on_leave=work.cancel_on_leave)
 
 
 # -- the request --------------------------------------------------------------------------------------
+
+
+def wants_parts(request: web.Request, body: Mapping[str, Any]) -> bool:
+    """Whether the content is to be a list of pictures."""
+    said = request.query.get("content", "")
+    if said not in ("", "parts", "text"):
+        raise InvalidRequest("content: must be 'parts' or 'text'", param="content")
+    return said == "parts" or (not said and any(body.get(name) is not None for name in OF_VLLM_OMNI))
 
 
 def chat_fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,10 +145,11 @@ def _part(part: object) -> tuple[str, str]:
 # -- the answer ---------------------------------------------------------------------------------------
 
 
-def chat_answer(job: Job, read: Read) -> dict[str, Any]:
-    """vLLM-Omni's answer; `data` says how each picture was made (seed, sampler, ...). Reads files."""
-    content = [image_part(job, read(image.name)) for image in job.images]
-    message = {"role": "assistant", "content": content, "refusal": None}
+def chat_answer(job: Job, read: Read, *, parts: bool) -> dict[str, Any]:
+    """`data` says how each picture was made (seed, sampler, ...). Reads files."""
+    pictures = [image_part(job, image.index, read(image.name)) for image in job.images]
+    content = [content_part(picture) for picture in pictures] if parts else in_words(job)
+    message = {"role": "assistant", "content": content, "refusal": None, "images": pictures}
     return {
         **_head(job, "chat.completion"),
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
@@ -106,9 +159,22 @@ def chat_answer(job: Job, read: Read) -> dict[str, Any]:
     }
 
 
-def image_part(job: Job, image: bytes) -> dict[str, Any]:
+def image_part(job: Job, index: int, image: bytes) -> dict[str, Any]:
+    """OpenRouter's; without its `index` vLLM-Omni's."""
     url = f"data:image/{job.plan.output_format};base64,{b64(image).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "image_url", "image_url": {"url": url}, "index": index}
+
+
+def content_part(picture: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: picture[key] for key in ("type", "image_url")}
+
+
+def in_words(job: Job) -> str:
+    """What a client shows beside the pictures."""
+    plan, size = job.plan, "x".join(map(str, job.plan.delivered))
+    if plan.n == 1:
+        return f"A picture of {size}, seed {plan.seed(0)}."
+    return f"{plan.n} pictures of {size}, seeds {plan.seed(0)} to {plan.seed(plan.n - 1)}."
 
 
 def _head(job: Job, kind: str) -> dict[str, Any]:
@@ -116,7 +182,7 @@ def _head(job: Job, kind: str) -> dict[str, Any]:
         "id": f"chatcmpl-{job.id.removeprefix('job_')}",
         "object": kind,
         "created": int(job.created),
-        "model": job.plan.entry.id,
+        "model": job.plan.name,
     }
 
 
@@ -129,24 +195,28 @@ def _usage(job: Job) -> dict[str, Any]:
 class ChatEncoder:
     """`chat.completion.chunk` frames: the role, each picture as it is done, the end; progress as comments.
 
-    The content holds nothing but pictures. With `stream_options.include_usage` a last chunk without choices
-    carries the usage, as OpenAI does it.
+    The content is a line of text at the beginning, or nothing but pictures (`parts`). With
+    `stream_options.include_usage` a last chunk without choices carries the usage, as OpenAI does it.
     """
 
-    def __init__(self, job: Job, options: StreamOptions, read: Read, eta: Eta) -> None:
+    def __init__(self, job: Job, options: StreamOptions, read: Read, eta: Eta, *, parts: bool) -> None:
         self._job = job
+        self._parts = parts
         self._options = options
         self._read = read
         self._comments = OpenAIEncoder(job, options, read, eta)
 
     def encode(self, id: int | None, event: JobEvent) -> bytes:
-        begin = self._delta({"role": "assistant", "content": ""}) if id == 0 else b""
+        words = "" if self._parts else in_words(self._job)
+        begin = self._delta({"role": "assistant", "content": words}) if id == 0 else b""
         return begin + self._encode(id, event)
 
     def _encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case ImageReady():
-                return self._delta({"content": [image_part(self._job, self._read(event.name))]})
+                picture = image_part(self._job, event.index, self._read(event.name))
+                content = {"content": [content_part(picture)]} if self._parts else {}
+                return self._delta({**content, "images": [picture]})
             case Ended(error=None):
                 return self._delta({}, "stop", warnings=self._job.warnings) + self._last() + DONE
             case Ended(error=error) if error is not None:
@@ -165,3 +235,15 @@ class ChatEncoder:
             return b""
         head = _head(self._job, "chat.completion.chunk")
         return frame({**head, "choices": [], "usage": _usage(self._job)})
+
+
+def _describe(schemas: dict[str, Schema]) -> None:
+    """Beside `messages`, the fields of an image request that chat has no field of its own for."""
+    own, image = schemas["ChatRequest"]["properties"], schemas["ImageRequest"]["properties"]
+    elsewhere = {*own, *OF_CHAT, *uploads(image), "prompt", "kwargs"}
+    own |= {name: schema for name, schema in image.items() if name not in elsewhere}
+
+
+DIALECT = Dialect(
+    "vllm_omni", "vLLM-Omni", [web.post("/v1/chat/completions", completions)], describe=_describe
+)

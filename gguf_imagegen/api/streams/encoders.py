@@ -96,7 +96,7 @@ class OpenAIEncoder:
         self._job = job
         self._read = read
         self._eta = eta
-        self._partials = PartialCounter()
+        self._partials = PartialCounter(job)
 
     def encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
@@ -110,7 +110,7 @@ class OpenAIEncoder:
                 return comment(f"loading {event.done}/{event.total}")
             case PhaseChanged():
                 return comment(f"phase {event.phase}")
-            case PreviewReady(data=data) if data and self._is_due(event):
+            case PreviewReady(data=data) if data and self._partials.is_due(event):
                 body = partial(self._job, event, self._partials.number(event))
                 return frame(body, event=body["type"])
             case ImageReady():
@@ -122,10 +122,6 @@ class OpenAIEncoder:
                 return error_frame(error)
             case _:
                 return b""
-
-    def _is_due(self, event: PreviewReady) -> bool:
-        """One of the steps that were asked for, and not sent before: a job may be begun again."""
-        return event.step in self._job.plan.partial_steps and not self._partials.had(event)
 
 
 class BothEncoder:
@@ -141,7 +137,7 @@ class BothEncoder:
         self._eta = eta
         self._ids = ids
         self._progress = ProgressItems(job)
-        self._partials = PartialCounter()
+        self._partials = PartialCounter(job)
 
     def encode(self, id: int | None, event: JobEvent) -> bytes:
         id = id if self._ids else None
@@ -181,7 +177,7 @@ class BothEncoder:
 def chunk(job: Job, item: dict[str, Any], usage: dict[str, float] | None) -> dict[str, Any]:
     return {
         "created": int(job.created),
-        "model": job.plan.entry.id,
+        "model": job.plan.name,
         "object": "list",
         "type": "image.chunk",
         "usage": usage,

@@ -66,11 +66,14 @@ class ProgressItems:
 class PartialCounter:
     """`partial_image_index` counts from 0 for each image; of a step that is made again it is the same."""
 
-    def __init__(self) -> None:
+    def __init__(self, job: Job) -> None:
+        self._job = job
         self._steps: dict[int, list[int]] = {}
 
-    def had(self, preview: PreviewReady) -> bool:
-        return preview.step in self._steps.get(preview.index, ())
+    def is_due(self, preview: PreviewReady) -> bool:
+        """Whether its step was asked for, and not sent before: a job may be begun again."""
+        had = self._steps.get(preview.index, ())
+        return preview.step in self._job.plan.partial_steps and preview.step not in had
 
     def number(self, preview: PreviewReady) -> int:
         steps = self._steps.setdefault(preview.index, [])

@@ -17,14 +17,16 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.dialects.a1111.answers import ExtrasAnswer, ExtrasBatchAnswer, PngInfo
 from gguf_imagegen.api.dialects.a1111.lists import PIXEL_UPSCALERS
 from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import PICTURE, PICTURE_TEXT, READING, endpoint
 from gguf_imagegen.api.submit import begin, finish
-from gguf_imagegen.pictures import data_urls, images, infotext
+from gguf_imagegen.pictures import data_urls, decode, encode, infotext
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.request import Finite, Upload
-from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnsupportedOperation
 
 TO_SIZE = 1
 """The value of `resize_mode` that takes width and height in the place of a factor."""
@@ -53,6 +55,17 @@ class ExtrasRequest(BaseModel):
     upscaler_1: str = "None"
 
 
+class PngInfoRequest(BaseModel):
+    image: str = Field(description="base64 or data URL")
+
+
+@endpoint(
+    ExtrasAnswer,
+    request=ExtrasRequest,
+    required=("image",),
+    errors=PICTURE,
+    example={"image": PICTURE_TEXT, "upscaler_1": "Lanczos", "upscaling_resize": 2},
+)
 async def extra_single_image(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-single-image."""
     wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request))
@@ -70,6 +83,13 @@ def _answer(made: bytes | list[bytes]) -> web.Response:
     return web.json_response({"html_info": "", "images": texts})
 
 
+@endpoint(
+    ExtrasBatchAnswer,
+    request=ExtrasRequest,
+    required=("imageList",),
+    errors=PICTURE,
+    example={"imageList": [{"data": PICTURE_TEXT}], "upscaler_1": "Lanczos"},
+)
 async def extra_batch_images(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-batch-images: one after the other."""
     wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request))
@@ -102,7 +122,7 @@ async def _enlarged(request: web.Request, wanted: ExtrasRequest, data: bytes) ->
     return await request.app[SERVICE].pixels.in_turn(RESIZED_MEMORY * header.memory, work_on)
 
 
-def factor_for(size: images.Size, wanted: ExtrasRequest, max_pixels: int) -> float:
+def factor_for(size: decode.Size, wanted: ExtrasRequest, max_pixels: int) -> float:
     """By how much to enlarge: to a size, as much as covers it. InvalidSize if that is too much."""
     factor: float = wanted.upscaling_resize
     if wanted.resize_mode == TO_SIZE:
@@ -121,13 +141,13 @@ def factor_for(size: images.Size, wanted: ExtrasRequest, max_pixels: int) -> flo
     return factor
 
 
-def _header(data: bytes, max_pixels: int) -> images.Header:
-    return images.inspect(data, max_pixels=max_pixels, param="image")
+def _header(data: bytes, max_pixels: int) -> decode.Header:
+    return decode.inspect(data, max_pixels=max_pixels, param="image")
 
 
 def _resized(data: bytes, name: str, wanted: ExtrasRequest, max_pixels: int) -> bytes:
     """The last step of every upscaler: to the exact size, cropped to it if so wanted. CPU-bound."""
-    picture = images.flatten(images.decode(data, max_pixels=max_pixels, param="image"))
+    picture = decode.flatten(decode.decode(data, max_pixels=max_pixels, param="image"))
     exact = (wanted.upscaling_resize_w, wanted.upscaling_resize_h)
     if name in PIXEL_UPSCALERS and name != "None":
         factor = factor_for(picture.size, wanted, max_pixels)
@@ -136,9 +156,10 @@ def _resized(data: bytes, name: str, wanted: ExtrasRequest, max_pixels: int) -> 
         picture = picture.resize(size, kernel)
     if name != "None" and wanted.resize_mode == TO_SIZE and wanted.upscaling_crop:
         picture = ImageOps.fit(picture, exact, Image.Resampling.LANCZOS)
-    return images.encode_picture(picture, format="png")
+    return encode.encode_picture(picture, format="png")
 
 
+@endpoint(PngInfo, request=PngInfoRequest, errors=(*READING, InvalidImage))
 async def png_info(request: web.Request) -> web.Response:
     """POST /sdapi/v1/png-info: the `parameters` text of a picture, as it is and in its parts."""
     given = (await read_body(request)).get("image")
@@ -148,7 +169,7 @@ async def png_info(request: web.Request) -> web.Response:
 
 
 def _info(given: str) -> dict[str, Any]:
-    text = images.read_parameters(data_urls.decode_data_url(given, "image")) or ""
+    text = decode.read_parameters(data_urls.decode_data_url(given, "image")) or ""
     parts: dict[str, Any] = infotext.parse_parameters(text) if text else {}
     for key, value in list(parts.items()):
         if pair := re.fullmatch(r"(\d{1,6})x(\d{1,6})", value):
@@ -156,6 +177,7 @@ def _info(given: str) -> dict[str, Any]:
     return {"info": text, "items": {"parameters": text} if text else {}, "parameters": parts}
 
 
+@endpoint(errors=(UnsupportedOperation,), status=0)
 async def interrogate(request: web.Request) -> web.Response:
     """POST /sdapi/v1/interrogate: pictures cannot be described here."""
     raise UnsupportedOperation("interrogate: this server has no model that describes pictures")

@@ -70,14 +70,17 @@ _SCHEDULE_OF = {
 _SUFFIXES = sorted([*_SCHEDULE_OF.items(), ("ka", "karras")], key=lambda pair: -len(pair[0]))
 
 
-def sampler_of(name: str) -> tuple[str | None, str | None]:
+def sampler_of(name: str, able: Collection[str] = ()) -> tuple[str | None, str | None]:
     """Our sampler, and the schedule that the name ends with ("DPM++ 2M Karras"); None = not said.
 
-    Raises UnknownSampler with the valid labels and the nearest one.
+    A name that the engine is `able` to do needs no label here. Raises UnknownSampler with the valid labels
+    and the nearest one.
     """
     key = _key(name)
     if key in AUTOMATIC:
         return None, None
+    if name.lower() in able:
+        return name.lower(), None
     if key in _SAMPLER_OF:
         return _SAMPLER_OF[key], None
     for suffix, schedule in _SUFFIXES:

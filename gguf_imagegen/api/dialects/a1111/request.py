@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gguf_imagegen.api.dialects.a1111.names import sampler_of, schedule_of, take_loras
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode, encode
 from gguf_imagegen.planning.request import Finite, Text, Upload
 from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
 
@@ -106,8 +106,10 @@ def validated(kind: type[Model], data: Mapping[str, Any]) -> Model:
         raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}", param=param) from exc
 
 
-def translate(data: Mapping[str, Any], *, img2img: bool, loras: Collection[str]) -> Translated:
-    """The request in our fields. `loras` are the names that tags in the prompt may use."""
+def translate(
+    data: Mapping[str, Any], *, img2img: bool, loras: Collection[str], samplers: Collection[str] = ()
+) -> Translated:
+    """The request in our fields. `loras` are names that tags may use, `samplers` the engine's own."""
     wanted = validated(A1111Request, data)
     if wanted.script_name not in ("", "None"):
         raise UnsupportedOperation(
@@ -117,7 +119,7 @@ def translate(data: Mapping[str, Any], *, img2img: bool, loras: Collection[str])
     prompt, tagged = take_loras(wanted.prompt, loras)
     fields: dict[str, Any] = {key: data[key] for key in SAME if key in data}
     fields |= {"prompt": prompt, "n": wanted.batch_size * wanted.n_iter}
-    fields |= _sampling(wanted)
+    fields |= _sampling(wanted, samplers)
     if wanted.lora or tagged:
         fields["lora"] = [_lora(item) for item in wanted.lora] + tagged
     clip_skip = wanted.clip_skip or wanted.override_settings.get("CLIP_stop_at_last_layers") or 0
@@ -135,10 +137,10 @@ def translate(data: Mapping[str, Any], *, img2img: bool, loras: Collection[str])
     return Translated(wanted, operation, fields, _without_effect(data, wanted, img2img))
 
 
-def _sampling(wanted: A1111Request) -> dict[str, str]:
+def _sampling(wanted: A1111Request, samplers: Collection[str]) -> dict[str, str]:
     """A schedule in the sampler's name goes before the scheduler, as in AUTOMATIC1111."""
     by_index = wanted.sampler_index if isinstance(wanted.sampler_index, str) else ""
-    sampler, schedule = sampler_of(wanted.sampler_name or by_index)
+    sampler, schedule = sampler_of(wanted.sampler_name or by_index, samplers)
     said = {"sampler": sampler, "schedule": schedule or schedule_of(wanted.scheduler)}
     return {key: value for key, value in said.items() if value is not None}
 
@@ -214,27 +216,27 @@ def memory_of(wanted: A1111Request, *, img2img: bool, max_pixels: int) -> int:
     """Bytes that `input_images` takes, by the headers. Raises InvalidImage for a file that cannot be used."""
     files = [("init_images", data) for data in wanted.init_images]
     files += [("mask", wanted.mask)] if wanted.mask is not None else []
-    headers = [images.inspect(data, max_pixels=max_pixels, param=param) for param, data in files if img2img]
+    headers = [decode.inspect(data, max_pixels=max_pixels, param=param) for param, data in files if img2img]
     return max((2 * header.memory for header in headers), default=0)
 
 
 def _fitted(
     data: bytes, wanted: A1111Request, max_pixels: int, param: str
-) -> tuple[bytes, images.Size | None]:
+) -> tuple[bytes, decode.Size | None]:
     """The file, made anew only if something changes, and its size."""
-    header = images.inspect(data, max_pixels=max_pixels, param=param)
+    header = decode.inspect(data, max_pixels=max_pixels, param=param)
     size = _stretched(wanted, header.size, max_pixels)
     if size == header.size and not header.may_be_transparent:
         return data, header.size
     enough = size if size != header.size else None
-    picture = images.decode(data, max_pixels=max_pixels, param=param, enough=enough)
-    if size == header.size and not images.has_transparency(picture):
+    picture = decode.decode(data, max_pixels=max_pixels, param=param, enough=enough)
+    if size == header.size and not decode.has_transparency(picture):
         return data, header.size
-    changed = images.flatten(picture)
+    changed = decode.flatten(picture)
     return _png(changed if enough is None else changed.resize(size, Image.Resampling.LANCZOS)), size
 
 
-def _stretched(wanted: A1111Request, size: images.Size, max_pixels: int) -> images.Size:
+def _stretched(wanted: A1111Request, size: decode.Size, max_pixels: int) -> decode.Size:
     """The size to which an image of this size is brought before anything else; the same for most."""
     if not (wanted.width and wanted.height) or wanted.resize_mode in (CROP_AND_RESIZE, RESIZE_AND_FILL):
         return size
@@ -242,10 +244,10 @@ def _stretched(wanted: A1111Request, size: images.Size, max_pixels: int) -> imag
     return size if same_aspect or wanted.width * wanted.height > max_pixels else (wanted.width, wanted.height)
 
 
-def _mask(wanted: A1111Request, size: images.Size | None, max_pixels: int) -> bytes:
+def _mask(wanted: A1111Request, size: decode.Size | None, max_pixels: int) -> bytes:
     """A grey file in which white is repainted, of the image's size."""
-    picture = images.decode(wanted.mask or b"", max_pixels=max_pixels, param="mask", enough=size)
-    grey = picture.getchannel("A") if images.has_transparency(picture) else picture.convert("L")
+    picture = decode.decode(wanted.mask or b"", max_pixels=max_pixels, param="mask", enough=size)
+    grey = picture.getchannel("A") if decode.has_transparency(picture) else picture.convert("L")
     if wanted.inpainting_mask_invert:
         grey = grey.point([255 - value for value in range(256)])
     if size is not None and grey.size != size:
@@ -254,4 +256,4 @@ def _mask(wanted: A1111Request, size: images.Size | None, max_pixels: int) -> by
 
 
 def _png(picture: Image.Image) -> bytes:
-    return images.encode_picture(picture, format="png")
+    return encode.encode_picture(picture, format="png")
