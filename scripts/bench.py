@@ -21,6 +21,7 @@ import bench_openvino
 import bench_process
 import bench_pull
 import bench_request
+import bench_restarts
 import bench_sd_server
 import bench_text
 import uvloop
@@ -43,6 +44,8 @@ OWN: dict[str, Bench] = {
     "followers": bench_jobs.followers,
     "concurrency": bench_jobs.concurrency,
     "lanes": bench_lanes.lanes,
+    "restarts": bench_restarts.restarts,
+    "journal": bench_restarts.journal,
     "start": bench_process.start,
     "memory": bench_process.memory,
     "swap": bench_process.swap,
