@@ -7,11 +7,13 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.default_model import served_name
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engines.backend import Backend
+from gguf_imagegen.engines.ocr.reader import Reader, rapidocr
 from gguf_imagegen.jobs.job import Job, JobEvent, Observer
 from gguf_imagegen.jobs.ledger import Ledger, Past
 from gguf_imagegen.jobs.pixels import Pixels
@@ -20,6 +22,7 @@ from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.jobs.state import State
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
+from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
@@ -30,11 +33,13 @@ from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
-from gguf_imagegen.vocabulary.errors import ImagegenError, QueueFull
+from gguf_imagegen.vocabulary.engine import Engine
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 
+THUMBNAILS_AT_ONCE = 2
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -42,9 +47,10 @@ SWEEP = 30.0
 class Service:
     """Takes requests and has them done.
 
-    Pictures go to `settings.output_dir`, else to the state folder, which is this server's alone; without
-    either they are kept for a time only. Jobs are in the ledger of the state folder; those of an earlier run
-    are `returned` with their tickets before `knows_the_past` is set.
+    `make_reader` gives an engine that reads text, not started yet; without one it is RapidOCR. Pictures go to
+    `settings.output_dir`, else to the state folder, which is this server's alone; without either they are
+    kept for a time only. Jobs are in the ledger of the state folder; those of an earlier run are `returned`
+    with their tickets before `knows_the_past` is set.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class Service:
         *,
         kept: State | None = None,
         observers: Sequence[Observer] = (),
+        make_reader: Callable[[], Engine] | None = None,
         waits: Waits = USUAL,
     ) -> None:
         adapters_of(settings.lora_names)  # what is wrong with them is said at the start
@@ -76,7 +83,13 @@ class Service:
         self.pixels = Pixels(self._pixels_held)
         self.returned: Callable[[Job, Ticket], None] = lambda job, ticket: None
         self.knows_the_past = asyncio.Event()
+        self.reader = Reader(
+            make_reader or partial(rapidocr, settings.threads or usable_cores()),
+            most=settings.max_queue,
+            keep=settings.keep_alive,
+        )
         self._observers = (*observers, self._ledger.note) if self._ledger else observers
+        self._thumbnails = asyncio.Semaphore(THUMBNAILS_AT_ONCE)
 
     @property
     def default(self) -> Entry:
@@ -106,6 +119,7 @@ class Service:
         is how a repeated request is known after one.
         """
         sender = sender or Sender()
+        check_priority(request.priority, sender.caller)
         self.check_room(sender.caller)
         request, entry = self._named(request)
         if not request.model:
@@ -122,6 +136,18 @@ class Service:
         job = Job(plan, sender, lasting=lasting)
         await self._accept(job, request, repeat)
         return job
+
+    async def thumbnail(self, picture: str, width: int) -> bytes | None:
+        """A WebP of this width, None where the picture is no wider; few are made at once."""
+        async with self._thumbnails:
+            return await asyncio.to_thread(self.results.thumbnail, picture, width)
+
+    def move(self, job: Job, priority: int, caller: Caller) -> None:
+        """Let a waiting job go sooner or later; one that has begun stays as it is."""
+        check_priority(priority, caller)
+        self.scheduler.move(job, priority)
+        if self._ledger is not None:
+            self._ledger.move(job)
 
     def _named(self, request: ImageRequest) -> tuple[ImageRequest, Entry]:
         """The model that a request names; a LoRA's name means the default one with that LoRA."""
@@ -159,6 +185,7 @@ class Service:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks, timeout=self.waits.cancel_again)
+            await self.reader.close()
             self.results.close()
             if self._ledger is not None:
                 await self._ledger.close()
@@ -246,6 +273,12 @@ class Service:
             if self._ledger is not None:
                 await self._ledger.sweep({*self.scheduler.jobs, *self.scheduler.arriving})
             await asyncio.to_thread(self.results.sweep)
+
+
+def check_priority(priority: int, caller: Caller) -> None:
+    """Everybody may let others go first."""
+    if priority > 0 and not caller.admin:
+        raise Forbidden("priority: only an admin may raise it above 0", param="priority")
 
 
 def _results(settings: Settings, kept: State | None) -> ResultStore:

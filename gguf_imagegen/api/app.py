@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from aiohttp import web
@@ -15,6 +15,7 @@ from gguf_imagegen.api import (
     jobs,
     middleware,
     models,
+    packing,
     pull,
     submit,
     system,
@@ -24,6 +25,7 @@ from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialect import Dialect, Dialects
 from gguf_imagegen.api.dialects import chat, gpustack, llamabox, openai, ovms, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111
+from gguf_imagegen.api.dialects.mcp import routes as mcp
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
 from gguf_imagegen.api.job_log import JobLog
@@ -39,6 +41,7 @@ from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.jobs.state import State
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 OURS = (
@@ -60,6 +63,7 @@ OURS = (
             web.get("/v1/jobs", jobs.list_jobs),
             web.get("/v1/jobs/{id}", jobs.get_job),
             web.get("/v1/jobs/{id}/events", jobs.job_events),
+            web.post("/v1/jobs/{id}", jobs.change_job),
             web.delete("/v1/jobs/{id}", jobs.cancel_job),
             web.get("/v1/events", all_jobs.events),
         ],
@@ -107,6 +111,7 @@ DIALECTS = (
     ovms.DIALECT,
     gpustack.DIALECT,
     xinference.DIALECT,
+    mcp.DIALECT,
 )
 """What --dialects chooses from, beside the dialects of installed packages."""
 
@@ -120,9 +125,10 @@ def make_app(
     backend: Backend,
     kept: State | None = None,
     *,
+    make_reader: Callable[[], Engine] | None = None,
     waits: Waits = USUAL,
 ) -> web.Application:
-    """The whole server, whose pictures this backend computes.
+    """The whole server, whose pictures this backend computes; `make_reader` is as `Service` takes it.
 
     Without `kept`, the state folder, all is forgotten at the end. Raises InvalidRequest for dialects that
     there are not.
@@ -132,6 +138,7 @@ def make_app(
         middlewares=[
             writing.written_in_time,
             middleware.errors_to_answers,
+            packing.packed,
             middleware.guard,
             middleware.after_the_past,
             body.body_shares,
@@ -146,6 +153,7 @@ def make_app(
         backend,
         kept=kept,
         observers=(metrics.job_event, job_log.job_event),
+        make_reader=make_reader,
         waits=waits,
     )
     service.returned = partial(submit.take_back, app)

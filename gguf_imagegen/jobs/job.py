@@ -67,6 +67,11 @@ class Ended:
     error: ImagegenError | None
 
 
+PREVIEW_TTL = 60.0
+"""Seconds after a job's end for which its previews can be replayed."""
+MAX_ENDED = 1000
+"""Ended jobs that can be looked at; beyond, the oldest are forgotten before their time."""
+
 JobEvent: TypeAlias = (
     Queued | Started | Loading | Loaded | PhaseChanged | Progress | PreviewReady | ImageReady | Notice | Ended
 )
@@ -109,6 +114,8 @@ class Job:
         self.sender = sender or Sender()
         self.lasting = lasting
         self.created = time.time() if created is None else created
+        self.priority = plan.priority
+        """Changes while it waits, by the scheduler alone."""
         self.names = names or draw_names(plan.n, plan.output_format)
         self.complete: Callable[[], Awaitable[Plan]] | None = None
         """Gives the plan with its pixels, where it was read from the journal without them."""
@@ -261,3 +268,15 @@ def image_fraction(progress: Progress, plan: Plan) -> float:
     if plan.generate.hires is None:
         return part
     return part / 2 if progress.phase == "sampling" else 0.5 + part / 2
+
+
+def forget_old(jobs: dict[str, Job], ttl: float) -> None:
+    """Forget the jobs that ended more than `ttl` seconds ago, and pictures of steps before."""
+    now = time.time()
+    ended = [job for job in jobs.values() if job.ended]
+    for newer, job in enumerate(reversed(ended)):
+        age = now - job.times[-1]
+        if age > ttl or newer >= MAX_ENDED:
+            del jobs[job.id]
+        elif age > PREVIEW_TTL:
+            job.drop_previews()

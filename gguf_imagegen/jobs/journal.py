@@ -66,6 +66,7 @@ class Record:
     job: str
     caller: str
     created: float
+    priority: int
     life: int
     ticket: Ticket | None
     events: Sequence[tuple[int, float, Stored]]
@@ -115,10 +116,12 @@ class Journal:
         """All jobs, the oldest first, and the owners of pictures. Call it in a thread, before `start`."""
         try:
             with closing(self._opened()) as db:
-                rows = db.execute("SELECT job, caller, created, life, ticket FROM tickets ORDER BY number")
+                rows = db.execute(
+                    "SELECT job, caller, created, priority, life, ticket FROM tickets ORDER BY number"
+                )
                 found = [
-                    Record(job, caller, created, life, _ticket(job, ticket), _events(db, job))
-                    for job, caller, created, life, ticket in rows
+                    Record(job, caller, created, priority, life, _ticket(job, ticket), _events(db, job))
+                    for job, caller, created, priority, life, ticket in rows
                 ]
                 return found, dict(db.execute("SELECT picture, owner FROM owners"))
         except sqlite3.DatabaseError as exc:  # as `open` may not have seen it
@@ -141,8 +144,9 @@ class Journal:
 
     def accept(self, ticket: Ticket) -> asyncio.Future[None]:
         """Done when the ticket is on the disk, or `Refused`."""
-        sql = "INSERT INTO tickets (job, caller, created, life, ticket) VALUES (?, ?, ?, ?, ?)"
-        values = ticket.id, ticket.caller, ticket.created, self.life, msgspec.json.encode(ticket)
+        sql = "INSERT INTO tickets (job, caller, created, priority, life, ticket) VALUES (?, ?, ?, ?, ?, ?)"
+        row = msgspec.json.encode(ticket)
+        values = ticket.id, ticket.caller, ticket.created, ticket.priority, self.life, row
         return self._commit((sql, values), again=False)
 
     def event(self, job_id: str, id: int, at: float, event: Stored) -> asyncio.Future[None]:
@@ -152,6 +156,10 @@ class Journal:
     def note(self, job_id: str, id: int, at: float, event: Stored) -> None:
         """Store an event that nobody waits for."""
         self._later(_event_row(job_id, id, at, event))
+
+    def move(self, job_id: str, priority: int) -> None:
+        """A job that waits is to go sooner or later."""
+        self._later(("UPDATE tickets SET priority = ? WHERE job = ?", (priority, job_id)))
 
     def own(self, picture: str, owner: str) -> None:
         """Keep in mind whose a picture is, even when its job is forgotten."""

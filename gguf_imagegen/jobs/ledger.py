@@ -35,6 +35,7 @@ class Past:
     id: str
     caller: str
     created: float
+    priority: int
     ticket: Ticket | None
     events: Sequence[tuple[int, float, JobEvent]]
     first_id: int
@@ -64,7 +65,9 @@ class Ledger:
     def _past(self, record: Record) -> Past:
         events = [(id, at, restored(event)) for id, at, event in record.events]
         first_id = (self._journal.life - record.life) * A_LIFE
-        return Past(record.job, record.caller, record.created, record.ticket, events, first_id)
+        return Past(
+            record.job, record.caller, record.created, record.priority, record.ticket, events, first_id
+        )
 
     async def request(self, ticket: Ticket, able: Abilities) -> ImageRequest:
         """The request of a ticket, with its pictures."""
@@ -122,6 +125,11 @@ class Ledger:
     def forget(self, job: Job) -> None:
         """It will not be done, and nobody is to hear of it."""
         self._forget(job.id)
+
+    def move(self, job: Job) -> None:
+        """It is to go sooner or later."""
+        if job.id in self._needed:
+            self._journal.move(job.id, job.priority)
 
     def disown(self, picture: str) -> None:
         self._journal.disown(picture)

@@ -113,6 +113,7 @@ def _job(past: Past, plan: Plan) -> Job:
         names=ticket.names if ticket else (),
         first_id=past.first_id,
     )
+    job.priority = past.priority
     job.restore([(0, past.created, Queued(1, None)), *past.events])
     return job
 

@@ -13,12 +13,12 @@ from typing import Any, Literal, TypeAlias
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.estimates import Pace
-from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Observer, Queued, Store
+from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Observer, Queued, Store, forget_old
 from gguf_imagegen.jobs.news import News
 from gguf_imagegen.jobs.queue import Queue
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.runner import Runner
-from gguf_imagegen.pool.failures import NoRoomYet
+from gguf_imagegen.pool.failures import IN_TILES, NoRoomYet
 from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.placement import Rules, place
 from gguf_imagegen.pool.pool import Pool
@@ -39,13 +39,8 @@ log = logging.getLogger(__name__)
 
 LaneStatus: TypeAlias = Literal["idle", "loading", "running", "paused"]
 
-PREVIEW_TTL = 60.0
-"""Seconds after a job's end for which its previews can be replayed."""
-MAX_ENDED = 1000
-"""Ended jobs that can be looked at; beyond, the oldest are forgotten before their time."""
 MOST_LOST = 3
 """How often a job may lose its lane before it fails."""
-IN_TILES = "memory is short just now: decoded in tiles, which may change pixels a little"
 CLOSING = "the server is shutting down; try again in a moment"
 
 
@@ -70,7 +65,7 @@ class Scheduler:
     ) -> None:
         self.pool = pool
         self.results = results
-        self.pace = Pace()
+        self.pace = Pace([lane.device.kind for lane in pool.lanes])
         self.jobs: dict[str, Job] = {}
         self.arriving: dict[str, Job] = {}
         """Those that are being stored; they are in the queue next."""
@@ -147,6 +142,15 @@ class Scheduler:
                 await lane.kill()
         await job.wait()
 
+    def move(self, job: Job, priority: int) -> None:
+        """Let a waiting job go sooner or later; one that has begun stays as it is."""
+        if job in self.queue:
+            self.queue.remove(job)
+            job.priority = priority
+            self.queue.put_back(job)
+            self.news.wake()
+            self._wake.set()
+
     def want(self, entry: Entry) -> None:
         """Have this model loaded as soon as no job waits."""
         self.pool.forget_failure(entry)
@@ -211,7 +215,8 @@ class Scheduler:
         return (sum(known) + place.seconds - own) / len(self.pool.lanes) + own
 
     def _rest(self, job: Job) -> float | None:
-        return self.pace.job_seconds(job.plan, job.last_progress, len(job.images))
+        kind = self.pool.lane(job.lane).device.kind if job.lane else None
+        return self.pace.job_seconds(job.plan, job.last_progress, len(job.images), kind)
 
     async def drain(self, grace: float) -> None:
         """Take no more work; let jobs finish for `grace` seconds, then cancel what is left.
@@ -232,14 +237,7 @@ class Scheduler:
 
     def sweep(self) -> None:
         """Forget jobs that are past their time."""
-        now = time.time()
-        ended = [job for job in self.jobs.values() if job.ended]
-        for newer, job in enumerate(reversed(ended)):
-            age = now - job.times[-1]
-            if age > self._settings.job_ttl or newer >= MAX_ENDED:
-                del self.jobs[job.id]
-            elif age > PREVIEW_TTL:
-                job.drop_previews()
+        forget_old(self.jobs, self._settings.job_ttl)
 
     # -- the loop -------------------------------------------------------------------------------------
 

@@ -52,6 +52,7 @@ class Ticket(Struct, frozen=True):
     lasting: bool
     repeat: Repeat | None
     created: float
+    priority: int = 0
 
     @property
     def hashes(self) -> list[str]:
@@ -84,6 +85,7 @@ def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | No
         lasting=job.lasting,
         repeat=repeat,
         created=job.created,
+        priority=job.priority,
     )
 
 
@@ -106,7 +108,7 @@ def plan_of(ticket: Ticket, find: Callable[[str], Entry | None]) -> Plan:
         if kind is Entry:
             entry = Entry.model_validate(value)
             now = find(entry.name)
-            return now.model_copy(update={"decoder": entry.decoder}) if now else entry
+            return _as_asked(now, entry) if now else entry
         if kind is Path:
             return Path(value)
         raise TypeError(kind)
@@ -121,8 +123,13 @@ def pinned(plan: Plan, fresh: Plan) -> Plan:
         hires = generate.hires and now.hires and replace(generate.hires, model=now.hires.model)
         generate = replace(generate, loras=now.loras, hires=hires)
     upscale = plan.upscale and fresh.upscale and dataclasses.replace(plan.upscale, path=fresh.upscale.path)
-    entry = fresh.entry.model_copy(update={"decoder": plan.entry.decoder})
+    entry = _as_asked(fresh.entry, plan.entry)
     return dataclasses.replace(plan, entry=entry, generate=generate, upscale=upscale)
+
+
+def _as_asked(now: Entry, then: Entry) -> Entry:
+    """The model as it is now, with what a request chooses."""
+    return now.model_copy(update={"decoder": then.decoder, "tiling": then.tiling})
 
 
 def _fields(request: ImageRequest) -> dict[str, Any]:

@@ -190,7 +190,7 @@ async def test_a_row_that_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptu
         db.execute("""UPDATE tickets SET ticket = '{"id": 5}'""")
         db.execute("""UPDATE events SET event = '{"type": "danced"}' WHERE id = 1""")
     (record,) = read(path)
-    assert record == Record("job", "ann", 1.5, 1, None, [(2, 2.0, StoredEnd())])
+    assert record == Record("job", "ann", 1.5, 0, 1, None, [(2, 2.0, StoredEnd())])
     assert "the ticket of job job cannot be read" in caplog.text
     assert "an event of job job cannot be read" in caplog.text
 
