@@ -47,8 +47,14 @@ class LaunchRequest(BaseModel):
     quantization: str | None = None
 
 
+class LaunchAnswer(BaseModel):
+    """`model_uid` is the name by which requests ask for it."""
+
+    model_uid: str
+
+
 @endpoint(
-    answers.LaunchAnswer,
+    LaunchAnswer,
     request=LaunchRequest,
     required=("model_name",),
     errors=(
@@ -70,7 +76,7 @@ async def launch(request: web.Request) -> web.Response:
     service.scheduler.want(entry)
     if request.query.get("wait_ready", "true").lower() != "false":
         await _until_loaded(service, entry)
-    return web.json_response({"model_uid": name})
+    return web.json_response(LaunchAnswer(model_uid=name).model_dump())
 
 
 async def _until_loaded(service: Service, entry: Entry) -> None:
