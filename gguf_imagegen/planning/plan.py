@@ -74,6 +74,7 @@ class Plan:
     """Steps after which OpenAI's partial images are due."""
     warnings: tuple[str, ...]
     upscale: Enlargement | None = None
+    priority: int = 0
     whole: tuple[int, int] | None = None
     """The size of the picture of which only a part is drawn."""
     inset: Inset | None = None
@@ -283,6 +284,7 @@ def sketch(
         warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, whole or (width, height)),
         whole=whole,
+        priority=request.priority,
     )
     return Sketch(request, settings, headers, size, bare)
 
@@ -323,6 +325,7 @@ def _upscale_sketch(
         partial_steps=(),
         warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, size, needed=True),
+        priority=request.priority,
     )
     return Sketch(request, settings, headers, size, bare)
 

@@ -34,6 +34,7 @@ from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, Invali
 
 LONGEST_NAME = 100
 MAX_LAYERS = 200
+MAX_PRIORITY = 10
 MAX_SEED = 2**53 - 1
 """Largest seed that survives JSON in every client."""
 
@@ -201,6 +202,7 @@ class ImageRequest(_Lenient):
     partial_images: int | None = Field(None, ge=0, le=3)
     on_disconnect: Literal["cancel", "continue"] = "cancel"
     keep_alive: Finite | None = Field(None, ge=-1)
+    priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     request_id: str | None = Field(None, max_length=200)
 
     sampler: Sampler | None = _option(

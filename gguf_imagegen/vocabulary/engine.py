@@ -158,7 +158,14 @@ class Upscale(Struct, frozen=True, tag=True):
     threads: int
 
 
-Task: TypeAlias = Generate | Upscale
+class Read(Struct, frozen=True, tag=True):
+    """Read the text in a picture of at most `max_pixels`; `file` is as it was sent, not decoded yet."""
+
+    file: bytes
+    max_pixels: int
+
+
+Task: TypeAlias = Generate | Upscale | Read
 """What an engine can be asked to do."""
 
 

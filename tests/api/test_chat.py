@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,12 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 from tests.api.client import GENERATIONS, SMALL, data_url, job_in_state, noise, picture, png, read_stream
-from tests.api.recipes import ours, python, shell, write_catalog
+from tests.api.recipes import ours, python, shell
 from tests.conftest import App, RunningApp, ServerProcess
 from tests.fake_engines import CrashesAtStep, QuickEngine, SlowEngine
 
 CHAT = "/v1/chat/completions"
 ASKED = [{"role": "user", "content": "A beautiful landscape painting"}]
-
-
-@pytest.fixture(scope="module")
-def served(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A real server on the tiny model."""
-    catalog = write_catalog(tmp_path_factory.mktemp("catalog"))
-    process = ServerProcess(model_dir, "--catalog", str(catalog), "--grace", "1")
-    process.wait_until_ready()
-    yield process
-    process.stop()
-
-
-@pytest_asyncio.fixture
-async def quick(running: RunningApp, tmp_path: Path) -> AsyncIterator[App]:
-    """The same server without the work, for recipes of 50 steps at 1024x1024."""
-    async with running(catalog=write_catalog(tmp_path), engine=QuickEngine) as app:
-        yield app
 
 
 @pytest_asyncio.fixture
