@@ -365,14 +365,6 @@ class RequestProgress(BaseModel):
     progress: float = Field(ge=0, le=1)
 
 
-class AbortAnswer(BaseModel):
-    msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
-
-
-class ModelStates(RootModel[dict[str, dict[str, Any]]]):
-    """`model_version_status` of each model by its id."""
-
-
 # -- all ----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -152,7 +152,11 @@ async def progress(request: web.Request) -> web.Response:
     return web.json_response({"progress": round(job.progress / 100, 4)})
 
 
-@endpoint(answers.AbortAnswer, errors=(ModelNotFound,))
+class AbortAnswer(BaseModel):
+    msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
+
+
+@endpoint(AbortAnswer, errors=(ModelNotFound,))
 async def abort(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/requests/{request_id}/abort: DONE, NO_OP on an ended one, NOT_FOUND."""
     job, model = _job(request), request.app[SERVICE].model(request.match_info["id"])
