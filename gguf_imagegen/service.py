@@ -19,6 +19,7 @@ from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.devices import Device, make_devices
 from gguf_imagegen.planning.abilities import require_able
 from gguf_imagegen.planning.bounds import within
+from gguf_imagegen.planning.canvas import enlarger
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
@@ -56,6 +57,7 @@ class Service:
         self.catalog = catalog
         self.default_model = default_model
         """The name of the model of requests that name none; AUTOMATIC1111's options change it."""
+        enlarger(settings)  # a name that is none ends here
         lanes = make_devices(
             devices or settings.devices, settings.cpu_lanes, settings.threads, usable_cores()
         )

@@ -128,6 +128,12 @@ class Settings(BaseSettings):
     max_input_pixels: int = Field(50_000_000, ge=64 * 64, description="largest image taken as input")
     max_pixels: int = Field(4_194_304, ge=64 * 64, description="largest image to make (width x height)")
     max_side: int = Field(16384, ge=64, description="longest side of an image to make")
+    oversize: str = Field(
+        "lanczos",
+        min_length=1,
+        description="sizes that a model does not make: enlarge what it makes by lanczos or by a file of"
+        " --upscaler-dir, or refuse",
+    )
     max_images: int = Field(10, ge=1, le=100, description="largest n")
     max_steps: int = Field(150, ge=1, le=1000, description="largest number of steps")
     max_prompt_chars: int = Field(8000, ge=1, le=16000, description="longest prompt")

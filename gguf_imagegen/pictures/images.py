@@ -125,6 +125,16 @@ def resized(image: RawImage, width: int, height: int) -> RawImage:
     return to_raw(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
+def smaller_mask(mask: RawImage, width: int, height: int) -> RawImage:
+    """The mask in a smaller size, in which all that it repaints is repainted; the same object in its own."""
+    if (mask.width, mask.height) == (width, height):
+        return mask
+    fitted = Image.frombytes("L", (mask.width, mask.height), mask.data).resize(
+        (width, height), Image.Resampling.BOX
+    )
+    return RawImage(width, height, 1, fitted.point([0, *[255] * 255]).tobytes())
+
+
 def to_raw(image: Image.Image) -> RawImage:
     return RawImage(image.width, image.height, 3, flatten(image).tobytes())
 

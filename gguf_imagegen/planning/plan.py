@@ -18,13 +18,12 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.vocabulary import unknown_words
 from gguf_imagegen.planning import sampling
 from gguf_imagegen.planning.addons import named_file
-from gguf_imagegen.planning.bounds import Bounds
+from gguf_imagegen.planning.canvas import Canvas, canvas_of, enlarger, hires_canvas
 from gguf_imagegen.planning.inputs import (
     Headers,
-    align,
+    asked_size,
     check_inputs,
     control_image,
-    delivered_size,
     edit_inputs,
     read_headers,
     whole_pictures,
@@ -38,7 +37,7 @@ from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Decoder, Generate, Hires, SkipLayers
-from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
 
 Operation = Literal["generation", "edit", "variation", "upscale"]
 OPENAI_QUALITIES = ("low", "medium", "high", "auto")
@@ -48,14 +47,16 @@ OPENAI_QUALITIES = ("low", "medium", "high", "auto")
 class Plan:
     """A job to do: what the engine makes, and how its pixels become the answer.
 
-    `width` x `height` is the size delivered, the centre of the engine's aligned size. `original` and
-    `mask` (of that size) restore the pixels that an edit must keep. With `upscale` the picture is then made
+    `drawn` is the centre of the engine's aligned size; where it is smaller than `width` x `height`, the size
+    delivered, it is enlarged to that, by the upscaler `enlarger` or by Lanczos. `original` and `mask` (of the
+    size delivered) restore the pixels that an edit must keep. With `upscale` the picture is then made
     larger; an operation that does nothing else has `pictures` and nothing to generate.
     """
 
     operation: Operation
     entry: Entry
     generate: Generate | None
+    drawn: tuple[int, int]
     width: int
     height: int
     output_format: Literal["png", "jpeg", "webp"]
@@ -67,6 +68,7 @@ class Plan:
     partial_steps: tuple[int, ...]
     """Steps after which OpenAI's partial images are due."""
     warnings: tuple[str, ...]
+    enlarger: Path | None = None
     upscale: Enlargement | None = None
     pictures: tuple[RawImage, ...] = field(default=(), repr=False)
 
@@ -121,8 +123,8 @@ class Sketch:
     request: ImageRequest
     settings: Settings
     headers: Headers
-    size: tuple[int, int]
-    """To which the pictures are brought: the delivered one, before a second pass makes it larger."""
+    canvas: Canvas
+    """To which the pictures are brought, before a second pass makes it larger."""
     bare: Plan
 
     @property
@@ -136,14 +138,13 @@ class Sketch:
         request, settings, bare = self.request, self.settings, self.bare
         if bare.generate is None:
             return dataclasses.replace(bare, pictures=whole_pictures(request, settings))
-        aligned = bare.generate.width, bare.generate.height
-        edit = edit_inputs(request, bare.entry, settings, self.headers, self.size, aligned)
+        edit = edit_inputs(request, bare.entry, settings, self.headers, self.canvas)
         spec = replace(
             bare.generate,
             init_image=edit.init,
             mask=edit.init_mask,
             ref_images=edit.references,
-            control_image=control_image(request, settings, self.size, aligned),
+            control_image=control_image(request, settings, self.canvas),
         )
         partial_steps = spread_steps(spec, request.partial_images or 0)
         if partial_steps and not (request.stream_options and request.stream_options.preview):
@@ -190,8 +191,7 @@ def sketch(
     if operation == "upscale":
         return _upscale_sketch(request, entry, settings, headers, notes)
     check_inputs(request, entry, settings, headers)
-    size = width, height = delivered_size(request, entry, settings, headers.pictures)
-    aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
+    canvas = canvas_of(asked_size(request, entry, settings, headers.pictures), entry, settings, notes)
     by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
     steps = sampling.steps(request, entry, settings, notes)
     sampler = request.sampler or entry.defaults.sampler
@@ -204,11 +204,12 @@ def sketch(
     cfg_scale, image_cfg_scale, guidance = sampling.guidance(request, entry, notes)
     if negative.strip() and cfg_scale == image_cfg_scale == 1:
         notes.append("negative_prompt: has no effect without guidance (cfg_scale 1)")
+    last = _last_canvas(request, entry, settings, canvas, notes)
     spec = Generate(
         prompt=prompt,
         negative_prompt=negative,
-        width=aligned[0],
-        height=aligned[1],
+        width=canvas.aligned[0],
+        height=canvas.aligned[1],
         steps=steps,
         sampler=sampler,
         schedule=schedule,
@@ -230,20 +231,19 @@ def sketch(
         control_image=None,
         control_strength=request.control_strength,
         loras=fitting_loras(request.lora, entry, settings, notes),
-        hires=_hires(request, entry, settings, aligned, steps, schedule, notes),
+        hires=_hires(request, entry, settings, last, steps, schedule, notes),
         skip_layers=_skip_layers(request),
         preview=preview_mode(request, entry),
         preview_steps=(),
         preview_interval=settings.preview_interval,
     )
-    if spec.hires is not None:
-        width, height = spec.hires.width, spec.hires.height
     bare = Plan(
         operation=operation,
         entry=entry,
         generate=spec,
-        width=width,
-        height=height,
+        drawn=last.drawn,
+        width=last.delivered[0],
+        height=last.delivered[1],
         output_format=request.output_format or "png",
         output_compression=request.output_compression,
         quality=request.quality if request.quality in OPENAI_QUALITIES else "auto",
@@ -252,9 +252,10 @@ def sketch(
         mask=None,
         partial_steps=(),
         warnings=tuple(few(notes)),
-        upscale=upscale_of(request, settings, (width, height)),
+        enlarger=enlarger(settings) if last.drawn != last.delivered else None,
+        upscale=upscale_of(request, settings, last.delivered),
     )
-    return Sketch(request, settings, headers, size, bare)
+    return Sketch(request, settings, headers, canvas, bare)
 
 
 def _upscale_sketch(
@@ -268,6 +269,7 @@ def _upscale_sketch(
         operation="upscale",
         entry=entry,
         generate=None,
+        drawn=size,
         width=width,
         height=height,
         output_format=request.output_format or "png",
@@ -280,14 +282,26 @@ def _upscale_sketch(
         warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, size, needed=True),
     )
-    return Sketch(request, settings, headers, size, bare)
+    return Sketch(request, settings, headers, Canvas(size, size, size), bare)
+
+
+def _last_canvas(
+    request: ImageRequest, entry: Entry, settings: Settings, canvas: Canvas, notes: list[str]
+) -> Canvas:
+    """Of the last pass: the second one, if there is one."""
+    if request.hires is None:
+        return canvas
+    first = canvas.aligned if canvas.drawn == canvas.delivered else canvas.delivered
+    width, height = (round(side * request.hires.scale) for side in first)
+    asked = request.hires.width or width, request.hires.height or height
+    return hires_canvas(asked, entry, settings, notes)
 
 
 def _hires(
     request: ImageRequest,
     entry: Entry,
     settings: Settings,
-    aligned: tuple[int, int],
+    canvas: Canvas,
     steps: int,
     schedule: str,
     notes: list[str],
@@ -297,16 +311,10 @@ def _hires(
         return None
     steps = sampling.checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
     sampling.check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
-    bounds = Bounds.of(entry, settings)
-    scaled = [round(side * request.hires.scale) for side in aligned]
-    wanted = [request.hires.width or scaled[0], request.hires.height or scaled[1]]
-    width, height = (align(side, entry.traits.multiple) for side in wanted)
-    if max(width, height) > bounds.side or width * height > bounds.pixels:
-        raise InvalidSize(f"hires: {width}x{height} is too large for {entry.id}", param="hires")
     upscaler, model = _hires_upscaler(request.hires.upscaler, settings)
     return Hires(
-        width=width,
-        height=height,
+        width=canvas.aligned[0],
+        height=canvas.aligned[1],
         steps=steps,
         denoising_strength=request.hires.denoising_strength,
         upscaler=upscaler,

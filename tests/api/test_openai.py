@@ -350,7 +350,7 @@ def test_streamed_batch_completes_each_image(client: OpenAI) -> None:
         ({"negative_prompt": "x" * 8001}, "prompt_too_long", "negative_prompt"),
         ({"n": 0}, "invalid_request", "n"),
         ({"n": 11}, "invalid_request", "n"),
-        ({"size": "9x9"}, "invalid_size", "size"),
+        ({"size": "9x99"}, "invalid_size", "size"),
         ({"size": "100000x64"}, "invalid_size", "size"),
         ({"size": "huge"}, "invalid_size", "size"),
         ({"size": "512x63"}, "invalid_size", "size"),

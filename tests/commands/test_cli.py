@@ -177,7 +177,7 @@ def test_a_missing_component_ends_in_one_line(model_dir: Path, tmp_path: Path) -
         (["a fox", "-o", "out.gif"], "output_format: "),
         (["a fox", "--steps", "9999"], "steps: "),
         (["a fox", "--sampler", "eulr_a"], "did you mean 'euler_a'?"),
-        (["a fox", "--size", "9x9"], "too small"),
+        (["a fox", "--size", "9x99"], "too narrow"),
         ([" "], "prompt: is required"),
     ],
 )
