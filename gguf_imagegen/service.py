@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -26,8 +27,10 @@ from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import QueueFull
+from gguf_imagegen.vocabulary.errors import ModelNotFound, QueueFull
 
+OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
+"""Names that can mean nothing else on this server than "the model"."""
 CANCEL_AGAIN = 5.0
 """Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
 SWEEP = 30.0
@@ -75,13 +78,30 @@ class Service:
         """The named model, or the default one."""
         return self.catalog.get(name) if name else self.default
 
+    def listed(self, every: bool) -> list[Entry]:
+        """The default model first, for clients take that; then what is on disk, or the whole catalog."""
+        default = self.default
+        rest = [entry for entry in self.catalog.entries if entry.id != default.id]
+        return [default, *(entry for entry in rest if every or self.catalog.on_disk(entry))]
+
+    def meant(self, name: str | None, warnings: list[str]) -> Entry:
+        """The model of a request for a picture; some names that are none here mean the default one."""
+        try:
+            return self.model(name)
+        except ModelNotFound:
+            if not (self.settings.any_model or (name and OPENAI_MODELS.fullmatch(name))):
+                raise
+            entry = self.default
+            warnings.append(f"model: there is no {str(name)[:100]!r} here; {entry.id!r} was used")
+            return entry
+
     async def submit(
         self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender | None = None
     ) -> Job:
         """Queue what a request asks for; all that can be refused is refused before a picture is decoded."""
         sender = sender or Sender()
         self.check_room(sender.caller)
-        entry = self.model(request.model)
+        entry = self.meant(request.model, warnings)
         self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
         settings = within(self.settings, sender.caller.bounds)

@@ -81,6 +81,8 @@ class Settings(BaseSettings):
     component: Words = Field(
         (), description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors"
     )
+    alias: Words = Field((), description="NAME=ID of further names that requests may use for a model")
+    any_model: bool = Field(False, description="draw with the default model where a request names none here")
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
     lora_dir: Path | None = Field(None, description="folder of LoRA files that requests may name")
@@ -171,7 +173,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
-    @field_validator("component", "cors_origins", "devices", "allowed_hosts", "api_key", mode="before")
+    @field_validator(
+        "component", "alias", "cors_origins", "devices", "allowed_hosts", "api_key", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value

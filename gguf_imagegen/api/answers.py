@@ -22,11 +22,19 @@ class ErrorObject(BaseModel):
     code: str
 
 
+class FieldFault(BaseModel):
+    """A field that is missing or of a wrong type, as FastAPI and so vLLM have it."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
 class ErrorAnswer(BaseModel):
-    """OpenAI's error object, and the `detail` that FastAPI-like clients read."""
+    """OpenAI's error object, and the `detail` that FastAPI-like clients read: a sentence, or the fields."""
 
     error: ErrorObject
-    detail: str
+    detail: str | list[FieldFault]
 
 
 class NumericErrorObject(BaseModel):
@@ -41,7 +49,7 @@ class NumericErrorAnswer(BaseModel):
     """GPUStack's: `code` is the HTTP status, `reason` our own word."""
 
     error: NumericErrorObject
-    detail: str
+    detail: str | list[FieldFault]
 
 
 class NativeErrorAnswer(BaseModel):

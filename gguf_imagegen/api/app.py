@@ -9,9 +9,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, system, web_page
+from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, system, typed_paths, web_page
 from gguf_imagegen.api.callers import CALLERS, Callers
-from gguf_imagegen.api.dialects import chat, openai, xinference
+from gguf_imagegen.api.dialects import azure, chat, openai, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111_routes
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp_routes
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
@@ -41,6 +41,7 @@ ROUTES = [
     web.get("/v1/images/files/{name}", openai.files),
     web.get("/v1/models", models.list_models),
     web.get("/v1/models/{id}", models.get_model),
+    web.post("/v1/models", models.load_named),
     web.post("/v1/models/pull", pull.pull_model),
     web.get("/v1/models/pull/{id}", pull.get_pull),
     web.delete("/v1/models/pull/{id}", pull.cancel_pull),
@@ -79,6 +80,10 @@ ROUTES = [
     web.post("/v1-openai/image/edit", openai.edits),
     web.get("/v1-openai/models", models.list_models),
     web.get("/v1-openai/models/{id}", models.get_model),
+    # Azure's OpenAI
+    web.post("/openai/deployments/{model}/images/generations", azure.generations),
+    web.post("/openai/deployments/{model}/images/edits", azure.edits),
+    web.post("/openai/deployments/{model}/chat/completions", azure.completions),
     # Xinference
     web.post("/v1/images/inpainting", xinference.inpainting),
     web.post("/v1/images/ocr", xinference.ocr),
@@ -110,6 +115,7 @@ def make_app(
         ],
         client_max_size=settings.max_body_bytes,
     )
+    app[middleware.KNOWN] = ROUTES
     metrics, job_log = Metrics(), JobLog(prompts=settings.log_prompts)
     service = Service(
         settings,
@@ -140,6 +146,7 @@ def make_app(
     app.on_shutdown.append(pull.end_pulls)
     app.cleanup_ctx.append(_service_runs)
     app.add_routes(ROUTES)
+    app.add_routes(typed_paths.respelled(ROUTES))
     return app
 
 

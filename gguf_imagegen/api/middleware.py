@@ -6,7 +6,7 @@ import base64
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 from gguf_imagegen.api.callers import CALLERS, SENDER, Key
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
+from gguf_imagegen.api.typed_paths import nearest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import EVERYBODY, OUTSIDER, Sender
 from gguf_imagegen.vocabulary.errors import (
@@ -28,6 +29,8 @@ from gguf_imagegen.vocabulary.errors import (
 )
 
 log = logging.getLogger(__name__)
+KNOWN = web.AppKey("known_routes", Sequence[web.RouteDef])
+"""The routes whose paths errors may name."""
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 OPEN_PATHS = re.compile(r"/|/web/[^/]+|/livez|/health|/openapi\.json|/docs|/v1/images/files/[^/]+")
 """Readable without a key: pages, liveness, health, and images under unguessable names."""
@@ -35,6 +38,7 @@ SERVER = "gguf-imagegen"
 """What we say of ourselves; aiohttp would name its version, and Python's."""
 A1111 = ("/sdapi/", "/internal/")
 """What clients of AUTOMATIC1111 call; they send HTTP Basic."""
+LONGEST_REASON = 200
 AZURE = "api-key"
 """The header in which clients of Azure's OpenAI send the key."""
 GPUSTACK = "/v1-openai/"
@@ -74,7 +78,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
         if isinstance(exc, Unauthorized):
             headers = _challenge(request)
     except web.HTTPNotFound:
-        error = NotFound(f"there is no {request.method} {request.path[:200]}")
+        error = NotFound(_no_path(request))
     except web.HTTPMethodNotAllowed as exc:
         headers = {"Allow": ", ".join(sorted(exc.allowed_methods))}
         error = MethodNotAllowed(f"{request.path[:200]} takes {headers['Allow']}")
@@ -94,6 +98,12 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
     return error_answer(error, headers, numeric=request.path.startswith(GPUSTACK))
 
 
+def _no_path(request: web.Request) -> str:
+    near = nearest(request.method, request.path, request.app[KNOWN])
+    hint = f"; did you mean {near}?" if near else "; GET /docs lists every route"
+    return f"there is no {request.method} {request.path[:200]}{hint}"
+
+
 def error_answer(
     error: ImagegenError, headers: Mapping[str, str] | None = None, *, numeric: bool = False
 ) -> web.Response:
@@ -105,7 +115,13 @@ def error_answer(
     if numeric:
         named = {"message": error.message, "type": error.type, "param": error.param}
         body["error"] = {**named, "code": error.status, "reason": error.code}
-    return web.json_response(body, status=error.status, headers=extra)
+    return web.json_response(body, status=error.status, reason=reason_phrase(str(error)), headers=extra)
+
+
+def reason_phrase(sentence: str) -> str:
+    """The sentence for the status line, which is all that many clients show: one line of printable ASCII."""
+    line = " ".join("".join(c if " " <= c <= "~" else " " if c.isspace() else "?" for c in sentence).split())
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 
 def _is_gone(request: web.Request) -> bool:
@@ -138,7 +154,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 def is_open(method: str, path: str) -> bool:
     """Whether no key is needed: to read, never to change anything."""
-    return method in (hdrs.METH_GET, hdrs.METH_HEAD) and bool(OPEN_PATHS.fullmatch(path))
+    return method in (hdrs.METH_GET, hdrs.METH_HEAD) and bool(OPEN_PATHS.fullmatch(path.rstrip("/") or "/"))
 
 
 def _preflight(request: web.Request, settings: Settings) -> web.Response:

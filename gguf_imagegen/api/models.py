@@ -7,41 +7,62 @@ from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel, Field
 
+from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.settings import Settings
 
 
+class LoadRequest(BaseModel):
+    model: str = Field(min_length=1)
+
+
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models."""
-    app, settings = request.app, _settings(request)
+    """GET /v1/models: the default model, then what is on disk; `?all=true` the whole catalog."""
+    app, settings, every = request.app, _settings(request), wants_all(request)
 
     def views() -> list[dict[str, Any]]:
         survey = Survey(app[SERVICE].catalog, app[SERVICE].settings)
-        return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].catalog.entries]
+        return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].listed(every)]
 
     data = await asyncio.to_thread(views)
     return web.json_response({"object": "list", "data": data})
 
 
+def wants_all(request: web.Request) -> bool:
+    return request.query.get("all", "").lower() in ("true", "1", "yes")
+
+
 async def get_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}."""
-    return await _answer(request)
+    return await _answer(request, request.match_info["id"])
 
 
 @admins_only
 async def load_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/load: load it as soon as no job waits; poll the model's state."""
-    entry = request.app[SERVICE].catalog.get(request.match_info["id"])
+    return await _load(request, request.match_info["id"])
+
+
+@admins_only
+async def load_named(request: web.Request) -> web.Response:
+    """POST /v1/models: the same, with the model's name in the body."""
+    return await _load(request, validated(LoadRequest, await read_body(request)).model)
+
+
+async def _load(request: web.Request, name: str) -> web.Response:
+    entry = request.app[SERVICE].catalog.get(name)
     request.app[SERVICE].catalog.require_on_disk(entry)
     request.app[SERVICE].scheduler.want(entry)
-    return await _answer(request, 202)
+    return await _answer(request, name, 202)
 
 
 @admins_only
@@ -54,11 +75,10 @@ async def unload_model(request: web.Request) -> web.Response:
     )
     for entry in [catalog.get(name)] if ":" in name else catalog.quants(name):
         await scheduler.unload(entry)
-    return await _answer(request, 202)
+    return await _answer(request, name, 202)
 
 
-async def _answer(request: web.Request, status: int = 200) -> web.Response:
-    name = request.match_info["id"]
+async def _answer(request: web.Request, name: str, status: int = 200) -> web.Response:
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
     return web.json_response(_view(request.app, name, survey, _settings(request)), status=status)

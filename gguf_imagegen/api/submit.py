@@ -20,6 +20,7 @@ from gguf_imagegen.api.streams.send import wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.plan import Operation
+from gguf_imagegen.planning.prompt import require_prompt
 from gguf_imagegen.planning.request import ImageRequest, parse_request
 from gguf_imagegen.vocabulary.errors import JobNotFound
 
@@ -37,21 +38,34 @@ class Work:
 
 
 async def begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, *, extra_args: bool = True
+    request: web.Request,
+    fields: Mapping[str, Any],
+    operation: Operation,
+    *,
+    extra_args: bool = True,
+    prompt_needed: bool = True,
 ) -> Work:
     """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
 
-    With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`.
+    With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`. Variations and
+    upscales never need a prompt.
     """
-    work = await _begin(request, fields, operation, extra_args)
+    needed = prompt_needed and operation in ("generation", "edit")
+    work = await _begin(request, fields, operation, extra_args, needed)
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 
 
 async def _begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, extra_args: bool
+    request: web.Request,
+    fields: Mapping[str, Any],
+    operation: Operation,
+    extra_args: bool,
+    prompt_needed: bool,
 ) -> Work:
     wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args)
+    if prompt_needed:
+        require_prompt(wanted.prompt)
     attempt = await request.app[ATTEMPTS].of(request, fields)
     if attempt is None:
         return Work(await _submit(request, wanted, operation, warnings), wanted)

@@ -33,10 +33,16 @@ class Catalog:
     """
 
     def __init__(
-        self, entries: Iterable[Entry], models_dir: Path, components: Mapping[str, Source] | None = None
+        self,
+        entries: Iterable[Entry],
+        models_dir: Path,
+        components: Mapping[str, Source] | None = None,
+        aliases: Mapping[str, str] | None = None,
     ) -> None:
         self.models_dir = models_dir
         self.components = components or {}
+        self.aliases = aliases or {}
+        """Further names for ID, ALIAS or ID:QUANT, which go before those of the entries."""
         self._entries: dict[str, dict[str, Entry]] = {}
         self._names: dict[str, str] = {}
         self._paths: dict[tuple[bool, Path], Path] = {}  # joined once: lists ask for thousands
@@ -53,8 +59,8 @@ class Catalog:
         return [self._preferred(quants) for quants in self._entries.values()]
 
     def get(self, name: str) -> Entry:
-        """The entry named ID, ALIAS or ID:QUANT; ModelNotFound lists the known ones."""
-        name, _, quant = name.partition(":")
+        """The entry named ID, ALIAS or ID:QUANT; ModelNotFound lists those that are on disk."""
+        name, _, quant = self.aliases.get(name, name).partition(":")
         quants = self._quants(name)
         if not quant:
             return self._preferred(quants)
@@ -75,9 +81,12 @@ class Catalog:
                 " it and says how it is used",
                 param="model",
             )
-        near = " or ".join(get_close_matches(name, [*self._names, *self.components], 3))
-        known = f"did you mean {near}?" if near else f"known models: {', '.join(sorted(self._entries))}"
-        raise ModelNotFound(f"there is no model {name[:100]!r}; {known}", param="model")
+        near = " or ".join(get_close_matches(name, [*self._names, *self.aliases, *self.components], 3))
+        hint = f"did you mean {near}? " if near else ""
+        here = ", ".join(entry.id for entry in self.entries if self.on_disk(entry)) or "none"
+        raise ModelNotFound(
+            f"there is no model {name[:100]!r}; {hint}Models on this machine: {here}", param="model"
+        )
 
     def component(self, name: str) -> Source | None:
         """The component of this name, None for what is no component, or a model as well."""
@@ -85,7 +94,8 @@ class Catalog:
 
     def quants(self, name: str) -> list[Entry]:
         """All quantisations of a model, in the catalog's order."""
-        return [self._as_here(entry) for entry in self._quants(name.partition(":")[0]).values()]
+        name = self.aliases.get(name, name).partition(":")[0]
+        return [self._as_here(entry) for entry in self._quants(name).values()]
 
     def _preferred(self, quants: Mapping[str, Entry]) -> Entry:
         every = list(quants.values())
@@ -105,7 +115,13 @@ class Catalog:
                 sources = {role: source for role, source in entry.sources.items() if role not in files}
                 entry = entry.model_copy(update={"files": {**entry.files, **files}, "sources": sources})
             entries.append(entry)
-        return Catalog(entries, self.models_dir, self.components)
+        return Catalog(entries, self.models_dir, self.components, self.aliases)
+
+    def with_aliases(self, aliases: Mapping[str, str]) -> Catalog:
+        """This catalog with further names; ModelNotFound if one of them leads nowhere."""
+        for target in aliases.values():
+            self.get(target)
+        return Catalog(self._every(), self.models_dir, self.components, {**self.aliases, **aliases})
 
     def _every(self) -> list[Entry]:
         return [entry for quants in self._entries.values() for entry in quants.values()]
@@ -126,7 +142,7 @@ class Catalog:
                 )
                 every = [other for other in every if other.id != known.id]
                 break
-        return Catalog([*every, entry], self.models_dir, self.components), entry
+        return Catalog([*every, entry], self.models_dir, self.components, self.aliases), entry
 
     def paths(self, entry: Entry) -> dict[Role, Path]:
         """Path of each file by role; relative names lie in the models folder, or in the package."""

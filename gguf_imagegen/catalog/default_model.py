@@ -24,8 +24,8 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
     if path.suffix in MODEL_SUFFIXES:
         catalog = load_catalog(settings.models_dir, settings.catalog)
         catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
-        return catalog, entry.id
-    catalog = catalog_for(settings)
+        return catalog.with_aliases(_aliases(settings.alias)), entry.id
+    catalog = catalog_for(settings).with_aliases(_aliases(settings.alias))
     entry = catalog.get(settings.model)
     catalog.checked_files(entry)
     return catalog, entry.name if ":" in settings.model else entry.id
@@ -46,6 +46,16 @@ def catalog_for(settings: Settings) -> Catalog:
             raise MissingComponent(f"component: {role}={file.name}: no such file", param="component")
     files = {role: file.resolve() for role, file in given.items()}
     return catalog.with_components(catalog.get(settings.model).id, files)
+
+
+def _aliases(words: tuple[str, ...]) -> dict[str, str]:
+    given = {}
+    for word in words:
+        name, _, target = (part.strip() for part in word.partition("="))
+        if not name or not target:
+            raise InvalidRequest(f"alias: {word!r} is not NAME=ID", param="alias")
+        given[name] = target
+    return given
 
 
 def _components(words: tuple[str, ...]) -> dict[Role, Path]:

@@ -37,7 +37,7 @@ from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Decoder, Generate, Hires, SkipLayers
-from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation, missing
 
 Operation = Literal["generation", "edit", "variation", "upscale"]
 OPENAI_QUALITIES = ("low", "medium", "high", "auto")
@@ -168,15 +168,10 @@ def sketch(
     prompt = checked_prompt(request.prompt, "prompt", settings, notes)
     negative = checked_prompt(request.negative_prompt, "negative_prompt", settings, notes)
     if operation != "generation" and not request.image:
-        raise InvalidRequest("image: at least one image is needed", param="image")
-    if not prompt.strip() and operation in ("generation", "edit"):
-        raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
+        raise InvalidRequest("image: at least one image is needed", param="image", faults=missing("image"))
     notes += unknown_words(entry, prompt)
     if request.background == "transparent":
-        raise UnsupportedOperation(
-            f"background: {entry.id} cannot make transparent images; use 'opaque' or 'auto'",
-            param="background",
-        )
+        notes.append(f"background: {entry.id} cannot make transparent images; this one is opaque")
     if request.decoder is not None:
         entry = _decoded_by(request.decoder, entry)
     n = request.n or 1
@@ -195,8 +190,10 @@ def sketch(
     by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
     steps = sampling.steps(request, entry, settings, notes)
     sampler = request.sampler or entry.defaults.sampler
-    schedule = request.schedule or entry.defaults.schedule
-    sampling.check_schedule(schedule, steps, entry)
+    last = _last_canvas(request, entry, settings, canvas, notes)
+    hires = _hires(request, entry, settings, last, steps, notes)
+    fewest = min(steps, int(hires.steps / hires.denoising_strength)) if hires else steps
+    schedule = sampling.schedule(request, entry, fewest, notes)
     step_cache = sampling.step_cache(request, entry, notes)
     if by_reference and request.strength is not None:
         notes.append(f"strength: has no effect, {entry.id} edits by reference")
@@ -204,7 +201,6 @@ def sketch(
     cfg_scale, image_cfg_scale, guidance = sampling.guidance(request, entry, notes)
     if negative.strip() and cfg_scale == image_cfg_scale == 1:
         notes.append("negative_prompt: has no effect without guidance (cfg_scale 1)")
-    last = _last_canvas(request, entry, settings, canvas, notes)
     spec = Generate(
         prompt=prompt,
         negative_prompt=negative,
@@ -231,7 +227,7 @@ def sketch(
         control_image=None,
         control_strength=request.control_strength,
         loras=fitting_loras(request.lora, entry, settings, notes),
-        hires=_hires(request, entry, settings, last, steps, schedule, notes),
+        hires=hires,
         skip_layers=_skip_layers(request),
         preview=preview_mode(request, entry),
         preview_steps=(),
@@ -303,14 +299,12 @@ def _hires(
     settings: Settings,
     canvas: Canvas,
     steps: int,
-    schedule: str,
     notes: list[str],
 ) -> Hires | None:
     """The second pass; sd.cpp takes the last `steps` of a schedule of `steps / denoising_strength`."""
     if request.hires is None:
         return None
     steps = sampling.checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
-    sampling.check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
     upscaler, model = _hires_upscaler(request.hires.upscaler, settings)
     return Hires(
         width=canvas.aligned[0],

@@ -36,7 +36,12 @@ OF_CHAT = {
 
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions: the answer's content is the pictures."""
-    fields = chat_fields(await read_body(request))
+    return await respond(request, await read_body(request))
+
+
+async def respond(request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
+    """The pictures that a chat's body asks for, as it wants them."""
+    fields = chat_fields(body)
     work = await begin(request, fields, "edit" if fields["image"] else "generation")
     del fields  # with the pictures in them, while the job waits and runs
     if prefers_async(request):
@@ -45,8 +50,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
         scheduler, options = request.app[SERVICE].scheduler, work.wanted.stream_options or StreamOptions()
         encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta)
         return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
-    body = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get)
-    return await answer_job(request, work.job, body, cancel_on_leave=work.cancel_on_leave)
+    answer = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get)
+    return await answer_job(request, work.job, answer, cancel_on_leave=work.cancel_on_leave)
 
 
 # -- the request --------------------------------------------------------------------------------------

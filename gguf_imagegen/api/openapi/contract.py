@@ -61,6 +61,8 @@ TAGS = (
     ("/v3/", "OpenVINO Model Server"),
     ("/v1-openai/", "GPUStack"),
     ("/sdcpp/", "sd.cpp's server"),
+    ("/openai/", "Azure's OpenAI"),
+    ("/controlnet/", "AUTOMATIC1111"),
     ("/sdapi/", "AUTOMATIC1111"),
     ("/internal/", "AUTOMATIC1111"),
     ("", "Server"),

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from gguf_imagegen.api import answers, gallery, jobs, models, pull, system, web_page
-from gguf_imagegen.api.dialects import chat, openai, xinference
+from gguf_imagegen.api.dialects import azure, chat, openai, xinference
 from gguf_imagegen.api.dialects.a1111 import answers as a1111_answers
 from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures
 from gguf_imagegen.api.dialects.a1111 import progress as a1111_progress
@@ -104,10 +104,24 @@ def _a1111_pictures(*required: str, **example: Any) -> Contract:
     )
 
 
+def _chat() -> Contract:
+    return Contract(
+        answers.ChatAnswer,
+        ChatRequest,
+        errors=PICTURE,
+        also=ASYNC,
+        media=(JSON, EVENTS),
+        events=CHAT_FRAMES,
+        params=(PREFER, IDEMPOTENCY),
+        example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
+    )
+
+
 def _list() -> Contract:
     return Contract(answers.ObjectList)
 
 
+ALL = Param("all", "query", {"type": "boolean"}, "the whole catalog, not only what is on disk")
 SKIP_IMAGE = Param("skip_current_image", "query", {"type": "boolean"}, "leave the preview out")
 ID_TASK = Param("id_task", "query", {"type": "string"}, "the job of this `force_task_id`")
 FILES = Param(
@@ -141,13 +155,22 @@ CONTRACTS: Mapping[Any, Contract] = {
     gallery.delete_image: Contract(answers.Deleted, errors=(errors.NotFound,)),
     all_jobs.events: Contract(None, media=(EVENTS,), events=ALL_FRAMES),
     openai.generations: _images("prompt", **CAT),
+    azure.generations: _images("prompt", **CAT),
+    azure.edits: _images("prompt", "image", prompt="a dog", image=PICTURE_TEXT, strength=0.5),
+    azure.completions: _chat(),
     openai.edits: _images("prompt", "image", prompt="a dog", image=PICTURE_TEXT, strength=0.5),
     openai.variations: _images("image", image=PICTURE_TEXT, n=2),
     openai.files: Contract(None, errors=(errors.NotFound,), media=("image/png", "image/jpeg", "image/webp")),
-    models.list_models: Contract(answers.ModelList),
+    models.list_models: Contract(answers.ModelList, params=(ALL,)),
     models.get_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound,)),
     models.load_model: Contract(
         answers.ModelObject, errors=(*MODEL, errors.UnsupportedOperation, *ADMIN), status=202
+    ),
+    models.load_named: Contract(
+        answers.ModelObject,
+        models.LoadRequest,
+        errors=(*READING, *MODEL, errors.UnsupportedOperation, *ADMIN),
+        status=202,
     ),
     models.unload_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound, *ADMIN), status=202),
     pull.pull_model: Contract(
@@ -205,16 +228,7 @@ CONTRACTS: Mapping[Any, Contract] = {
     native.get_job: Contract(answers.NativeJob, errors=EXPIRED),
     native.cancel_job: Contract(answers.NativeJob, errors=EXPIRED),
     # vLLM-Omni
-    chat.completions: Contract(
-        answers.ChatAnswer,
-        ChatRequest,
-        errors=PICTURE,
-        also=ASYNC,
-        media=(JSON, EVENTS),
-        events=CHAT_FRAMES,
-        params=(PREFER, IDEMPOTENCY),
-        example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
-    ),
+    chat.completions: _chat(),
     # OpenVINO Model Server, Xinference
     xinference.config: Contract(answers.ModelStates),
     xinference.inpainting: _images(
@@ -238,7 +252,7 @@ CONTRACTS: Mapping[Any, Contract] = {
     ),
     a1111_progress.interrupt: Contract(),
     a1111_progress.skip: Contract(answers.Nothing),
-    lists.sd_models: _list(),
+    lists.sd_models: Contract(answers.ObjectList, params=(ALL,)),
     lists.get_options: Contract(),
     lists.set_options: Contract(answers.Nothing, OptionsRequest, errors=(*READING, *MODEL, *ADMIN)),
     lists.unload_checkpoint: Contract(errors=ADMIN),

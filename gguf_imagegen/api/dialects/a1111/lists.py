@@ -18,6 +18,7 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only, require_admin
 from gguf_imagegen.api.dialects.a1111.names import SAMPLERS, SCHEDULES
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.models import wants_all
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.machine.memory import available
@@ -81,7 +82,14 @@ def use_by_default(app: web.Application, entry: Entry) -> None:
 
 
 async def sd_models(request: web.Request) -> web.Response:
-    """GET /sdapi/v1/sd-models: only those that are on disk."""
+    """GET /sdapi/v1/sd-models: the default model, then what is on disk; `?all=true` the whole catalog."""
+    catalog, default = request.app[SERVICE].catalog, request.app[SERVICE].default
+    entries = list(on_disk(catalog))
+    if wants_all(request):
+        here = {entry.name for entry in entries}
+        every = [each for entry in catalog.entries for each in catalog.quants(entry.id)]
+        entries += [each for each in every if each.name not in here and each.files and not each.unsupported]
+    entries.sort(key=lambda entry: entry.name != default.name)
     return web.json_response(
         [
             {
@@ -92,7 +100,7 @@ async def sd_models(request: web.Request) -> web.Response:
                 "filename": entry.files[main_role(entry)].name,
                 "config": None,
             }
-            for entry in on_disk(request.app[SERVICE].catalog)
+            for entry in entries
         ]
     )
 

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import CALLERS, sender_of
-from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.submit import name_of, named_job
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.vocabulary.events import Loading, Progress
 
 DIALECT = "sdapi"

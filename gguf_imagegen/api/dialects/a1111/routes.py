@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures, progress
+from gguf_imagegen.api.dialects.a1111 import controlnet, extras, lists, pictures, progress
 
 BASE = "/sdapi/v1/"
 GET: Mapping[str, Handler] = {
@@ -52,4 +52,7 @@ ROUTES = [
     *(web.get(BASE + name, handler) for name, handler in GET.items()),
     *(web.post(BASE + name, handler) for name, handler in POST.items()),
     web.post("/internal/progress", progress.internal_progress),
+    web.get("/controlnet/version", controlnet.version),
+    web.get("/controlnet/model_list", controlnet.model_list),
+    web.get("/controlnet/module_list", controlnet.module_list),
 ]

@@ -69,7 +69,7 @@ def native_errors(handler: Handler) -> Handler:
             refusal = error_answer(exc)
             refusal.text = json.dumps(error_body(exc))
             if isinstance(exc, ContentTypeUnsupported):
-                refusal.set_status(400)  # sd.cpp takes no other type and looks at none
+                refusal.set_status(400, refusal.reason)  # sd.cpp takes no other type and looks at none
             return refusal
 
     return answer
