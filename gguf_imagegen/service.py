@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.default_model import served_name
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.jobs.job import Job, JobEvent
 from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Observer, Scheduler
-from gguf_imagegen.machine.cores import usable_cores
-from gguf_imagegen.machine.devices import Device, make_devices
-from gguf_imagegen.planning.abilities import require_able
+from gguf_imagegen.planning.abilities import require_able, require_engine
+from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.canvas import enlarger
+from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
-from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.errors import ModelNotFound, QueueFull
 
 OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
@@ -40,8 +41,7 @@ SWEEP = 30.0
 class Service:
     """Takes requests and has them done.
 
-    `make_engine` gives an engine that is not started yet; `devices` are names as the setting has them, None
-    for the setting itself. Pictures go to `settings.output_dir`, else to the state folder, which is this
+    Pictures go to `settings.output_dir`, else to the state folder, which is this
     server's alone; without either they are kept for a time only.
     """
 
@@ -50,21 +50,22 @@ class Service:
         settings: Settings,
         catalog: Catalog,
         default_model: str,
-        make_engine: Callable[[], Engine] | None = None,
+        backend: Backend,
         *,
-        devices: Sequence[str] | None = None,
         state_dir: Path | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
+        adapters_of(settings.lora_names)  # what is wrong with them is said at the start
+        enlarger(settings)  # and so is an upscaler that is not there
         self.settings = settings
         self.catalog = catalog
         self.default_model = default_model
         """The name of the model of requests that name none; AUTOMATIC1111's options change it."""
-        enlarger(settings)  # a name that is none ends here
-        lanes = make_devices(
-            devices or settings.devices, settings.cpu_lanes, settings.threads, usable_cores()
-        )
-        self.pool = Pool(catalog, settings, partial(_make_engine, settings, make_engine), lanes)
+        self.served_name = served_name(settings, catalog, default_model)
+        """What the model is called that the server was started for."""
+        self._served = catalog.get(default_model).id
+        self.abilities = backend.abilities()
+        self.pool = Pool(catalog, settings, backend.engine, backend.devices())
         self.results = _results(settings, state_dir)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
@@ -95,20 +96,38 @@ class Service:
             warnings.append(f"model: there is no {str(name)[:100]!r} here; {entry.id!r} was used")
             return entry
 
+    def name_of(self, entry: Entry) -> str:
+        """What answers call a model that the request did not name."""
+        return self.served_name if entry.id == self._served else entry.id
+
     async def submit(
         self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender | None = None
     ) -> Job:
         """Queue what a request asks for; all that can be refused is refused before a picture is decoded."""
         sender = sender or Sender()
         self.check_room(sender.caller)
-        entry = self.meant(request.model, warnings)
+        request, entry = self._named(request, warnings)
+        if not request.model:
+            request = request.model_copy(update={"model": self.name_of(entry)})
+        entry, notes = chosen_parts(request, entry)
         self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
         settings = within(self.settings, sender.caller.bounds)
-        sketched = await asyncio.to_thread(self._sketch, request, entry, operation, warnings, settings)
+        sketched = await asyncio.to_thread(
+            self._sketch, request, entry, operation, [*warnings, *notes], settings
+        )
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         return self.scheduler.submit(plan, sender)
+
+    def _named(self, request: ImageRequest, warnings: list[str]) -> tuple[ImageRequest, Entry]:
+        """The model that a request names; a LoRA's name means the default one with that LoRA."""
+        if request.model and not self.catalog.knows(request.model):
+            adapted = with_adapter(request, self.settings)
+            if adapted is not None:
+                return adapted, self.default
+            return request.model_copy(update={"model": None}), self.meant(request.model, warnings)
+        return request, self.model(request.model)
 
     def check_room(self, caller: Caller) -> None:
         """Raise what `submit` would raise for want of room, before work is put into a request."""
@@ -146,9 +165,16 @@ class Service:
         warnings: list[str],
         settings: Settings,
     ) -> Sketch:
-        if operation != "upscale":
+        task: TaskKind = "upscale" if operation == "upscale" else "generate"
+        require_engine(request, entry, task, self.abilities)
+        if task == "generate":
             require_able(request, entry, self.catalog, settings)
-        return sketch(request, entry, settings, operation, warnings)
+        sketched = sketch(request, entry, settings, operation, warnings, self.abilities)
+        bare = sketched.bare
+        if bare.generate is None:
+            return sketched
+        alike = replace(bare, generate=self.pool.alike(bare.entry, bare.generate))
+        return replace(sketched, bare=alike)
 
     def _pixels_held(self) -> int:
         return sum(job.plan.pixel_bytes for job in self.scheduler.jobs.values() if not job.ended)
@@ -162,10 +188,6 @@ class Service:
             await asyncio.sleep(SWEEP)
             self.scheduler.sweep()
             await asyncio.to_thread(self.results.sweep)
-
-
-def _make_engine(settings: Settings, make: Callable[[], Engine] | None, device: Device) -> Engine:
-    return make() if make else EngineProcess(stall_timeout=settings.load_timeout, device=device)
 
 
 def _results(settings: Settings, state_dir: Path | None) -> ResultStore:

@@ -78,14 +78,19 @@ class Settings(BaseSettings):
 
     # what is served
     model: str = Field("embedded", description="catalog id or FILE.gguf to serve by default")
+    served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
-        (), description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors"
+        (),
+        description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; t5xxl=none leaves it out",
     )
     alias: Words = Field((), description="NAME=ID of further names that requests may use for a model")
     any_model: bool = Field(False, description="draw with the default model where a request names none here")
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
     lora_dir: Path | None = Field(None, description="folder of LoRA files that requests may name")
+    lora_names: Words = Field(
+        (), description="NAME=FILE or NAME=@A:0.5+@B:0.4 of LoRAs that a request may name as its model"
+    )
     upscaler_dir: Path | None = Field(None, description="folder of ESRGAN files that requests may name")
 
     # where
@@ -99,6 +104,7 @@ class Settings(BaseSettings):
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
 
     # the engine
+    backend: str = Field("sdcpp", description="what computes the pictures: sdcpp, or a backend of your own")
     devices: Words = Field(
         ("auto",), description="devices that make pictures at once: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0"
     )
@@ -138,6 +144,15 @@ class Settings(BaseSettings):
     )
     max_images: int = Field(10, ge=1, le=100, description="largest n")
     max_steps: int = Field(150, ge=1, le=1000, description="largest number of steps")
+    min_pixels: int = Field(64 * 64, ge=64 * 64, description="smallest image to make (width x height)")
+    min_side: int = Field(64, ge=64, description="shortest side of an image to make")
+    min_steps: int = Field(1, ge=1, le=1000, description="smallest number of steps")
+    default_size: str | None = Field(
+        None, pattern=r"^\d{2,5}x\d{2,5}$", description="size that the model makes where a request says none"
+    )
+    default_steps: int | None = Field(
+        None, ge=1, le=1000, description="steps that the model makes where a request says none"
+    )
     max_prompt_chars: int = Field(8000, ge=1, le=16000, description="longest prompt")
 
     # models in memory
@@ -174,11 +189,27 @@ class Settings(BaseSettings):
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
     @field_validator(
-        "component", "alias", "cors_origins", "devices", "allowed_hosts", "api_key", mode="before"
+        "served_model_name",
+        "component",
+        "alias",
+        "lora_names",
+        "cors_origins",
+        "devices",
+        "allowed_hosts",
+        "api_key",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value
+
+    @field_validator("served_model_name")
+    @classmethod
+    def _names_are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = next((name for name in value if not re.fullmatch(r"[^\s:/?#][^\s:?#]{0,199}", name)), None)
+        if wrong is not None:
+            raise ValueError(f"{wrong[:60]!r} is no name of a model: no blanks, none of : ? #")
+        return value
 
     @field_validator("devices")
     @classmethod
@@ -192,6 +223,15 @@ class Settings(BaseSettings):
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value else None
+
+    @model_validator(mode="after")
+    def _minima_leave_room(self) -> Settings:
+        for least, most in (
+            ("min_pixels", "max_pixels"), ("min_side", "max_side"), ("min_steps", "max_steps")
+        ):  # fmt: skip
+            if getattr(self, least) > getattr(self, most):
+                raise ValueError(f"{least} is {getattr(self, least)}, above {most}, {getattr(self, most)}")
+        return self
 
     @model_validator(mode="after")
     def _not_open_to_the_world(self) -> Settings:

@@ -9,7 +9,7 @@ from bench_figures import Run
 from bench_server import now
 from PIL import Image
 
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import encode
 
 SIDE = 1024
 GRAIN = 3.0
@@ -22,14 +22,14 @@ async def encoding(run: Run) -> None:
     """Each format once a round; PNG at level 1 is the default."""
     rgb = picture()
     ways: dict[str, Callable[[], bytes]] = {
-        f"PNG, level {round(each * 9 / 100)}": lambda each=each: images.encode(
+        f"PNG, level {round(each * 9 / 100)}": lambda each=each: encode.encode(
             rgb, SIDE, SIDE, format="png", compression=each
         )
         for each in COMPRESSIONS
     }
-    ways["JPEG"] = lambda: images.encode(rgb, SIDE, SIDE, format="jpeg")
-    ways["WebP"] = lambda: images.encode(rgb, SIDE, SIDE, format="webp")
-    ways["preview, JPEG"] = lambda: images.encode_preview(rgb, SIDE, SIDE)
+    ways["JPEG"] = lambda: encode.encode(rgb, SIDE, SIDE, format="jpeg")
+    ways["WebP"] = lambda: encode.encode(rgb, SIDE, SIDE, format="webp")
+    ways["preview, JPEG"] = lambda: encode.encode_preview(rgb, SIDE, SIDE)
     times: dict[str, list[float]] = {name: [] for name in ways}
     sizes = {}
     for _ in run.rounds(run.repeats):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import ClientSession
 from bench_figures import Run
-from bench_server import PICTURE, SMALL, make, now, reaching, seconds, serving
+from bench_server import PICTURE, SMALL, Instead, make, now, reaching, seconds, serving
 
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.catalog.default_model import choose_models
@@ -59,7 +59,7 @@ async def fake_rates(run: Run, count: int, repeats: int) -> list[float]:
     settings = run.settings.model_copy(update={"cpu_lanes": count, "max_queue": TURNS * count})
     catalog, default = choose_models(settings)
     rates = []
-    async with reaching(make_app(settings, catalog, default, Sleeper)) as session:
+    async with reaching(make_app(settings, catalog, default, Instead(settings, Sleeper))) as session:
         await at_once(session, count, SMALL)  # each lane loads
         for _ in run.rounds(repeats):
             rates.append(TURNS * count / await seconds(at_once(session, TURNS * count, SMALL)))

@@ -29,6 +29,7 @@ from synthetic import write_synthetic_sd1
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.engines.sdcpp.backend import SdCpp
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.vocabulary import events
@@ -139,7 +140,8 @@ async def swap(run: Run) -> None:
     run.tell("load of a model, as the engine tells it", "ms", (1000 * load for load in loads))
     run.tell("swap beyond the load", "ms", beyond, most=300)
     for room in (1, 2):
-        app = make_app(settings.model_copy(update={"max_loaded": room}), catalog, MODEL)
+        chosen = settings.model_copy(update={"max_loaded": room})
+        app = make_app(chosen, catalog, MODEL, SdCpp(chosen))
         async with reaching(app) as session:
             await make(session, {**SMALL, "model": "other"})
             pairs = [

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,10 @@ from bench_figures import Run
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.engines.sdcpp.backend import SdCpp
+from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.events import EngineEvent
 
 MODEL = "tiny-random"
@@ -92,11 +95,24 @@ async def serving(
         yield server, session
 
 
+class Instead(SdCpp):
+    """The devices of stable-diffusion.cpp, with other engines."""
+
+    def __init__(self, settings: Settings, make: Callable[[], Engine]) -> None:
+        super().__init__(settings)
+        self._make = make
+
+    def engine(self, device: Device) -> Engine:
+        return self._make()
+
+
 @asynccontextmanager
 async def hosting(run: Run, engine: EngineProcess) -> AsyncIterator[ClientSession]:
     """A client of a server within this process, where the engine can be watched."""
     catalog, default = choose_models(run.settings)
-    async with reaching(make_app(run.settings, catalog, default, lambda: engine)) as session:
+    async with reaching(
+        make_app(run.settings, catalog, default, Instead(run.settings, lambda: engine))
+    ) as session:
         yield session
 
 

@@ -30,7 +30,7 @@ from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.testmodel import write_test_model
 from gguf_imagegen.pictures import infotext
 from gguf_imagegen.settings import Settings
-from tests.fake_engines import QuickEngine
+from tests.fake_engines import FakeBackend, QuickEngine
 
 OPENINGS = 10
 STEPS = 100
@@ -78,7 +78,9 @@ async def serving(folder: Path) -> AsyncIterator[str]:
     write_test_model(folder)
     settings = Settings(models_dir=folder, model="tiny-random", threads=1, output_dir=folder / "out")
     catalog, default = choose_models(settings)
-    runner = web.AppRunner(make_app(settings, catalog, default, MetronomeEngine), access_log=None)
+    runner = web.AppRunner(
+        make_app(settings, catalog, default, FakeBackend(settings, MetronomeEngine)), access_log=None
+    )
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -18,7 +18,7 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.commands.tuning.measure import Effort, make, measure, warm_up
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.machine.cores import usable_cores
-from gguf_imagegen.pictures.images import encode
+from gguf_imagegen.pictures.encode import encode
 from gguf_imagegen.planning.load_spec import model_spec
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request

@@ -30,12 +30,20 @@ from gguf_imagegen.api.connections import Bounds, listen
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.engines.backend import Backend
+from gguf_imagegen.engines.sdcpp.backend import SdCpp
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
+from tests.fake_engines import FakeBackend
 
 DEADLINE = 60.0
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--all` has the tests that check the same on many examples take all of them."""
+    parser.addoption("--all", action="store_true", help="all examples, where the default run takes a part")
 
 
 def pytest_configure() -> None:
@@ -185,16 +193,24 @@ RunningApp = Callable[..., AbstractAsyncContextManager[App]]
 
 @pytest.fixture
 def running(model_dir: Path) -> RunningApp:
-    """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave."""
+    """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave.
+
+    Or with a `backend=` of one's own, as `--backend` takes it.
+    """
 
     @contextlib.asynccontextmanager
     async def run(
-        *, engine: Callable[[], Engine] | None = None, bounds: Bounds | None = None, **settings: Any
+        *,
+        engine: Callable[[], Engine] | None = None,
+        backend: Callable[[Settings], Backend] = SdCpp,
+        bounds: Bounds | None = None,
+        **settings: Any,
     ) -> AsyncIterator[App]:
         values = {"models_dir": model_dir, "model": "tiny-random", "threads": 1, **settings}
         chosen = Settings(**values)
         catalog, default = choose_models(chosen)
-        app = make_app(chosen, catalog, default, engine)
+        found = FakeBackend(chosen, engine) if engine else backend(chosen)
+        app = make_app(chosen, catalog, default, found)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
+from gguf_imagegen.engines.sdcpp.backend import SdCpp
+from gguf_imagegen.machine.devices import Device
+from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Task, Upscale
+from gguf_imagegen.vocabulary.engine import Engine, Generate, LoadSpec, Task, Upscale
 from gguf_imagegen.vocabulary.errors import GenerationFailed, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.vocabulary.events import (
     EngineEvent,
@@ -91,6 +94,17 @@ class QuickEngine:
             await asyncio.wait_for(self._closed.wait(), seconds)
         if self._closed.is_set():
             raise WorkerCrashed("The engine was closed.")
+
+
+class FakeBackend(SdCpp):
+    """stable-diffusion.cpp's abilities and devices, and engines of another make."""
+
+    def __init__(self, settings: Settings, make: Callable[[], Engine]) -> None:
+        super().__init__(settings)
+        self._make = make
+
+    def engine(self, device: Device) -> Engine:
+        return self._make()
 
 
 class SlowEngine(QuickEngine):

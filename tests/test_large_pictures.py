@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from gguf_imagegen.pictures import data_urls, images, infotext
+from gguf_imagegen.pictures import data_urls, decode, encode, infotext
 from gguf_imagegen.vocabulary.errors import InvalidImage
 
 
@@ -29,21 +29,21 @@ def test_shrunk_while_it_is_decoded(format: str, mode: str, turned: int) -> None
     out = io.BytesIO()
     options = {"exif": exif} if format in ("PNG", "JPEG", "TIFF") else {}
     wide.convert(mode).save(out, format, **options)
-    whole = images.decode(out.getvalue(), max_pixels=1_000_000, param="image")
-    assert images.inspect(out.getvalue(), max_pixels=1_000_000, param="image").size == whole.size
-    small = images.decode(out.getvalue(), max_pixels=1_000_000, param="image", enough=(70, 50))
+    whole = decode.decode(out.getvalue(), max_pixels=1_000_000, param="image")
+    assert decode.inspect(out.getvalue(), max_pixels=1_000_000, param="image").size == whole.size
+    small = decode.decode(out.getvalue(), max_pixels=1_000_000, param="image", enough=(70, 50))
     assert small.mode == whole.mode
     assert small.width <= whole.width / 2
     assert small.width >= 210
     assert small.height >= 150
-    expected = np.asarray(images.fit(whole, 70, 50), np.int16)
-    assert np.abs(np.asarray(images.fit(small, 70, 50), np.int16) - expected).mean() < 3
+    expected = np.asarray(decode.fit(whole, 70, 50), np.int16)
+    assert np.abs(np.asarray(decode.fit(small, 70, 50), np.int16) - expected).mean() < 3
 
 
 def test_what_is_not_much_larger_is_decoded_whole() -> None:
     out = io.BytesIO()
     Image.new("RGB", (400, 300)).save(out, "PNG")
-    assert images.decode(out.getvalue(), max_pixels=1_000_000, param="image", enough=(100, 60)).size == (
+    assert decode.decode(out.getvalue(), max_pixels=1_000_000, param="image", enough=(100, 60)).size == (
         400,
         300,
     )
@@ -58,7 +58,7 @@ def test_headers_tell_the_memory() -> None:
     for format, options in kinds:
         out = io.BytesIO()
         Image.new("RGB", (100, 50)).save(out, format, **options)
-        header = images.inspect(out.getvalue(), max_pixels=1_000_000, param="image")
+        header = decode.inspect(out.getvalue(), max_pixels=1_000_000, param="image")
         sizes[format + "".join(options)] = header.memory // 5000
     assert sizes == {"PNG": 4, "JPEG": 4, "WEBP": 16, "JPEGprogressive": 12}
 
@@ -82,7 +82,7 @@ def test_parameters_of_a_large_picture_are_read_without_its_pixels(monkeypatch: 
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("pixels were read"))
     out = io.BytesIO()
     Image.new("L", (3000, 3000)).save(out, "PNG")
-    assert images.read_parameters(out.getvalue()) is None
+    assert decode.read_parameters(out.getvalue()) is None
 
 
 def test_long_parameters() -> None:
@@ -90,6 +90,6 @@ def test_long_parameters() -> None:
     line = ", ".join(f"Key {number}: {number}" for number in range(4000))
     assert len(line) > 32768
     assert list(infotext.parse_parameters(f"a cat\n{line}")) == ["Prompt", "Negative prompt"]
-    data = images.encode(bytes(3 * 16 * 16), 16, 16, format="png", parameters="é" * 300_000)
+    data = encode.encode(bytes(3 * 16 * 16), 16, 16, format="png", parameters="é" * 300_000)
     with pytest.raises(InvalidImage, match="parameters are longer"):
-        images.read_parameters(data)
+        decode.read_parameters(data)

@@ -33,7 +33,7 @@ def shell(line: str, cwd: Path) -> str:
         capture_output=True,
         text=True,
         timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "GGUF_IMAGEGEN_THREADS": "1"},
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout

@@ -67,10 +67,10 @@ class NativeErrorAnswer(BaseModel):
 
 
 class ImageItem(BaseModel):
-    """One picture and how it was made; `b64_json` and `url` as `response_format` wants them."""
+    """One picture and how it was made; `b64_json` and `url` as `response_format` wants them, else null."""
 
-    b64_json: str = Field("", json_schema_extra={"contentEncoding": "base64"})
-    url: str = ""
+    b64_json: str | None = Field(None, json_schema_extra={"contentEncoding": "base64"})
+    url: str | None = None
     revised_prompt: str | None
     index: int
     seed: int
@@ -335,7 +335,7 @@ class NativeJob(BaseModel):
 
 
 class ChatAnswer(BaseModel):
-    """The message's content is a list of `image_url` parts with data URLs."""
+    """The message's `images` are `image_url` parts with data URLs; its content is text, or the same parts."""
 
     id: str
     object: Literal["chat.completion"]
@@ -345,6 +345,26 @@ class ChatAnswer(BaseModel):
     usage: dict[str, float]
     data: list[ImageItem]
     warnings: list[str]
+
+
+class ResponseAnswer(BaseModel):
+    """The output's items are of the type `image_generation_call`, their `result` is base64."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+    model: str
+    output: list[dict[str, Any]]
+    error: dict[str, Any] | None
+    usage: dict[str, Any]
+    warnings: list[str]
+
+
+class LaunchAnswer(BaseModel):
+    """`model_uid` is the name by which requests ask for it."""
+
+    model_uid: str
 
 
 class RequestProgress(BaseModel):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gguf_imagegen.api import body, gallery, jobs, middleware, models, pull, system, typed_paths, web_page
 from gguf_imagegen.api.callers import CALLERS, Callers
-from gguf_imagegen.api.dialects import azure, chat, openai, xinference
+from gguf_imagegen.api.dialects import azure, chat, openai, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111_routes
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp_routes
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
@@ -24,9 +24,9 @@ from gguf_imagegen.api.streams import all_jobs, writing
 from gguf_imagegen.api.streams.send import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
+from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Engine
 
 ROUTES = [
     web.get("/", web_page.page),
@@ -41,10 +41,11 @@ ROUTES = [
     web.get("/v1/images/files/{name}", openai.files),
     web.get("/v1/models", models.list_models),
     web.get("/v1/models/{id}", models.get_model),
-    web.post("/v1/models", models.load_named),
     web.post("/v1/models/pull", pull.pull_model),
     web.get("/v1/models/pull/{id}", pull.get_pull),
     web.delete("/v1/models/pull/{id}", pull.cancel_pull),
+    web.get("/v1/models/{id}/progress", xinference.launch_progress),
+    web.get("/v1/models/{org}/{name}", models.get_model),
     web.delete("/v1/models/{id}", pull.remove_model),
     web.post("/v1/models/{id}/load", models.load_model),
     web.post("/v1/models/{id}/unload", models.unload_model),
@@ -65,12 +66,14 @@ ROUTES = [
     web.post("/sdcpp/v1/jobs/{id}/cancel", sdcpp_routes.cancel_job),
     # vLLM-Omni
     web.post("/v1/chat/completions", chat.completions),
+    web.post("/v1/responses", responses.create),
     # OpenVINO Model Server
     web.post("/v3/images/generations", openai.generations),
     web.post("/v3/images/edits", openai.edits),
     web.post("/v3/images/variations", openai.variations),
     web.get("/v3/models", models.list_models),
     web.get("/v3/models/{id}", models.get_model),
+    web.get("/v3/models/{org}/{name}", models.get_model),
     web.get("/v1/config", xinference.config),
     web.get("/v3/config", xinference.config),
     # GPUStack
@@ -80,11 +83,15 @@ ROUTES = [
     web.post("/v1-openai/image/edit", openai.edits),
     web.get("/v1-openai/models", models.list_models),
     web.get("/v1-openai/models/{id}", models.get_model),
+    web.get("/v1-openai/models/{org}/{name}", models.get_model),
     # Azure's OpenAI
     web.post("/openai/deployments/{model}/images/generations", azure.generations),
     web.post("/openai/deployments/{model}/images/edits", azure.edits),
     web.post("/openai/deployments/{model}/chat/completions", azure.completions),
     # Xinference
+    web.post("/v1/models", xinference.launch),
+    web.get("/v1/model_registrations/{type}", xinference.registrations),
+    web.get("/v1/model_registrations/{type}/{name}", xinference.registration),
     web.post("/v1/images/inpainting", xinference.inpainting),
     web.post("/v1/images/ocr", xinference.ocr),
     web.get("/v1/requests/{request_id}/progress", xinference.progress),
@@ -98,11 +105,10 @@ def make_app(
     settings: Settings,
     catalog: Catalog,
     default_model: str,
-    make_engine: Callable[[], Engine] | None = None,
-    devices: Sequence[str] | None = None,
+    backend: Backend,
     state_dir: Path | None = None,
 ) -> web.Application:
-    """The whole server; `make_engine` and `devices` are as `Service` takes them.
+    """The whole server, whose pictures this backend computes.
 
     Without a state folder, which must be this server's alone, all is forgotten at the end.
     """
@@ -121,8 +127,7 @@ def make_app(
         settings,
         catalog,
         default_model,
-        make_engine,
-        devices=devices,
+        backend,
         state_dir=state_dir,
         observers=(metrics.job_event, job_log.job_event),
     )
@@ -136,7 +141,7 @@ def make_app(
     app[TASKS] = set()
     app[all_jobs.FRAMES] = all_jobs.Frames(service.scheduler)
     app[openapi_routes.DESCRIPTION] = openapi_routes.Description(
-        partial(document.document, ROUTES, settings), docs_page.render, docs_page.STYLE
+        partial(document.document, ROUTES, settings, service.abilities), docs_page.render, docs_page.STYLE
     )
     app[ATTEMPTS] = Attempts()
     app[web_page.ASSETS] = web_page.load_assets()

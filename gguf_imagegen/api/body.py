@@ -52,6 +52,8 @@ CHARSETS = (
 
 BODIES = web.AppKey("bodies", Budget)
 _SHARE = web.RequestKey("body_share", Share)
+NOTES = web.RequestKey("body_notes", list[str])
+"""What was forgiven in the request's body."""
 
 
 def budget(largest: int) -> Budget:
@@ -92,23 +94,26 @@ async def read_body(request: web.Request) -> dict[str, Any]:
     if encoding not in ("", "identity"):
         await _hold(request, min(limit, len(body) * MAX_RATIO))
         body = await asyncio.to_thread(_inflated, body, encoding, limit)
+    request[NOTES] = notes = list[str]()
     if len(body) < QUICK:
-        return parse_json(body, request.charset)
-    return await asyncio.to_thread(parse_json, body, request.charset)
+        return parse_json(body, request.charset, notes)
+    return await asyncio.to_thread(parse_json, body, request.charset, notes)
 
 
-def parse_json(body: bytes, charset: str | None = None) -> dict[str, Any]:
+def parse_json(body: bytes, charset: str | None = None, notes: list[str] | None = None) -> dict[str, Any]:
     """The JSON object in these bytes, whatever the content type said (curl -d says it is a form).
+
+    Adds to `notes` what was no JSON and was forgiven.
 
     CPU-bound with a large body: call it in a thread.
     """
     body = _as_utf8(body, charset)
-    if not body[:SMALL].lstrip().startswith(b"{"):
+    if not body[:SMALL].lstrip().startswith((b"{", b"//")):
         raise ContentTypeUnsupported(
             "the body must be a JSON object (Content-Type: application/json) or multipart/form-data"
         )
     try:
-        data = bounded_json.loads(body, "the body")
+        data = bounded_json.loads(body, "the body", notes=notes)
     except UnicodeDecodeError as exc:
         raise InvalidRequest(_not_utf8(exc)) from None
     except (ValueError, RecursionError) as exc:

@@ -16,7 +16,7 @@ from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.paging import limit_of
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.results import MISSING, ResultStore
-from gguf_imagegen.pictures import images, infotext
+from gguf_imagegen.pictures import decode, infotext
 from gguf_imagegen.vocabulary.errors import ImagegenError, NotFound
 
 PAGE = 60
@@ -52,7 +52,7 @@ def _view(results: ResultStore, name: str, url: Callable[[str], str]) -> dict[st
     text = texts.get(name)
     if text is None:
         try:
-            text = images.read_parameters(results.get(name)) or ""
+            text = decode.read_parameters(results.get(name)) or ""
         except ImagegenError:
             return None
         if len(texts) >= TEXTS_KEPT:

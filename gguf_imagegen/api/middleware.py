@@ -12,6 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.callers import CALLERS, SENDER, Key
+from gguf_imagegen.api.dialects.gpustack import has_numbers, numeric_body
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.api.typed_paths import nearest
@@ -41,11 +42,6 @@ A1111 = ("/sdapi/", "/internal/")
 LONGEST_REASON = 200
 AZURE = "api-key"
 """The header in which clients of Azure's OpenAI send the key."""
-GPUSTACK = "/v1-openai/"
-"""Errors under it are as GPUStack and llama-box have them: `{"code": 400, "message": "Invalid image", "type":
-"invalid_request_error"}` is what
-https://github.com/gpustack/gpustack/blob/a655ad28/docs/user-guide/image-generation-apis.md shows.
-"""
 
 
 def request_id(request: web.Request) -> str:
@@ -95,7 +91,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
             log.exception("internal error in %s %s", request.method, request.path)
             error = InternalError("internal error; the server's log has the details")
     error.__traceback__ = None  # it holds this frame, which holds the error, and all that the handler held
-    return error_answer(error, headers, numeric=request.path.startswith(GPUSTACK))
+    return error_answer(error, headers, numeric=has_numbers(request))
 
 
 def _no_path(request: web.Request) -> str:
@@ -111,10 +107,7 @@ def error_answer(
     extra = {"x-should-retry": "true" if error.should_retry else "false", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    body = error.body()
-    if numeric:
-        named = {"message": error.message, "type": error.type, "param": error.param}
-        body["error"] = {**named, "code": error.status, "reason": error.code}
+    body = numeric_body(error) if numeric else error.body()
     return web.json_response(body, status=error.status, reason=reason_phrase(str(error)), headers=extra)
 
 

@@ -7,22 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel, Field
 
-from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
-from gguf_imagegen.planning.faults import validated
-from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.settings import Settings
-
-
-class LoadRequest(BaseModel):
-    model: str = Field(min_length=1)
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -42,27 +34,17 @@ def wants_all(request: web.Request) -> bool:
 
 
 async def get_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}."""
-    return await _answer(request, request.match_info["id"])
+    """GET /v1/models/{id}; a name of the hub, ORG/NAME, needs no escaped slash."""
+    return await _answer(request)
 
 
 @admins_only
 async def load_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/load: load it as soon as no job waits; poll the model's state."""
-    return await _load(request, request.match_info["id"])
-
-
-@admins_only
-async def load_named(request: web.Request) -> web.Response:
-    """POST /v1/models: the same, with the model's name in the body."""
-    return await _load(request, validated(LoadRequest, await read_body(request)).model)
-
-
-async def _load(request: web.Request, name: str) -> web.Response:
-    entry = request.app[SERVICE].catalog.get(name)
+    entry = request.app[SERVICE].catalog.get(request.match_info["id"])
     request.app[SERVICE].catalog.require_on_disk(entry)
     request.app[SERVICE].scheduler.want(entry)
-    return await _answer(request, name, 202)
+    return await _answer(request, 202)
 
 
 @admins_only
@@ -75,10 +57,12 @@ async def unload_model(request: web.Request) -> web.Response:
     )
     for entry in [catalog.get(name)] if ":" in name else catalog.quants(name):
         await scheduler.unload(entry)
-    return await _answer(request, name, 202)
+    return await _answer(request, 202)
 
 
-async def _answer(request: web.Request, name: str, status: int = 200) -> web.Response:
+async def _answer(request: web.Request, status: int = 200) -> web.Response:
+    named = request.match_info
+    name = named.get("id") or f"{named['org']}/{named['name']}"
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
     return web.json_response(_view(request.app, name, survey, _settings(request)), status=status)
@@ -99,9 +83,10 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
     best = best_of(quants)
     defaults = entry.defaults.model_dump()
     steps = min(defaults["steps"], bounds.steps)
-    schedules = [name for name in SCHEDULES if name != "ays" or traits.ays]
+    able = app[SERVICE].abilities
+    schedules = [name for name in able.schedules if name != "ays" or traits.ays]
     return {
-        "id": entry.id,
+        "id": app[SERVICE].name_of(entry),
         "object": "model",
         "created": 0,
         "owned_by": "gguf_imagegen",
@@ -133,6 +118,9 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "step_caches": traits.step_caches,
             "decoders": entry.decoders,
             "limits": {
+                "min_side": settings.min_side,
+                "min_pixels": settings.min_pixels,
+                "min_steps": settings.min_steps,
                 "max_side": bounds.side,
                 "max_pixels": bounds.pixels,
                 "max_steps": bounds.steps,
@@ -143,7 +131,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
                 "max_cfg_scale": bounds.cfg_scale,
             },
             "quality": dict(entry.quality),
-            "samplers": list(SAMPLERS),
+            "samplers": list(able.samplers),
             "schedules": schedules,
             "previews": ["proj"] * traits.latent_preview + ["tae"] * ("taesd" in entry.files) + ["vae"],
         },

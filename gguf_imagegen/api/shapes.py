@@ -41,23 +41,20 @@ def parameters(plan: Plan) -> dict[str, Any]:
 
 def answer(
     job: Job,
-    response_format: Literal["b64_json", "url"] | None,
+    response_format: Literal["b64_json", "url", "file"] | None,
     read: Callable[[str], bytes],
     url: Callable[[str], str],
 ) -> dict[str, Any]:
     """The waiting answer; without a `response_format` both forms of the image are given."""
     data = []
     for image in job.images:
-        item: dict[str, Any] = {}
-        if response_format != "url":
-            item["b64_json"] = base64.b64encode(read(image.name)).decode("ascii")
-        if response_format != "b64_json":
-            item["url"] = url(image.name)
-        data.append({**item, **image_item(job, image)})
+        pixels = None if response_format == "url" else base64.b64encode(read(image.name)).decode("ascii")
+        address = None if response_format == "b64_json" else url(image.name)
+        data.append({"b64_json": pixels, "url": address, **image_item(job, image)})
     fields = openai_fields(job)
     return {
         "created": fields.pop("created_at"),
-        "model": job.plan.entry.id,
+        "model": job.plan.name,
         **fields,
         "id": job.id,
         "data": data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,7 @@ from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.prompt import require_prompt
 from gguf_imagegen.planning.request import ImageRequest, parse_request
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.errors import JobNotFound
 
 
@@ -44,14 +45,15 @@ async def begin(
     *,
     extra_args: bool = True,
     prompt_needed: bool = True,
+    notes: Sequence[str] = (),
 ) -> Work:
     """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
 
-    With `extra_args` the prompt may hold fields of sd.cpp's in `<sd_cpp_extra_args>`. Variations and
-    upscales never need a prompt.
+    `notes` are further warnings. With `extra_args` the prompt may hold fields of sd.cpp's in
+    `<sd_cpp_extra_args>`. Variations and upscales never need a prompt.
     """
     needed = prompt_needed and operation in ("generation", "edit")
-    work = await _begin(request, fields, operation, extra_args, needed)
+    work = await _begin(request, fields, operation, extra_args, needed, notes)
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 
@@ -62,10 +64,12 @@ async def _begin(
     operation: Operation,
     extra_args: bool,
     prompt_needed: bool,
+    notes: Sequence[str],
 ) -> Work:
-    wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args)
+    wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args, request.app[SERVICE].abilities)
     if prompt_needed:
         require_prompt(wanted.prompt)
+    warnings = [*request.get(body.NOTES, []), *notes, *warnings]
     attempt = await request.app[ATTEMPTS].of(request, fields)
     if attempt is None:
         return Work(await _submit(request, wanted, operation, warnings), wanted)
@@ -75,8 +79,8 @@ async def _begin(
     return Work(job, wanted)
 
 
-def _parsed(fields: Mapping[str, Any], extra_args: bool) -> tuple[ImageRequest, list[str]]:
-    return parse_request(with_extra_args(fields) if extra_args else fields)
+def _parsed(fields: Mapping[str, Any], extra_args: bool, able: Abilities) -> tuple[ImageRequest, list[str]]:
+    return parse_request(with_extra_args(fields) if extra_args else fields, able)
 
 
 async def _submit(

@@ -35,7 +35,7 @@ async def health(request: web.Request) -> web.Response:
     body = {
         "status": status,
         "ready": status == "ok",
-        "model": loaded[0].name if loaded else request.app[SERVICE].default_model,
+        "model": request.app[SERVICE].served_name,
         "loaded": bool(loaded),
         "models": [entry.name for entry in loaded],
         "loading": {"done": loading.done, "total": loading.total} if loading else None,

@@ -33,16 +33,10 @@ class Catalog:
     """
 
     def __init__(
-        self,
-        entries: Iterable[Entry],
-        models_dir: Path,
-        components: Mapping[str, Source] | None = None,
-        aliases: Mapping[str, str] | None = None,
+        self, entries: Iterable[Entry], models_dir: Path, components: Mapping[str, Source] | None = None
     ) -> None:
         self.models_dir = models_dir
         self.components = components or {}
-        self.aliases = aliases or {}
-        """Further names for ID, ALIAS or ID:QUANT, which go before those of the entries."""
         self._entries: dict[str, dict[str, Entry]] = {}
         self._names: dict[str, str] = {}
         self._paths: dict[tuple[bool, Path], Path] = {}  # joined once: lists ask for thousands
@@ -60,7 +54,7 @@ class Catalog:
 
     def get(self, name: str) -> Entry:
         """The entry named ID, ALIAS or ID:QUANT; ModelNotFound lists those that are on disk."""
-        name, _, quant = self.aliases.get(name, name).partition(":")
+        name, _, quant = name.partition(":")
         quants = self._quants(name)
         if not quant:
             return self._preferred(quants)
@@ -70,6 +64,10 @@ class Catalog:
                 f"model {name!r} has no quantisation {quant[:50]!r}; there are: {there}", param="model"
             )
         return self._as_here(quants[quant])
+
+    def knows(self, name: str) -> bool:
+        """Whether this is an id or alias, with or without a quantisation."""
+        return name.partition(":")[0] in self._names
 
     def _quants(self, name: str) -> Mapping[str, Entry]:
         """By quantisation; ModelNotFound for what is neither id nor alias."""
@@ -81,7 +79,7 @@ class Catalog:
                 " it and says how it is used",
                 param="model",
             )
-        near = " or ".join(get_close_matches(name, [*self._names, *self.aliases, *self.components], 3))
+        near = " or ".join(get_close_matches(name, [*self._names, *self.components], 3))
         hint = f"did you mean {near}? " if near else ""
         here = ", ".join(entry.id for entry in self.entries if self.on_disk(entry)) or "none"
         raise ModelNotFound(
@@ -94,8 +92,7 @@ class Catalog:
 
     def quants(self, name: str) -> list[Entry]:
         """All quantisations of a model, in the catalog's order."""
-        name = self.aliases.get(name, name).partition(":")[0]
-        return [self._as_here(entry) for entry in self._quants(name).values()]
+        return [self._as_here(entry) for entry in self._quants(name.partition(":")[0]).values()]
 
     def _preferred(self, quants: Mapping[str, Entry]) -> Entry:
         every = list(quants.values())
@@ -107,21 +104,33 @@ class Catalog:
             return entry
         return entry.model_copy(update={"files": required}) if self.on_disk(entry) else entry
 
-    def with_components(self, id: str, files: Mapping[Role, Path]) -> Catalog:
-        """This catalog with other files, absolute ones, for these roles of a model in every quantisation."""
+    def with_aliases(self, id: str, names: Iterable[str]) -> Catalog:
+        """This catalog with further names of a model; they mean no other model any more."""
+        taken, entries = frozenset(names), []
+        for entry in self._every():
+            kept = tuple(name for name in entry.aliases if name not in taken)
+            aliases = (*taken - {id}, *kept) if entry.id == id else kept
+            entries.append(entry.model_copy(update={"aliases": aliases}))
+        return Catalog(entries, self.models_dir, self.components)
+
+    def with_defaults(self, id: str, defaults: Mapping[str, object]) -> Catalog:
+        """This catalog with other defaults of a model where requests are silent."""
+        entries = [entry if entry.id != id else entry.with_defaults(defaults) for entry in self._every()]
+        return Catalog(entries, self.models_dir, self.components) if defaults else self
+
+    def with_components(self, id: str, files: Mapping[Role, Path | None]) -> Catalog:
+        """This catalog with other files, absolute ones, for these roles of a model in every quantisation.
+
+        None leaves the role out.
+        """
         entries = []
         for entry in self._every():
             if entry.id == id:
-                sources = {role: source for role, source in entry.sources.items() if role not in files}
-                entry = entry.model_copy(update={"files": {**entry.files, **files}, "sources": sources})
+                entry = entry.without(*files)
+                given = {role: path for role, path in files.items() if path is not None}
+                entry = entry.model_copy(update={"files": {**entry.files, **given}})
             entries.append(entry)
-        return Catalog(entries, self.models_dir, self.components, self.aliases)
-
-    def with_aliases(self, aliases: Mapping[str, str]) -> Catalog:
-        """This catalog with further names; ModelNotFound if one of them leads nowhere."""
-        for target in aliases.values():
-            self.get(target)
-        return Catalog(self._every(), self.models_dir, self.components, {**self.aliases, **aliases})
+        return Catalog(entries, self.models_dir, self.components)
 
     def _every(self) -> list[Entry]:
         return [entry for quants in self._entries.values() for entry in quants.values()]
@@ -142,7 +151,7 @@ class Catalog:
                 )
                 every = [other for other in every if other.id != known.id]
                 break
-        return Catalog([*every, entry], self.models_dir, self.components, self.aliases), entry
+        return Catalog([*every, entry], self.models_dir, self.components), entry
 
     def paths(self, entry: Entry) -> dict[Role, Path]:
         """Path of each file by role; relative names lie in the models folder, or in the package."""
@@ -227,11 +236,11 @@ _CAPABILITIES: Mapping[EditMode, tuple[Capability, ...]] = {
 """What a bare file can do, by how its family edits."""
 
 
-def entry_of_file(path: Path, components: Mapping[Role, Path] | None = None) -> Entry:
+def entry_of_file(path: Path, components: Mapping[Role, Path | None] | None = None) -> Entry:
     """Describe a bare model file by its header.
 
     Components are those given, and files beside it whose names start with the model's own name
-    (`x.gguf` takes `x-vae.gguf`).
+    (`x.gguf` takes `x-vae.gguf`); one given as None is left out.
     """
     if path.suffix not in MODEL_SUFFIXES or not path.is_file():
         raise InvalidModelFile(f"{path.name}: no such model file (.gguf or .safetensors)", param="model")
@@ -251,7 +260,10 @@ def entry_of_file(path: Path, components: Mapping[Role, Path] | None = None) -> 
     for sibling in sorted(path.parent.glob(f"{_escape(path.stem)}?*")):
         if sibling.suffix in MODEL_SUFFIXES and (role := _role(inspect_file(sibling))) is not None:
             files[role] = sibling
-    files |= {role: file.resolve() for role, file in (components or {}).items()}
+    for role, file in (components or {}).items():
+        files.pop(role, None)
+        if file is not None:
+            files[role] = file.resolve()
     for file in files.values():
         if not file.is_file():
             raise MissingComponent(f"{file.name}: no such file", param="component")

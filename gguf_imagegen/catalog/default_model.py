@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest, MissingComponent
@@ -24,11 +25,35 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
     if path.suffix in MODEL_SUFFIXES:
         catalog = load_catalog(settings.models_dir, settings.catalog)
         catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
-        return catalog.with_aliases(_aliases(settings.alias)), entry.id
-    catalog = catalog_for(settings).with_aliases(_aliases(settings.alias))
+        return _served(catalog, entry, settings), entry.id
+    catalog = catalog_for(settings)
     entry = catalog.get(settings.model)
     catalog.checked_files(entry)
-    return catalog, entry.name if ":" in settings.model else entry.id
+    return _served(catalog, entry, settings), entry.name if ":" in settings.model else entry.id
+
+
+def _served(catalog: Catalog, entry: Entry, settings: Settings) -> Catalog:
+    """The catalog that knows the default model by the names it is served under, with defaults as set."""
+    names = settings.served_model_name
+    other = next((each.id for each in catalog.entries if each.id in names and each.id != entry.id), None)
+    if other is not None:
+        raise InvalidRequest(
+            f"served_model_name: {other!r} is another model of the catalog; choose a different name",
+            param="served_model_name",
+        )
+    catalog = catalog.with_aliases(entry.id, names) if names else catalog
+    catalog = _with_aliases(catalog, settings.alias)
+    said = {"size": settings.default_size, "steps": settings.default_steps}
+    return catalog.with_defaults(entry.id, {name: value for name, value in said.items() if value})
+
+
+def served_name(settings: Settings, catalog: Catalog, default_model: str) -> str:
+    """What answers call the default model: `--served-model-name`, else its name as `--model` says it."""
+    if settings.served_model_name:
+        return settings.served_model_name[0]
+    entry, said = catalog.get(default_model), settings.model.partition(":")[0]
+    unsaid = settings.model == type(settings).model_fields["model"].default
+    return said if said in entry.aliases and not unsaid else entry.id
 
 
 def catalog_for(settings: Settings) -> Catalog:
@@ -42,28 +67,35 @@ def catalog_for(settings: Settings) -> Catalog:
             raise InvalidRequest(
                 f"component: {role} is the model itself; give that file with --model FILE", param="component"
             )
-        if not file.is_file():
+        if file is not None and not file.is_file():
             raise MissingComponent(f"component: {role}={file.name}: no such file", param="component")
-    files = {role: file.resolve() for role, file in given.items()}
+    files = {role: file and file.resolve() for role, file in given.items()}
     return catalog.with_components(catalog.get(settings.model).id, files)
 
 
-def _aliases(words: tuple[str, ...]) -> dict[str, str]:
-    given = {}
+def _with_aliases(catalog: Catalog, words: tuple[str, ...]) -> Catalog:
+    """The catalog with the further names of `--alias`; ModelNotFound if one of them leads nowhere."""
     for word in words:
         name, _, target = (part.strip() for part in word.partition("="))
         if not name or not target:
             raise InvalidRequest(f"alias: {word!r} is not NAME=ID", param="alias")
-        given[name] = target
-    return given
+        entry = catalog.get(target)
+        if any(each.id == name != entry.id for each in catalog.entries):
+            raise InvalidRequest(f"alias: {name!r} is another model of the catalog", param="alias")
+        catalog = catalog.with_aliases(entry.id, (name,))
+    return catalog
 
 
-def _components(words: tuple[str, ...]) -> dict[Role, Path]:
-    given: dict[Role, Path] = {}
+NONE = "none"
+"""In the place of a component's file: leave it out."""
+
+
+def _components(words: tuple[str, ...]) -> dict[Role, Path | None]:
+    given: dict[Role, Path | None] = {}
     for word in words:
         name, _, file = word.partition("=")
         role = next((role for role in ROLES if role == name), None)
         if role is None or not file:
             raise InvalidRequest(f"component: {word!r} is not ROLE=FILE with a role of {', '.join(ROLES)}")
-        given[role] = Path(file).expanduser()
+        given[role] = None if file == NONE else Path(file).expanduser()
     return given

@@ -180,6 +180,17 @@ class Entry(Strict):
         """The files that it takes to run: beside a VAE a TAESD is for previews and for who asks for it."""
         return {role: path for role, path in self.files.items() if role != "taesd" or not self.has_vae}
 
+    def with_defaults(self, defaults: Mapping[str, object]) -> Entry:
+        """The model with some other defaults."""
+        changed = Defaults.model_validate({**self.defaults.model_dump(), **defaults})
+        return self.model_copy(update={"defaults": changed})
+
+    def without(self, *roles: Role) -> Entry:
+        """The model without its files for these roles."""
+        files = {role: path for role, path in self.files.items() if role not in roles}
+        sources = {role: source for role, source in self.sources.items() if role not in roles}
+        return self.model_copy(update={"files": files, "sources": sources})
+
     @property
     def name(self) -> str:
         """The id with the quantisation, as `pull` takes it."""

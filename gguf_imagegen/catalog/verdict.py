@@ -51,6 +51,28 @@ def needs_tiling(entry: Entry, files: Files, width: int, height: int, free: Avai
     return wanted.decode_tiled < wanted.decode and wanted.decode > room
 
 
+def must_tile(
+    entry: Entry,
+    files: Files,
+    settings: Settings,
+    width: int,
+    height: int,
+    whole: Available,
+    gpu: bool | None = None,
+) -> bool:
+    """Whether memory in which nothing is holds this model and such a picture only if it is decoded in tiles.
+
+    `gpu` None: whether the engine uses one is not known; if it might do without tiles it is not made to.
+    """
+    kinds = (True, False) if gpu is None else (gpu,)
+    found = [
+        verdict(_estimate(entry, files, settings, each, (width, height)), whole)
+        for each in kinds
+        if whole.vram or not each
+    ]
+    return bool(found) and all(each.tiling for each in found)
+
+
 def verdict(estimate: Estimate, free: Available) -> Verdict:
     """Whether it fits into what is usable, by tiled decoding if need be.
 
@@ -74,8 +96,10 @@ def verdict(estimate: Estimate, free: Available) -> Verdict:
     return Verdict(_fits(needed, free.usable), tiling, needs, there, words)
 
 
-def _estimate(entry: Entry, files: Files, settings: Settings, gpu: bool) -> Estimate:
-    width, height = entry.defaults.size
+def _estimate(
+    entry: Entry, files: Files, settings: Settings, gpu: bool, size: tuple[int, int] | None = None
+) -> Estimate:
+    width, height = size or entry.defaults.size
     return estimate(
         files, entry.family, width, height,
         gpu=gpu,

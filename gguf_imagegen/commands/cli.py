@@ -222,9 +222,9 @@ def check_catalog(
 ) -> int:
     """Look for faults in the catalog, one line each; exit code 1 if there are any."""
     from gguf_imagegen.catalog.check import Words, check_catalogs
-    from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
+    from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 
-    checked = check_catalogs(settings.catalog, Words(SAMPLERS, SCHEDULES))
+    checked = check_catalogs(settings.catalog, Words(ABILITIES.samplers, ABILITIES.schedules))
     findings = checked.findings
     if online:
         from gguf_imagegen.download.drift import check_hub

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psutil
 
 from gguf_imagegen import __version__
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.parse import CatalogError
+from gguf_imagegen.engines.sdcpp.probe import probe
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.devices import make_devices
 from gguf_imagegen.settings import Settings
-
-PROBE = """
-import dataclasses, json
-from gguf_imagegen.engines.sdcpp.build import describe
-from gguf_imagegen.engines.sdcpp.library import self_test
-print(json.dumps({**dataclasses.asdict(describe()), "faults": self_test()}))
-"""
-"""Run in a process of its own: a broken library may end it."""
 
 ENGINE: Final = "stable-diffusion-cpp-python"
 FAST: Final = "-DGGML_LLAMAFILE=ON"
@@ -92,20 +83,6 @@ def _library() -> list[Finding]:
     if found["faults"]:
         findings.append(Finding("binding", False, "; ".join(found["faults"])))
     return findings
-
-
-def probe() -> tuple[dict[str, Any] | None, str]:
-    """What the library says of itself, or None and why it says nothing."""
-    try:
-        probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=60)
-    except subprocess.TimeoutExpired:
-        return None, "no answer within 60 s"
-    if probe.returncode:
-        return None, (probe.stderr.strip().splitlines() or [f"status {probe.returncode}"])[-1]
-    try:
-        return json.loads(probe.stdout.splitlines()[-1]), ""
-    except (ValueError, IndexError):
-        return None, "its answer cannot be read"
 
 
 def _build_words(features: list[str], backend: str) -> str:

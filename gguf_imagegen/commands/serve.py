@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -17,11 +16,10 @@ from gguf_imagegen.api.callers import CALLERS
 from gguf_imagegen.api.connections import bounds_here, listen
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.catalog.default_model import choose_models
-from gguf_imagegen.commands.doctor import probe
 from gguf_imagegen.commands.pull import pull_missing
+from gguf_imagegen.engines.backend import Backend, UnknownBackend, named_backend
 from gguf_imagegen.jobs import state
 from gguf_imagegen.machine import heap, logs, loop, stdio
-from gguf_imagegen.machine.devices import gpu_names, has_gpu_node
 from gguf_imagegen.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
@@ -29,11 +27,10 @@ LAST_FRAMES = 5.0
 """Seconds that open answers get to write their last bytes."""
 
 
-async def serve(settings: Settings, console: Console, state_dir: Path | None) -> int:
+async def serve(settings: Settings, backend: Backend, console: Console, state_dir: Path | None) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     catalog, default = choose_models(settings)
-    devices = await _devices(settings)
-    app = make_app(settings, catalog, default, devices=devices, state_dir=state_dir)
+    app = make_app(settings, catalog, default, backend, state_dir)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_FRAMES)
     await runner.setup()
     assert runner.server is not None
@@ -58,15 +55,6 @@ async def serve(settings: Settings, console: Console, state_dir: Path | None) ->
             listening.close()
         await runner.cleanup()
     return 0
-
-
-async def _devices(settings: Settings) -> Sequence[str]:
-    """As the setting says; where that is `auto` and there are several GPUs, all of them."""
-    if settings.devices != ("auto",) or not has_gpu_node():
-        return settings.devices
-    found, _ = await asyncio.to_thread(probe)
-    gpus = gpu_names(found["devices"]) if found else []
-    return gpus if len(gpus) > 1 or (gpus and settings.cpu_lanes > 1) else settings.devices
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -114,8 +102,9 @@ def run_server(settings: Settings) -> int:
     heap.keep_large_blocks_apart()
     console = Console(stderr=True)
     try:
+        backend = named_backend(settings.backend)(settings)
         with state.folder(settings) as state_dir:
-            return pull_missing(settings) or loop.run(serve(settings, console, state_dir))
-    except state.InUse as exc:
+            return pull_missing(settings) or loop.run(serve(settings, backend, console, state_dir))
+    except (state.InUse, UnknownBackend) as exc:
         console.print(f"gguf-imagegen: {exc}", style="red", soft_wrap=True)
         return 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gguf_imagegen import __version__
-from gguf_imagegen.pictures import images, infotext
+from gguf_imagegen.pictures import encode, infotext, masks
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.events import Preview
@@ -11,22 +11,22 @@ from gguf_imagegen.vocabulary.events import Preview
 
 def drawn_pixels(plan: Plan, made: RawImage) -> RawImage:
     """What the engine made, without what its aligned size adds. CPU-bound: call it in a thread."""
-    return RawImage(*plan.drawn, 3, images.centre_crop(made.data, made.width, made.height, *plan.drawn))
+    return RawImage(*plan.drawn, 3, encode.centre_crop(made.data, made.width, made.height, *plan.drawn))
 
 
 def finish_pixels(plan: Plan, drawn: RawImage) -> RawImage:
     """Exactly `plan.width` x `plan.height`, kept pixels put back. CPU-bound: call it in a thread."""
-    picture = images.resized(drawn, plan.width, plan.height)
+    picture = encode.resized(drawn, plan.width, plan.height)
     if plan.original is None or plan.mask is None:
         return picture
-    rgb = images.composite(picture.data, plan.width, plan.height, plan.original, plan.mask)
+    rgb = masks.composite(picture.data, plan.width, plan.height, plan.original, plan.mask)
     return RawImage(plan.width, plan.height, 3, rgb)
 
 
 def encode_image(plan: Plan, picture: RawImage, seed: int) -> bytes:
     """The file of the size to deliver. CPU-bound: call it in a thread."""
-    picture = images.resized(picture, *plan.delivered)
-    return images.encode(
+    picture = encode.resized(picture, *plan.delivered)
+    return encode.encode(
         picture.data,
         picture.width,
         picture.height,
@@ -39,7 +39,7 @@ def encode_image(plan: Plan, picture: RawImage, seed: int) -> bytes:
 def finish_preview(plan: Plan, preview: Preview) -> bytes:
     """A preview in the format that the client asked for."""
     picture = preview.picture
-    return images.encode_preview(picture.data, picture.width, picture.height, format=plan.output_format)
+    return encode.encode_preview(picture.data, picture.width, picture.height, format=plan.output_format)
 
 
 def describe(plan: Plan, seed: int) -> str:

@@ -11,7 +11,8 @@ from gguf_imagegen.jobs.estimates import Pace
 from gguf_imagegen.jobs.finish import drawn_pixels, encode_image, finish_pixels, finish_preview
 from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, PreviewReady, Started
 from gguf_imagegen.jobs.results import ResultStore
-from gguf_imagegen.pool.lane import Lane, NoRoomYet
+from gguf_imagegen.pool.failures import NoRoomYet
+from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Engine, Upscale
 from gguf_imagegen.vocabulary.errors import (
@@ -98,7 +99,8 @@ class Runner:
             job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
         ) as model:
             if not job.cancel_requested:
-                async for event in model.engine.run(await lane.fitted(model, job.plan.generate)):
+                await lane.make_room_to_decode(model, job.plan.generate)
+                async for event in model.engine.run(job.plan.generate):
                     await self._take(job, event, made)
             for index, (picture, timings) in enumerate(made):
                 await self._enlarge(job, lane, model.engine, index, picture, timings)

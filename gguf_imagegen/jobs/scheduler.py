@@ -20,7 +20,8 @@ from gguf_imagegen.jobs.queue import Queue
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.runner import Runner
 from gguf_imagegen.planning.plan import Plan
-from gguf_imagegen.pool.lane import Lane, NoRoomYet
+from gguf_imagegen.pool.failures import NoRoomYet
+from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.placement import Rules, place
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
@@ -33,6 +34,7 @@ from gguf_imagegen.vocabulary.errors import (
     QueueFull,
     ShuttingDown,
 )
+from gguf_imagegen.vocabulary.events import Notice
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,8 @@ MAX_ENDED = 1000
 """Ended jobs that can be looked at; beyond, the oldest are forgotten before their time."""
 REMEMBERED = 1000
 """Latest events by which a follower finds what has changed; one that is further behind looks at all jobs."""
+
+IN_TILES = "memory is short just now: decoded in tiles, which may change pixels a little"
 
 
 class Observer(Protocol):
@@ -320,7 +324,7 @@ class Scheduler:
             error = await self._runner.run(job, lane)
         except NoRoomYet as full:
             error = Cancelled(job.cancel_requested) if job.cancel_requested else full.refusal
-            if not job.cancel_requested and self._may_fit_later(job.plan.entry, lane):
+            if not job.cancel_requested and self._may_wait(job, lane, full):
                 self._end(lane)
                 self.queue.put_back(job)
                 self._publish(job, Queued(self.position(job) or 0, self.eta(job)))
@@ -350,6 +354,16 @@ class Scheduler:
             await lane.close("failed", entry)
         self._end(lane)
         self.pool.memory_changed()
+
+    def _may_wait(self, job: Job, lane: Lane, full: NoRoomYet) -> bool:
+        """Whether it may fit later as it is, or at once in tiles."""
+        if self._may_fit_later(job.plan.entry, lane):
+            return True
+        if full.in_tiles:
+            job.plan = job.plan.in_tiles()
+            self._publish(job, Notice(IN_TILES))
+            self.pool.memory_changed()
+        return full.in_tiles
 
     def _may_fit_later(self, entry: Entry, lane: Lane) -> bool:
         """Whether another lane may take this model, or leave room for it at the end of its work."""

@@ -33,14 +33,15 @@ CORES: Final = "GGUF_IMAGEGEN_WORKER_CORES"
 class Device:
     """`environment` and `cores` keep a process to this device; empty ones leave the choice to the engine.
 
-    `gpu` is the GPU whose free memory counts, by NVIDIA's number or UUID; None for a CPU.
+    `gpu` is the one whose memory counts, as `machine.gpus` names it; None for main memory alone, which is
+    also what GPUs without memory of their own use.
     """
 
     name: str = "auto"
     threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
     cores: tuple[int, ...] = ()
-    gpu: str | None = "0"
+    gpu: str | None = "auto"
 
     @property
     def kind(self) -> str:
@@ -152,4 +153,4 @@ def _gpu(name: str, threads: int, environment: Mapping[str, str]) -> Device:
     seen = _seen(kind, environment)
     visible = seen[int(number)] if seen else number
     order = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"} if kind == "cuda" else {}
-    return Device(name, threads, {**_only(kind, visible), **order}, (), visible if kind == "cuda" else None)
+    return Device(name, threads, {**_only(kind, visible), **order}, (), f"{kind}:{visible}")

@@ -21,6 +21,7 @@ _UNET_MULTIPLE = 64
 class Traits:
     """`multiple`: sizes are aligned up to it. `distilled_guidance`: "guidance_scale" means `guidance`.
 
+    `true_cfg`: "guidance_scale" means nothing, CFG is "true_cfg_scale" alone, as diffusers has it.
     `latent_preview`: sd.cpp knows a linear latent-to-RGB projection, so `proj` previews cost nothing.
     `max_side`: the longest side, where sd.cpp has one. `references`: images that an edit by reference takes.
     """
@@ -28,6 +29,7 @@ class Traits:
     multiple: int
     edit_mode: EditMode = "img2img"
     distilled_guidance: bool = False
+    true_cfg: bool = False
     ays: bool = False
     max_side: int | None = None
     latent_preview: bool = True
@@ -50,7 +52,7 @@ _FLOW = {"size": "1024x1024", "sampler": "euler", "cfg_scale": 1.0}
 _FLUX = Traits(16, distilled_guidance=True, defaults={**_FLOW, "steps": 20})
 _WHOLE = {"strength": 1.0}  # inpainting models repaint the mask from pure noise
 
-_FAMILIES: Mapping[str, Traits] = {
+FAMILIES: Mapping[str, Traits] = {
     "sd1": _SD,
     "sd1-inpaint": Traits(64, "inpaint", ays=True, defaults={**_SD.defaults, **_WHOLE}),
     "sd1-pix2pix": Traits(64, "reference", ays=True, references=1, defaults=_SD.defaults),
@@ -65,11 +67,11 @@ _FAMILIES: Mapping[str, Traits] = {
     "flux2": Traits(16, "reference", distilled_guidance=True, defaults={**_FLOW, "steps": 4}),
     "chroma": Traits(16, defaults={**_FLOW, "steps": 26, "cfg_scale": 4.0}),
     "ovis-image": Traits(16, defaults={**_FLOW, "steps": 20, "cfg_scale": 5.0}),
-    "qwen-image": Traits(16, defaults={**_FLOW, "steps": 20, "cfg_scale": 2.5}),
-    "z-image": Traits(16, defaults={**_FLOW, "steps": 8}),
+    "qwen-image": Traits(16, true_cfg=True, defaults={**_FLOW, "steps": 50, "cfg_scale": 4.0}),
+    "z-image": Traits(16, defaults={**_FLOW, "steps": 9}),
 }
 
 
 def traits_of(family: str) -> Traits | None:
     """The traits of a family, None if this server cannot run it."""
-    return _FAMILIES.get(family)
+    return FAMILIES.get(family)

@@ -1,13 +1,14 @@
-"""Whether a model can do what a request asks of it."""
+"""Whether the engine and a model can do what a request asks of them."""
 
 from __future__ import annotations
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Capability, Entry
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode
 from gguf_imagegen.planning.bounds import Bounds
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities, TaskKind
 from gguf_imagegen.vocabulary.errors import UnsupportedOperation
 
 
@@ -22,7 +23,7 @@ def require_able(request: ImageRequest, entry: Entry, catalog: Catalog, settings
         what, param, needed = "text to image", "model", ("text-to-image",)
     elif count > 1:
         what, param, needed = f"edits of {count} images", "image", ("reference-edit",)
-    elif request.mask is not None or images.may_be_transparent(request.image[0]):
+    elif request.mask is not None or decode.may_be_transparent(request.image[0]):
         what, param, needed = "edits with a mask", "mask", ("inpainting", "reference-edit")
     else:
         what, param, needed = "image to image", "image", ("image-to-image", "reference-edit")
@@ -33,6 +34,20 @@ def require_able(request: ImageRequest, entry: Entry, catalog: Catalog, settings
     if not can(entry):
         names = _advice(catalog, [each for each in catalog.entries if can(each)])
         raise UnsupportedOperation(f"{param}: {entry.id} cannot do {what}; {names}", param=param)
+
+
+def require_engine(request: ImageRequest, entry: Entry, task: TaskKind, able: Abilities) -> None:
+    """UnsupportedOperation if the engine cannot do this at all, or not with such a model."""
+    tasks = {task, "upscale"} if request.upscale is not None else {task}
+    if lacking := sorted(tasks - set(able.tasks)):
+        raise UnsupportedOperation(
+            f"{lacking[0]}: the engine of this server cannot do that", param=lacking[0]
+        )
+    if task == "generate" and entry.family not in able.families:
+        raise UnsupportedOperation(
+            f"model: the engine of this server cannot run {entry.family}, only {', '.join(able.families)}",
+            param="model",
+        )
 
 
 def _advice(catalog: Catalog, able: list[Entry]) -> str:

@@ -26,18 +26,31 @@ _OF_PICTURES = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+
 """What base64 and data: URLs are made of."""
 _ESCAPES = ((b"\\/", b"/"), (b"\\n", b"\n"), (b"\\r", b"\r"))
 """Escapes that encoders of JSON put between it."""
+_TRAILING_COMMA = re.compile(rb'("(?:[^"\\]|\\.)*")|,(?=\s*[\]}])', re.DOTALL)
+"""Or a string, whose commas stay."""
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
-def loads(data: bytes, what: str, *, param: str | None = None) -> Any:
+def loads(data: bytes, what: str, *, param: str | None = None, notes: list[str] | None = None) -> Any:
     """The value in this UTF-8 text, called `what` in messages and `param` in errors.
+
+    Comments that begin with `//` and trailing commas, as printed examples have them, are forgiven with a line
+    in `notes`.
 
     Raises PayloadTooLarge for more than MAX_TEXT bytes outside pictures, InvalidRequest for more than
     MAX_VALUES values or MAX_DEPTH levels, and ValueError for what is no JSON.
     """
     scan = _Scan(data, what, param)
     scan.run()
-    value = json.loads(b"".join(scan.kept).decode("utf-8"))
+    text = b"".join(scan.kept)
+    try:
+        value = json.loads(text.decode("utf-8"))
+    except json.JSONDecodeError:
+        text, commas = _TRAILING_COMMA.subn(lambda found: found[1] or b"", text)
+        value = json.loads(text.decode("utf-8"))
+        scan.forgiven["trailing commas"] = commas
+    if scan.forgiven and notes is not None:
+        notes.append(f"{what} is no strict JSON: {' and '.join(scan.forgiven)} were ignored")
     return _restored(value, scan.pictures) if scan.pictures else value
 
 
@@ -54,15 +67,24 @@ class _Scan:
     values: int = 0
     strings: int = 0
     depth: int = 0
+    forgiven: dict[str, int] = field(default_factory=dict)
+    """What is no JSON and was passed over, and how often."""
     mark: str = field(default_factory=lambda: secrets.token_hex(16))
     """Nobody can guess it, so that no text of the client's is taken for a picture's name."""
 
     def run(self) -> None:
         at = 0
-        while (quote := self.data.find(b'"', at, at + self.left + 1)) >= 0:
-            self._between(at, quote + 1)
-            at = self._string(quote + 1)
-        self._between(at, len(self.data))
+        while True:
+            quote = self.data.find(b'"', at, at + self.left + 1)
+            comment = self.data.find(b"//", at, quote if quote >= 0 else at + self.left + 1)
+            if comment >= 0:
+                self._between(at, comment)
+                at = self._comment(comment)
+            elif quote >= 0:
+                self._between(at, quote + 1)
+                at = self._string(quote + 1)
+            else:
+                return self._between(at, len(self.data))
 
     def _between(self, start: int, end: int) -> None:
         """Text outside strings: what stands there says how many values there are, and how deep."""
@@ -78,11 +100,25 @@ class _Scan:
             if self.depth < 0:
                 raise ValueError("a bracket is closed that was not opened")
 
-    def _string(self, start: int) -> int:
-        """Where the string ends that begins here."""
+    def _comment(self, start: int) -> int:
+        """Where the line ends; what is on it is no JSON, and costs as much."""
+        self._count()
+        self.forgiven["comments"] = 1
+        end = self.data.find(b"\n", start, start + self.left + 1)
+        end = len(self.data) if end < 0 else end
+        self.left -= end - start
+        if self.left < 0:
+            raise self._too_large()
+        return end
+
+    def _count(self) -> None:
         self.strings += 1
         if self.strings > 2 * MAX_VALUES:
             raise self._refusal(f"holds more than {MAX_VALUES} values")
+
+    def _string(self, start: int) -> int:
+        """Where the string ends that begins here."""
+        self._count()
         at = self._end_of_text(start)
         if self._ends(at):
             self._take(start, at + 1)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import Allowance
+from gguf_imagegen.vocabulary.errors import InvalidSize
 
 LEAST_SIDE = 64
 MOST_ASPECT = 8
@@ -38,6 +39,17 @@ class Bounds:
             steps=_least(limits.max_steps, settings.max_steps),
             images=_least(limits.references, traits.references) if entry.edit_mode == "reference" else 1,
             cfg_scale=limits.cfg_scale,
+        )
+
+
+def check_least(size: tuple[int, int], settings: Settings) -> None:
+    """Raise InvalidSize below what this server's administrator wants to be asked for."""
+    width, height = size
+    if min(size) < settings.min_side or width * height < settings.min_pixels:
+        raise InvalidSize(
+            f"size: {width}x{height} is too small; this server makes images of at least {settings.min_side} a"
+            f" side and {settings.min_pixels} pixels",
+            param="size",
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode, encode, masks
 from gguf_imagegen.planning.bounds import LEAST_SIDE, Bounds
 from gguf_imagegen.planning.canvas import Canvas
 from gguf_imagegen.planning.request import ImageRequest
@@ -18,16 +18,19 @@ from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
 
 Size = tuple[int, int]
 REFERENCE_MULTIPLE = 32
-"""Sizes that nobody asked for are multiples of this on models that edit by reference, as vLLM-Omni has it."""
+"""Edits that say no size are multiples of this, as vLLM-Omni has it, on models that edit by reference or make
+pictures of LARGE pixels.
+"""
+LARGE = 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Headers:
     """What the files of a request say of their pictures, before any pixel is decoded."""
 
-    pictures: tuple[images.Header, ...]
-    mask: images.Header | None
-    control: images.Header | None
+    pictures: tuple[decode.Header, ...]
+    mask: decode.Header | None
+    control: decode.Header | None
 
     @property
     def memory(self) -> int:
@@ -40,8 +43,8 @@ def read_headers(request: ImageRequest, settings: Settings) -> Headers:
     if request.mask is not None and not request.image:
         raise InvalidRequest("mask: a mask needs an image to mask", param="mask")
 
-    def read(data: bytes, param: str) -> images.Header:
-        return images.inspect(data, max_pixels=settings.max_input_pixels, param=param)
+    def read(data: bytes, param: str) -> decode.Header:
+        return decode.inspect(data, max_pixels=settings.max_input_pixels, param=param)
 
     return Headers(
         tuple(read(data, "image") for data in request.image),
@@ -51,7 +54,7 @@ def read_headers(request: ImageRequest, settings: Settings) -> Headers:
 
 
 def asked_size(
-    request: ImageRequest, entry: Entry, settings: Settings, pictures: tuple[images.Header, ...]
+    request: ImageRequest, entry: Entry, settings: Settings, pictures: tuple[decode.Header, ...]
 ) -> Size:
     """Width and height as asked for, else the first picture's aspect, else the model's own."""
     if request.size:
@@ -61,9 +64,10 @@ def asked_size(
     if not pictures:
         return entry.defaults.size
     bounds = Bounds.of(entry, settings)
-    multiple = max(REFERENCE_MULTIPLE * (entry.edit_mode == "reference"), entry.traits.multiple)
     budget = min(entry.defaults.size[0] * entry.defaults.size[1], bounds.pixels)
-    width, height = images.edit_size(pictures[0].size, budget, multiple, bounds.side)
+    coarse = entry.edit_mode == "reference" or budget >= LARGE
+    multiple = max(REFERENCE_MULTIPLE * coarse, entry.traits.multiple)
+    width, height = decode.edit_size(pictures[0].size, budget, multiple, bounds.side, down=coarse)
     return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
 
 
@@ -95,7 +99,7 @@ def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, header
             param="image",
         )
     if headers.mask is not None:
-        images.check_mask_aspect(headers.mask.size, pictures[0].size)
+        masks.check_mask_aspect(headers.mask.size, pictures[0].size)
 
 
 def edit_inputs(
@@ -111,17 +115,17 @@ def edit_inputs(
     if not headers.pictures or (by_reference and request.mask is None):
         return EditInputs(references=references)
     most, size = settings.max_input_pixels, canvas.delivered
-    picture = images.decode(request.image[0], max_pixels=most, param="image", enough=size)
+    picture = decode.decode(request.image[0], max_pixels=most, param="image", enough=size)
     masking = (
-        images.decode(request.mask, max_pixels=most, param="mask", enough=size)
+        decode.decode(request.mask, max_pixels=most, param="mask", enough=size)
         if request.mask is not None
         else None
     )
-    mask = images.mask_from(masking, picture, size)
-    original = images.to_raw(images.fit(picture, *size))
+    mask = masks.mask_from(masking, picture, size)
+    original = decode.to_raw(decode.fit(picture, *size))
     return EditInputs(
-        init=images.pad(images.resized(original, *canvas.drawn), *canvas.aligned),
-        init_mask=images.pad(images.smaller_mask(mask, *canvas.drawn), *canvas.aligned) if mask else None,
+        init=decode.pad(encode.resized(original, *canvas.drawn), *canvas.aligned),
+        init_mask=decode.pad(masks.smaller(mask, *canvas.drawn), *canvas.aligned) if mask else None,
         references=references,
         original=original if mask else None,
         mask=mask,
@@ -135,24 +139,24 @@ def _references(
     budget, multiple = aligned[0] * aligned[1], max(REFERENCE_MULTIPLE, entry.traits.multiple)
     side, found = Bounds.of(entry, settings).side, []
     for data, header in zip(request.image, headers.pictures, strict=True):
-        width, height = images.edit_size(header.size, budget, multiple, side)
+        width, height = decode.edit_size(header.size, budget, multiple, side)
         size = max(width, LEAST_SIDE), max(height, LEAST_SIDE)
         found.append(_fitted(data, "image", settings, size))
     return tuple(found)
 
 
 def _fitted(data: bytes, param: str, settings: Settings, size: Size) -> RawImage:
-    picture = images.decode(data, max_pixels=settings.max_input_pixels, param=param, enough=size)
-    return images.to_raw(images.fit(picture, *size))
+    picture = decode.decode(data, max_pixels=settings.max_input_pixels, param=param, enough=size)
+    return decode.to_raw(decode.fit(picture, *size))
 
 
 def control_image(request: ImageRequest, settings: Settings, canvas: Canvas) -> RawImage | None:
     if request.control is None:
         return None
-    return images.pad(_fitted(request.control, "control", settings, canvas.drawn), *canvas.aligned)
+    return decode.pad(_fitted(request.control, "control", settings, canvas.drawn), *canvas.aligned)
 
 
 def whole_pictures(request: ImageRequest, settings: Settings) -> tuple[RawImage, ...]:
     """What an upscale enlarges, at its full size."""
     most = settings.max_input_pixels
-    return tuple(images.to_raw(images.decode(data, max_pixels=most, param="image")) for data in request.image)
+    return tuple(decode.to_raw(decode.decode(data, max_pixels=most, param="image")) for data in request.image)

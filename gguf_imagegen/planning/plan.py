@@ -16,8 +16,10 @@ from msgspec.structs import replace
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.vocabulary import unknown_words
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning import sampling
 from gguf_imagegen.planning.addons import named_file
+from gguf_imagegen.planning.bounds import check_least
 from gguf_imagegen.planning.canvas import Canvas, canvas_of, enlarger, hires_canvas
 from gguf_imagegen.planning.inputs import (
     Headers,
@@ -35,6 +37,7 @@ from gguf_imagegen.planning.request import MAX_SEED, ImageRequest
 from gguf_imagegen.planning.upscale import Enlargement, upscale_of
 from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Decoder, Generate, Hires, SkipLayers
 from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation, missing
@@ -55,6 +58,8 @@ class Plan:
 
     operation: Operation
     entry: Entry
+    name: str
+    """What the client called the model."""
     generate: Generate | None
     drawn: tuple[int, int]
     width: int
@@ -104,6 +109,10 @@ class Plan:
         if spec := self.generate:
             pictures += [*spec.ref_images, spec.init_image, spec.mask, spec.control_image]
         return sum(len(each.data) for each in pictures if each)
+
+    def in_tiles(self) -> Plan:
+        """The same, decoded in tiles."""
+        return dataclasses.replace(self, generate=replace(self.spec, vae_tiling=True))
 
     def without_pixels(self) -> Plan:
         """The half that describes the job, which is all that is needed when it has ended."""
@@ -161,7 +170,12 @@ def plan(
 
 
 def sketch(
-    request: ImageRequest, entry: Entry, settings: Settings, operation: Operation, warnings: list[str]
+    request: ImageRequest,
+    entry: Entry,
+    settings: Settings,
+    operation: Operation,
+    warnings: list[str],
+    able: Abilities = ABILITIES,
 ) -> Sketch:
     """Check a request, and complete it as far as that can be done without decoding a picture."""
     notes = list(warnings)
@@ -187,16 +201,19 @@ def sketch(
         return _upscale_sketch(request, entry, settings, headers, notes)
     check_inputs(request, entry, settings, headers)
     canvas = canvas_of(asked_size(request, entry, settings, headers.pictures), entry, settings, notes)
+    check_least(canvas.delivered, settings)
     by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
     steps = sampling.steps(request, entry, settings, notes)
-    sampler = request.sampler or entry.defaults.sampler
+    sampler = request.sampler or sampling.own(entry.defaults.sampler, able.samplers)
     last = _last_canvas(request, entry, settings, canvas, notes)
-    hires = _hires(request, entry, settings, last, steps, notes)
+    hires = _hires(request, entry, settings, last, steps, notes, able)
     fewest = min(steps, int(hires.steps / hires.denoising_strength)) if hires else steps
-    schedule = sampling.schedule(request, entry, fewest, notes)
+    schedule = sampling.schedule(request, entry, able, fewest, notes)
     step_cache = sampling.step_cache(request, entry, notes)
     if by_reference and request.strength is not None:
         notes.append(f"strength: has no effect, {entry.id} edits by reference")
+    if request.strength is not None and not headers.pictures:
+        notes.append("strength: has no effect without an image")
     strength = entry.defaults.strength if request.strength is None else request.strength
     cfg_scale, image_cfg_scale, guidance = sampling.guidance(request, entry, notes)
     if negative.strip() and cfg_scale == image_cfg_scale == 1:
@@ -236,6 +253,7 @@ def sketch(
     bare = Plan(
         operation=operation,
         entry=entry,
+        name=request.model or entry.id,
         generate=spec,
         drawn=last.drawn,
         width=last.delivered[0],
@@ -264,6 +282,7 @@ def _upscale_sketch(
     bare = Plan(
         operation="upscale",
         entry=entry,
+        name=request.model or entry.id,
         generate=None,
         drawn=size,
         width=width,
@@ -300,12 +319,13 @@ def _hires(
     canvas: Canvas,
     steps: int,
     notes: list[str],
+    able: Abilities,
 ) -> Hires | None:
     """The second pass; sd.cpp takes the last `steps` of a schedule of `steps / denoising_strength`."""
     if request.hires is None:
         return None
     steps = sampling.checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
-    upscaler, model = _hires_upscaler(request.hires.upscaler, settings)
+    upscaler, model = _hires_upscaler(request.hires.upscaler, settings, able)
     return Hires(
         width=canvas.aligned[0],
         height=canvas.aligned[1],
@@ -316,17 +336,10 @@ def _hires(
     )
 
 
-_PIXEL_UPSCALERS = ("lanczos", "nearest")
-_LATENT_UPSCALERS = (
-    "latent", "latent_nearest", "latent_nearest_exact", "latent_antialiased", "latent_bicubic",
-    "latent_bicubic_antialiased",
-)  # fmt: skip
-
-
-def _hires_upscaler(name: str, settings: Settings) -> tuple[str, Path | None]:
-    """sd.cpp's name of a built-in one, which AUTOMATIC1111 spells with blanks, or "model" and its file."""
+def _hires_upscaler(name: str, settings: Settings, able: Abilities) -> tuple[str, Path | None]:
+    """The engine's name of a built-in one, which others spell with blanks, or "model" and its file."""
     plain = re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
-    if plain in (*_LATENT_UPSCALERS, *_PIXEL_UPSCALERS):
+    if plain in able.upscalers:
         return plain, None
     return "model", named_file(name, settings.upscaler_dir, "upscaler")
 

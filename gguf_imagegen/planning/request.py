@@ -24,33 +24,31 @@ from pydantic import (
     model_validator,
 )
 
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures.data_urls import decode_data_url
 from gguf_imagegen.planning import bounded_json
 from gguf_imagegen.planning.faults import explained
-from gguf_imagegen.planning.kwargs import with_kwargs
+from gguf_imagegen.planning.kwargs import json_object, with_kwargs
 from gguf_imagegen.planning.said import said, says_nothing
 from gguf_imagegen.planning.solvers import MODELS_OWN, NEAREST, key_of, models_own_note, stand_in_note
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 
-SAMPLERS = (
-    "euler_a", "euler", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm",
-    "ddim_trailing", "tcd", "res_multistep", "res_2s", "er_sde",
-)  # fmt: skip
-SCHEDULES = (
-    "default", "discrete", "karras", "exponential", "ays", "gits", "sgm_uniform", "simple", "smoothstep",
-    "kl_optimal", "lcm", "bong_tangent",
-)  # fmt: skip
 LONGEST_NAME = 100
 MAX_LAYERS = 200
 MAX_SEED = 2**53 - 1
 """Largest seed that survives JSON in every client."""
 
 
-def _known(names: tuple[str, ...], kind: str) -> BeforeValidator:
-    def check(value: object) -> object:
+def _known(kind: Literal["sampler", "schedule"]) -> BeforeValidator:
+    """One of the engine's own: `Abilities` come as pydantic's context."""
+
+    def check(value: object, info: ValidationInfo) -> object:
         if not isinstance(value, str):
             return value
+        able: Abilities = info.context or ABILITIES
+        names = able.samplers if kind == "sampler" else able.schedules
         name = value[:LONGEST_NAME].strip().lower()
         if name in names and len(value) <= LONGEST_NAME:
             return name
@@ -110,6 +108,10 @@ def _loras(value: object) -> object:
     return [value] if isinstance(value, Mapping) else value
 
 
+def _object(value: object) -> object:
+    return json_object(value, "lora_alphas") if isinstance(value, str) else value
+
+
 def _unicode(text: str) -> str:
     """JSON can say half of a surrogate pair, which no UTF-8 can hold."""
     try:
@@ -131,12 +133,8 @@ def _option(*names: str, **kwargs: Any) -> Any:
 Text = Annotated[str, AfterValidator(_unicode)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Upload = Annotated[bytes, BeforeValidator(_image)]
-Sampler = Annotated[
-    str, _known(SAMPLERS, "sampler"), WithJsonSchema({"type": "string", "enum": list(SAMPLERS)})
-]
-Schedule = Annotated[
-    str, _known(SCHEDULES, "schedule"), WithJsonSchema({"type": "string", "enum": list(SCHEDULES)})
-]
+Sampler = Annotated[str, _known("sampler")]
+Schedule = Annotated[str, _known("schedule")]
 Size = Annotated[
     tuple[int, int] | None,
     BeforeValidator(_size),
@@ -153,6 +151,9 @@ Seed = Annotated[
 _UPLOADS = BeforeValidator(
     _images, json_schema_input_type=Annotated[list[Upload], Field(max_length=16)] | Upload
 )
+
+
+Weight = Annotated[float, Field(allow_inf_nan=False, ge=-10, le=10)]
 
 
 class _Lenient(BaseModel):
@@ -211,7 +212,7 @@ class ImageRequest(_Lenient):
     background: Literal["auto", "opaque", "transparent"] | None = None
     output_format: Annotated[Literal["png", "jpeg", "webp"] | None, BeforeValidator(_jpeg)] = None
     output_compression: int | None = Field(None, ge=0, le=100)
-    response_format: Annotated[Literal["b64_json", "url"] | None, BeforeValidator(_base64)] = None
+    response_format: Annotated[Literal["b64_json", "url", "file"] | None, BeforeValidator(_base64)] = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     partial_images: int | None = Field(None, ge=0, le=3)
@@ -248,8 +249,12 @@ class ImageRequest(_Lenient):
     )
     step_cache_threshold: Finite | None = Field(None, gt=0, le=10)
     decoder: Decoder | None = None
+    t5xxl: Literal["auto", "none"] | None = _option("t5xxl", "text_encoder_3", default=None)
     vae_tiling: bool = False
     hires: Annotated[HiresRequest | None, AfterValidator(_second_pass)] = None
+    lora_alphas: Annotated[dict[str, Weight], BeforeValidator(_object), Field(max_length=8)] = _option(
+        "lora_alphas", "lora_weights", default={}
+    )
     lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()
 
     image: Annotated[tuple[Upload, ...], _UPLOADS, Field(max_length=16)] = _option(
@@ -265,15 +270,25 @@ class ImageRequest(_Lenient):
         return self.model_copy(update={"image": (), "mask": None, "control": None})
 
 
-ACCEPTED_WITHOUT_EFFECT = {
-    "style", "moderation", "user", "input_fidelity", "prompt_2", "prompt_3", "negative_prompt_2",
-    "negative_prompt_3", "max_sequence_length",
-}  # fmt: skip
-"""Real fields of a supported dialect that this engine cannot honour: a warning says so."""
+ONE_PROMPT = "the engine gives one prompt to all text encoders of a model"
+WITHOUT_EFFECT = {
+    "prompt_2": ONE_PROMPT,
+    "prompt_3": ONE_PROMPT,
+    "negative_prompt_2": ONE_PROMPT,
+    "negative_prompt_3": ONE_PROMPT,
+    "max_sequence_length": "the engine always encodes the whole prompt",
+    "style": "say it in the prompt",
+    "input_fidelity": "use 'strength', where the model has it",
+    "user": "",
+    "moderation": "",
+}
+"""Real fields of a supported dialect that this engine cannot honour, and why; those without a reason ask for
+nothing that a picture could show.
+"""
+NULL_ENCODER = "text_encoder_3"
+"""In diffusers a null here leaves T5 out of SD3."""
 FLAT = "stream_options_"
 """Begins the names of single stream options (llama-box)."""
-SILENT = {"user", "moderation"}
-"""Of these, the ones that ask for nothing a picture could show."""
 
 _FIELD_OF = {
     name: key
@@ -287,31 +302,42 @@ _FIELD_OF = {
 """The canonical field by every name that a request may use."""
 _COUNTS = {name for name, field in _FIELD_OF.items() if field in ("n", "steps", "width", "height")}
 """Of these 0 says nothing."""
-_SAMPLER_OF = {key_of(name): name for name in SAMPLERS}
 
 
-def parse_request(data: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
-    """The validated request and warnings on keys that have no effect; raises InvalidRequest kinds."""
-    warnings: list[str] = []
-    data = _named_here(said(with_kwargs(data), _COUNTS), warnings)
+def parse_request(data: Mapping[str, Any], able: Abilities = ABILITIES) -> tuple[ImageRequest, list[str]]:
+    """The validated request and warnings on keys that have no effect; raises InvalidRequest kinds.
+
+    What is empty is a field not said: many clients send one for every field they know. Only diffusers' null
+    text encoder is a wish.
+    """
+    renamed: list[str] = []
+    without_t5 = {"t5xxl": "none"} if NULL_ENCODER in data and data[NULL_ENCODER] is None else {}
+    data = _named_here({**without_t5, **said(with_kwargs(data), _COUNTS)}, able, renamed)
     flat = {name.removeprefix(FLAT): data.pop(name) for name in list(data) if name.startswith(FLAT)}
     if flat and isinstance(data.setdefault("stream_options", {}), Mapping):
         data["stream_options"] = {**flat, **data["stream_options"]}
     try:
-        request = ImageRequest.model_validate(data)
+        request = ImageRequest.model_validate(data, context=able)
     except ValidationError as exc:
         raise _translate(exc) from exc
-    warnings += _ignored(data, request)
-    for key in sorted(set(data) - set(_FIELD_OF)):
-        if key not in ACCEPTED_WITHOUT_EFFECT:
-            warnings.append(f"unknown field {key[:80]!r} was ignored")
-        elif key not in SILENT and data[key] != "auto":
-            warnings.append(f"field {key!r} is accepted but has no effect on this engine")
-    return request, warnings
+    others = sorted(set(data) - set(_FIELD_OF))
+    unknown = [f"unknown field {key[:80]!r} was ignored" for key in others if key not in WITHOUT_EFFECT]
+    known = [key for key in others if key in WITHOUT_EFFECT and data[key] != "auto"]
+    return request, [*renamed, *_ignored(data, request), *unknown, *_without_effect(known, data)]
 
 
-def _named_here(data: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
+def _without_effect(names: list[str], data: Mapping[str, Any]) -> list[str]:
+    """A warning for each reason; a further prompt that says the same as the first one loses nothing."""
+    by_reason: dict[str, list[str]] = {}
+    for name in names:
+        if data[name] != data.get(name.rpartition("_")[0]):
+            by_reason.setdefault(WITHOUT_EFFECT[name], []).append(name)
+    return [f"{', '.join(same)}: no effect; {reason}" for reason, same in by_reason.items() if reason]
+
+
+def _named_here(data: dict[str, Any], able: Abilities, warnings: list[str]) -> dict[str, Any]:
     """The fields with samplers and schedules by our names for them, as far as there are any."""
+    samplers = {key_of(name): name for name in able.samplers}
     for field, name in list(data.items()):
         kind = _FIELD_OF.get(field)
         if kind not in ("sampler", "schedule") or not isinstance(name, str) or len(name) > LONGEST_NAME:
@@ -320,9 +346,9 @@ def _named_here(data: dict[str, Any], warnings: list[str]) -> dict[str, Any]:
         if key in MODELS_OWN and (kind == "sampler" or key != "default"):
             warnings.append(models_own_note(field, name))
             del data[field]
-        elif kind == "sampler" and key in _SAMPLER_OF:
-            data[field] = _SAMPLER_OF[key]
-        elif kind == "sampler" and key in NEAREST:
+        elif kind == "sampler" and key in samplers:
+            data[field] = samplers[key]
+        elif kind == "sampler" and NEAREST.get(key) in able.samplers:
             warnings.append(stand_in_note(field, name, NEAREST[key]))
             data[field] = NEAREST[key]
     return data

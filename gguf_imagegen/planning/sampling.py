@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.bounds import Bounds
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.engine import StepCache
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
@@ -31,19 +34,27 @@ def checked_steps(steps: int, entry: Entry, settings: Settings, param: str, note
             f"{param}: {steps} steps are too many; this server makes at most {settings.max_steps}",
             param=param,
         )
+    if steps < settings.min_steps:
+        raise InvalidRequest(
+            f"{param}: {steps} steps are too few; this server makes at least {settings.min_steps}",
+            param=param,
+        )
     most = Bounds.of(entry, settings).steps
     if steps > most:
         notes.append(f"{param}: {entry.id} takes at most {most} steps; {steps} were lowered to {most}")
     return min(steps, most)
 
 
-def schedule(request: ImageRequest, entry: Entry, fewest_steps: int, notes: list[str]) -> str:
+def schedule(
+    request: ImageRequest, entry: Entry, able: Abilities, fewest_steps: int, notes: list[str]
+) -> str:
     """As asked; what this family or so few steps cannot have becomes the model's own, with a note."""
-    asked = request.schedule or entry.defaults.schedule
+    models_own = own(entry.defaults.schedule, able.schedules)
+    asked = request.schedule or models_own
     why = _unusable(asked, entry, fewest_steps)
     if why is None:
         return asked
-    rest = (entry.defaults.schedule, "default")
+    rest = (models_own, *sorted(able.schedules, key=lambda name: name != "default"))
     used = next(each for each in rest if _unusable(each, entry, fewest_steps) is None)
     notes.append(f"schedule: {why}; {used!r} was used")
     return used
@@ -55,6 +66,11 @@ def _unusable(schedule: str, entry: Entry, steps: int) -> str | None:
     if steps < 2 and schedule in ("gits", "karras", "exponential"):
         return f"{schedule!r} needs at least 2 steps"
     return None
+
+
+def own(default: str, able: Sequence[str]) -> str:
+    """The model's own, if the engine has it, else the engine's first."""
+    return default if default in able or not able else able[0]
 
 
 def step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCache:
@@ -72,11 +88,16 @@ def step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCac
 def guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float, float]:
     """cfg_scale, image_cfg_scale and distilled guidance; `guidance_scale` is the last where there is one.
 
+    Where CFG is `true_cfg_scale` alone, `guidance_scale` does nothing, and 1 is its default.
+
     A model draws garbage above its own greatest cfg_scale, so that a larger one is lowered, with a note.
     """
     cfg_scale, guidance = request.cfg_scale, request.guidance
     if request.guidance_scale is not None:
-        if entry.traits.distilled_guidance:
+        if entry.traits.true_cfg:
+            if request.guidance_scale != 1:
+                notes.append(f"guidance_scale: has no effect on {entry.id}; its CFG is true_cfg_scale")
+        elif entry.traits.distilled_guidance:
             guidance = request.guidance_scale if guidance is None else guidance
         else:
             cfg_scale = request.guidance_scale if cfg_scale is None else cfg_scale

@@ -5,10 +5,22 @@ from __future__ import annotations
 import time
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.vocabulary.errors import ImagegenError, ModelLoadFailed
+from gguf_imagegen.vocabulary.errors import ImagegenError, InsufficientMemory, ModelLoadFailed
 
 RETRY_FAILED_LOAD = 15.0
 """Seconds for which a model that failed to load is not tried again."""
+
+
+class NoRoomYet(Exception):
+    """The model does not fit here while other lanes work; `refusal` is what to say if that never changes.
+
+    With `in_tiles` the model does, and the picture if it is decoded in tiles.
+    """
+
+    def __init__(self, refusal: InsufficientMemory, *, in_tiles: bool = False) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.in_tiles = in_tiles
 
 
 class Failures:

@@ -15,18 +15,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequenc
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
 
-from msgspec.structs import replace
-
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Survey
 from gguf_imagegen.catalog.store import size_words
-from gguf_imagegen.catalog.verdict import needs_tiling, refusal, verdict_of
+from gguf_imagegen.catalog.verdict import must_tile, needs_tiling, refusal, verdict_of
+from gguf_imagegen.machine import memory
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available, available
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.planning.load_spec import model_spec
-from gguf_imagegen.pool.failures import Failures
+from gguf_imagegen.pool.failures import Failures, NoRoomYet
 from gguf_imagegen.pool.loaded_model import LoadedModel
 from gguf_imagegen.pool.options import Options
 from gguf_imagegen.pool.tunings import Tunings
@@ -45,14 +44,6 @@ BREAK = 15.0
 Result = TypeVar("Result")
 
 
-class NoRoomYet(Exception):
-    """The model does not fit here while other lanes work; `refusal` is what to say if that never changes."""
-
-    def __init__(self, refusal: InsufficientMemory) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
-
-
 class Lane:
     """At most `max_loaded` models, each in an engine of its own; the least recently used makes room.
 
@@ -68,6 +59,7 @@ class Lane:
         make_engine: Callable[[], Engine],
         device: Device,
         free: Callable[[], Available] | None = None,
+        whole: Callable[[], Available] | None = None,
         *,
         turn: asyncio.Lock | None = None,
         failures: Failures | None = None,
@@ -83,6 +75,9 @@ class Lane:
         self._settings = settings
         self._make_engine = make_engine
         self._free = free or functools.partial(available, gpu=device.gpu)
+        self._whole = whole or functools.partial(memory.whole, gpu=device.gpu)
+        self.on_gpu = {"cpu": False, "auto": None}.get(device.kind, True)
+        """Whether engines here compute on a GPU with memory of its own; None before the first load tells."""
         self._turn = turn or asyncio.Lock()
         self._beside = beside
         self._tunings = Tunings(catalog.models_dir)
@@ -232,16 +227,21 @@ class Lane:
                     self.loading = event
                     tell(event)
                 case Loaded(seconds=seconds, backend=backend):
-                    model.backend = backend
+                    model.backend, self.on_gpu = backend, backend != "CPU"
                     tell(event)
                     words = f", tuned: {tuned.words}" if tuned is not None else ""
                     log.info("model %s loaded in %.1f s on %s%s", entry.id, seconds, backend, words)
         return model
 
     def _tuned_spec(self, entry: Entry, headers: Mapping[Role, Header]) -> tuple[LoadSpec, Options | None]:
-        """As the settings say; where they are silent, a tuning of this model on this machine decides."""
+        """As the settings say; where they are silent, a tuning of this model on this machine decides.
+
+        A lane that has the model already decides for the others: options may change pixels a little.
+        """
         paths = self._catalog.paths(entry)
         spec = model_spec(entry, paths, headers, self._settings, self.device.threads)
+        for model in (found for lane in self._beside() if lane is not self and (found := lane._model(entry))):
+            return (model.tuned.applied(spec) if model.tuned else spec), model.tuned
         tuning = self._tunings.find(entry.name, paths) if self._settings.tuning else None
         if tuning is None:
             return spec, None
@@ -287,13 +287,12 @@ class Lane:
         lanes = self._beside() or (self,)
         return sum(self._catalog.size_on_disk(model.entry) for lane in lanes for model in lane.models)
 
-    async def _one_leaves(self, *, everywhere: bool = False) -> bool:
+    async def _one_leaves(self, *, everywhere: bool = False, but: LoadedModel | None = None) -> bool:
         """Close one model that no job has hold of; False if there is none in this memory, or anywhere."""
         near = [lane for lane in self._beside() if everywhere or lane.device.gpu == self.device.gpu]
         idle = [lane for lane in near if lane is not self and not lane.held]
-        found = (
-            [(self, self._models[0])] if self._models else [(lane, m) for lane in idle for m in lane.models]
-        )
+        own = [(self, model) for model in self._models[:2] if model is not but][:1]
+        found = own or [(lane, model) for lane in idle for model in lane.models]
         if not found:
             return False
         lane, model = min(found, key=lambda each: each[1].used)
@@ -327,13 +326,20 @@ class Lane:
         if self._killed.is_set():
             raise Cancelled("the load was cancelled")
 
-    async def fitted(self, model: LoadedModel, spec: Generate) -> Generate:
-        """The same work for this model, decoded in tiles if it must be."""
-        if spec.vae_tiling or not self._settings.memory_check:
-            return spec
-        free = await asyncio.to_thread(self._free)
-        tiling = needs_tiling(model.entry, model.headers, spec.width, spec.height, free, model.backend)
-        return replace(spec, vae_tiling=tiling)
+    def must_tile(self, entry: Entry, headers: Mapping[Role, Header], width: int, height: int) -> bool:
+        """Whether such a picture could not be decoded whole here if nothing else were in memory."""
+        return must_tile(entry, headers, self._settings, width, height, self._whole(), self.on_gpu)
+
+    async def make_room_to_decode(self, model: LoadedModel, spec: Generate) -> None:
+        """Close other models until this work can be decoded as it says; NoRoomYet if that is not enough."""
+        while self._settings.memory_check and not spec.vae_tiling:
+            free = await asyncio.to_thread(self._free)
+            width, height = spec.decoded
+            if not needs_tiling(model.entry, model.headers, width, height, free, model.backend):
+                return
+            if not await self._one_leaves(but=model):
+                words = f"decoding {width}x{height} takes more memory than is free; ask for vae_tiling"
+                raise NoRoomYet(InsufficientMemory(words), in_tiles=True)
 
     def succeeded(self) -> None:
         """A job went well; in a pause its engine was alive all the time, which says nothing of others."""

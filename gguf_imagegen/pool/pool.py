@@ -6,6 +6,8 @@ import asyncio
 import functools
 from collections.abc import Callable, Iterable, Sequence
 
+from msgspec.structs import replace
+
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.machine.devices import Device
@@ -15,9 +17,12 @@ from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.options import Options
 from gguf_imagegen.pool.placement import LaneView
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Engine
+from gguf_imagegen.vocabulary.engine import Engine, Generate
 from gguf_imagegen.vocabulary.errors import ImagegenError
 from gguf_imagegen.vocabulary.events import Loading
+
+MOST_TILES = 10_000
+"""Sizes of pictures for which it is remembered whether they are decoded in tiles."""
 
 
 class Pool:
@@ -29,16 +34,20 @@ class Pool:
         settings: Settings,
         make_engine: Callable[[Device], Engine],
         devices: Sequence[Device],
-        free: Callable[[], Available] | None = None,
+        free: Callable[[Device], Available] | None = None,
+        whole: Callable[[Device], Available] | None = None,
     ) -> None:
         self.ended: Callable[[str], None] = lambda why: None
         """Called with the reason when an engine has ended."""
         self.failures = Failures()
         self._refused: dict[str, set[str]] = {device.name: set() for device in devices}
-        settings, turn = _alike(settings, devices), asyncio.Lock()
+        self._catalog, self._tiles = catalog, dict[tuple[str, int, int], bool]()
+        self._settings = settings = _alike(settings, devices)
+        turn = asyncio.Lock()
         self.lanes = tuple(
             Lane(
-                catalog, settings, functools.partial(make_engine, device), device, free,
+                catalog, settings, functools.partial(make_engine, device), device,
+                free and functools.partial(free, device), whole and functools.partial(whole, device),
                 turn=turn, failures=self.failures, beside=lambda: self.lanes,
             )
             for device in devices
@@ -108,6 +117,30 @@ class Pool:
         """Seconds until some lane may start an engine; 0 if one may now."""
         return min(lane.pause for lane in self.lanes)
 
+    # -- equal pixels on every lane -------------------------------------------------------------------
+
+    def alike(self, entry: Entry, spec: Generate) -> Generate:
+        """The same work with what changes pixels decided for all lanes: decoded in tiles if one must.
+
+        Reads headers, and asks GPUs, when a model or a size is new: call it in a thread.
+        """
+        if spec.vae_tiling or not self._settings.memory_check:
+            return spec
+        key = (key_of(entry), *spec.decoded)
+        found = self._tiles.get(key)
+        if found is None:
+            found = self._must_tile(entry, *spec.decoded)
+            if all(lane.on_gpu is not None for lane in self.lanes) and len(self._tiles) < MOST_TILES:
+                self._tiles[key] = found
+        return replace(spec, vae_tiling=found)
+
+    def _must_tile(self, entry: Entry, width: int, height: int) -> bool:
+        try:
+            headers = self._catalog.checked_files(entry)
+        except ImagegenError:  # the load will tell
+            return False
+        return any(lane.must_tile(entry, headers, width, height) for lane in self.lanes)
+
     # -- placing --------------------------------------------------------------------------------------
 
     def views(self, busy: Iterable[Lane]) -> list[LaneView]:
@@ -117,7 +150,7 @@ class Pool:
             LaneView(
                 lane.name,
                 idle=lane.name not in occupied,
-                holds=frozenset(key_of(model.entry) for model in lane.models if model.engine.alive),
+                holds=_held(lane) - self._refused[lane.name],
                 paused=lane.pause > 0,
                 refuses=frozenset(self._refused[lane.name]),
                 loaded=len(lane.models),
@@ -160,6 +193,10 @@ class Pool:
 def key_of(entry: Entry) -> str:
     """What is loaded for this entry: equal keys are served by the same engine."""
     return f"{entry.name}, {entry.decoder} decoder"
+
+
+def _held(lane: Lane) -> frozenset[str]:
+    return frozenset(key_of(model.entry) for model in lane.models if model.engine.alive)
 
 
 def _alike(settings: Settings, devices: Sequence[Device]) -> Settings:

@@ -123,6 +123,11 @@ class Generate(Struct, frozen=True, tag=True):
     preview_steps: tuple[int, ...]
     preview_interval: float
 
+    @property
+    def decoded(self) -> tuple[int, int]:
+        """Width and height of what is decoded last."""
+        return (self.hires.width, self.hires.height) if self.hires else (self.width, self.height)
+
     def without_pixels(self) -> Generate:
         """All that describes the pictures, with the outlines of what they were drawn from."""
         return replace(

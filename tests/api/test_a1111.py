@@ -192,16 +192,16 @@ def test_denoising_strength_makes_no_edit_of_txt2img(webui: webuiapi.WebUIApi) -
 def test_client_has_a_second_pass(webui: webuiapi.WebUIApi) -> None:
     """By scale, by size, in latent space, by Pillow's kernels and by a model."""
     for upscaler, size in (
-        (webuiapi.HiResUpscaler.Latent, {"hr_scale": 2}),
-        (webuiapi.HiResUpscaler.LatentNearestExact, {"hr_resize_x": 128, "hr_resize_y": 128}),
-        (webuiapi.HiResUpscaler.none, {"hr_resize_x": 128}),
-        ("double", {"hr_scale": 2}),
+        (webuiapi.HiResUpscaler.Latent, {"hr_scale": 1.5}),
+        (webuiapi.HiResUpscaler.LatentNearestExact, {"hr_resize_x": 96, "hr_resize_y": 96}),
+        (webuiapi.HiResUpscaler.none, {"hr_resize_x": 96}),
+        ("double", {"hr_scale": 1.5}),
     ):
         result = webui.txt2img(
             prompt="a cat", width=64, height=64, enable_hr=True, hr_upscaler=upscaler, hr_second_pass_steps=2,
             denoising_strength=0.6, **size,
         )  # fmt: skip
-        assert result.image.size == (128, 128)
+        assert result.image.size == (96, 96)
         assert result.info["denoising_strength"] == 0.6
 
 
@@ -374,12 +374,12 @@ def test_client_watches_the_progress(webui: webuiapi.WebUIApi, capsys: pytest.Ca
     """It rises with the steps, shows the picture as it comes, and ends in exactly the idle state."""
     webui.util_wait_for_ready(check_interval=0.1)
     assert webui.get_progress() == IDLE
-    thread, results = in_background(lambda: webui.txt2img(prompt="a cat", width=64, height=64, steps=120))
+    thread, results = in_background(lambda: webui.txt2img(prompt="a cat", width=64, height=64, steps=50))
     state = wait_until(webui, lambda now: bool(now["current_image"]) and now["state"]["sampling_step"] > 2)
     assert 0 < state["progress"] < 1
     assert state["eta_relative"] >= 0
     assert (state["state"]["job"], state["state"]["job_count"], state["state"]["job_no"]) == ("txt2img", 1, 0)
-    assert state["state"]["sampling_steps"] == 120
+    assert state["state"]["sampling_steps"] == 50
     assert picture(state["current_image"]).size[0] > 0
     later = wait_until(webui, lambda now: now["progress"] > state["progress"])
     assert later["state"]["job_timestamp"] == state["state"]["job_timestamp"]
@@ -394,7 +394,7 @@ def test_client_watches_the_progress(webui: webuiapi.WebUIApi, capsys: pytest.Ca
 def test_client_interrupts(webui: webuiapi.WebUIApi) -> None:
     """The call that waits gets what was finished before, and the server goes on."""
     thread, results = in_background(
-        lambda: webui.txt2img(prompt="a cat", width=64, height=64, steps=60, n_iter=6, seed=1)
+        lambda: webui.txt2img(prompt="a cat", width=64, height=64, steps=20, n_iter=6, seed=1)
     )
     wait_until(webui, lambda now: bool(now["state"]["job_no"] >= 1))
     assert webui.interrupt() == {}

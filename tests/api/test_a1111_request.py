@@ -22,9 +22,8 @@ from gguf_imagegen.api.dialects.a1111.names import (
     take_loras,
 )
 from gguf_imagegen.api.dialects.a1111.request import SAME, A1111Request, Translated, translate
-from gguf_imagegen.pictures import images
-from gguf_imagegen.planning.request import SAMPLERS as OUR_SAMPLERS
-from gguf_imagegen.planning.request import SCHEDULES as OUR_SCHEDULES
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
+from gguf_imagegen.pictures import masks
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.vocabulary.errors import (
     ImagegenError,
@@ -182,8 +181,8 @@ def test_unknown_schedulers_are_refused(name: str) -> None:
 
 def test_every_sampler_and_schedule_has_a_label_that_leads_back() -> None:
     """What the lists say can be sent back, in every spelling."""
-    assert set(SAMPLERS) == set(OUR_SAMPLERS)
-    assert set(SCHEDULES) == set(OUR_SCHEDULES)
+    assert set(SAMPLERS) == set(ABILITIES.samplers)
+    assert set(SCHEDULES) == set(ABILITIES.schedules)
     for ours, (label, aliases) in SAMPLERS.items():
         assert {sampler_of(name) for name in (ours, label, *aliases)} == {(ours, None)}
         assert sampler_label(ours) == label
@@ -206,10 +205,10 @@ def test_any_text_is_a_name_or_a_clear_error(name: str) -> None:
     except UnknownSampler:
         pass
     else:
-        assert sampler in (None, *OUR_SAMPLERS)
-        assert schedule in (None, *OUR_SCHEDULES)
+        assert sampler in (None, *ABILITIES.samplers)
+        assert schedule in (None, *ABILITIES.schedules)
     with contextlib.suppress(UnknownSampler):
-        assert schedule_of(name) in (None, *OUR_SCHEDULES)
+        assert schedule_of(name) in (None, *ABILITIES.schedules)
 
 
 @pytest.mark.parametrize(
@@ -467,7 +466,7 @@ def test_masks(transparent: bool, invert: int) -> None:
     fields = prepared(
         init_images=[data_url(png(noise(64, 64)))], mask=data_url(png(mask)), inpainting_mask_invert=invert
     )
-    repaint = images.mask_from(picture(fields["mask"]), noise(64, 64), (64, 64))
+    repaint = masks.mask_from(picture(fields["mask"]), noise(64, 64), (64, 64))
     assert repaint is not None
     assert [repaint.data[0], repaint.data[63]] == ([0, 255] if invert else [255, 0])
 

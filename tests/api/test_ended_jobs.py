@@ -32,15 +32,20 @@ EDIT = {
 
 @pytest.fixture(autouse=True)
 def _nothing_is_collected() -> Iterator[None]:
-    """What hangs on itself counts: megabytes must not wait until somebody looks for such rings."""
+    """What hangs on itself counts: megabytes must not wait until somebody looks for such rings.
+
+    What was there before is set aside: looking through a whole process takes seconds.
+    """
     gc.collect()
+    gc.freeze()
     gc.disable()
     yield
     gc.enable()
+    gc.unfreeze()
 
 
 def pixels() -> int:
-    """Bytes of all decoded pictures that anybody in this process still holds.
+    """Bytes of all decoded pictures that anything made by this test still holds.
 
     The collector knows no structs and tuples without references to what it knows, so those are looked into.
     """

@@ -159,8 +159,8 @@ async def test_open_webuis_automatic1111_request(running: RunningApp, small: dic
     """Its backend sends what nobody set as null, and a scale without an upscaler."""
     async with running(**small) as app:
         body = {
-            "prompt": "a cat", "batch_size": 1, "width": 512, "height": 512, "steps": 0, "negative_prompt": None,
-            "sampler_name": "", "scheduler": None, "cfg_scale": None,
+            "prompt": "a cat", "batch_size": 1, "width": 512, "height": 512, "steps": 0,
+            "negative_prompt": None, "sampler_name": "", "scheduler": None, "cfg_scale": None,
         }  # fmt: skip
         status, answer = await app.post("/sdapi/v1/txt2img", **body)
         assert status == 200
@@ -258,7 +258,7 @@ async def test_any_model(running: RunningApp, small: dict[str, Any]) -> None:
 
 
 async def test_aliases(running: RunningApp, small: dict[str, Any]) -> None:
-    """`--alias NAME=ID`: on every route, of several words, with a slash in it; one that leads nowhere is said."""
+    """`--alias NAME=ID`: on every route, with a slash in it; one that leads nowhere is said."""
     aliases = ("org/pictures=small", "dall-e-3=tiny-random")
     async with running(**small, alias=aliases) as app:
         status, answer = await app.post(GENERATIONS, **{**SMALL, "model": "org/pictures"})
@@ -294,7 +294,7 @@ async def test_lists_begin_with_the_default(running: RunningApp, small: dict[str
             assert every[0] == "small"
             assert "sdxl-base" in every or len(every) > 20
         _, models = await app.get("/sdapi/v1/sd-models")
-        assert [each["model_name"] for each in models][0] == "small"
+        assert models[0]["model_name"] == "small"
         assert len(models) == 3
         _, every = await app.get("/sdapi/v1/sd-models?all=true")
         assert every[0] == models[0]
@@ -364,7 +364,7 @@ async def test_base_addresses_as_people_type_them(
     async with running(**small) as app, openai.AsyncOpenAI(base_url=app.url + base, api_key="x") as client:
         made = await client.images.generate(prompt="a cat", size="256x256")
         assert made.data
-        assert [model.id async for model in client.models.list()][0] == "small"
+        assert (await client.models.list()).data[0].id == "small"
 
 
 async def test_a_slash_at_the_end(running: RunningApp, small: dict[str, Any]) -> None:

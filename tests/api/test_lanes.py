@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import aiohttp
 import psutil
 import pytest
 
+from gguf_imagegen.vocabulary.engine import Generate
+from gguf_imagegen.vocabulary.events import EngineEvent
 from tests.api.client import GENERATIONS, SMALL, eventually, job_in_state, start_job
 from tests.api.test_pause import Doomed
 from tests.api.test_residency import Engines, catalog
@@ -83,6 +86,73 @@ async def test_two_clients_one_cancel(running: RunningApp) -> None:
         assert len(engines.loaded) == 1
         assert await cancel(app, other) == "cancelled"
         assert (await second)[0] == 499
+
+
+class Graphics:
+    """GPUs of which `nvidia-smi` tells; free and total memory in MiB by number."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        tool = folder / "nvidia-smi"
+        tool.write_text(f'#!/bin/sh\ncat {folder}/"$4"\n')
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+        monkeypatch.setitem(sys.modules, "pynvml", None)
+
+    def have(self, number: int, free: int, total: int) -> None:
+        (self._folder / str(number)).write_text(f"{free}, {total}\n")
+
+
+async def test_equal_work_on_lanes_of_different_memory(
+    running: RunningApp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What one lane must decode in tiles all do; one that is short of memory just now is passed over."""
+    tiled: list[tuple[str, bool]] = []
+    kind = gate()
+
+    class Notes(kind):  # type: ignore[valid-type, misc]
+        async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
+            tiled.append((spec.prompt, spec.vae_tiling))
+            async for event in super().generate(spec):
+                yield event
+
+    graphics = Graphics(tmp_path, monkeypatch)
+    graphics.have(0, 24_000, 24_000)
+    graphics.have(1, 1_000, 1_000)
+
+    async def two(app: App, size: str) -> list[str]:
+        """Two jobs at once, the first on the large GPU; the lanes on which they were made."""
+        kind.opened.clear()
+        asked = {"size": size, "seed": 7, "steps": 1}
+        first = asyncio.create_task(app.post(GENERATIONS, prompt=f"one {size}", **asked))
+        await job_in_state(app, "running")
+        second = asyncio.create_task(app.post(GENERATIONS, prompt=f"two {size}", **asked))
+
+        async def both_begin() -> bool:
+            return (len(app.scheduler.jobs) % 2 == 0 and len(tiled) == 2) or bool(app.scheduler.waiting)
+
+        await eventually("the second has a lane, or waits for one", both_begin)
+        kind.opened.set()
+        assert {status for status, _ in await asyncio.gather(first, second)} == {200}
+        return [job.lane or "" for job in list(app.scheduler.jobs.values())[-2:]]
+
+    async with running(engine=Notes, devices=("cuda:0", "cuda:1")) as app:
+        await idle(app)
+        assert await two(app, "512x512") == ["cuda:0", "cuda:1"]
+        assert tiled == [("one 512x512", True), ("two 512x512", True)]
+        tiled.clear()
+        assert await two(app, "384x384") == ["cuda:0", "cuda:1"]
+        assert tiled == [("one 384x384", False), ("two 384x384", False)]
+        tiled.clear()
+        graphics.have(1, 250, 1_000)
+        assert await two(app, "384x384") == ["cuda:0", "cuda:0"]
+        assert tiled == [("one 384x384", False), ("two 384x384", False)]
+        tiled.clear()
+        graphics.have(0, 250, 24_000)
+        kind.opened.set()
+        status, body = await app.post(GENERATIONS, prompt="three", size="384x384", steps=1)
+        assert (status, tiled) == (200, [("three", True)])
+        assert "memory is short just now" in body["warnings"][0]
 
 
 async def test_one_lane_waits(running: RunningApp) -> None:

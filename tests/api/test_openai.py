@@ -17,7 +17,7 @@ from openai.types import Image as ImageItem
 from openai.types import ImagesResponse
 from PIL import Image
 
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode
 from tests.api.client import EDITS, GENERATIONS, SMALL, data_url, eventually, noise, picture, png
 from tests.conftest import RunningApp, ServerProcess
 from tests.fake_engines import QuickEngine
@@ -174,7 +174,7 @@ def test_png_carries_its_parameters_and_no_path(client: OpenAI, model_dir: Path)
     assert item.url is not None
     with urllib.request.urlopen(item.url) as answer:
         data: bytes = answer.read()
-    text = images.read_parameters(data)
+    text = decode.read_parameters(data)
     assert text is not None
     assert text.startswith(
         "ein Bär\nNegative prompt: fog\nSteps: 2, Sampler: euler, Schedule type: discrete,"
@@ -542,5 +542,5 @@ def test_unknown_and_powerless_fields_are_warned_of(client: OpenAI) -> None:
     answer = generate(client, colour="red", style="vivid", user="me", moderation="low")
     assert extra(answer, "warnings") == [
         "unknown field 'colour' was ignored",
-        "field 'style' is accepted but has no effect on this engine",
+        "style: no effect; say it in the prompt",
     ]

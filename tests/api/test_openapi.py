@@ -16,7 +16,8 @@ from gguf_imagegen.api.app import ROUTES
 from gguf_imagegen.api.openapi import document as openapi
 from gguf_imagegen.api.openapi.docs_page import render
 from gguf_imagegen.api.openapi.schemas import names_of
-from gguf_imagegen.planning.request import SAMPLERS, ImageRequest
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
+from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
 from tests.conftest import RunningApp
 from tests.fake_engines import QuickEngine
@@ -26,7 +27,7 @@ TABLE = [route for route in ROUTES if isinstance(route, web.RouteDef)]
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return openapi.document(ROUTES, Settings(max_steps=40, max_images=3))
+    return openapi.document(ROUTES, Settings(max_steps=40, max_images=3), ABILITIES)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def properties(document: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("keys", [(), (SecretStr("k"),)], ids=["open", "with a key"])
 def test_it_is_openapi_3_1(keys: tuple[SecretStr, ...]) -> None:
-    document = openapi.document(ROUTES, Settings(api_key=keys))
+    document = openapi.document(ROUTES, Settings(api_key=keys), ABILITIES)
     assert [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
 
 
@@ -79,7 +80,7 @@ def test_ranges_are_those_of_the_model_and_of_the_server(properties: dict[str, A
     assert number("n")["maximum"] == 3
     assert number("strength") == {"type": "number", "minimum": 0, "maximum": 1}
     assert number("flow_shift")["exclusiveMinimum"] == 0
-    assert number("sampler")["enum"] == list(SAMPLERS)
+    assert number("sampler")["enum"] == list(ABILITIES.samplers)
 
 
 def test_uploads_are_text_in_json_and_bytes_in_forms(document: dict[str, Any]) -> None:
@@ -113,7 +114,7 @@ def test_dialects_have_their_own_errors(document: dict[str, Any]) -> None:
 
 def test_security_is_described_when_keys_are_set(document: dict[str, Any]) -> None:
     assert "securitySchemes" not in document["components"]
-    keyed = openapi.document(ROUTES, Settings(api_key=(SecretStr("k"),)))
+    keyed = openapi.document(ROUTES, Settings(api_key=(SecretStr("k"),)), ABILITIES)
 
     def security(path: str, method: str) -> Any:
         return keyed["paths"][path][method]["security"]

@@ -16,11 +16,11 @@ from aiohttp.test_utils import TestServer
 from gguf_imagegen.catalog.check import Checked, Words, check_catalogs, check_text
 from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.download.drift import AT_ONCE, check_hub
-from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.vocabulary.errors import HubUnreachable
 from tests.commands.test_cli import cli
 
-WORDS = Words(SAMPLERS, SCHEDULES)
+WORDS = Words(ABILITIES.samplers, ABILITIES.schedules)
 SHA, OTHER_SHA = "a" * 64, "b" * 64
 
 

@@ -13,7 +13,7 @@ import pytest
 from gguf_imagegen.catalog.memory import Estimate, Memory, estimate
 from gguf_imagegen.catalog.verdict import verdict
 from gguf_imagegen.commands.testmodel import write_test_model
-from gguf_imagegen.machine.memory import Available, available
+from gguf_imagegen.machine.memory import Available, available, whole
 from gguf_imagegen.modelfiles.header import Header, TensorInfo
 from gguf_imagegen.vocabulary.engine import PreviewMode, Role
 from tests.peak import measured_peak, work_of
@@ -331,6 +331,7 @@ def test_the_limit_of_a_cgroup_bounds_what_is_free(tmp_path: Path) -> None:
     write(pod / "box", memory__max="max\n", memory__current="50000\n", memory__stat=stat)
     write(pod, memory__max="100000\n", memory__current="70000\n", memory__stat=stat)
     assert available(tmp_path).ram == 50_000
+    assert whole(tmp_path).ram == 100_000
 
 
 def test_the_limit_of_an_old_cgroup(tmp_path: Path) -> None:
@@ -343,6 +344,7 @@ def test_the_limit_of_an_old_cgroup(tmp_path: Path) -> None:
         memory__stat="total_inactive_file 10000\n",
     )
     assert available(tmp_path).ram == 5_000
+    assert whole(tmp_path).ram == 90_000
 
 
 def test_the_memory_of_a_gpu_by_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,15 +353,20 @@ def test_the_memory_of_a_gpu_by_the_library(monkeypatch: pytest.MonkeyPatch) -> 
     vars(nvml).update(
         nvmlInit=lambda: None,
         nvmlDeviceGetHandleByIndex=lambda index: index,
-        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(free=5 * GB),
+        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(free=5 * GB, total=8 * GB),
     )
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
-    assert available().vram == 5 * GB
+    assert (available().vram, whole().vram) == (5 * GB, 8 * GB)
 
 
 @pytest.mark.parametrize(
     ("script", "expected"),
-    [("echo 8192; echo 4096", 8 << 30), ("exit 9", None), ("echo '[N/A]'", None), ("true", None)],
+    [
+        ("echo 8192, 9000; echo 4096, 9000", 8 << 30),
+        ("exit 9", None),
+        ("echo '[N/A], [N/A]'", None),
+        ("true", None),
+    ],
 )
 def test_the_memory_of_a_gpu_by_the_tool(
     script: str, expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

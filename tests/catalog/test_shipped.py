@@ -10,10 +10,10 @@ import pytest
 from gguf_imagegen.catalog.catalog import Catalog, builtin_text
 from gguf_imagegen.catalog.entry import Entry, Source
 from gguf_imagegen.catalog.parse import parse_catalog
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.modelfiles.inspect import check_complete
 from gguf_imagegen.planning.bounds import Bounds
-from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import UnsupportedOperation
 
@@ -70,8 +70,8 @@ def test_the_shipped_catalog_is_sound() -> None:
         assert entry.licence != "unknown"
     for entry in RUNNABLE:
         defaults, bounds = entry.defaults, Bounds.of(entry, Settings())
-        assert defaults.sampler in SAMPLERS
-        assert defaults.schedule in SCHEDULES
+        assert defaults.sampler in ABILITIES.samplers
+        assert defaults.schedule in ABILITIES.schedules
         assert max(defaults.size) <= bounds.side
         assert defaults.size[0] * defaults.size[1] <= bounds.pixels
         assert all(side % entry.traits.multiple == 0 for side in defaults.size)

@@ -23,7 +23,7 @@ from gguf_imagegen.catalog import quants
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.commands.inspect import list_models, models_table
 from gguf_imagegen.machine.memory import Available
-from gguf_imagegen.pictures.images import read_parameters
+from gguf_imagegen.pictures.decode import read_parameters
 from gguf_imagegen.settings import Settings
 from tests.broken_files import BROKEN
 from tests.weights import write_lora

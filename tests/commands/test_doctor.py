@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +12,7 @@ from packaging.requirements import Requirement
 
 from gguf_imagegen.commands import doctor
 from gguf_imagegen.commands.doctor import Finding, examine, how_to_install
+from gguf_imagegen.engines.sdcpp.probe import probe
 from gguf_imagegen.settings import Settings
 from tests.commands.test_cli import cli
 
@@ -94,17 +94,11 @@ def test_an_engine_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         ("pass", "its answer cannot be read"),
     ],
 )
-def test_a_library_may_end_the_probe(program: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_may_end_the_probe(program: str, why: str) -> None:
     """By a signal, or with words that are none."""
-    monkeypatch.setattr(doctor, "PROBE", program)
-    assert doctor.probe() == (None, why)
+    assert probe(program) == (None, why)
 
 
-def test_a_probe_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_that_hangs() -> None:
     """Is given up."""
-
-    def hang(*_: object, **__: object) -> None:
-        raise subprocess.TimeoutExpired("python", 60)
-
-    monkeypatch.setattr(subprocess, "run", hang)
-    assert doctor.probe() == (None, "no answer within 60 s")
+    assert probe("import time; time.sleep(60)", 0.1) == (None, "no answer within 0.1 s")

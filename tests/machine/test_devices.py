@@ -37,9 +37,9 @@ def test_each_gpu_is_seen_alone() -> None:
     """The worker of one GPU sees no other, through no backend; its free memory is what counts."""
     first, second, cpu = devices("cuda:0", "vulkan:1", "cpu")
     assert (first.environment, first.gpu, first.kind) == (
-        {**HIDDEN, "CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, "0", "cuda",
+        {**HIDDEN, "CUDA_VISIBLE_DEVICES": "0", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, "cuda:0", "cuda",
     )  # fmt: skip
-    assert (second.environment, second.gpu) == ({**HIDDEN, "GGML_VK_VISIBLE_DEVICES": "1"}, None)
+    assert (second.environment, second.gpu) == ({**HIDDEN, "GGML_VK_VISIBLE_DEVICES": "1"}, "vulkan:1")
     assert (cpu.environment, cpu.gpu, cpu.cores) == (HIDDEN, None, ())
     assert [device.threads for device in (first, second, cpu)] == [2, 2, 2]
 
@@ -47,7 +47,7 @@ def test_each_gpu_is_seen_alone() -> None:
 def test_numbers_count_within_what_we_see_ourselves() -> None:
     """A container or a batch system that shows us two GPUs means those."""
     (device,) = devices("cuda:1", CUDA_VISIBLE_DEVICES="4, GPU-8f2a")
-    assert (device.environment["CUDA_VISIBLE_DEVICES"], device.gpu) == ("GPU-8f2a", "GPU-8f2a")
+    assert (device.environment["CUDA_VISIBLE_DEVICES"], device.gpu) == ("GPU-8f2a", "cuda:GPU-8f2a")
     with pytest.raises(ValueError, match=r"no cuda:2: CUDA_VISIBLE_DEVICES lets this program see 2"):
         check_names(["cuda:2"], {"CUDA_VISIBLE_DEVICES": "4,5"})
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image, PngImagePlugin
 
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode
 from gguf_imagegen.vocabulary.errors import InvalidImage
 
 
@@ -88,9 +88,9 @@ def test_hostile_files_are_refused_unread(kind: str, monkeypatch: pytest.MonkeyP
     """By every reader, in words, and before Pillow walks through them."""
     make, words = HOSTILE[kind]
     readers: tuple[Callable[[bytes], Any], ...] = (
-        lambda data: images.inspect(data, max_pixels=10_000, param="image"),
-        lambda data: images.decode(data, max_pixels=10_000, param="image"),
-        images.read_parameters,
+        lambda data: decode.inspect(data, max_pixels=10_000, param="image"),
+        lambda data: decode.decode(data, max_pixels=10_000, param="image"),
+        decode.read_parameters,
     )
     monkeypatch.setattr(Image.Exif, "load", lambda *_: pytest.fail("the tags were read"))
     for read in readers:
@@ -104,7 +104,7 @@ def test_large_run_length_coded_bitmaps() -> None:
     head = struct.pack("<IiiHHIIiiII", 40, 5000, 5000, 1, 8, 1, 4, 0, 0, 256, 0) + bytes(1024)
     data = b"BM" + struct.pack("<IHHI", 14 + len(head) + 4, 0, 0, 14 + len(head)) + head + b"\0\1\0\0"
     with pytest.raises(InvalidImage, match="5000x5000 is too large for run-length coded BMP"):
-        images.decode(data, max_pixels=50_000_000, param="image")
+        decode.decode(data, max_pixels=50_000_000, param="image")
 
 
 def test_large_webp() -> None:
@@ -112,7 +112,7 @@ def test_large_webp() -> None:
     out = io.BytesIO()
     Image.new("RGB", (4200, 4200)).save(out, "WEBP", method=0)
     with pytest.raises(InvalidImage, match="4200x4200 is too large for WebP"):
-        images.inspect(out.getvalue(), max_pixels=50_000_000, param="image")
+        decode.inspect(out.getvalue(), max_pixels=50_000_000, param="image")
 
 
 def test_pictures_as_programs_write_them() -> None:
@@ -133,5 +133,5 @@ def test_pictures_as_programs_write_them() -> None:
     for format, options in kinds.items():
         out = io.BytesIO()
         Image.new("RGB", (300, 200), "red").save(out, format, **options)
-        assert images.inspect(out.getvalue(), max_pixels=100_000, param="image").size == (300, 200)
-        assert images.decode(out.getvalue(), max_pixels=100_000, param="image").size == (300, 200)
+        assert decode.inspect(out.getvalue(), max_pixels=100_000, param="image").size == (300, 200)
+        assert decode.decode(out.getvalue(), max_pixels=100_000, param="image").size == (300, 200)

@@ -15,11 +15,12 @@ from PIL import Image
 
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.entry import Defaults, Entry
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.modelfiles.traits import traits_of
 from gguf_imagegen.planning.bounds import Bounds
 from gguf_imagegen.planning.plan import Operation, Plan, plan
 from gguf_imagegen.planning.prompt import MAX_NESTING, neutralise_emphasis
-from gguf_imagegen.planning.request import MAX_SEED, SCHEDULES, parse_request
+from gguf_imagegen.planning.request import MAX_SEED, parse_request
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import (
     InvalidImage,
@@ -299,7 +300,7 @@ def test_schedules_that_cannot_be() -> None:
 
 def test_other_schedules_take_one_step() -> None:
     """One step changes only the schedules that break on it."""
-    for schedule in set(SCHEDULES) - {"gits", "karras", "exponential", "ays"}:
+    for schedule in set(ABILITIES.schedules) - {"gits", "karras", "exponential", "ays"}:
         made = planned(steps=1, schedule=schedule)
         assert (made.spec.steps, made.spec.schedule, made.warnings) == (1, schedule, ())
 

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import AliasChoices
 
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.form import from_form
 from gguf_imagegen.planning.request import (
     MAX_SEED,
-    SAMPLERS,
-    SCHEDULES,
     HiresRequest,
     ImageRequest,
     parse_request,
@@ -46,6 +45,8 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "strength": (0.4, 0.4, ("denoising_strength",)),
     "seed": (42, 42, ("rng_seed",)),
     "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images", "url")),
+    "t5xxl": ("none", "none", ("text_encoder_3",)),
+    "lora_alphas": ({"ink": 1}, {"ink": 1.0}, ("lora_weights",)),
     "mask": (PIXEL_64, PIXEL, ("mask_image",)),
     "control": (PIXEL_64, PIXEL, ("control_image",)),
 }  # fmt: skip
@@ -129,7 +130,8 @@ EVERY_NAME = sorted({*ImageRequest.model_fields, *(name for v in ALIASES.values(
 @pytest.mark.parametrize("name", EVERY_NAME)
 def test_nothing_is_not_something(name: str, nothing: Any) -> None:
     """What is empty is not said, in whatever field, by whatever name, in JSON and in a form."""
-    assert parse_request({name: nothing}) == (ImageRequest(), [])
+    if not (name == "text_encoder_3" and nothing is None):  # which is a wish
+        assert parse_request({name: nothing}) == (ImageRequest(), [])
     if nothing == "":
         assert parse_request(from_form([(name, "")])) == (ImageRequest(), [])
 
@@ -207,7 +209,7 @@ WRONG: list[tuple[type[InvalidRequest], dict[str, Any]]] = [
     *each(InvalidRequest, "output_compression", -1, 101),
     *each(InvalidRequest, "partial_images", -1, 4),
     (InvalidRequest, {"output_format": "gif"}),
-    (InvalidRequest, {"response_format": "file"}),
+    (InvalidRequest, {"response_format": "files"}),
     (InvalidRequest, {"quality": "best"}),
     (InvalidRequest, {"background": "blue"}),
     (InvalidRequest, {"on_disconnect": "explode"}),
@@ -257,7 +259,8 @@ def test_floats_are_finite(field: str, value: object) -> None:
 def test_no_float_field_is_forgotten() -> None:
     """The list above has every float of a request; the nested ones are refused in their own right."""
     coded = {name for name, field in ImageRequest.model_fields.items() if "float" in repr(field.annotation)}
-    assert coded == set(FLOATS)
+    assert coded - {"lora_alphas"} == set(FLOATS)
+    assert refused(lora_alphas={"a": math.nan}).param == "lora_alphas"
     assert refused(lora=[{"name": "a", "scale": math.nan}]).param == "lora"
     assert refused(hires={"denoising_strength": math.inf}).param == "hires"
 
@@ -269,20 +272,21 @@ def test_a_near_miss_is_helped(name: str, near: str) -> None:
     """A misspelt sampler is answered with the nearest one and with the whole list."""
     message = str(refused(sampler=name))
     assert f"did you mean {near!r}" in message
-    assert all(sampler in message for sampler in SAMPLERS)
+    assert all(sampler in message for sampler in ABILITIES.samplers)
 
 
 def test_a_wild_name_gets_the_list_only() -> None:
     """No hint is better than a silly one; the valid schedules are listed all the same."""
     message = str(refused(scheduler="zzzz"))
     assert "did you mean" not in message
-    assert all(schedule in message for schedule in SCHEDULES)
+    assert all(schedule in message for schedule in ABILITIES.schedules)
 
 
 def test_null_is_not_said() -> None:
     """Clients that send null for all they know ask for nothing, and are warned of nothing."""
+    known = {"text_encoder_3"}  # of which null is a wish
     names = [*ImageRequest.model_fields, *(n for v in ALIASES.values() for n in v[2]), "style", "theirs"]
-    request, warnings = parse_request(dict.fromkeys(names))
+    request, warnings = parse_request(dict.fromkeys(set(names) - known))
     assert request == ImageRequest()
     assert warnings == []
 
@@ -328,7 +332,30 @@ def test_fields_without_effect_say_so() -> None:
     _, warnings = parse_request(
         {"style": "vivid", "prompt_2": "more", "input_fidelity": "auto", "prompt_3": None, "user": "me"}
     )
-    assert [warning.split("'")[1] for warning in warnings] == ["prompt_2", "style"]
+    assert [warning.split(":")[0] for warning in warnings] == ["prompt_2", "style"]
+
+
+def test_further_prompts_warn_once_and_say_why() -> None:
+    """One warning for all of them; one that repeats the first prompt loses nothing."""
+    _, warnings = parse_request(
+        {
+            "prompt": "a",
+            "prompt_2": "b",
+            "prompt_3": "a",
+            "negative_prompt_2": "c",
+            "max_sequence_length": 256,
+        }
+    )
+    assert warnings == [
+        "max_sequence_length: no effect; the engine always encodes the whole prompt",
+        "negative_prompt_2, prompt_2: no effect; the engine gives one prompt to all text encoders of a model",
+    ]
+
+
+def test_a_null_text_encoder_leaves_t5_out() -> None:
+    """diffusers' way to say it; any other null is a field not said."""
+    assert parsed(text_encoder_3=None).t5xxl == "none"
+    assert parsed(t5xxl=None).t5xxl is None
 
 
 @pytest.mark.parametrize(

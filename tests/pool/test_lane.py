@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from gguf_imagegen.catalog.catalog import Catalog, load_catalog
 from gguf_imagegen.machine.devices import Device
@@ -19,6 +20,7 @@ from gguf_imagegen.machine.memory import Available
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.pool import lane
+from gguf_imagegen.pool.failures import NoRoomYet
 from gguf_imagegen.pool.lane import CRASHES, Lane
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import Cancelled, InsufficientMemory
@@ -133,15 +135,23 @@ async def test_the_budget_bounds_a_single_model(model_dir: Path, tmp_path: Path)
     assert machine.engines == []
 
 
-async def test_tiling_is_decided_before(model_dir: Path, tmp_path: Path) -> None:
-    """A picture whose decoding does not fit is asked for in tiles; one that fits is left as it is."""
+async def test_room_to_decode_is_made_before(model_dir: Path, tmp_path: Path) -> None:
+    """Other models leave for a picture that is to be decoded whole; the work itself is never changed."""
     async with on(Machine(PLENTY), model_dir, tmp_path) as home:
         request, notes = parse_request({"prompt": "x", "size": "1024x1024"})
         spec = plan(request, home.catalog.get("a"), Settings(), "generation", notes).spec
+        await home.load("b")
         async with home.lane.loaded(home.catalog.get("a"), ignore) as model:
-            assert (await home.lane.fitted(model, spec)).vae_tiling is False
+            await home.lane.make_room_to_decode(model, spec)
+            assert home.loaded == ["a", "b"]
+            home.machine.free = 2_450_000_000
+            await home.lane.make_room_to_decode(model, spec)
+            assert home.loaded == ["a"]
             home.machine.free = 150_000_000
-            assert (await home.lane.fitted(model, spec)).vae_tiling is True
+            await home.lane.make_room_to_decode(model, replace(spec, vae_tiling=True))
+            with pytest.raises(NoRoomYet, match="decoding 1024x1024 takes more memory than is free") as full:
+                await home.lane.make_room_to_decode(model, spec)
+            assert (full.value.in_tiles, home.loaded) == (True, ["a"])
 
 
 async def test_crashes_in_a_row_are_followed_by_a_pause(

@@ -13,7 +13,7 @@ import yaml
 
 from gguf_imagegen.catalog.catalog import Catalog, load_catalog
 from gguf_imagegen.machine.devices import make_devices
-from gguf_imagegen.pool.lane import NoRoomYet
+from gguf_imagegen.pool.failures import NoRoomYet
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import Cancelled
@@ -33,7 +33,7 @@ async def pool_on(
     catalog = load_catalog(model_dir, extra)
     lanes = make_devices(devices or ("cpu",), 2, 1, 2, {})
     settings = Settings(models_dir=model_dir, **given)
-    pool = Pool(catalog, settings, lambda device: machine.engine(), lanes, machine.available)
+    pool = Pool(catalog, settings, lambda device: machine.engine(), lanes, lambda device: machine.available())
     try:
         yield pool, catalog
     finally:

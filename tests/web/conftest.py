@@ -86,7 +86,7 @@ def visit(browser: Browser) -> OpenPage:
         broken_lines: bool = False,
         **options: Any,
     ) -> AsyncIterator[Page]:
-        context = await browser.new_context(base_url=url, **options)
+        context = await browser.new_context(base_url=url, **{"reduced_motion": "reduce", **options})
         watched = Watched(url, statuses, broken_lines)
         context.on("console", lambda message: watched.on_console(message.type, message.text))
         context.on("weberror", lambda error: watched.faults.append(f"exception: {error.error}"))

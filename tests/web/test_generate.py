@@ -33,11 +33,11 @@ async def finished_source(page: Page) -> str:
 
 async def test_a_picture_comes_step_by_step(studio: ServerProcess, visit: OpenPage) -> None:
     """At least three different previews, a ring that fills, words on the step, and the picture at the end."""
-    async with visit(studio.url) as page:
+    async with visit(studio.url, reduced_motion="no-preference") as page:
         await page.evaluate(COUNT_PREVIEWS)
-        await generate(page, "a red circle", steps=20)
+        await generate(page, "a red circle", steps=8)
         card = page.locator(".job").first
-        await expect(card.locator(".state")).to_have_text(re.compile(r"Painting, step \d+ of 20"))
+        await expect(card.locator(".state")).to_have_text(re.compile(r"Painting, step \d+ of 8"))
         ring = card.get_by_role("progressbar")
         await expect(ring).to_have_attribute("aria-valuenow", re.compile(r"[1-9]\d?"))
         assert re.match(r"\d+% · ", await page.title())
@@ -228,12 +228,12 @@ async def test_two_tabs_show_the_same(studio: ServerProcess, visit: OpenPage) ->
 async def test_a_reload_in_the_middle(studio: ServerProcess, visit: OpenPage) -> None:
     """The job goes on, and so does its card."""
     async with visit(studio.url) as page:
-        await generate(page, "survives", steps=20, count=2)
+        await generate(page, "survives", steps=6, count=2)
         card = page.locator(".job").first
         await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
         await page.reload()
         await expect(card).to_contain_text("survives")
-        await expect(card.locator(".state")).to_have_text(re.compile(r"step \d+ of 20 · picture \d of 2"))
+        await expect(card.locator(".state")).to_have_text(re.compile(r"step \d+ of 6 · picture \d of 2"))
         await settled(page)
         await expect(card.locator(".picture[data-state=done]")).to_have_count(2)
         await finished_source(page)

@@ -24,7 +24,7 @@ async def go(page: Page, view: str) -> None:
 async def test_every_view_is_accessible(studio: ServerProcess, visit: OpenPage, scheme: str) -> None:
     """axe-core finds nothing in any view or dialog, with jobs in every state."""
     async with visit(studio.url, color_scheme=scheme) as page:
-        await generate(page, "a cat", steps=3, count=2)
+        await generate(page, "a cat", steps=1, count=2)
         await settled(page)
         await generate(page, "a long one", steps=150)
         await expect(page.locator(".job").first.locator(".picture[data-state=preview]")).to_be_visible()
@@ -56,7 +56,7 @@ async def test_nothing_scrolls_sideways(studio: ServerProcess, visit: OpenPage, 
     async with visit(studio.url, viewport={"width": width, "height": height}) as page:
         await ready(page)
         await page.click("#more summary")
-        await generate(page, "averylongwordwithoutanyspaceinit" * 9, steps=2, count=3)
+        await generate(page, "averylongwordwithoutanyspaceinit" * 9, steps=1, count=3)
         await settled(page)
         for view in VIEWS:
             await go(page, view)

@@ -1,5 +1,7 @@
-"""Pictures by chat, in vLLM-Omni's shape: the last user message is the prompt, its images are edited.
+"""Pictures by chat: the last user message is the prompt, its images are edited.
 
+`message.images` has the pictures, as OpenRouter and what speaks its dialect (Open WebUI, LiteLLM) have them. The
+content is a line of text, or a list of pictures where the request is vLLM-Omni's:
 https://docs.vllm.ai/projects/vllm-omni/en/latest/serving/chat_completions_api/ and the examples
 `text_to_image` and `image_to_image` of https://github.com/vllm-project/vllm-omni/tree/main/examples/online_serving.
 """
@@ -34,27 +36,41 @@ OF_CHAT = {
 """Fields that steer the writing of text, or mean something else in chat; no picture depends on them."""
 
 
+OF_VLLM_OMNI = ("num_inference_steps", "true_cfg_scale", "guidance_scale", "extra_body")
+"""Fields by which a request is known that reads pictures from the content."""
+
+
 async def completions(request: web.Request) -> web.StreamResponse:
-    """POST /v1/chat/completions: the answer's content is the pictures."""
+    """POST /v1/chat/completions: the answer's message has the pictures; `?content=parts`, as its content."""
     return await respond(request, await read_body(request))
 
 
-async def respond(request: web.Request, body: Mapping[str, Any]) -> web.StreamResponse:
+async def respond(request: web.Request, asked: Mapping[str, Any]) -> web.StreamResponse:
     """The pictures that a chat's body asks for, as it wants them."""
-    fields = chat_fields(body)
+    parts = wants_parts(request, asked)
+    fields = chat_fields(asked)
+    del asked
     work = await begin(request, fields, "edit" if fields["image"] else "generation")
     del fields  # with the pictures in them, while the job waits and runs
     if prefers_async(request):
         return accepted(request, work.job)
     if work.wanted.stream:
         scheduler, options = request.app[SERVICE].scheduler, work.wanted.stream_options or StreamOptions()
-        encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta)
+        encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta, parts=parts)
         return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
-    answer = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get)
-    return await answer_job(request, work.job, answer, cancel_on_leave=work.cancel_on_leave)
+    body = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get, parts=parts)
+    return await answer_job(request, work.job, body, cancel_on_leave=work.cancel_on_leave)
 
 
 # -- the request --------------------------------------------------------------------------------------
+
+
+def wants_parts(request: web.Request, body: Mapping[str, Any]) -> bool:
+    """Whether the content is to be a list of pictures."""
+    said = request.query.get("content", "")
+    if said not in ("", "parts", "text"):
+        raise InvalidRequest("content: must be 'parts' or 'text'", param="content")
+    return said == "parts" or (not said and any(body.get(name) is not None for name in OF_VLLM_OMNI))
 
 
 def chat_fields(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,10 +114,11 @@ def _part(part: object) -> tuple[str, str]:
 # -- the answer ---------------------------------------------------------------------------------------
 
 
-def chat_answer(job: Job, read: Read) -> dict[str, Any]:
-    """vLLM-Omni's answer; `data` says how each picture was made (seed, sampler, ...). Reads files."""
-    content = [image_part(job, read(image.name)) for image in job.images]
-    message = {"role": "assistant", "content": content, "refusal": None}
+def chat_answer(job: Job, read: Read, *, parts: bool) -> dict[str, Any]:
+    """`data` says how each picture was made (seed, sampler, ...). Reads files."""
+    pictures = [image_part(job, image.index, read(image.name)) for image in job.images]
+    content = [content_part(picture) for picture in pictures] if parts else in_words(job)
+    message = {"role": "assistant", "content": content, "refusal": None, "images": pictures}
     return {
         **_head(job, "chat.completion"),
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
@@ -111,9 +128,22 @@ def chat_answer(job: Job, read: Read) -> dict[str, Any]:
     }
 
 
-def image_part(job: Job, image: bytes) -> dict[str, Any]:
+def image_part(job: Job, index: int, image: bytes) -> dict[str, Any]:
+    """OpenRouter's; without its `index` vLLM-Omni's."""
     url = f"data:image/{job.plan.output_format};base64,{b64(image).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
+    return {"type": "image_url", "image_url": {"url": url}, "index": index}
+
+
+def content_part(picture: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: picture[key] for key in ("type", "image_url")}
+
+
+def in_words(job: Job) -> str:
+    """What a client shows beside the pictures."""
+    plan, size = job.plan, "x".join(map(str, job.plan.delivered))
+    if plan.n == 1:
+        return f"A picture of {size}, seed {plan.seed(0)}."
+    return f"{plan.n} pictures of {size}, seeds {plan.seed(0)} to {plan.seed(plan.n - 1)}."
 
 
 def _head(job: Job, kind: str) -> dict[str, Any]:
@@ -121,7 +151,7 @@ def _head(job: Job, kind: str) -> dict[str, Any]:
         "id": f"chatcmpl-{job.id.removeprefix('job_')}",
         "object": kind,
         "created": int(job.created),
-        "model": job.plan.entry.id,
+        "model": job.plan.name,
     }
 
 
@@ -134,24 +164,28 @@ def _usage(job: Job) -> dict[str, Any]:
 class ChatEncoder:
     """`chat.completion.chunk` frames: the role, each picture as it is done, the end; progress as comments.
 
-    The content holds nothing but pictures. With `stream_options.include_usage` a last chunk without choices
+    The content is a line of text at the beginning, or nothing but pictures (`parts`). With `stream_options.include_usage` a last chunk without choices
     carries the usage, as OpenAI does it.
     """
 
-    def __init__(self, job: Job, options: StreamOptions, read: Read, eta: Eta) -> None:
+    def __init__(self, job: Job, options: StreamOptions, read: Read, eta: Eta, *, parts: bool) -> None:
         self._job = job
+        self._parts = parts
         self._options = options
         self._read = read
         self._comments = OpenAIEncoder(job, options, read, eta)
 
     def encode(self, index: int | None, event: JobEvent) -> bytes:
-        begin = self._delta({"role": "assistant", "content": ""}) if index == 0 else b""
+        words = "" if self._parts else in_words(self._job)
+        begin = self._delta({"role": "assistant", "content": words}) if index == 0 else b""
         return begin + self._encode(index, event)
 
     def _encode(self, index: int | None, event: JobEvent) -> bytes:
         match event:
             case ImageReady():
-                return self._delta({"content": [image_part(self._job, self._read(event.name))]})
+                picture = image_part(self._job, event.index, self._read(event.name))
+                content = {"content": [content_part(picture)]} if self._parts else {}
+                return self._delta({**content, "images": [picture]})
             case Ended(error=None):
                 return self._delta({}, "stop", warnings=self._job.warnings) + self._last() + DONE
             case Ended(error=error) if error is not None:

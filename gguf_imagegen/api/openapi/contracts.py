@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from gguf_imagegen.api import answers, gallery, jobs, models, pull, system, web_page
-from gguf_imagegen.api.dialects import azure, chat, openai, xinference
+from gguf_imagegen.api.dialects import azure, chat, openai, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import answers as a1111_answers
 from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures
 from gguf_imagegen.api.dialects.a1111 import progress as a1111_progress
@@ -31,6 +31,21 @@ class ChatRequest(BaseModel):
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     extra_body: dict[str, Any] = {}
+
+
+class ResponsesRequest(BaseModel):
+    """`tools` has one of the type `image_generation`, with the fields of an image request in it or beside."""
+
+    input: str | list[dict[str, Any]]
+    tools: list[dict[str, Any]] = Field(min_length=1)
+    previous_response_id: str | None = None
+
+
+class LaunchRequest(BaseModel):
+    """Xinference's other fields (replicas, GPUs, engines) are ignored: the server decides."""
+
+    model_name: str
+    quantization: str | None = None
 
 
 class OptionsRequest(BaseModel):
@@ -63,6 +78,9 @@ IDEMPOTENCY = Param(
     "Idempotency-Key", "header", {"type": "string", "pattern": "^[A-Za-z0-9-]{1,64}$"},
     "requests with one key and one body share one job",
 )  # fmt: skip
+CONTENT = Param(
+    "content", "query", {"type": "string", "enum": ["text", "parts"]}, "what the message's content is"
+)
 ASYNC = {202: answers.JobObject}
 FRAMES = (
     "With `stream: true`: `data:` lines of JSON, comments as heartbeats, `data: [DONE]` at the end, `event:"
@@ -71,8 +89,14 @@ FRAMES = (
     " both."
 )
 CHAT_FRAMES = "With `stream: true`: `chat.completion.chunk` frames, a picture each, and `data: [DONE]`."
+RESPONSE_FRAMES = (
+    "With `stream: true`: the events of OpenAI's Responses API from `response.created` to `response.completed`"
+    " or `response.failed`; partial images as `response.image_generation_call.partial_image`."
+)
 JOB_FRAMES = "One frame for each event of the job, its number as `id:`, and `data: [DONE]` at the end."
 PULL_FRAMES = "Events `progress`, `verifying`, then `done` or `error`; comments as heartbeats."
+FILES_OF_PICTURES = ("image/png", "image/jpeg", "image/webp", "application/zip")
+"""With `response_format: "file"`."""
 CAT = {"prompt": "a lovely cat", "size": "64x64", "steps": 2}
 PICTURE_TEXT = "data:image/png;base64,..."
 
@@ -85,7 +109,7 @@ def _images(*required: str, **example: Any) -> Contract:
         form=True,
         errors=PICTURE,
         also=ASYNC,
-        media=(JSON, EVENTS),
+        media=(JSON, EVENTS, *FILES_OF_PICTURES),
         events=FRAMES,
         params=(PREFER, IDEMPOTENCY),
         example=example,
@@ -112,7 +136,7 @@ def _chat() -> Contract:
         also=ASYNC,
         media=(JSON, EVENTS),
         events=CHAT_FRAMES,
-        params=(PREFER, IDEMPOTENCY),
+        params=(PREFER, IDEMPOTENCY, CONTENT),
         example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
     )
 
@@ -160,17 +184,11 @@ CONTRACTS: Mapping[Any, Contract] = {
     azure.completions: _chat(),
     openai.edits: _images("prompt", "image", prompt="a dog", image=PICTURE_TEXT, strength=0.5),
     openai.variations: _images("image", image=PICTURE_TEXT, n=2),
-    openai.files: Contract(None, errors=(errors.NotFound,), media=("image/png", "image/jpeg", "image/webp")),
+    openai.files: Contract(None, errors=(errors.NotFound,), media=FILES_OF_PICTURES[:3]),
     models.list_models: Contract(answers.ModelList, params=(ALL,)),
     models.get_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound,)),
     models.load_model: Contract(
         answers.ModelObject, errors=(*MODEL, errors.UnsupportedOperation, *ADMIN), status=202
-    ),
-    models.load_named: Contract(
-        answers.ModelObject,
-        models.LoadRequest,
-        errors=(*READING, *MODEL, errors.UnsupportedOperation, *ADMIN),
-        status=202,
     ),
     models.unload_model: Contract(answers.ModelObject, errors=(errors.ModelNotFound, *ADMIN), status=202),
     pull.pull_model: Contract(
@@ -229,11 +247,43 @@ CONTRACTS: Mapping[Any, Contract] = {
     native.cancel_job: Contract(answers.NativeJob, errors=EXPIRED),
     # vLLM-Omni
     chat.completions: _chat(),
+    responses.create: Contract(
+        answers.ResponseAnswer,
+        ResponsesRequest,
+        errors=(*PICTURE, errors.JobNotFound),
+        also=ASYNC,
+        media=(JSON, EVENTS),
+        events=RESPONSE_FRAMES,
+        params=(PREFER, IDEMPOTENCY),
+        example={"input": "a lovely cat", "tools": [{"type": "image_generation", "size": "64x64"}]},
+    ),
     # OpenVINO Model Server, Xinference
     xinference.config: Contract(answers.ModelStates),
     xinference.inpainting: _images(
         "prompt", "image", "mask", prompt="a hat", image=PICTURE_TEXT, mask_image=PICTURE_TEXT
     ),
+    xinference.launch: Contract(
+        answers.LaunchAnswer,
+        LaunchRequest,
+        required=("model_name",),
+        errors=(
+            *READING,
+            *MODEL,
+            *ADMIN,
+            errors.UnsupportedOperation,
+            errors.ModelLoadFailed,
+            errors.WorkerCrashed,
+            errors.InsufficientMemory,
+            errors.ServerBusy,
+        ),
+        params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
+        example={"model_name": "sd-turbo", "model_type": "image"},
+    ),
+    xinference.launch_progress: Contract(answers.RequestProgress, errors=(errors.ModelNotFound,)),
+    xinference.registrations: Contract(
+        answers.ObjectList, params=(Param("detailed", "query", {"type": "boolean"}, "more of each"),)
+    ),
+    xinference.registration: Contract(errors=(errors.ModelNotFound,)),
     xinference.ocr: Contract(errors=(errors.UnsupportedOperation,), status=0),
     xinference.progress: Contract(answers.RequestProgress, errors=(errors.InvalidRequest,)),
     xinference.abort: Contract(answers.AbortAnswer, errors=(errors.ModelNotFound,)),

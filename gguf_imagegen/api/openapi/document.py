@@ -12,7 +12,8 @@ from pydantic import BaseModel
 
 from gguf_imagegen import __version__
 from gguf_imagegen.api import answers
-from gguf_imagegen.api.middleware import A1111, AZURE, GPUSTACK, is_open
+from gguf_imagegen.api.dialects.gpustack import PATHS as GPUSTACK
+from gguf_imagegen.api.middleware import A1111, AZURE, is_open
 from gguf_imagegen.api.openapi.contract import (
     EVENTS,
     FORM,
@@ -27,6 +28,7 @@ from gguf_imagegen.api.openapi.contracts import CONTRACTS, contract_of
 from gguf_imagegen.api.openapi.schemas import Schema, any_of, component_schemas, names_of_property, ref
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.errors import ContentTypeUnsupported, Forbidden, ImagegenError, Unauthorized
 
 INTRODUCTION = (
@@ -43,7 +45,7 @@ HEADERS: Mapping[str, Schema] = {
 WORDS = {200: "done", 202: "accepted", 304: "not modified", 503: "not ready"}
 
 
-def document(routes: Iterable[web.AbstractRouteDef], settings: Settings) -> dict[str, Any]:
+def document(routes: Iterable[web.AbstractRouteDef], settings: Settings, able: Abilities) -> dict[str, Any]:
     """The whole document. Takes a while: call it in a thread."""
     table = [route for route in routes if isinstance(route, web.RouteDef)]
     contracts = [contract_of(route.handler) or Contract() for route in table]
@@ -52,7 +54,7 @@ def document(routes: Iterable[web.AbstractRouteDef], settings: Settings) -> dict
     given |= {model for each in contracts for model in each.also.values() if model is not None}
     given |= {error_shape(route.path) for route in table} | {answers.ErrorAnswer, answers.ServerSentEvent}
     by_name = sorted(requests, key=_name), sorted(given, key=_name)
-    schemas = component_schemas(*by_name, settings)
+    schemas = component_schemas(*by_name, settings, able)
     paths: dict[str, Any] = defaultdict(dict)
     for route, contract in zip(table, contracts, strict=True):
         paths[route.path][route.method.lower()] = _operation(route, contract, schemas, settings)

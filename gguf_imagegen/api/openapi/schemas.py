@@ -17,8 +17,9 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from gguf_imagegen.api.dialects.a1111 import request as a1111
 from gguf_imagegen.api.dialects.chat import OF_CHAT
 from gguf_imagegen.api.dialects.sdcpp.request import LEAVES, Leaf
-from gguf_imagegen.planning.request import ACCEPTED_WITHOUT_EFFECT, ImageRequest
+from gguf_imagegen.planning.request import WITHOUT_EFFECT, ImageRequest
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities
 
 Schema = dict[str, Any]
 REF = "#/components/schemas/{model}"
@@ -33,7 +34,10 @@ def ref(name: str) -> Schema:
 
 
 def component_schemas(
-    requests: Iterable[type[BaseModel]], answers: Iterable[type[BaseModel]], settings: Settings
+    requests: Iterable[type[BaseModel]],
+    answers: Iterable[type[BaseModel]],
+    settings: Settings,
+    able: Abilities,
 ) -> dict[str, Schema]:
     """All components by name: the models and what they hold, and `…Form` of those that are forms too."""
     modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(each, "validation") for each in requests]
@@ -43,21 +47,22 @@ def component_schemas(
     for name, model in _models({ImageRequest, *requests}).items():
         if name in schemas:
             schemas[name] = _with_aliases(model, schemas[name])
-    _complete_dialects(schemas, settings)
+    _complete_dialects(schemas, settings, able)
     schemas["ImageForm"] = form_of(schemas["ImageRequest"], schemas)
     return {name: _in_json(schema) for name, schema in schemas.items() if not name.endswith("Form")} | {
         name: schema for name, schema in schemas.items() if name.endswith("Form")
     }
 
 
-def _complete_dialects(schemas: dict[str, Schema], settings: Settings) -> None:
+def _complete_dialects(schemas: dict[str, Schema], settings: Settings, able: Abilities) -> None:
     """What the dialects' handlers read beside their models."""
     image = schemas["ImageRequest"]["properties"]
-    image |= {name: {"description": NO_EFFECT} for name in sorted(ACCEPTED_WITHOUT_EFFECT - image.keys())}
+    image |= {name: {"description": NO_EFFECT} for name in sorted(WITHOUT_EFFECT.keys() - image.keys())}
     image["kwargs"] = {
         "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
         "description": "further fields, as Xinference's clients send them; others go before them",
     }
+    _name(image, able)
     _limit(image, settings)
     _limit(schemas["HiresRequest"]["properties"], settings)
     if "A1111Request" in schemas:
@@ -75,6 +80,15 @@ def _complete_dialects(schemas: dict[str, Schema], settings: Settings) -> None:
         }
     if "NativeRequest" in schemas:
         schemas["NativeRequest"]["properties"] = native_properties(image)
+
+
+def _name(properties: dict[str, Schema], able: Abilities) -> None:
+    """The engine's names, on the fields that take them and their aliases."""
+    for field, words in {"sampler": able.samplers, "schedule": able.schedules}.items():
+        for name in names_of_property(field, properties):
+            for part in _every(properties[name]):
+                if part.get("type") == "string":
+                    part["enum"] = list(words)
 
 
 def _limit(properties: dict[str, Schema], settings: Settings) -> None:

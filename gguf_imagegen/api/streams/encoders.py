@@ -177,7 +177,7 @@ class BothEncoder:
 def chunk(job: Job, item: dict[str, Any], usage: dict[str, float] | None) -> dict[str, Any]:
     return {
         "created": int(job.created),
-        "model": job.plan.entry.id,
+        "model": job.plan.name,
         "object": "list",
         "type": "image.chunk",
         "usage": usage,

@@ -39,6 +39,11 @@ def frame(data: dict[str, Any], event: str | None = None, id: int | None = None)
     return b"".join([first, *chain.from_iterable(zip(pictures, rest, strict=True))])
 
 
+def frames_of(data: bytes) -> list[bytes]:
+    """The frames of which this is made; JSON has no line ends in it."""
+    return [part + b"\n\n" for part in data.split(b"\n\n") if part]
+
+
 def comment(text: str) -> bytes:
     return f": {text}\n\n".encode()
 

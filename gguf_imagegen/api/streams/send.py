@@ -16,9 +16,9 @@ from aiohttp import web
 from gguf_imagegen.api.idempotency import ATTEMPTS, read_timeout
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.streams.encoders import Encoder
-from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, error_frame
+from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, frames_of
 from gguf_imagegen.api.streams.writing import hang_up, write
-from gguf_imagegen.jobs.job import Job, Queued
+from gguf_imagegen.jobs.job import Ended, Job, Queued
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
@@ -30,9 +30,16 @@ TASKS = web.AppKey("background_tasks", set[asyncio.Task[None]])
 
 
 async def stream_job(
-    request: web.Request, job: Job, encoder: Encoder, *, start: int = 0, cancel_on_leave: bool
+    request: web.Request,
+    job: Job,
+    encoder: Encoder,
+    *,
+    start: int = 0,
+    cancel_on_leave: bool,
+    frame_by_frame: bool = False,
 ) -> web.StreamResponse:
-    """Send the job's events from index `start` on, with heartbeats, to the end.
+    """Send the job's events from index `start` on, with heartbeats, to the end; with `frame_by_frame` each
+    frame is a write of its own.
 
     A client that leaves, or takes nothing for too long, cancels the job if it asked so.
     """
@@ -40,9 +47,9 @@ async def stream_job(
     with _leaving(request, job, cancel_on_leave):
         await response.prepare(request)
         try:
-            await _send_events(request, response, job, encoder, start)
+            await _send_events(request, response, job, encoder, start, frame_by_frame)
         except ImagegenError as exc:  # an image is gone, and the 200 is sent already
-            await write(request, response, error_frame(exc))
+            await write(request, response, encoder.encode(None, Ended(exc)))
         await response.write_eof()
     return response
 
@@ -62,7 +69,12 @@ def _leaving(request: web.Request, job: Job, cancel: bool) -> Iterator[None]:
 
 
 async def _send_events(
-    request: web.Request, response: web.StreamResponse, job: Job, encoder: Encoder, start: int
+    request: web.Request,
+    response: web.StreamResponse,
+    job: Job,
+    encoder: Encoder,
+    start: int,
+    frame_by_frame: bool,
 ) -> None:
     index, pause = start, Pause(request.app[SERVICE].scheduler, job, request.app[SERVICE].settings.heartbeat)
     for past in range(min(start, len(job.events))):
@@ -74,7 +86,8 @@ async def _send_events(
         else:
             data = pause.words(encoder)
         if data:
-            await write(request, response, data)
+            for part in frames_of(data) if frame_by_frame else (data,):
+                await write(request, response, part)
             pause.over()
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol, get_args
 import stable_diffusion_cpp.stable_diffusion_cpp as low
 
 from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
+from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
 from gguf_imagegen.engines.sdcpp.build import default_backend, devices
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import (
@@ -28,19 +29,6 @@ from gguf_imagegen.vocabulary.engine import (
     StepCache,
 )
 
-# Each tuple is in the order of the C enum; `self_test` compares names with the library's.
-SAMPLERS: Final = (
-    "euler", "euler_a", "heun", "dpm2", "dpm++2s_a", "dpm++2m", "dpm++2mv2", "ipndm", "ipndm_v", "lcm",
-    "ddim_trailing", "tcd", "res_multistep", "res_2s", "er_sde",
-)  # fmt: skip
-SCHEDULES: Final = (
-    "discrete", "karras", "exponential", "ays", "gits", "sgm_uniform", "simple", "smoothstep", "kl_optimal",
-    "lcm", "bong_tangent",
-)  # fmt: skip
-HIRES_UPSCALERS: Final = (
-    "none", "latent", "latent_nearest", "latent_nearest_exact", "latent_antialiased", "latent_bicubic",
-    "latent_bicubic_antialiased", "lanczos", "nearest", "model",
-)  # fmt: skip
 PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
 STEP_CACHES: Final[tuple[StepCache, ...]] = get_args(StepCache)
 RNGS: Final = ("std_default", "cuda", "cpu")
@@ -219,7 +207,7 @@ def generation_params(spec: Generate, index: int, count: int) -> tuple[Any, list
 
 def _set_sampling(sampling: Any, spec: Generate) -> None:
     sampling.sample_method = _number(SAMPLERS, spec.sampler, "sampler")
-    if spec.schedule != "default":
+    if spec.schedule != DEFAULT_SCHEDULE:
         sampling.scheduler = _number(SCHEDULES, spec.schedule, "schedule")
     sampling.sample_steps = spec.steps
     sampling.eta = math.inf if spec.eta is None else spec.eta

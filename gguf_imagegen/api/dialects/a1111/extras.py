@@ -20,7 +20,7 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.dialects.a1111.lists import PIXEL_UPSCALERS
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.submit import begin, finish
-from gguf_imagegen.pictures import data_urls, images, infotext
+from gguf_imagegen.pictures import data_urls, decode, encode, infotext
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.planning.request import Finite, Upload
@@ -106,7 +106,7 @@ async def _enlarged(request: web.Request, wanted: ExtrasRequest, data: bytes) ->
     return await request.app[SERVICE].pixels.in_turn(RESIZED_MEMORY * header.memory, work_on)
 
 
-def factor_for(size: images.Size, wanted: ExtrasRequest, max_pixels: int) -> float:
+def factor_for(size: decode.Size, wanted: ExtrasRequest, max_pixels: int) -> float:
     """By how much to enlarge: to a size, as much as covers it. InvalidSize if that is too much."""
     factor: float = wanted.upscaling_resize
     if wanted.resize_mode == TO_SIZE:
@@ -125,13 +125,13 @@ def factor_for(size: images.Size, wanted: ExtrasRequest, max_pixels: int) -> flo
     return factor
 
 
-def _header(data: bytes, max_pixels: int) -> images.Header:
-    return images.inspect(data, max_pixels=max_pixels, param="image")
+def _header(data: bytes, max_pixels: int) -> decode.Header:
+    return decode.inspect(data, max_pixels=max_pixels, param="image")
 
 
 def _resized(data: bytes, name: str, wanted: ExtrasRequest, max_pixels: int) -> bytes:
     """The last step of every upscaler: to the exact size, cropped to it if so wanted. CPU-bound."""
-    picture = images.flatten(images.decode(data, max_pixels=max_pixels, param="image"))
+    picture = decode.flatten(decode.decode(data, max_pixels=max_pixels, param="image"))
     exact = (wanted.upscaling_resize_w, wanted.upscaling_resize_h)
     if name in PIXEL_UPSCALERS and name != "None":
         factor = factor_for(picture.size, wanted, max_pixels)
@@ -140,7 +140,7 @@ def _resized(data: bytes, name: str, wanted: ExtrasRequest, max_pixels: int) -> 
         picture = picture.resize(size, kernel)
     if name != "None" and wanted.resize_mode == TO_SIZE and wanted.upscaling_crop:
         picture = ImageOps.fit(picture, exact, Image.Resampling.LANCZOS)
-    return images.encode_picture(picture, format="png")
+    return encode.encode_picture(picture, format="png")
 
 
 async def png_info(request: web.Request) -> web.Response:
@@ -152,7 +152,7 @@ async def png_info(request: web.Request) -> web.Response:
 
 
 def _info(given: str) -> dict[str, Any]:
-    text = images.read_parameters(data_urls.decode_data_url(given, "image")) or ""
+    text = decode.read_parameters(data_urls.decode_data_url(given, "image")) or ""
     parts: dict[str, Any] = infotext.parse_parameters(text) if text else {}
     for key, value in list(parts.items()):
         if pair := re.fullmatch(r"(\d{1,6})x(\d{1,6})", value):

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from gguf_imagegen.api.dialects.a1111.request import CROP_AND_RESIZE, RESIZE_AND_FILL, A1111Request
-from gguf_imagegen.pictures import images
+from gguf_imagegen.pictures import decode, encode
 
 
 def input_images(wanted: A1111Request, *, img2img: bool, max_pixels: int) -> dict[str, Any]:
@@ -30,27 +30,27 @@ def memory_of(wanted: A1111Request, *, img2img: bool, max_pixels: int) -> int:
     """Bytes that `input_images` takes, by the headers. Raises InvalidImage for a file that cannot be used."""
     files = [("init_images", data) for data in wanted.init_images]
     files += [("mask", wanted.mask)] if wanted.mask is not None else []
-    headers = [images.inspect(data, max_pixels=max_pixels, param=param) for param, data in files if img2img]
+    headers = [decode.inspect(data, max_pixels=max_pixels, param=param) for param, data in files if img2img]
     return max((2 * header.memory for header in headers), default=0)
 
 
 def _fitted(
     data: bytes, wanted: A1111Request, max_pixels: int, param: str
-) -> tuple[bytes, images.Size | None]:
+) -> tuple[bytes, decode.Size | None]:
     """The file, made anew only if something changes, and its size."""
-    header = images.inspect(data, max_pixels=max_pixels, param=param)
+    header = decode.inspect(data, max_pixels=max_pixels, param=param)
     size = _stretched(wanted, header.size, max_pixels)
     if size == header.size and not header.may_be_transparent:
         return data, header.size
     enough = size if size != header.size else None
-    picture = images.decode(data, max_pixels=max_pixels, param=param, enough=enough)
-    if size == header.size and not images.has_transparency(picture):
+    picture = decode.decode(data, max_pixels=max_pixels, param=param, enough=enough)
+    if size == header.size and not decode.has_transparency(picture):
         return data, header.size
-    changed = images.flatten(picture)
+    changed = decode.flatten(picture)
     return _png(changed if enough is None else changed.resize(size, Image.Resampling.LANCZOS)), size
 
 
-def _stretched(wanted: A1111Request, size: images.Size, max_pixels: int) -> images.Size:
+def _stretched(wanted: A1111Request, size: decode.Size, max_pixels: int) -> decode.Size:
     """The size to which an image of this size is brought before anything else; the same for most."""
     if not (wanted.width and wanted.height) or wanted.resize_mode in (CROP_AND_RESIZE, RESIZE_AND_FILL):
         return size
@@ -58,10 +58,10 @@ def _stretched(wanted: A1111Request, size: images.Size, max_pixels: int) -> imag
     return size if same_aspect or wanted.width * wanted.height > max_pixels else (wanted.width, wanted.height)
 
 
-def _mask(wanted: A1111Request, size: images.Size | None, max_pixels: int) -> bytes:
+def _mask(wanted: A1111Request, size: decode.Size | None, max_pixels: int) -> bytes:
     """A grey file in which white is repainted, of the image's size."""
-    picture = images.decode(wanted.mask or b"", max_pixels=max_pixels, param="mask", enough=size)
-    grey = picture.getchannel("A") if images.has_transparency(picture) else picture.convert("L")
+    picture = decode.decode(wanted.mask or b"", max_pixels=max_pixels, param="mask", enough=size)
+    grey = picture.getchannel("A") if decode.has_transparency(picture) else picture.convert("L")
     if wanted.inpainting_mask_invert:
         grey = grey.point([255 - value for value in range(256)])
     if size is not None and grey.size != size:
@@ -70,4 +70,4 @@ def _mask(wanted: A1111Request, size: images.Size | None, max_pixels: int) -> by
 
 
 def _png(picture: Image.Image) -> bytes:
-    return images.encode_picture(picture, format="png")
+    return encode.encode_picture(picture, format="png")

@@ -152,15 +152,17 @@ async def samplers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/samplers."""
     return web.json_response(
         [
-            {"name": label, "aliases": sorted({ours, *aliases}), "options": {}}
-            for ours, (label, aliases) in SAMPLERS.items()
+            {"name": label, "aliases": sorted({ours, *aliases} - {label}), "options": {}}
+            for ours in request.app[SERVICE].abilities.samplers
+            for label, aliases in [SAMPLERS.get(ours, (ours, ()))]
         ]
     )
 
 
 async def schedulers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/schedulers."""
-    names = [("automatic", "Automatic", ()), *SCHEDULES.values()]
+    able = request.app[SERVICE].abilities.schedules
+    names = [("automatic", "Automatic", ()), *(each for ours, each in SCHEDULES.items() if ours in able)]
     rest = {"default_rho": -1, "need_inner_model": False}
     return web.json_response(
         [{"name": name, "label": label, "aliases": list(aliases), **rest} for name, label, aliases in names]

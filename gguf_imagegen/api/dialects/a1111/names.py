@@ -64,14 +64,17 @@ _SCHEDULE_OF = {
 _SUFFIXES = sorted([*_SCHEDULE_OF.items(), ("ka", "karras")], key=lambda pair: -len(pair[0]))
 
 
-def sampler_of(name: str) -> tuple[str | None, str | None]:
+def sampler_of(name: str, able: Collection[str] = ()) -> tuple[str | None, str | None]:
     """Our sampler, and the schedule that the name ends with ("DPM++ 2M Karras"); None = not said.
 
-    A sampler that is not here becomes the nearest one. Raises UnknownSampler with the valid labels.
+    A name that the engine is `able` to do needs no label here, and a sampler that it lacks becomes the
+    nearest one. Raises UnknownSampler with the valid labels and the nearest one.
     """
     key, schedule = _parted(name)
     if key in AUTOMATIC:
         return None, None
+    if name.lower() in able:
+        return name.lower(), None
     if sampler := _SAMPLER_OF.get(key) or NEAREST.get(key):
         return sampler, schedule
     raise _unknown("sampler", name, [label for label, _ in SAMPLERS.values()], "sampler_name")

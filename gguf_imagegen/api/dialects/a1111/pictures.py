@@ -51,7 +51,8 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     app[SERVICE].check_room(caller_of(request))
     data = await read_body(request)
     known = await asyncio.to_thread(names_in, app[SERVICE].settings.lora_dir, "lora")
-    told = await asyncio.to_thread(translate, data, img2img=img2img, loras=known)
+    own = app[SERVICE].abilities.samplers
+    told = await asyncio.to_thread(translate, data, img2img=img2img, loras=known, samplers=own)
     wanted, fields = told.wanted, told.fields
     entry = _model(app[SERVICE], wanted, told.warnings)
     if wanted.extra_images and entry.edit_mode != "reference":

@@ -100,8 +100,10 @@ class Translated:
     warnings: list[str]
 
 
-def translate(data: Mapping[str, Any], *, img2img: bool, loras: Collection[str]) -> Translated:
-    """The request in our fields. `loras` are the names that tags in the prompt may use."""
+def translate(
+    data: Mapping[str, Any], *, img2img: bool, loras: Collection[str], samplers: Collection[str] = ()
+) -> Translated:
+    """The request in our fields. `loras` are names that tags may use, `samplers` the engine's own."""
     wanted = validated(A1111Request, data, COUNTS)
     if wanted.script_name not in ("", "None"):
         raise UnsupportedOperation(
@@ -111,7 +113,7 @@ def translate(data: Mapping[str, Any], *, img2img: bool, loras: Collection[str])
     prompt, tagged = take_loras(wanted.prompt, loras)
     fields: dict[str, Any] = {key: data[key] for key in SAME if key in data}
     fields |= {"prompt": prompt, "n": wanted.batch_size * wanted.n_iter}
-    fields |= _sampling(wanted)
+    fields |= _sampling(wanted, samplers)
     if wanted.lora or tagged:
         fields["lora"] = [_lora(item) for item in wanted.lora] + tagged
     clip_skip = wanted.clip_skip or wanted.override_settings.get("CLIP_stop_at_last_layers") or 0
@@ -129,9 +131,9 @@ def translate(data: Mapping[str, Any], *, img2img: bool, loras: Collection[str])
     return Translated(wanted, operation, fields, _without_effect(data, wanted, img2img))
 
 
-def _sampling(wanted: A1111Request) -> dict[str, str]:
+def _sampling(wanted: A1111Request, samplers: Collection[str]) -> dict[str, str]:
     """A schedule in the sampler's name goes before the scheduler, as in AUTOMATIC1111."""
-    sampler, schedule = sampler_of(_sampler_name(wanted))
+    sampler, schedule = sampler_of(_sampler_name(wanted), samplers)
     said = {"sampler": sampler, "schedule": schedule or schedule_of(wanted.scheduler)}
     return {key: value for key, value in said.items() if value is not None}
 

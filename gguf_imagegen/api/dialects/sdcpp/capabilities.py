@@ -9,23 +9,18 @@ from gguf_imagegen.api.dialects.sdcpp.request import LEAVES
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.bounds import LEAST_SIDE, Bounds
-from gguf_imagegen.planning.request import SAMPLERS, SCHEDULES
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities
 
 OUTPUT_FORMATS = ("png", "jpeg", "webp")
-BUILT_IN_UPSCALERS = (
-    "None", "Lanczos", "Nearest", "Latent", "Latent (nearest)", "Latent (nearest-exact)",
-    "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)",
-)  # fmt: skip
-"""What `hires.upscaler` may be besides an upscaler file's name."""
 NOT_DEFAULTS = ("init_image", "ref_images", "mask_image", "control_image", "lora")
 """What a request may hold and the capabilities state no default of."""
 
 
-def capabilities_of(entry: Entry, settings: Settings) -> dict[str, Any]:
+def capabilities_of(entry: Entry, settings: Settings, able: Abilities) -> dict[str, Any]:
     """sd.cpp's capabilities object for a model. Reads folders: call it in a thread."""
     formats, defaults, features = list(OUTPUT_FORMATS), _defaults(entry, settings), _features(entry, settings)
-    upscalers = [*BUILT_IN_UPSCALERS, *names_in(settings.upscaler_dir, "upscaler")]
+    upscalers = ["None", *map(_label, able.upscalers), *names_in(settings.upscaler_dir, "upscaler")]
     return {
         "model": _model(entry),
         "current_mode": "img_gen",
@@ -33,9 +28,9 @@ def capabilities_of(entry: Entry, settings: Settings) -> dict[str, Any]:
         "defaults": defaults,
         "defaults_by_mode": {"img_gen": defaults},
         "limits": _limits(entry, settings),
-        "samplers": list(SAMPLERS),
+        "samplers": list(able.samplers),
         "schedulers": [
-            name for name in SCHEDULES if name != "default" and (name != "ays" or entry.traits.ays)
+            name for name in able.schedules if name != "default" and (name != "ays" or entry.traits.ays)
         ],
         "output_formats": formats,
         "output_formats_by_mode": {"img_gen": formats},
@@ -44,6 +39,12 @@ def capabilities_of(entry: Entry, settings: Settings) -> dict[str, Any]:
         "loras": [{"name": name, "path": name} for name in names_in(settings.lora_dir, "lora")],
         "upscalers": [{"name": name} for name in upscalers],
     }
+
+
+def _label(upscaler: str) -> str:
+    """ "Latent (nearest-exact)" for "latent_nearest_exact", as sd.cpp's server and AUTOMATIC1111 write it."""
+    first, _, rest = upscaler.replace("nearest_exact", "nearest-exact").partition("_")
+    return f"{first.capitalize()} ({rest.replace('_', ' ')})" if rest else first.capitalize()
 
 
 def _model(entry: Entry) -> dict[str, str]:

@@ -89,7 +89,9 @@ def error_body(error: ImagegenError) -> dict[str, Any]:
 async def capabilities(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/capabilities, of the default model."""
     entry = request.app[SERVICE].model(None)
-    return web.json_response(await asyncio.to_thread(capabilities_of, entry, request.app[SERVICE].settings))
+    service = request.app[SERVICE]
+    found = await asyncio.to_thread(capabilities_of, entry, service.settings, service.abilities)
+    return web.json_response(found)
 
 
 @native_errors
@@ -161,7 +163,7 @@ async def _job_object(app: web.Application, job: Job) -> dict[str, Any]:
         "step": progress.step if progress else 0,
         "steps": progress.steps if progress else job.plan.sampling_steps,
         "eta": scheduler.eta(job),
-        "model": job.plan.entry.id,
+        "model": job.plan.name,
         "warnings": job.warnings,
     }
 

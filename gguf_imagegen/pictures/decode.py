@@ -1,4 +1,4 @@
-"""Pictures at the door: untrusted bytes in, the exact pixels an engine takes, and encoded files out.
+"""Pictures at the door: untrusted bytes in, the exact pixels an engine takes out.
 
 All functions are pure and safe to call from any thread. Decoded images have the mode RGB or RGBA.
 """
@@ -9,7 +9,6 @@ import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +16,11 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from gguf_imagegen.pictures import containers, infotext
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest
+from gguf_imagegen.vocabulary.errors import InvalidImage
 
-ImageFormat = Literal["png", "jpeg", "webp"]
 Size = tuple[int, int]
-
 READABLE = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 LEAST_SIDE = 8
-MASK_THRESHOLD = 128
-MASK_ASPECT_TOLERANCE = 0.02
 SHRINK_GAP = 3
 """A picture is shrunk by whole factors while it is decoded, to no less than so many times what is needed: the
 rest is for a better filter (as Pillow's `reducing_gap` has it).
@@ -117,119 +112,37 @@ def fit(image: Image.Image, width: int, height: int) -> Image.Image:
     return ImageOps.fit(flatten(image), (width, height), Image.Resampling.LANCZOS)
 
 
-def resized(image: RawImage, width: int, height: int) -> RawImage:
-    """RGB of exactly this size, by Lanczos; the same object where that is its size."""
-    if (image.width, image.height) == (width, height):
-        return image
-    picture = Image.frombytes("RGB", (image.width, image.height), image.data)
-    return to_raw(picture.resize((width, height), Image.Resampling.LANCZOS))
-
-
-def smaller_mask(mask: RawImage, width: int, height: int) -> RawImage:
-    """The mask in a smaller size, in which all that it repaints is repainted; the same object in its own."""
-    if (mask.width, mask.height) == (width, height):
-        return mask
-    fitted = Image.frombytes("L", (mask.width, mask.height), mask.data).resize(
-        (width, height), Image.Resampling.BOX
-    )
-    return RawImage(width, height, 1, fitted.point([0, *[255] * 255]).tobytes())
-
-
 def to_raw(image: Image.Image) -> RawImage:
     return RawImage(image.width, image.height, 3, flatten(image).tobytes())
 
 
-def mask_from(mask: Image.Image | None, image: Image.Image, size: Size) -> RawImage | None:
-    """255 = repaint, 0 = keep, cropped and resized to `size` as `fit` does with the image.
+def pad(image: RawImage, width: int, height: int) -> RawImage:
+    """The image in the middle of `width` x `height`, its border pixels repeated; undone by `centre_crop`."""
+    if (image.width, image.height) == (width, height):
+        return image
+    pixels = pixels_of(image.data, image.width, image.height, image.channels)
+    left, top = (width - image.width) // 2, (height - image.height) // 2
+    around = ((top, height - image.height - top), (left, width - image.width - left), (0, 0))
+    padded = np.pad(pixels.reshape(image.height, image.width, image.channels), around, mode="edge")
+    return RawImage(width, height, image.channels, padded.tobytes())
 
-    A mask with real transparency follows OpenAI (alpha 0 = repaint), any other follows AUTOMATIC1111
-    (white = repaint). Without a mask the image's own transparency is one; None if it has none to speak of.
+
+def edit_size(
+    image_size: Size, pixel_budget: int, multiple: int, max_side: int, *, down: bool = False
+) -> Size:
+    """The input's aspect at about the model's pixel budget, each side a multiple and at most `max_side`.
+
+    With `down` each side is rounded down, so that the budget is never exceeded.
     """
-    if mask is None:
-        own = _binary_mask(image, size) if has_transparency(image) else None
-        return own if own and any(own.data) else None
-    result = _binary_mask(mask, size)
-    if not any(result.data):
-        raise InvalidRequest(
-            "The mask selects nothing: make the area to repaint white, or fully transparent.", param="mask"
-        )
-    return result
-
-
-def composite(generated_rgb: bytes, width: int, height: int, original: RawImage, mask: RawImage) -> bytes:
-    """The generated pixels where the mask is white, and the original's own bytes where it is black."""
-    repaint = _pixels(mask.data, width, height, 1) >= MASK_THRESHOLD
-    generated = _pixels(generated_rgb, width, height, 3)
-    return np.where(repaint, generated, _pixels(original.data, width, height, 3)).tobytes()
-
-
-def centre_crop(rgb: bytes, width: int, height: int, out_width: int, out_height: int) -> bytes:
-    if out_width > width or out_height > height:
-        raise ValueError(f"cannot crop {width}x{height} to {out_width}x{out_height}")
-    left, top = (width - out_width) // 2, (height - out_height) // 2
-    pixels = _pixels(rgb, width, height, 3)
-    return pixels[top : top + out_height, left : left + out_width].tobytes()
-
-
-def edit_size(image_size: Size, pixel_budget: int, multiple: int, max_side: int) -> Size:
-    """The input's aspect at about the model's pixel budget, each side a multiple and at most `max_side`."""
     width, height = image_size
     scale = min(math.sqrt(pixel_budget / (width * height)), max_side / max(width, height))
 
     def side(length: int) -> int:
-        return max(1, min(round(length * scale / multiple), max_side // multiple)) * multiple
+        times = length * scale / multiple
+        times = math.floor(times + 1e-9) if down else round(times)
+        return max(1, min(times, max_side // multiple)) * multiple
 
     return side(width), side(height)
-
-
-def encode(
-    rgb: bytes,
-    width: int,
-    height: int,
-    *,
-    format: ImageFormat,
-    compression: int | None = None,
-    parameters: str | None = None,
-) -> bytes:
-    """A file of this format with the `parameters` text inside.
-
-    `compression` is OpenAI's output_compression, 0-100: the quality of JPEG and WebP (100 is best). PNG is
-    always lossless; there it is the effort, and the default is a fast one.
-    """
-    picture = Image.frombytes("RGB", (width, height), rgb)
-    return encode_picture(picture, format=format, compression=compression, parameters=parameters)
-
-
-def encode_picture(
-    image: Image.Image,
-    *,
-    format: ImageFormat,
-    compression: int | None = None,
-    parameters: str | None = None,
-) -> bytes:
-    """As `encode`, of a picture that is RGB already."""
-    out = io.BytesIO()
-    match format:
-        case "png":
-            level = 1 if compression is None else round(compression * 9 / 100)
-            chunks = infotext.png_text(parameters) if parameters else None
-            image.save(out, "PNG", compress_level=level, pnginfo=chunks)
-        case "jpeg" | "webp":
-            quality = 92 if compression is None else compression
-            exif = infotext.exif(parameters) if parameters else b""
-            image.save(out, format, quality=quality, exif=exif)
-    return out.getvalue()
-
-
-def encode_preview(
-    rgb: bytes, width: int, height: int, *, format: ImageFormat = "jpeg", max_side: int = 512
-) -> bytes:
-    """A small file, quickly made: no side longer than `max_side`, no metadata."""
-    image = Image.frombytes("RGB", (width, height), rgb)
-    image.thumbnail((max_side, max_side), Image.Resampling.BILINEAR)
-    out = io.BytesIO()
-    image.save(out, format, quality=75, method=0, compress_level=1)
-    return out.getvalue()
 
 
 def read_parameters(data: bytes, *, param: str = "image") -> str | None:
@@ -241,8 +154,8 @@ def read_parameters(data: bytes, *, param: str = "image") -> str | None:
         raise InvalidImage(f"its metadata is damaged ({exc})", param=param) from exc
 
 
-def content_type(format: ImageFormat) -> str:
-    return f"image/{format}"
+def pixels_of(data: bytes, width: int, height: int, channels: int) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(data, np.uint8).reshape(height, width, channels)
 
 
 def _open(data: bytes, param: str) -> ImageFile.ImageFile:
@@ -357,35 +270,3 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     elif image.mode in ("I", "F"):
         raise ValueError("32-bit samples; send 8 or 16 bits a channel")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
-def check_mask_aspect(mask: Size, image: Size) -> None:
-    """Raises InvalidRequest if a mask of this size cannot be meant for such an image."""
-    if abs(mask[0] * image[1] / (mask[1] * image[0]) - 1) > MASK_ASPECT_TOLERANCE:
-        raise InvalidRequest(
-            f"The mask is {mask[0]}x{mask[1]} but the image is {image[0]}x{image[1]}; "
-            "send a mask of the image's size.",
-            param="mask",
-        )
-
-
-def _binary_mask(image: Image.Image, size: Size) -> RawImage:
-    grey = ImageOps.invert(image.getchannel("A")) if has_transparency(image) else image.convert("L")
-    fitted = ImageOps.fit(grey, size, Image.Resampling.BOX)
-    binary = fitted.point([255 if value >= MASK_THRESHOLD else 0 for value in range(256)])
-    return RawImage(*size, 1, binary.tobytes())
-
-
-def _pixels(data: bytes, width: int, height: int, channels: int) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(data, np.uint8).reshape(height, width, channels)
-
-
-def pad(image: RawImage, width: int, height: int) -> RawImage:
-    """The image in the middle of `width` x `height`, its border pixels repeated; undone by `centre_crop`."""
-    if (image.width, image.height) == (width, height):
-        return image
-    pixels = _pixels(image.data, image.width, image.height, image.channels)
-    left, top = (width - image.width) // 2, (height - image.height) // 2
-    around = ((top, height - image.height - top), (left, width - image.width - left), (0, 0))
-    padded = np.pad(pixels.reshape(image.height, image.width, image.channels), around, mode="edge")
-    return RawImage(width, height, image.channels, padded.tobytes())
