@@ -23,15 +23,13 @@ class ErrorObject(BaseModel):
 
 
 class FieldFault(BaseModel):
-    """A field that is missing or of a wrong type, as FastAPI and so vLLM have it."""
-
     loc: list[str | int]
     msg: str
     type: str
 
 
 class ErrorAnswer(BaseModel):
-    """OpenAI's error object, and the `detail` that FastAPI-like clients read: a sentence, or the fields."""
+    """OpenAI's error object, and FastAPI's `detail`: a sentence, or the fields missing or ill-typed."""
 
     error: ErrorObject
     detail: str | list[FieldFault]
