@@ -29,11 +29,10 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.errors import ModelNotFound, QueueFull
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
 """Names that can mean nothing else on this server than "the model"."""
-CANCEL_AGAIN = 5.0
-"""Seconds after which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -54,10 +53,12 @@ class Service:
         *,
         state_dir: Path | None = None,
         observers: Sequence[Observer] = (),
+        waits: Waits = USUAL,
     ) -> None:
         adapters_of(settings.lora_names)  # what is wrong with them is said at the start
         enlarger(settings)  # and so is an upscaler that is not there
         self.settings = settings
+        self.waits = waits
         self.catalog = catalog
         self.default_model = default_model
         """The name of the model of requests that name none; AUTOMATIC1111's options change it."""
@@ -65,7 +66,7 @@ class Service:
         """What the model is called that the server was started for."""
         self._served = catalog.get(default_model).id
         self.abilities = backend.abilities()
-        self.pool = Pool(catalog, settings, backend.engine, backend.devices())
+        self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
         self.results = _results(settings, state_dir)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
@@ -154,7 +155,7 @@ class Service:
             while not all(task.done() for task in tasks):
                 for task in tasks:
                     task.cancel()
-                await asyncio.wait(tasks, timeout=CANCEL_AGAIN)
+                await asyncio.wait(tasks, timeout=self.waits.cancel_again)
             self.results.close()
 
     def _sketch(

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
         (),
-        description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; t5xxl=none leaves it out",
+        description="ROLE=FILE of a component of it, e.g. vae=ae.safetensors; t5xxl=none leaves it out",
     )
     alias: Words = Field((), description="NAME=ID of further names that requests may use for a model")
     any_model: bool = Field(False, description="draw with the default model where a request names none here")
@@ -102,6 +102,10 @@ class Settings(BaseSettings):
     insecure: bool = Field(False, description="allow listening beyond loopback without a key")
     cors_origins: Words = Field((), description="origins allowed to call from a browser, * for any")
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
+
+    dialects: Words = Field(
+        ("all",), description="APIs to speak beside our own, by name, such as openai,a1111"
+    )
 
     # the engine
     backend: str = Field("sdcpp", description="what computes the pictures: sdcpp, or a backend of your own")
@@ -197,6 +201,7 @@ class Settings(BaseSettings):
         "devices",
         "allowed_hosts",
         "api_key",
+        "dialects",
         mode="before",
     )
     @classmethod

@@ -36,6 +36,7 @@ from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 from tests.fake_engines import FakeBackend
 
 DEADLINE = 60.0
@@ -204,13 +205,14 @@ def running(model_dir: Path) -> RunningApp:
         engine: Callable[[], Engine] | None = None,
         backend: Callable[[Settings], Backend] = SdCpp,
         bounds: Bounds | None = None,
+        waits: Waits = USUAL,
         **settings: Any,
     ) -> AsyncIterator[App]:
         values = {"models_dir": model_dir, "model": "tiny-random", "threads": 1, **settings}
         chosen = Settings(**values)
         catalog, default = choose_models(chosen)
         found = FakeBackend(chosen, engine) if engine else backend(chosen)
-        app = make_app(chosen, catalog, default, found)
+        app = make_app(chosen, catalog, default, found, waits=waits)
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None

@@ -36,6 +36,7 @@ def example(name: str) -> tuple[str, Any]:
         "api_key": ("one,two", (SecretStr("one"), SecretStr("two"))),
         "host": ("localhost", "localhost"),
         "devices": ("cuda:0, cpu", ("cuda:0", "cpu")),
+        "dialects": ("openai, a1111", ("openai", "a1111")),
         "heartbeat": ("2.5", 2.5),
         "max_input_pixels": ("5000", 5000),
         "max_loaded": ("4", 4),

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from gguf_imagegen.api.streams import writing
+from gguf_imagegen.vocabulary.waits import Waits
 from tests.conftest import DEADLINE, RunningApp, ServerProcess
 from tests.survival import (
     GENERATIONS,
@@ -152,8 +152,7 @@ async def test_a_big_frame_that_is_not_taken(
 
     What it got of the stream is a beginning of it, without another answer mixed in.
     """
-    monkeypatch.setattr(writing, "WRITE_TIMEOUT", 0.5 if end == "stays" else DEADLINE)
-    async with running(threads=1) as app:
+    async with running(threads=1, waits=Waits(unread=1.0 if end == "stays" else DEADLINE)) as app:
         client = Client(app.url, app.session)
         big = BigResults()
         monkeypatch.setattr(app.scheduler.results, "get", big.get)
@@ -181,8 +180,7 @@ async def test_a_big_answer_that_is_not_taken(
     running: RunningApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client of a whole answer of megabytes that reads nothing of it is cut off; its handler ends."""
-    monkeypatch.setattr(writing, "WRITE_TIMEOUT", 0.5)
-    async with running(threads=1) as app:
+    async with running(threads=1, waits=Waits(unread=1.0)) as app:
         monkeypatch.setattr(app.scheduler.results, "get", BigResults().get)
         dawdler = Dawdler(app.url, GENERATIONS, {"stream": False, "response_format": "b64_json"})
         await dawdler.job()

@@ -177,6 +177,26 @@ class ImageList(BaseModel):
     has_more: bool
 
 
+class ImageInfo(BaseModel):
+    """What is written in a picture: the text, and its parts by name; both empty if there is none."""
+
+    object: Literal["image.info"]
+    text: str
+    parameters: dict[str, str]
+
+
+class Addon(BaseModel):
+    name: str
+
+
+class Addons(BaseModel):
+    """Files that requests may name."""
+
+    object: Literal["addons"]
+    loras: list[Addon]
+    upscalers: list[Addon]
+
+
 class Deleted(BaseModel):
     id: str
     object: str

@@ -166,7 +166,8 @@ class Connection(web.RequestHandler):
             return super().handle_error(request, status, exc, message)
         what = "a line is too long" if isinstance(exc, LineTooLong) else type(exc).__name__
         log.info("malformed request from %s: %s", request.remote, what)
-        answer = error_answer(InvalidRequest(f"the HTTP request is malformed: {what}"), {"Server": SERVER})
+        error = InvalidRequest(f"the HTTP request is malformed: {what}")
+        answer = error_answer(error, headers={"Server": SERVER})
         answer.force_close()
         return answer
 

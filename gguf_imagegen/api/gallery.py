@@ -10,21 +10,28 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
+from pydantic import BaseModel
 
+from gguf_imagegen.api import answers
+from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.paging import limit_of
+from gguf_imagegen.api.openapi.contract import READING, Param, endpoint
+from gguf_imagegen.api.paging import LIMIT, limit_of
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.results import MISSING, ResultStore
-from gguf_imagegen.pictures import decode, infotext
-from gguf_imagegen.vocabulary.errors import ImagegenError, NotFound
+from gguf_imagegen.pictures import data_urls, decode, infotext
+from gguf_imagegen.planning.request import Upload
+from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidImage, InvalidRequest, NotFound
 
 PAGE = 60
 TEXTS_KEPT = 5000
+BEFORE = Param("before", "query", {"type": "string"}, "go on after the image of this name")
 _texts: WeakKeyDictionary[ResultStore, dict[str, str]] = WeakKeyDictionary()
 """What images were made of by their names, which are never given twice: a page is read again and again."""
 
 
+@endpoint(answers.ImageList, errors=(InvalidRequest,), params=(LIMIT, BEFORE))
 async def list_images(request: web.Request) -> web.Response:
     """GET /v1/images: the newest first; `limit` of 60, at most 200, from after the one named `before`."""
     limit = limit_of(request, PAGE)
@@ -36,6 +43,46 @@ async def list_images(request: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": data, "has_more": len(names) > len(page)})
 
 
+@endpoint(None, errors=(NotFound,), media=("image/png", "image/jpeg", "image/webp"))
+async def get_image(request: web.Request) -> web.Response:
+    """GET /v1/images/files/{name}: an image of a `url` answer."""
+    name = request.match_info["name"]
+    data = await asyncio.to_thread(request.app[SERVICE].scheduler.results.get, name)
+    headers = {"Cross-Origin-Resource-Policy": "cross-origin"}  # pages show pictures whose address they know
+    return web.Response(body=data, content_type=f"image/{name.rsplit('.', 1)[1]}", headers=headers)
+
+
+class ImageInfoRequest(BaseModel):
+    image: Upload
+
+
+@endpoint(
+    answers.ImageInfo,
+    request=ImageInfoRequest,
+    form=True,
+    required=("image",),
+    errors=(*READING, InvalidImage),
+)
+async def image_info(request: web.Request) -> web.Response:
+    """POST /v1/images/info: what is written in a picture, such as the settings that made it."""
+    fields = await read_body(request)
+    info = await asyncio.to_thread(_info, fields.get("image"))
+    return web.json_response(info.model_dump())
+
+
+def _info(given: object) -> answers.ImageInfo:
+    if isinstance(given, list) and len(given) == 1:
+        (given,) = given  # a form's part
+    if isinstance(given, str):
+        given = data_urls.decode_data_url(given, "image")
+    if not isinstance(given, bytes):
+        raise InvalidRequest("image: one picture is needed", param="image")
+    text = decode.read_parameters(given) or ""
+    parts = infotext.parse_parameters(text) if text else {}
+    return answers.ImageInfo(object="image.info", text=text, parameters=parts)
+
+
+@endpoint(answers.Deleted, errors=(NotFound,))
 async def delete_image(request: web.Request) -> web.Response:
     """DELETE /v1/images/files/{name}: for good, also from the folder that keeps it."""
     name = request.match_info["name"]

@@ -9,20 +9,29 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.paging import limit_of
+from gguf_imagegen.api.openapi.contract import EVENTS, Param, endpoint
+from gguf_imagegen.api.paging import LIMIT, limit_of
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.streams.encoders import BothEncoder
 from gguf_imagegen.api.streams.send import stream_job
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.request import StreamOptions
-from gguf_imagegen.vocabulary.errors import InvalidRequest
+from gguf_imagegen.vocabulary.errors import InvalidRequest, JobNotFound
 
 PAGE = 50
+BEFORE = Param("before", "query", {"type": "string"}, "go on after the job of this id")
+LAST_EVENT = Param(
+    "Last-Event-ID", "header", {"type": "integer", "minimum": -1, "maximum": 99_999_999},
+    "go on after this event",
+)  # fmt: skip
+LAST_EVENT_QUERY = Param("last_event_id", "query", LAST_EVENT.schema, "the same, for browsers")
 
 
+@endpoint(answers.JobList, errors=(InvalidRequest, JobNotFound), params=(LIMIT, BEFORE))
 async def list_jobs(request: web.Request) -> web.Response:
     """GET /v1/jobs: the newest first; `limit` of 50, at most 200, from after the job named `before`."""
     limit, before = limit_of(request, PAGE), request.query.get("before")
@@ -36,11 +45,19 @@ async def list_jobs(request: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": data, "has_more": len(page) > limit})
 
 
+@endpoint(answers.JobObject, errors=(JobNotFound,))
 async def get_job(request: web.Request) -> web.Response:
     """GET /v1/jobs/{id}: state and result."""
     return web.json_response(_view(request, _job(request)))
 
 
+@endpoint(
+    None,
+    errors=(JobNotFound, InvalidRequest),
+    media=(EVENTS,),
+    events="One frame for each event of the job, its number as `id:`, and `data: [DONE]` at the end.",
+    params=(LAST_EVENT, LAST_EVENT_QUERY),
+)
 async def job_events(request: web.Request) -> web.StreamResponse:
     """GET /v1/jobs/{id}/events: the whole history and what follows, from after `Last-Event-ID`."""
     job = _job(request)
@@ -52,6 +69,7 @@ async def job_events(request: web.Request) -> web.StreamResponse:
     return await stream_job(request, job, encoder, start=max(0, int(last) + 1), cancel_on_leave=False)
 
 
+@endpoint(answers.JobObject, errors=(JobNotFound,))
 async def cancel_job(request: web.Request) -> web.Response:
     """DELETE /v1/jobs/{id}: cancel, queued or running; a finished job stays as it is."""
     job = _job(request)

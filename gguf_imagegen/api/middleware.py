@@ -6,13 +6,13 @@ import base64
 import logging
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.callers import CALLERS, SENDER, Key
-from gguf_imagegen.api.dialects.gpustack import has_numbers, numeric_body
+from gguf_imagegen.api.dialect import DIALECTS, OURS, ErrorForm
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.api.typed_paths import nearest
@@ -30,16 +30,13 @@ from gguf_imagegen.vocabulary.errors import (
 )
 
 log = logging.getLogger(__name__)
-KNOWN = web.AppKey("known_routes", Sequence[web.RouteDef])
-"""The routes whose paths errors may name."""
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 OPEN_PATHS = re.compile(r"/|/web/[^/]+|/livez|/health|/openapi\.json|/docs|/v1/images/files/[^/]+")
 """Readable without a key: pages, liveness, health, and images under unguessable names."""
 SERVER = "gguf-imagegen"
 """What we say of ourselves; aiohttp would name its version, and Python's."""
-A1111 = ("/sdapi/", "/internal/")
-"""What clients of AUTOMATIC1111 call; they send HTTP Basic."""
 LONGEST_REASON = 200
+"""Characters of a status line."""
 AZURE = "api-key"
 """The header in which clients of Azure's OpenAI send the key."""
 
@@ -91,24 +88,23 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
             log.exception("internal error in %s %s", request.method, request.path)
             error = InternalError("internal error; the server's log has the details")
     error.__traceback__ = None  # it holds this frame, which holds the error, and all that the handler held
-    return error_answer(error, headers, numeric=has_numbers(request))
+    return error_answer(error, request.app[DIALECTS].of(request).errors, headers)
 
 
 def _no_path(request: web.Request) -> str:
-    near = nearest(request.method, request.path, request.app[KNOWN])
+    near = nearest(request.method, request.path, request.app[DIALECTS].routes)
     hint = f"; did you mean {near}?" if near else "; GET /docs lists every route"
     return f"there is no {request.method} {request.path[:200]}{hint}"
 
 
 def error_answer(
-    error: ImagegenError, headers: Mapping[str, str] | None = None, *, numeric: bool = False
+    error: ImagegenError, form: ErrorForm = OURS, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """The error's answer; `numeric`: with the HTTP status as `error.code`, our own word as `error.reason`."""
     extra = {"x-should-retry": "true" if error.should_retry else "false", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    body = numeric_body(error) if numeric else error.body()
-    return web.json_response(body, status=error.status, reason=reason_phrase(str(error)), headers=extra)
+    reason = reason_phrase(str(error))
+    return web.json_response(form.body(error), status=form.status(type(error)), reason=reason, headers=extra)
 
 
 def reason_phrase(sentence: str) -> str:
@@ -122,8 +118,12 @@ def _is_gone(request: web.Request) -> bool:
 
 
 def _challenge(request: web.Request) -> dict[str, str]:
-    scheme = "Basic" if request.path.startswith(A1111) else "Bearer"
+    scheme = "Basic" if _takes_basic(request) else "Bearer"
     return {"WWW-Authenticate": f'{scheme} realm="gguf_imagegen"'}
+
+
+def _takes_basic(request: web.Request) -> bool:
+    return "basic" in request.app[DIALECTS].of(request).auth
 
 
 @web.middleware
@@ -141,7 +141,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     else:
         key = _check_key(request, settings)
         caller, words = key.caller, key.words(words)
-    request[SENDER] = Sender(caller, request.path.split("/", 2)[1], words)
+    request[SENDER] = Sender(caller, request.app[DIALECTS].of(request).name, words)
     return await handler(request)
 
 
@@ -164,9 +164,9 @@ def _preflight(request: web.Request, settings: Settings) -> web.Response:
 
 
 def _check_key(request: web.Request, settings: Settings) -> Key:
-    """The key that the request has: a bearer's, a password of AUTOMATIC1111's, or in Azure's header."""
+    """The key of the request: a bearer's, in Azure's header, or a password in dialects that have it."""
     scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-    basic = scheme.lower() == "basic" and request.path.startswith(A1111)
+    basic = scheme.lower() == "basic" and _takes_basic(request)
     candidates: tuple[bytes, ...] = ()
     if basic:
         check_origin(request, settings)  # a browser sends Basic by itself, whoever's page made the request
@@ -177,7 +177,7 @@ def _check_key(request: web.Request, settings: Settings) -> Key:
     key = request.app[CALLERS].find(candidates)
     if key is None:
         what = "wrong key" if any(candidates) else "no key"
-        how = "'Authorization: Bearer KEY'" + " or Basic USER:KEY" * request.path.startswith(A1111)
+        how = "'Authorization: Bearer KEY'" + " or Basic USER:KEY" * _takes_basic(request)
         raise Unauthorized(f"{what}: send {how} with a key of this server")
     return key
 

@@ -8,15 +8,25 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, Param, endpoint
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.errors import ModelNotFound, UnsupportedOperation
+
+ALL = Param("all", "query", {"type": "boolean"}, "the whole catalog, not only what is on disk")
 
 
+def wants_all(request: web.Request) -> bool:
+    return request.query.get("all", "").lower() in ("true", "1", "yes")
+
+
+@endpoint(answers.ModelList, params=(ALL,))
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models: the default model, then what is on disk; `?all=true` the whole catalog."""
     app, settings, every = request.app, _settings(request), wants_all(request)
@@ -29,15 +39,13 @@ async def list_models(request: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": data})
 
 
-def wants_all(request: web.Request) -> bool:
-    return request.query.get("all", "").lower() in ("true", "1", "yes")
-
-
+@endpoint(answers.ModelObject, errors=(ModelNotFound,))
 async def get_model(request: web.Request) -> web.Response:
     """GET /v1/models/{id}; a name of the hub, ORG/NAME, needs no escaped slash."""
     return await _answer(request)
 
 
+@endpoint(answers.ModelObject, errors=(*MODEL, UnsupportedOperation, *ADMIN), status=202)
 @admins_only
 async def load_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/load: load it as soon as no job waits; poll the model's state."""
@@ -47,6 +55,7 @@ async def load_model(request: web.Request) -> web.Response:
     return await _answer(request, 202)
 
 
+@endpoint(answers.ModelObject, errors=(ModelNotFound, *ADMIN), status=202)
 @admins_only
 async def unload_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/unload: free its memory as soon as no job waits."""
@@ -163,3 +172,15 @@ def _state(app: web.Application, meant: list[Entry]) -> str:
     if any(not pull.ended for pull in app[PULLS].named(meant[0].id)):
         return "pulling"
     return "ready" if any(map(app[SERVICE].catalog.on_disk, meant)) else "absent"
+
+
+@endpoint(answers.RequestProgress, errors=(ModelNotFound,))
+async def load_progress(request: web.Request) -> web.Response:
+    """GET /v1/models/{id}/progress: how far its load is, 0 to 1."""
+    pool = request.app[SERVICE].pool
+    entry = request.app[SERVICE].model(request.match_info["id"])
+    if pool.holds(entry):
+        return web.json_response({"progress": 1.0})
+    going = pool.loading if pool.loads(entry) else None
+    share = going.done / going.total if going is not None and going.total else 0.0
+    return web.json_response({"progress": round(share, 4)})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from gguf_imagegen.api.openapi.contract import Param
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 MOST = 200
+LIMIT = Param("limit", "query", {"type": "integer", "minimum": 1, "maximum": MOST}, "items in one answer")
 
 
 def limit_of(request: web.Request, usual: int) -> int:

@@ -14,9 +14,11 @@ from typing import Any, Literal
 from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import ADMIN, EVENTS, MODEL, READING, Param, endpoint
 from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, error_frame, frame
 from gguf_imagegen.api.streams.writing import hang_up, write
 from gguf_imagegen.catalog.entry import Entry
@@ -27,16 +29,23 @@ from gguf_imagegen.download.targets import to_pull, to_remove
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     ImagegenError,
+    InsufficientMemory,
     InternalError,
     InvalidRequest,
     ModelBusy,
     ModelNotDownloaded,
+    ModelNotFound,
     PullNotFound,
+    UnsupportedOperation,
 )
 
 log = logging.getLogger(__name__)
 END_TIMEOUT = 30.0
 """Seconds in which a cancelled pull has ended: the hub's time-outs are shorter."""
+
+FILES = Param(
+    "files", "query", {"type": "boolean"}, "delete the files instead; 409 while the model is in use"
+)
 
 Status = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
 
@@ -179,6 +188,15 @@ class Pulls:
 PULLS = web.AppKey("pulls", Pulls)
 
 
+@endpoint(
+    None,
+    request=PullRequest,
+    errors=(*READING, *ADMIN, ModelNotFound, UnsupportedOperation, InsufficientMemory),
+    also={202: answers.PullObject},
+    media=(EVENTS,),
+    events="Events `progress`, `verifying`, then `done` or `error`; comments as heartbeats.",
+    example={"model": "sd-turbo", "stream": False},
+)
 @admins_only
 async def pull_model(request: web.Request) -> web.StreamResponse:
     """POST /v1/models/pull: start a pull or follow the one that goes on, streamed or not."""
@@ -195,11 +213,13 @@ async def pull_model(request: web.Request) -> web.StreamResponse:
     return await _follow(request, running) if asked.stream else web.json_response(running.view(), status=202)
 
 
+@endpoint(answers.PullObject, errors=(ModelNotFound, PullNotFound))
 async def get_pull(request: web.Request) -> web.Response:
     """GET /v1/models/pull/{id}: how far it is, or how it ended."""
     return web.json_response(_named(request)[-1].view())
 
 
+@endpoint(answers.PullObject, errors=(ModelNotFound, PullNotFound, *ADMIN))
 @admins_only
 async def cancel_pull(request: web.Request) -> web.Response:
     """DELETE /v1/models/pull/{id}: end it; what has arrived stays for the next pull."""
@@ -210,6 +230,7 @@ async def cancel_pull(request: web.Request) -> web.Response:
     return web.json_response(pulls[-1].view())
 
 
+@endpoint(answers.ModelDeleted, errors=(InvalidRequest, *MODEL, ModelBusy, *ADMIN), params=(FILES,))
 @admins_only
 async def remove_model(request: web.Request) -> web.Response:
     """DELETE /v1/models/{id}: unload it; with `files=true` delete the files that no other model uses.

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from gguf_imagegen.api import body
 from gguf_imagegen.api.callers import caller_of, sender_of
-from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
+from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
 from gguf_imagegen.api.shapes import job_object
@@ -22,7 +22,6 @@ from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.prompt import require_prompt
 from gguf_imagegen.planning.request import ImageRequest, parse_request
-from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.errors import JobNotFound
 
 
@@ -43,17 +42,15 @@ async def begin(
     fields: Mapping[str, Any],
     operation: Operation,
     *,
-    extra_args: bool = True,
     prompt_needed: bool = True,
     notes: Sequence[str] = (),
 ) -> Work:
     """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
 
-    `notes` are further warnings. With `extra_args` the prompt may hold fields of sd.cpp's in
-    `<sd_cpp_extra_args>`. Variations and upscales never need a prompt.
+    `notes` are further warnings. Variations and upscales never need a prompt.
     """
     needed = prompt_needed and operation in ("generation", "edit")
-    work = await _begin(request, fields, operation, extra_args, needed, notes)
+    work = await _begin(request, fields, operation, needed, notes)
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 
@@ -62,11 +59,10 @@ async def _begin(
     request: web.Request,
     fields: Mapping[str, Any],
     operation: Operation,
-    extra_args: bool,
     prompt_needed: bool,
     notes: Sequence[str],
 ) -> Work:
-    wanted, warnings = await asyncio.to_thread(_parsed, fields, extra_args, request.app[SERVICE].abilities)
+    wanted, warnings = await asyncio.to_thread(_parsed, request, fields)
     if prompt_needed:
         require_prompt(wanted.prompt)
     warnings = [*request.get(body.NOTES, []), *notes, *warnings]
@@ -79,8 +75,9 @@ async def _begin(
     return Work(job, wanted)
 
 
-def _parsed(fields: Mapping[str, Any], extra_args: bool, able: Abilities) -> tuple[ImageRequest, list[str]]:
-    return parse_request(with_extra_args(fields) if extra_args else fields, able)
+def _parsed(request: web.Request, fields: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
+    app = request.app
+    return parse_request(app[DIALECTS].unwrapped(request, fields), app[SERVICE].abilities)
 
 
 async def _submit(

@@ -8,17 +8,21 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen import __version__
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import METRICS, SERVICE
+from gguf_imagegen.api.openapi.contract import ADMIN, endpoint
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.pool.lane import Lane
 
 
+@endpoint(answers.Alive)
 async def livez(request: web.Request) -> web.Response:
     """GET /livez: the process answers."""
     return web.json_response({"status": "alive"})
 
 
+@endpoint(answers.Health, also={503: answers.Health})
 async def health(request: web.Request) -> web.Response:
     """GET /health: 200 when a request would be worked on, 503 while not."""
     scheduler, pool = request.app[SERVICE].scheduler, request.app[SERVICE].pool
@@ -63,6 +67,7 @@ def _lane(scheduler: Scheduler, lane: Lane) -> dict[str, Any]:
     }
 
 
+@endpoint(answers.Me)
 async def me(request: web.Request) -> web.Response:
     """GET /v1/me: the caller, whether it is an admin, and its bounds."""
     caller = caller_of(request)
@@ -70,6 +75,7 @@ async def me(request: web.Request) -> web.Response:
     return web.json_response({**named, "bounds": caller.bounds.model_dump()})
 
 
+@endpoint(None, errors=ADMIN, media=("text/plain",))
 @admins_only
 async def metrics(request: web.Request) -> web.Response:
     """GET /metrics: Prometheus text."""

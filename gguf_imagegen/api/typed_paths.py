@@ -12,19 +12,17 @@ from aiohttp import web
 
 BASES = ("/v1", "/v3", "/v1-openai")
 """What clients have as the base address of an API like OpenAI's."""
-PAGES = ("/", "/web/")
 
 
-def respelled(routes: Sequence[web.RouteDef]) -> list[web.RouteDef]:
-    """The same routes by other spellings of their paths; none that is a route already."""
+def respelled(routes: Sequence[web.RouteDef]) -> list[tuple[web.RouteDef, str]]:
+    """The same routes by other spellings of their paths, each with the path that it spells."""
     known = {(route.method, route.path) for route in routes}
-    found: dict[tuple[str, str], web.RouteDef] = {}
+    found: dict[tuple[str, str], tuple[web.RouteDef, str]] = {}
     for route in routes:
         for path in _spellings(route.path):
             if (route.method, path) not in known:
-                found.setdefault(
-                    (route.method, path), web.RouteDef(route.method, path, route.handler, route.kwargs)
-                )
+                spelled = web.RouteDef(route.method, path, route.handler, route.kwargs)
+                found.setdefault((route.method, path), (spelled, route.path))
     return list(found.values())
 
 
@@ -42,6 +40,6 @@ def _spellings(path: str) -> list[str]:
 
 def nearest(method: str, path: str, routes: Sequence[web.RouteDef]) -> str | None:
     """The path of the route that was meant, if any is near."""
-    paths = [route.path for route in routes if route.method == method and route.path not in PAGES]
+    paths = [route.path for route in routes if route.method == method]
     ending = [each for each in paths if path.endswith(each)]
     return max(ending, key=len) if ending else next(iter(get_close_matches(path[:200], paths, 1, 0.75)), None)

@@ -9,6 +9,7 @@ from importlib import resources
 
 from aiohttp import hdrs, web
 
+from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.vocabulary.errors import NotFound
 
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -46,11 +47,13 @@ def _asset(name: str, data: bytes) -> Asset:
 ASSETS = web.AppKey("assets", dict[str, Asset])
 
 
+@endpoint(None, also={304: None}, media=("text/html",))
 async def page(request: web.Request) -> web.Response:
     """GET /: the page itself."""
     return _answer(request, "index.html")
 
 
+@endpoint(None, errors=(NotFound,), also={304: None}, media=tuple(sorted({*TYPES.values()})))
 async def asset(request: web.Request) -> web.Response:
     """GET /web/{name}: its style, scripts and icon."""
     return _answer(request, request.match_info["name"])

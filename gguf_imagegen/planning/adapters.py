@@ -19,7 +19,7 @@ _PART = re.compile(r"@([^:@]+)(?::(-?\d{1,2}(?:\.\d{1,6})?))?")
 
 @dataclass(frozen=True)
 class Part:
-    """A LoRA of an adapter: what requests call it, its file's name, and its weight unless they say another."""
+    """A LoRA of an adapter: what requests call it, its file's name, and its weight by default."""
 
     alias: str
     file: str

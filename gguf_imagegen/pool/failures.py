@@ -6,9 +6,7 @@ import time
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.vocabulary.errors import ImagegenError, InsufficientMemory, ModelLoadFailed
-
-RETRY_FAILED_LOAD = 15.0
-"""Seconds for which a model that failed to load is not tried again."""
+from gguf_imagegen.vocabulary.waits import USUAL
 
 
 class NoRoomYet(Exception):
@@ -24,9 +22,13 @@ class NoRoomYet(Exception):
 
 
 class Failures:
-    """Of all lanes together: a file that one lane cannot load, no other can."""
+    """Of all lanes together: a file that one lane cannot load, no other can.
 
-    def __init__(self) -> None:
+    A model that failed to load is not tried again for `wait` seconds.
+    """
+
+    def __init__(self, wait: float = USUAL.failed_load) -> None:
+        self._wait = wait
         self.last: ImagegenError | None = None
         """Why the last load failed; None once another one went well."""
         self.by_model: dict[str, ImagegenError] = {}
@@ -46,7 +48,7 @@ class Failures:
     def refuse_hopeless(self, entry: Entry) -> None:
         """Raise why this model failed to load, if that was a moment ago."""
         failed = self._failed.pop(entry.name, None)
-        if failed is not None and time.monotonic() - failed[0] < RETRY_FAILED_LOAD:
+        if failed is not None and time.monotonic() - failed[0] < self._wait:
             self._failed[entry.name] = failed
             raise failed[1].bare()
 

@@ -33,13 +33,13 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine, Generate, LoadSpec, Role
 from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError, InsufficientMemory
 from gguf_imagegen.vocabulary.events import Loaded, Loading
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 
 CRASHES = 3
-"""So many crashes within CRASH_WINDOW seconds, and nothing is started for the next BREAK seconds."""
+"""So many crashes within CRASH_WINDOW seconds, and nothing is started for a while."""
 CRASH_WINDOW = 60.0
-BREAK = 15.0
 
 Result = TypeVar("Result")
 
@@ -64,12 +64,13 @@ class Lane:
         turn: asyncio.Lock | None = None,
         failures: Failures | None = None,
         beside: Callable[[], Sequence[Lane]] = tuple,
+        waits: Waits = USUAL,
     ) -> None:
         self.device = device
         self.loading: Loading | None = None
         self.used = 0.0
         """When work for a model began here last (monotonic clock)."""
-        self.failures = failures or Failures()
+        self.failures = failures or Failures(waits.failed_load)
         self.ended: Callable[[str], None] = lambda why: None
         self._catalog = catalog
         self._settings = settings
@@ -80,6 +81,7 @@ class Lane:
         """Whether engines here compute on a GPU with memory of its own; None before the first load tells."""
         self._turn = turn or asyncio.Lock()
         self._beside = beside
+        self._crash_pause = waits.crash_pause
         self._tunings = Tunings(catalog.models_dir)
         self._models: list[LoadedModel] = []  # the most recently used is the last
         self._being_loaded = ""  # the name of the model that `loading` is about
@@ -355,7 +357,7 @@ class Lane:
         """Seconds for which no engine should be started, because of crashes in a row."""
         if len(self._crashes) < CRASHES or self._crashes[-1] - self._crashes[0] > CRASH_WINDOW:
             return 0.0
-        return max(0.0, self._crashes[-1] + BREAK - time.monotonic())
+        return max(0.0, self._crashes[-1] + self._crash_pause - time.monotonic())
 
     async def kill(self) -> None:
         """End the engine under a running command, or a load that has none yet; who awaits it sees it end."""

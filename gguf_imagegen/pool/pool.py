@@ -20,6 +20,7 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine, Generate
 from gguf_imagegen.vocabulary.errors import ImagegenError
 from gguf_imagegen.vocabulary.events import Loading
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 MOST_TILES = 10_000
 """Sizes of pictures for which it is remembered whether they are decoded in tiles."""
@@ -36,10 +37,12 @@ class Pool:
         devices: Sequence[Device],
         free: Callable[[Device], Available] | None = None,
         whole: Callable[[Device], Available] | None = None,
+        *,
+        waits: Waits = USUAL,
     ) -> None:
         self.ended: Callable[[str], None] = lambda why: None
         """Called with the reason when an engine has ended."""
-        self.failures = Failures()
+        self.failures = Failures(waits.failed_load)
         self._refused: dict[str, set[str]] = {device.name: set() for device in devices}
         self._catalog, self._tiles = catalog, dict[tuple[str, int, int], bool]()
         self._settings = settings = _alike(settings, devices)
@@ -48,7 +51,7 @@ class Pool:
             Lane(
                 catalog, settings, functools.partial(make_engine, device), device,
                 free and functools.partial(free, device), whole and functools.partial(whole, device),
-                turn=turn, failures=self.failures, beside=lambda: self.lanes,
+                turn=turn, failures=self.failures, beside=lambda: self.lanes, waits=waits,
             )
             for device in devices
         )  # fmt: skip

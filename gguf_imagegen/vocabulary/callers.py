@@ -46,7 +46,7 @@ OUTSIDER = Caller("")
 
 @dataclass(frozen=True)
 class Sender:
-    """Where a job came from: its caller, the dialect (first part of the path, `sdapi`), words for the log."""
+    """Where a job came from: its caller, the dialect by its name, words for the log."""
 
     caller: Caller = EVERYBODY
     dialect: str = ""

@@ -96,9 +96,9 @@ async function add(url) {
 /** A picture that carries its settings offers them; one that the server cannot read is not used. */
 async function offerSettings(url, before) {
   try {
-    const { info, parameters } = await call("POST", "/sdapi/v1/png-info", { image: url });
-    if (info && allowed.most) return offer(url, parameters, before);
-    if (info) return loadTold(parameters);
+    const { text, parameters } = await call("POST", "/v1/images/info", { image: url });
+    if (text && allowed.most) return offer(url, parameters, before);
+    if (text) return loadTold(parameters);
     if (!allowed.most) toast(`${allowed.name} does not take pictures, and this one carries no settings.`, "error");
   } catch (error) {
     takeBack(url, before);

@@ -16,6 +16,7 @@ import pytest
 
 from gguf_imagegen.vocabulary.engine import Generate
 from gguf_imagegen.vocabulary.events import EngineEvent
+from gguf_imagegen.vocabulary.waits import Waits
 from tests.api.client import GENERATIONS, SMALL, eventually, job_in_state, start_job
 from tests.api.test_pause import Doomed
 from tests.api.test_residency import Engines, catalog
@@ -283,11 +284,10 @@ async def running_jobs(app: App, count: int) -> bool:
     return len(app.scheduler.running) == count
 
 
-async def test_the_end_reaches_every_lane(running: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_end_reaches_every_lane(running: RunningApp) -> None:
     """Even one whose load misses its cancellation."""
-    monkeypatch.setattr("gguf_imagegen.service.CANCEL_AGAIN", 0.1)
     engines = Engines(MissesCancel)
-    async with running(engine=engines, cpu_lanes=2) as app:
+    async with running(engine=engines, cpu_lanes=2, waits=Waits(cancel_again=0.1)) as app:
 
         async def loading() -> bool:
             return "loading" in [status for _, status in await lanes(app)]

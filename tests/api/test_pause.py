@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from gguf_imagegen.pool import lane
 from gguf_imagegen.vocabulary.engine import Generate
 from gguf_imagegen.vocabulary.errors import WorkerCrashed
 from gguf_imagegen.vocabulary.events import EngineEvent
+from gguf_imagegen.vocabulary.waits import Waits
 from tests.api.client import GENERATIONS, SMALL, eventually
 from tests.api.test_residency import Engines, catalog
 from tests.conftest import App, RunningApp
@@ -73,12 +73,9 @@ async def paused(app: App, doomed: type[Doomed], behind: int) -> list[asyncio.Ta
     return tasks
 
 
-async def test_those_who_wait_wait_it_out(
-    running: RunningApp, doomed: type[Doomed], monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_those_who_wait_wait_it_out(running: RunningApp, doomed: type[Doomed]) -> None:
     """The three whose engine died have failed, the ten behind them get their pictures."""
-    monkeypatch.setattr(lane, "BREAK", 1.0)
-    async with running(engine=doomed) as app:
+    async with running(engine=doomed, waits=Waits(crash_pause=1.0)) as app:
         tasks = await paused(app, doomed, behind=10)
         assert [status for status, _ in await asyncio.gather(*tasks)] == [200] * 10
         assert (await app.post(GENERATIONS, **SMALL))[0] == 200

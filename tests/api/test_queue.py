@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from gguf_imagegen.api.streams import all_jobs, frames
+from gguf_imagegen.vocabulary.waits import Waits
 from tests.api.client import GENERATIONS, SMALL, eventually, start_job
 from tests.api.test_watch import ended, watching
 from tests.conftest import App, RunningApp
@@ -80,12 +81,12 @@ async def test_those_who_watch_share_what_is_encoded(
         assert watcher.types(job) == a.types(job)
 
 
-async def test_one_who_was_away_for_long_gets_all(
-    running: RunningApp, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_one_who_was_away_for_long_gets_all(running: RunningApp) -> None:
     """More events than are remembered: a follower looks at every job, and misses none."""
-    monkeypatch.setattr(all_jobs, "TOGETHER", 0.5)
-    async with running(engine=QuickEngine) as app, watching(app) as watcher:
+    async with (
+        running(engine=QuickEngine, waits=Waits(together=0.5)) as app,
+        watching(app) as watcher,
+    ):
         ids = []
         for _ in range(12):
             ids.append((await app.post(GENERATIONS, prompt="x", size="64x64", steps=100))[1]["id"])

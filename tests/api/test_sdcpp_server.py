@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from pathlib import Path
@@ -366,8 +365,12 @@ async def test_unknown_and_expired_jobs(running: RunningApp) -> None:
         status, body = await client.post("/jobs/job_nothing/cancel")
         assert (status, body["error"], body["code"]) == (404, "job not found", "job_not_found")
         job_id = (await client.made())["id"]
-        await asyncio.sleep(0.3)
-        before_sweep = await client.get(f"/jobs/{job_id}")
+
+        async def expired() -> tuple[int, Any] | None:
+            found = await client.get(f"/jobs/{job_id}")
+            return found if found[0] != 200 else None
+
+        before_sweep = await eventually("the job expires", expired)
         app.scheduler.sweep()
         for status, body in (
             before_sweep,

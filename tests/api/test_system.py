@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gguf_imagegen.vocabulary.engine import Engine
+from gguf_imagegen.vocabulary.waits import Waits
 from tests.api.client import GENERATIONS, SMALL, eventually, start_job
 from tests.conftest import App, RunningApp
 from tests.fake_engines import (
@@ -121,10 +122,9 @@ async def test_server_that_shuts_down(running: RunningApp) -> None:
             assert (await answer.json())["error"]["code"] == "shutting_down"
 
 
-async def test_a_cancellation_that_is_lost(running: RunningApp, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cancellation_that_is_lost(running: RunningApp) -> None:
     """The server ends all the same."""
-    monkeypatch.setattr("gguf_imagegen.service.CANCEL_AGAIN", 0.1)
-    async with running(engine=MissesCancel) as app:
+    async with running(engine=MissesCancel, waits=Waits(cancel_again=0.1)) as app:
 
         async def loading() -> bool:
             return bool((await app.get("/health"))[1]["loading"])

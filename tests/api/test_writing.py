@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.streams import writing
+from gguf_imagegen.vocabulary.waits import Waits
 
 
 class Connection(asyncio.WriteTransport):
@@ -30,18 +32,14 @@ class Connection(asyncio.WriteTransport):
 async def send(left: Iterator[int]) -> None:
     """Write to a client that takes a single answer like this."""
     connection = Connection(left)
-    request: Any = SimpleNamespace(transport=connection)
+    service = SimpleNamespace(waits=Waits(unread=0.01))
+    request: Any = SimpleNamespace(transport=connection, app={SERVICE: service})
 
     async def write(data: bytes) -> None:
         await connection.taken.wait()
 
     response: Any = SimpleNamespace(write=write)
     await asyncio.wait_for(writing.write(request, response, b"x"), 60)
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writing, "WRITE_TIMEOUT", 0.01)
 
 
 async def test_a_slow_client_gets_all() -> None:

@@ -24,11 +24,10 @@ from rich.console import Console
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.commands import tune
 from gguf_imagegen.commands.tune import work_for
-from gguf_imagegen.commands.tuning import tuner
 from gguf_imagegen.commands.tuning.candidates import can_have_huge_pages, factors, thread_counts
 from gguf_imagegen.commands.tuning.measure import SAME, Effort, Speed, is_flat, make, psnr
 from gguf_imagegen.commands.tuning.show import shown
-from gguf_imagegen.commands.tuning.tuner import KEPT, Outcome, Trial, Tuner
+from gguf_imagegen.commands.tuning.tuner import KEPT, PATIENCE_SECONDS, Outcome, Trial, Tuner
 from gguf_imagegen.engines.process import EngineProcess, worker_environment
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available
@@ -288,6 +287,7 @@ async def search(
     engine: type[Timed] = Timed,
     *,
     tiny: bool = False,
+    patience: float = PATIENCE_SECONDS,
 ) -> Outcome:
     """Threads 2 and 4 of 8, flash attention, direct convolutions, huge pages, by engines of these speeds."""
     settings = Settings(models_dir=model_dir, threads=8)
@@ -298,7 +298,7 @@ async def search(
         *factors("ovis-image", settings, 8, huge_pages=True, flash_attention=False),
     ]
     work = dataclasses.replace(work, tiny=tiny)
-    return await Tuner(work, lambda: engine(seconds, noise), Silent()).tune(tried)
+    return await Tuner(work, lambda: engine(seconds, noise), Silent(), patience).tune(tried)
 
 
 def words(outcome: Outcome) -> dict[str, str]:
@@ -422,16 +422,15 @@ async def test_defaults_that_fail_end_it(model_dir: Path) -> None:
         await search(model_dir, lambda model: 1, lambda model: 256)
 
 
-async def test_what_hangs_is_given_up(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_hangs_is_given_up(model_dir: Path) -> None:
     """A first picture that takes far longer than that of the defaults."""
-    monkeypatch.setattr(tuner, "PATIENCE_SECONDS", 0.1)
 
     class Hangs(Timed):
         async def at_step(self, step: int) -> None:
             if self.model.flash_attention:
                 await asyncio.Event().wait()
 
-    outcome = await search(model_dir, lambda model: 1, engine=Hangs)
+    outcome = await search(model_dir, lambda model: 1, engine=Hangs, patience=0.1)
     assert words(outcome)["flash attention"].startswith("given up: its first picture took over 0.1")
     assert words(outcome)["huge pages"] == "not faster"
 

@@ -19,12 +19,12 @@ from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
-from gguf_imagegen.pool import lane
 from gguf_imagegen.pool.failures import NoRoomYet
 from gguf_imagegen.pool.lane import CRASHES, Lane
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import Cancelled, InsufficientMemory
 from gguf_imagegen.vocabulary.events import Loaded, Loading
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 from tests.fake_engines import QuickEngine
 
 PLENTY = 10**12
@@ -54,10 +54,10 @@ def ignore(event: Loading | Loaded) -> None:
 class Home:
     """The models of one machine."""
 
-    def __init__(self, machine: Machine, catalog: Catalog, settings: Settings) -> None:
+    def __init__(self, machine: Machine, catalog: Catalog, settings: Settings, waits: Waits) -> None:
         self.machine = machine
         self.catalog = catalog
-        self.lane = Lane(catalog, settings, machine.engine, Device(), machine.available)
+        self.lane = Lane(catalog, settings, machine.engine, Device(), machine.available, waits=waits)
 
     async def load(self, name: str) -> None:
         async with self.lane.loaded(self.catalog.get(name), ignore):
@@ -69,14 +69,16 @@ class Home:
 
 
 @asynccontextmanager
-async def on(machine: Machine, model_dir: Path, tmp_path: Path, **given: Any) -> AsyncIterator[Home]:
+async def on(
+    machine: Machine, model_dir: Path, tmp_path: Path, *, waits: Waits = USUAL, **given: Any
+) -> AsyncIterator[Home]:
     files = {"model": "tiny-random.gguf", "taesd": "tiny-random-tae.gguf"}
     fields = {"family": "ovis-image", "files": files, "defaults": {"size": "128x128"}}
     extra = tmp_path / "two.yaml"
     extra.write_text(yaml.safe_dump({"version": 1, "models": {"a": fields, "b": fields}}))
     catalog = load_catalog(model_dir, extra)
     settings = Settings(models_dir=model_dir, max_loaded=8, **given)
-    home = Home(machine, catalog, settings)
+    home = Home(machine, catalog, settings, waits)
     try:
         yield home
     finally:
@@ -154,12 +156,9 @@ async def test_room_to_decode_is_made_before(model_dir: Path, tmp_path: Path) ->
             assert (full.value.in_tiles, home.loaded) == (True, ["a"])
 
 
-async def test_crashes_in_a_row_are_followed_by_a_pause(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_crashes_in_a_row_are_followed_by_a_pause(model_dir: Path, tmp_path: Path) -> None:
     """It passes by itself; a job that goes well in between begins the count anew."""
-    monkeypatch.setattr(lane, "BREAK", 0.5)
-    async with on(Machine(PLENTY), model_dir, tmp_path) as home:
+    async with on(Machine(PLENTY), model_dir, tmp_path, waits=Waits(crash_pause=0.5)) as home:
         for _ in range(CRASHES - 1):
             home.lane.crashed()
         home.lane.succeeded()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import signal
@@ -350,7 +349,6 @@ async def test_many_jobs_are_bounded(running: RunningApp, visit: OpenPage) -> No
             await settled(page)
             await expect(page.locator(".job").first).to_contain_text("last")
             await expect(page.locator(".job")).to_have_count(24)
-            await asyncio.sleep(0.2)
             await expect(page.locator(".job[data-status=succeeded]")).to_have_count(24)
         finally:
             SlowEngine.SECONDS = before

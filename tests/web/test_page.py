@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from playwright.async_api import Page, expect
 
 from tests.api.client import noise, png
-from tests.conftest import ServerProcess
+from tests.conftest import RunningApp, ServerProcess
+from tests.fake_engines import QuickEngine
 from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, settled
+from tests.weights import write_lora
 
 VIEWS = {"create": "#model", "gallery": "#gallery li", "models": ".model"}
 """Each with what is there once it has been read."""
@@ -196,3 +200,25 @@ async def test_a_finished_picture_notifies(studio: ServerProcess, visit: OpenPag
         await settled(page)
         await page.wait_for_function("() => window.told.length > 0")
         assert await page.evaluate("window.told") == ["A picture is finished: a bell"]
+
+
+async def test_the_page_needs_openais_dialect_alone(
+    running: RunningApp, visit: OpenPage, tmp_path: Path
+) -> None:
+    """Pictures are made, add-ons offered and settings read from a picture, with every other dialect off."""
+    write_lora(tmp_path / "watercolour.gguf")
+    async with (
+        running(engine=QuickEngine, dialects="openai", lora_dir=tmp_path) as app,
+        visit(app.url) as page,
+    ):
+        await generate(page, "a cat", steps=2)
+        await settled(page)
+        await page.click("#more summary")
+        await expect(page.locator("[data-lora=watercolour]")).to_be_visible()
+        listed = (await app.get("/v1/images"))[1]["data"]
+        async with app.session.get(listed[0]["url"]) as answer:
+            file = {"name": "made.png", "mimeType": "image/png", "buffer": await answer.read()}
+        await page.fill("#prompt", "")
+        await page.set_input_files("#file", file)  # type: ignore[arg-type]
+        await page.get_by_role("button", name="Load its settings").click()
+        await expect(page.locator("#prompt")).to_have_value("a cat")

@@ -1,7 +1,7 @@
 """Pictures by chat: the last user message is the prompt, its images are edited.
 
-`message.images` has the pictures, as OpenRouter and what speaks its dialect (Open WebUI, LiteLLM) have them. The
-content is a line of text, or a list of pictures where the request is vLLM-Omni's:
+`message.images` has the pictures, as OpenRouter and what speaks its dialect (Open WebUI, LiteLLM) have them.
+The content is a line of text, or a list of pictures where the request is vLLM-Omni's:
 https://docs.vllm.ai/projects/vllm-omni/en/latest/serving/chat_completions_api/ and the examples
 `text_to_image` and `image_to_image` of https://github.com/vllm-project/vllm-omni/tree/main/examples/online_serving.
 """
@@ -13,9 +13,23 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel, Field
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import (
+    ASYNC,
+    EVENTS,
+    IDEMPOTENCY,
+    JSON,
+    PICTURE,
+    PREFER,
+    Param,
+    endpoint,
+)
+from gguf_imagegen.api.openapi.schemas import Schema, uploads
 from gguf_imagegen.api.shapes import image_item, usage_of
 from gguf_imagegen.api.streams.encoders import Eta, OpenAIEncoder, Read
 from gguf_imagegen.api.streams.frames import DONE, b64, error_frame, frame
@@ -35,11 +49,36 @@ OF_CHAT = {
 }  # fmt: skip
 """Fields that steer the writing of text, or mean something else in chat; no picture depends on them."""
 
+FRAMES = "With `stream: true`: `chat.completion.chunk` frames, a picture each, and `data: [DONE]`."
 
 OF_VLLM_OMNI = ("num_inference_steps", "true_cfg_scale", "guidance_scale", "extra_body")
 """Fields by which a request is known that reads pictures from the content."""
+CONTENT = Param(
+    "content", "query", {"type": "string", "enum": ["text", "parts"]}, "what the message's content is"
+)
 
 
+class ChatRequest(BaseModel):
+    """`messages`, and beside them (or in `extra_body`) the fields of an image request."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    extra_body: dict[str, Any] = {}
+
+
+chat_endpoint = endpoint(
+    answers.ChatAnswer,
+    request=ChatRequest,
+    errors=PICTURE,
+    also=ASYNC,
+    media=(JSON, EVENTS),
+    events=FRAMES,
+    params=(PREFER, IDEMPOTENCY, CONTENT),
+    example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
+)
+"""The contract of routes that answer a chat."""
+
+
+@chat_endpoint
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions: the answer's message has the pictures; `?content=parts`, as its content."""
     return await respond(request, await read_body(request))
@@ -164,8 +203,8 @@ def _usage(job: Job) -> dict[str, Any]:
 class ChatEncoder:
     """`chat.completion.chunk` frames: the role, each picture as it is done, the end; progress as comments.
 
-    The content is a line of text at the beginning, or nothing but pictures (`parts`). With `stream_options.include_usage` a last chunk without choices
-    carries the usage, as OpenAI does it.
+    The content is a line of text at the beginning, or nothing but pictures (`parts`). With
+    `stream_options.include_usage` a last chunk without choices carries the usage, as OpenAI does it.
     """
 
     def __init__(self, job: Job, options: StreamOptions, read: Read, eta: Eta, *, parts: bool) -> None:
@@ -204,3 +243,15 @@ class ChatEncoder:
             return b""
         head = _head(self._job, "chat.completion.chunk")
         return frame({**head, "choices": [], "usage": _usage(self._job)})
+
+
+def _describe(schemas: dict[str, Schema]) -> None:
+    """Beside `messages`, the fields of an image request that chat has no field of its own for."""
+    own, image = schemas["ChatRequest"]["properties"], schemas["ImageRequest"]["properties"]
+    elsewhere = {*own, *OF_CHAT, *uploads(image), "prompt", "kwargs"}
+    own |= {name: schema for name, schema in image.items() if name not in elsewhere}
+
+
+DIALECT = Dialect(
+    "vllm_omni", "vLLM-Omni", [web.post("/v1/chat/completions", completions)], describe=_describe
+)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import zipfile
 from collections.abc import Callable, Mapping
@@ -11,11 +10,25 @@ from typing import Any, Literal
 
 from aiohttp import web
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
-from gguf_imagegen.api.dialects.gpustack import NumericErrors, has_numbers, through_gateway
+from gguf_imagegen.api.dialect import DIALECTS, Dialect
+from gguf_imagegen.api.dialects.llamabox import through_gateway
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import (
+    ASYNC,
+    EVENTS,
+    IDEMPOTENCY,
+    JSON,
+    PICTURE,
+    PICTURE_TEXT,
+    PREFER,
+    Contract,
+    Endpoint,
+    with_contract,
+)
 from gguf_imagegen.api.shapes import answer
-from gguf_imagegen.api.streams.encoders import BothEncoder, Encoder, LlamaBoxEncoder, OpenAIEncoder
+from gguf_imagegen.api.streams.encoders import Encoder, OpenAIEncoder
 from gguf_imagegen.api.streams.send import answer_job, stream_job
 from gguf_imagegen.api.submit import accepted, begin, finish, prefers_async
 from gguf_imagegen.api.urls import file_url
@@ -23,28 +36,53 @@ from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.request import ImageRequest, StreamOptions
 
+CAT = {"prompt": "a lovely cat", "size": "64x64", "steps": 2}
+FRAMES = (
+    "With `stream: true`: `data:` lines of JSON, comments as heartbeats, `data: [DONE]` at the end, `event:"
+    " error` with the error object on failure. Dialects (`stream_options.dialect`): llama-box's `image.chunk`"
+    " frame per step; OpenAI's `image_generation.partial_image` and `.completed` (`image_edit.` for edits);"
+    " both."
+)
 
+
+FILES = ("image/png", "image/jpeg", "image/webp", "application/zip")
+"""With `response_format: "file"`."""
+
+
+def images_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endpoint]:
+    """The contract of routes that make pictures from an `ImageRequest`."""
+    return with_contract(
+        Contract(
+            answers.ImagesAnswer,
+            ImageRequest,
+            required=required,
+            form=True,
+            errors=PICTURE,
+            also=ASYNC,
+            media=(JSON, EVENTS, *FILES),
+            events=FRAMES,
+            params=(PREFER, IDEMPOTENCY),
+            example=example,
+        )
+    )
+
+
+@images_endpoint("prompt", **CAT)
 async def generations(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/generations: text to image."""
     return await respond(request, await read_body(request), "generation")
 
 
+@images_endpoint("prompt", "image", prompt="a dog", image=PICTURE_TEXT, strength=0.5)
 async def edits(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/edits: an image, perhaps a mask, and a prompt."""
     return await respond(request, await read_body(request), "edit")
 
 
+@images_endpoint("image", image=PICTURE_TEXT, n=2)
 async def variations(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/variations: an image; a prompt is welcome, and not needed."""
     return await respond(request, await read_body(request), "variation")
-
-
-async def files(request: web.Request) -> web.Response:
-    """GET /v1/images/files/{name}: an image of a `url` answer."""
-    name = request.match_info["name"]
-    data = await asyncio.to_thread(request.app[SERVICE].scheduler.results.get, name)
-    headers = {"Cross-Origin-Resource-Policy": "cross-origin"}  # pages show pictures whose address they know
-    return web.Response(body=data, content_type=f"image/{name.rsplit('.', 1)[1]}", headers=headers)
 
 
 async def respond(
@@ -102,16 +140,12 @@ def _encoder(request: web.Request, job: Job, wanted: ImageRequest) -> Encoder:
     if through_gateway(request):
         options = options.model_copy(update={"chunk_results": True})
     scheduler = request.app[SERVICE].scheduler
-    kinds: dict[str, Callable[..., Encoder]] = {
-        "llama-box": LlamaBoxEncoder,
-        "openai": OpenAIEncoder,
-        "both": BothEncoder,
-    }
-    encoder = kinds[_dialect(request, wanted)](job, options, scheduler.results.get, scheduler.eta)
-    return NumericErrors(encoder) if has_numbers(request) else encoder
+    dialects = request.app[DIALECTS]
+    encoder = dialects.streams.get(_stream(request, wanted), OpenAIEncoder)
+    return dialects.of(request).errors.in_stream(encoder(job, options, scheduler.results.get, scheduler.eta))
 
 
-def _dialect(request: web.Request, wanted: ImageRequest) -> str:
+def _stream(request: web.Request, wanted: ImageRequest) -> str:
     """As asked; else OpenAI for `partial_images` or an official SDK; else llama-box (plain curl).
 
     GPUStack's gateway reads llama-box alone, whoever sent the request.
@@ -122,3 +156,15 @@ def _dialect(request: web.Request, wanted: ImageRequest) -> str:
         return "llama-box"
     official = "x-stainless-lang" in request.headers and wanted.stream_options is None
     return "openai" if official or wanted.partial_images is not None else "llama-box"
+
+
+DIALECT = Dialect(
+    "openai",
+    "OpenAI",
+    [
+        web.post("/v1/images/generations", generations),
+        web.post("/v1/images/edits", edits),
+        web.post("/v1/images/variations", variations),
+    ],
+    streams={"openai": OpenAIEncoder},
+)

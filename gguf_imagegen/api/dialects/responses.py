@@ -1,7 +1,7 @@
 """OpenAI's Responses API with its `image_generation` tool, and no language model behind it.
 
 The prompt is the last text of the user; pictures beside it, and those of `previous_response_id`, are edited.
-Shapes: https://platform.openai.com/docs/api-reference/responses and `openai.types.responses` of openai-python.
+Shapes: https://platform.openai.com/docs/api-reference/responses, `openai.types.responses` of openai-python.
 """
 
 from __future__ import annotations
@@ -12,15 +12,27 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel, Field
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
+from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects.responses_stream import ResponsesEncoder, response_object
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import (
+    ASYNC,
+    EVENTS,
+    IDEMPOTENCY,
+    JSON,
+    PICTURE,
+    PREFER,
+    endpoint,
+)
 from gguf_imagegen.api.streams.send import answer_job, stream_job
 from gguf_imagegen.api.submit import accepted, begin, pictures, prefers_async
 from gguf_imagegen.planning.request import StreamOptions
-from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest, JobNotFound, UnsupportedOperation
 
 TOOL = "image_generation"
 OF_RESPONSES = {
@@ -30,9 +42,31 @@ OF_RESPONSES = {
     "safety_identifier", "background", "conversation", "context_management", "stream_options",
 }  # fmt: skip
 """Fields that steer the writing of text, or mean something else here; no picture depends on them."""
+FRAMES = (
+    "With `stream: true`: the events from `response.created` to `response.completed`"
+    " or `response.failed`; partial images as `response.image_generation_call.partial_image`."
+)
 OF_THE_TOOL = {"type", "action", "input_image_mask", "model"}
 
 
+class ResponsesRequest(BaseModel):
+    """`tools` has one of the type `image_generation`, with the fields of an image request in it or beside."""
+
+    input: str | list[dict[str, Any]]
+    tools: list[dict[str, Any]] = Field(min_length=1)
+    previous_response_id: str | None = None
+
+
+@endpoint(
+    answers.ResponseAnswer,
+    request=ResponsesRequest,
+    errors=(*PICTURE, JobNotFound),
+    also=ASYNC,
+    media=(JSON, EVENTS),
+    events=FRAMES,
+    params=(PREFER, IDEMPOTENCY),
+    example={"input": "a lovely cat", "tools": [{"type": "image_generation", "size": "64x64"}]},
+)
 async def create(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: pictures as `image_generation_call` items."""
     body = await read_body(request)
@@ -108,3 +142,6 @@ async def _made_before(request: web.Request, response_id: str) -> list[bytes]:
     job_id = f"job_{response_id.removeprefix('resp_')}"
     job = request.app[SERVICE].scheduler.get(job_id, caller_of(request))
     return await asyncio.to_thread(pictures, request.app, job)
+
+
+DIALECT = Dialect("responses", "OpenAI", [web.post("/v1/responses", create)])

@@ -1,7 +1,7 @@
-"""Small dialects: OpenVINO Model Server, GPUStack and Xinference, where they differ from OpenAI's routes.
+"""Xinference: inpainting, and a request's progress and end by the name that its client gave it.
 
-Everything else of theirs are the same handlers under other paths (`gguf_imagegen.api.app`) and aliases of
-fields (`gguf_imagegen.planning.request`).
+Its other image routes are OpenAI's. Routes and shapes:
+https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py
 """
 
 from __future__ import annotations
@@ -11,64 +11,56 @@ import time
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only
-from gguf_imagegen.api.dialects.openai import respond
+from gguf_imagegen.api.dialect import Dialect
+from gguf_imagegen.api.dialects.openai import images_endpoint, respond
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, PICTURE_TEXT, READING, Param, endpoint
 from gguf_imagegen.api.submit import named_job
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.kwargs import with_kwargs
 from gguf_imagegen.service import Service
-from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelNotFound, ServerBusy, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import (
+    InsufficientMemory,
+    InvalidRequest,
+    ModelLoadFailed,
+    ModelNotFound,
+    ServerBusy,
+    UnsupportedOperation,
+    WorkerCrashed,
+)
 
 LOOK = 0.05
 """Seconds between two looks at a model that is to be loaded."""
 
-# -- OpenVINO Model Server ----------------------------------------------------------------------------
+
+class LaunchRequest(BaseModel):
+    """Xinference's other fields (replicas, GPUs, engines) are ignored: the server decides."""
+
+    model_name: str
+    quantization: str | None = None
 
 
-async def config(request: web.Request) -> web.Response:
-    """GET /v1/config and /v3/config: which models can be asked for, in OVMS's words.
-
-    As in https://github.com/openvinotoolkit/model_server/blob/main/demos/image_generation/README.md: a model
-    is AVAILABLE when its files are on disk (it loads on demand), LOADING while it loads. Of the rest of the
-    catalog only the default model is listed, as END: a client that waits for every model must not wait for
-    those that nobody downloaded.
-    """
-    service = request.app[SERVICE]
-    states = {service.name_of(entry): _state(request.app, entry) for entry in service.catalog.entries}
-    listed = {name for name, state in states.items() if state != "END"} | {service.served_name}
-    return web.json_response({name: _status(state) for name, state in states.items() if name in listed})
-
-
-def _state(app: web.Application, entry: Entry) -> str:
-    if app[SERVICE].pool.loads(entry):
-        return "LOADING"
-    return "AVAILABLE" if app[SERVICE].catalog.on_disk(entry) and not entry.unsupported else "END"
-
-
-def _status(state: str) -> dict[str, Any]:
-    there = state != "END"
-    status = {
-        "error_code": "OK" if there else "NOT_FOUND",
-        "error_message": "OK" if there else "the model's files are not on disk",
-    }
-    return {"model_version_status": [{"version": "1", "state": state, "status": status}]}
-
-
-# -- GPUStack -----------------------------------------------------------------------------------------
-
-
-# -- Xinference ---------------------------------------------------------------------------------------
-# Routes and shapes: https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py
-
-
+@endpoint(
+    answers.LaunchAnswer,
+    request=LaunchRequest,
+    required=("model_name",),
+    errors=(
+        *READING, *MODEL, *ADMIN, UnsupportedOperation, ModelLoadFailed, WorkerCrashed, InsufficientMemory,
+        ServerBusy,
+    ),
+    params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
+    example={"model_name": "sd-turbo", "model_type": "image"},
+)  # fmt: skip
 @admins_only
 async def launch(request: web.Request) -> web.Response:
-    """POST /v1/models: load a model that is on disk, by default until it can be asked; its uid is its name."""
+    """POST /v1/models: load a model that is on disk, by default until it is ready; its uid is its name."""
     service, body = request.app[SERVICE], await read_body(request)
     name, quant = body.get("model_name") or body.get("model"), body.get("quantization")
     if not isinstance(name, str):
@@ -92,17 +84,7 @@ async def _until_loaded(service: Service, entry: Entry) -> None:
         await asyncio.sleep(LOOK)
 
 
-async def launch_progress(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}/progress: how far its load is, 0 to 1."""
-    pool = request.app[SERVICE].pool
-    entry = request.app[SERVICE].model(request.match_info["id"])
-    if pool.holds(entry):
-        return web.json_response({"progress": 1.0})
-    going = pool.loading if pool.loads(entry) else None
-    share = going.done / going.total if going is not None and going.total else 0.0
-    return web.json_response({"progress": round(share, 4)})
-
-
+@endpoint(answers.ObjectList, params=(Param("detailed", "query", {"type": "boolean"}, "more of each"),))
 async def registrations(request: web.Request) -> web.Response:
     """GET /v1/model_registrations/{type}: the catalog under `image`, nothing under other types."""
     catalog = request.app[SERVICE].catalog
@@ -112,6 +94,7 @@ async def registrations(request: web.Request) -> web.Response:
     return web.json_response(data)
 
 
+@endpoint(errors=(ModelNotFound,))
 async def registration(request: web.Request) -> web.Response:
     """GET /v1/model_registrations/{type}/{name}: one of them, with all that is said of it."""
     catalog, name = request.app[SERVICE].catalog, request.match_info["name"]
@@ -139,6 +122,7 @@ def _registration(catalog: Catalog, entry: Entry, detailed: bool) -> dict[str, A
     return said
 
 
+@images_endpoint("prompt", "image", "mask", prompt="a hat", image=PICTURE_TEXT, mask_image=PICTURE_TEXT)
 async def inpainting(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/inpainting: `image`, `mask_image` (white = repaint) and a prompt; answers a `url`."""
     return await respond(request, await _with_mask(request), "edit")
@@ -151,11 +135,13 @@ async def _with_mask(request: web.Request) -> dict[str, Any]:
     return fields
 
 
+@endpoint(errors=(UnsupportedOperation,), status=0)
 async def ocr(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/ocr: refused, for no model here reads text."""
     raise UnsupportedOperation("this server makes pictures and reads no text in them: there is no OCR model")
 
 
+@endpoint(answers.RequestProgress, errors=(InvalidRequest,))
 async def progress(request: web.Request) -> web.Response:
     """GET /v1/requests/{request_id}/progress: 0 to 1, 1 only when the pictures are there."""
     job = _job(request)
@@ -165,6 +151,7 @@ async def progress(request: web.Request) -> web.Response:
     return web.json_response({"progress": round(job.progress / 100, 4)})
 
 
+@endpoint(answers.AbortAnswer, errors=(ModelNotFound,))
 async def abort(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/requests/{request_id}/abort: DONE, NO_OP on an ended one, NOT_FOUND."""
     job, model = _job(request), request.app[SERVICE].model(request.match_info["id"])
@@ -179,3 +166,18 @@ async def abort(request: web.Request) -> web.Response:
 def _job(request: web.Request) -> Job | None:
     """The job by the client's `request_id`, or by its own id."""
     return named_job(request, request.match_info["request_id"])
+
+
+DIALECT = Dialect(
+    "xinference",
+    "Xinference",
+    [
+        web.post("/v1/models", launch),
+        web.get("/v1/model_registrations/{type}", registrations),
+        web.get("/v1/model_registrations/{type}/{name}", registration),
+        web.post("/v1/images/inpainting", inpainting),
+        web.post("/v1/images/ocr", ocr),
+        web.get("/v1/requests/{request_id}/progress", progress),
+        web.post("/v1/models/{id}/requests/{request_id}/abort", abort),
+    ],
+)

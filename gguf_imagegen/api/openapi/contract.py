@@ -1,19 +1,35 @@
-"""What a route takes and gives, as a type, and what whole dialects have in common by the path."""
+"""What an endpoint takes and gives, said beside its handler; the OpenAPI document is made from it."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel
 
 from gguf_imagegen.api import answers
+from gguf_imagegen.vocabulary import errors
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
 JSON, FORM, EVENTS = "application/json", "multipart/form-data", "text/event-stream"
+ATTRIBUTE = "__contract__"
+"""Where a handler carries its contract; `functools.wraps` copies it."""
+
+READING = (errors.InvalidRequest, errors.PayloadTooLarge, errors.ContentTypeUnsupported)
+ADMIN = (errors.Forbidden,)
+MODEL = (errors.ModelNotFound, errors.ModelNotDownloaded)
+PICTURE = (
+    *READING, *MODEL, errors.InvalidSize, errors.InvalidImage, errors.UnknownSampler, errors.PromptTooLong,
+    errors.UnsupportedOperation, errors.MissingComponent, errors.InvalidModelFile, errors.QueueFull,
+    errors.Cancelled, errors.GenerationFailed, errors.WorkerCrashed, errors.ModelLoadFailed,
+    errors.InsufficientMemory, errors.ShuttingDown, errors.EnginePaused,
+)  # fmt: skip
+"""What can go wrong from the body of a request to its pictures."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +42,22 @@ class Param:
     description: str
 
 
+PREFER = Param("Prefer", "header", {"type": "string", "enum": ["respond-async"]}, "answer 202 and a job")
+IDEMPOTENCY = Param(
+    "Idempotency-Key", "header", {"type": "string", "pattern": "^[A-Za-z0-9-]{1,64}$"},
+    "requests with one key and one body share one job",
+)  # fmt: skip
+ASYNC: Mapping[int, type[BaseModel]] = {202: answers.JobObject}
+PICTURE_TEXT = "data:image/png;base64,..."
+"""Stands for a picture in examples."""
+
+
 @dataclass(frozen=True)
 class Contract:
     """`answer` is a model or `None` for bytes of the type `media`; `also` holds further good statuses.
 
     `events` describes the frames of a `text/event-stream` answer. Of an answer in several types only JSON has
-    the model.
+    the model. An endpoint that only refuses has the status 0.
     """
 
     answer: type[BaseModel] | None = answers.AnyObject
@@ -47,44 +73,23 @@ class Contract:
     example: Mapping[str, Any] = field(default_factory=dict)
 
 
-TAGS = (
-    ("/v1/images/inpainting", "Xinference"),
-    ("/v1/images/ocr", "Xinference"),
-    ("/v1/requests/", "Xinference"),
-    ("/v1/models/{id}/requests/", "Xinference"),
-    ("/v1/model_registrations", "Xinference"),
-    ("/v1/images", "Images"),
-    ("/v1/jobs", "Jobs"),
-    ("/v1/events", "Jobs"),
-    ("/v1/models", "Models"),
-    ("/v1/chat/", "Chat"),
-    ("/v1/responses", "Chat"),
-    ("/v1/config", "OpenVINO Model Server"),
-    ("/v3/", "OpenVINO Model Server"),
-    ("/v1-openai/", "GPUStack"),
-    ("/sdcpp/", "sd.cpp's server"),
-    ("/openai/", "Azure's OpenAI"),
-    ("/controlnet/", "AUTOMATIC1111"),
-    ("/sdapi/", "AUTOMATIC1111"),
-    ("/internal/", "AUTOMATIC1111"),
-    ("", "Server"),
-)
-"""By the beginning of the path; the first that fits."""
-
-ERROR_SHAPES = (
-    ("/sdcpp/", answers.NativeErrorAnswer),
-    ("/v1-openai/", answers.NumericErrorAnswer),
-    ("", answers.ErrorAnswer),
-)
+def endpoint(
+    answer: type[BaseModel] | None = answers.AnyObject, **contract: Any
+) -> Callable[[Endpoint], Endpoint]:
+    """Give a handler its contract; the arguments are those of `Contract`."""
+    return with_contract(Contract(answer, **contract))
 
 
-def tag_of(path: str) -> str:
-    return next(tag for start, tag in TAGS if path.startswith(start))
+def with_contract(contract: Contract) -> Callable[[Endpoint], Endpoint]:
+    def attach(handler: Endpoint) -> Endpoint:
+        setattr(handler, ATTRIBUTE, contract)
+        return handler
+
+    return attach
 
 
-def error_shape(path: str) -> type[BaseModel]:
-    """How handlers under this path say what went wrong."""
-    return next(shape for start, shape in ERROR_SHAPES if path.startswith(start))
+def contract_of(route: web.RouteDef) -> Contract | None:
+    return getattr(route.handler, ATTRIBUTE, None)
 
 
 def doc_of(route: web.RouteDef) -> str:

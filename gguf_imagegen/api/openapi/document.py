@@ -1,42 +1,36 @@
-"""The OpenAPI 3.1 document of this server, from the route table and the contracts of the handlers."""
+"""The OpenAPI 3.1 document of a server, from its dialects and the contracts of their handlers."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel
 
 from gguf_imagegen import __version__
 from gguf_imagegen.api import answers
-from gguf_imagegen.api.dialects.gpustack import PATHS as GPUSTACK
-from gguf_imagegen.api.middleware import A1111, AZURE, is_open
-from gguf_imagegen.api.openapi.contract import (
-    EVENTS,
-    FORM,
-    JSON,
-    Contract,
-    Param,
-    doc_of,
-    error_shape,
-    tag_of,
+from gguf_imagegen.api.dialect import Dialect
+from gguf_imagegen.api.middleware import AZURE, is_open
+from gguf_imagegen.api.openapi.contract import EVENTS, FORM, JSON, Contract, Param, contract_of, doc_of
+from gguf_imagegen.api.openapi.schemas import (
+    Schema,
+    any_of,
+    component_schemas,
+    form_name,
+    name_of,
+    names_of_property,
+    ref,
 )
-from gguf_imagegen.api.openapi.contracts import CONTRACTS, contract_of
-from gguf_imagegen.api.openapi.schemas import Schema, any_of, component_schemas, names_of_property, ref
-from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
-from gguf_imagegen.vocabulary.errors import ContentTypeUnsupported, Forbidden, ImagegenError, Unauthorized
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, Unauthorized
 
 INTRODUCTION = (
     "Pictures from GGUF diffusion models through stable-diffusion.cpp, in the words of several APIs. Unknown"
     " fields are ignored and named in `warnings`; a null is a field not said. Numbers may come as text."
 )
-BY_GUARD = (Unauthorized, Forbidden)
-NATIVE = "/sdcpp/"
 HEADERS: Mapping[str, Schema] = {
     "X-Request-ID": {"description": "the request's own, or one made for it", "schema": {"type": "string"}},
     "X-Job-Id": {"description": "the job that was made", "schema": {"type": "string"}},
@@ -45,19 +39,21 @@ HEADERS: Mapping[str, Schema] = {
 WORDS = {200: "done", 202: "accepted", 304: "not modified", 503: "not ready"}
 
 
-def document(routes: Iterable[web.AbstractRouteDef], settings: Settings, able: Abilities) -> dict[str, Any]:
+def document(dialects: Sequence[Dialect], settings: Settings, able: Abilities) -> dict[str, Any]:
     """The whole document. Takes a while: call it in a thread."""
-    table = [route for route in routes if isinstance(route, web.RouteDef)]
-    contracts = [contract_of(route.handler) or Contract() for route in table]
+    table = [(dialect, route) for dialect in dialects for route in dialect.routes]
+    contracts = [contract_of(route) or Contract() for _, route in table]
     requests = {each.request for each in contracts if each.request is not None}
+    forms = {each.request for each in contracts if each.request is not None and each.form}
     given = {each.answer for each in contracts if each.answer is not None}
     given |= {model for each in contracts for model in each.also.values() if model is not None}
-    given |= {error_shape(route.path) for route in table} | {answers.ErrorAnswer, answers.ServerSentEvent}
-    by_name = sorted(requests, key=_name), sorted(given, key=_name)
-    schemas = component_schemas(*by_name, settings, able)
+    given |= {dialect.errors.model for dialect, _ in table} | {answers.ServerSentEvent}
+    describe = [each.describe for each in dialects if each.describe is not None]
+    schemas = component_schemas(requests, given, forms, settings, able, describe)
     paths: dict[str, Any] = defaultdict(dict)
-    for route, contract in zip(table, contracts, strict=True):
-        paths[route.path][route.method.lower()] = _operation(route, contract, schemas, settings)
+    for (dialect, route), contract in zip(table, contracts, strict=True):
+        operation = _operation(dialect, route, contract, schemas, settings)
+        paths[route.path].setdefault(route.method.lower(), operation)
     components: dict[str, Any] = {"schemas": schemas, "headers": dict(HEADERS)}
     if settings.keyed:
         components["securitySchemes"] = {
@@ -68,35 +64,23 @@ def document(routes: Iterable[web.AbstractRouteDef], settings: Settings, able: A
     return {
         "openapi": "3.1.0",
         "info": {"title": "gguf_imagegen", "version": __version__, "description": INTRODUCTION},
-        "tags": [{"name": name} for name in dict.fromkeys(tag_of(route.path) for route in table)],
+        "tags": [{"name": name} for name in dict.fromkeys(dialect.title for dialect, _ in table)],
         "paths": dict(paths),
         "components": components,
     }
 
 
-def undescribed(routes: Iterable[web.AbstractRouteDef]) -> list[str]:
-    """Routes whose handler has no contract."""
-    table = [route for route in routes if isinstance(route, web.RouteDef)]
-    return [f"{route.method} {route.path}" for route in table if contract_of(route.handler) is None]
-
-
-def unused(routes: Iterable[web.AbstractRouteDef]) -> list[str]:
-    """Handlers with a contract and without a route."""
-    used = {id(contract_of(route.handler)) for route in routes if isinstance(route, web.RouteDef)}
-    return [handler.__name__ for handler, contract in CONTRACTS.items() if id(contract) not in used]
-
-
-def _name(model: type[BaseModel]) -> str:
-    return model.__name__
-
-
 def _operation(
-    route: web.RouteDef, contract: Contract, schemas: Mapping[str, Schema], settings: Settings
+    dialect: Dialect,
+    route: web.RouteDef,
+    contract: Contract,
+    schemas: Mapping[str, Schema],
+    settings: Settings,
 ) -> dict[str, Any]:
     summary, description = words_of(doc_of(route), route.path)
     made: dict[str, Any] = {
         "operationId": re.sub(r"\W+", "_", f"{route.method.lower()}{route.path}").strip("_"),
-        "tags": [tag_of(route.path)],
+        "tags": [dialect.title],
         "summary": summary,
     }
     if description:
@@ -105,10 +89,9 @@ def _operation(
         made["parameters"] = parameters
     if contract.request is not None:
         made["requestBody"] = _body(contract, schemas)
-    made["responses"] = _responses(route, contract, settings)
+    made["responses"] = _responses(dialect, route, contract, settings)
     if settings.keyed:
-        schemes = ["bearer", "azure"] + ["basic"] * route.path.startswith(A1111)
-        made["security"] = [] if is_open(route.method, route.path) else [{name: []} for name in schemes]
+        made["security"] = [] if is_open(route.method, route.path) else [{name: []} for name in dialect.auth]
     return made
 
 
@@ -146,8 +129,8 @@ def _body(contract: Contract, schemas: Mapping[str, Schema]) -> dict[str, Any]:
     content: dict[str, Any] = {JSON: {"schema": _needing(contract.required, name, schemas)}}
     if contract.example:
         content[JSON]["example"] = dict(contract.example)
-    if contract.form and contract.request is ImageRequest:
-        content[FORM] = {"schema": _needing(contract.required, "ImageForm", schemas)}
+    if contract.form:
+        content[FORM] = {"schema": _needing(contract.required, form_name(name), schemas)}
     return {"required": True, "content": content}
 
 
@@ -168,18 +151,18 @@ def _needing(required: Sequence[str], name: str, schemas: Mapping[str, Schema]) 
 # -- answers ------------------------------------------------------------------------------------------
 
 
-def _responses(route: web.RouteDef, contract: Contract, settings: Settings) -> dict[str, Any]:
+def _responses(
+    dialect: Dialect, route: web.RouteDef, contract: Contract, settings: Settings
+) -> dict[str, Any]:
     made: dict[int, dict[str, Any]] = {}
     if contract.status:
         made[contract.status] = _answer(contract)
     for status, model in contract.also.items():
         content = {JSON: {"schema": ref(model.__name__)}} if model is not None else {}
         made[status] = _response(WORDS[status], content)
-    for status, kinds in _errors(route, contract, settings).items():
-        guarded = set(kinds) & set(BY_GUARD) and not route.path.startswith(GPUSTACK)
-        shape = answers.ErrorAnswer if guarded else error_shape(route.path)
+    for status, kinds in _errors(dialect, route, contract, settings).items():
         codes = ", ".join(f"`{code}`" for code in dict.fromkeys(kind.code for kind in kinds))
-        made.setdefault(status, _response(codes, {JSON: {"schema": ref(shape.__name__)}}))
+        made.setdefault(status, _response(codes, {JSON: {"schema": ref(dialect.errors.model.__name__)}}))
         if status in (429, 503):
             made[status]["headers"] |= {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
     return {str(status): made[status] for status in sorted(made)}
@@ -192,7 +175,7 @@ def _answer(contract: Contract) -> dict[str, Any]:
             content[media] = {"schema": ref(contract.answer.__name__)}
         elif media == EVENTS:
             content[media] = {
-                "schema": {**ref(_name(answers.ServerSentEvent)), "description": contract.events}
+                "schema": {**ref(name_of(answers.ServerSentEvent)), "description": contract.events}
             }
         else:
             content[media] = {"schema": {"type": "string"}} if media.startswith("text/") else {}
@@ -205,16 +188,15 @@ def _response(description: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _errors(
-    route: web.RouteDef, contract: Contract, settings: Settings
+    dialect: Dialect, route: web.RouteDef, contract: Contract, settings: Settings
 ) -> dict[int, list[type[ImagegenError]]]:
     """What can go wrong by status: the handler's, the guard's, and an internal error, which anything can."""
     kinds: list[type[ImagegenError]] = [*contract.errors, ImagegenError]
-    if not settings.keyed or route.path.startswith(A1111):
+    if not settings.keyed or "basic" in dialect.auth:
         kinds.append(Forbidden)
     if settings.keyed and not is_open(route.method, route.path):
         kinds.append(Unauthorized)
     made: dict[int, list[type[ImagegenError]]] = defaultdict(list)
     for kind in kinds:
-        native = kind is ContentTypeUnsupported and route.path.startswith(NATIVE)  # sd.cpp looks at no type
-        made[400 if native else kind.status].append(kind)
+        made[dialect.errors.status(kind)].append(kind)
     return made

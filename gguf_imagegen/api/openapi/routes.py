@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.api.openapi.docs_page import EXAMPLE_BASE
 from gguf_imagegen.api.urls import base_url
 
@@ -51,12 +52,14 @@ class Description:
 DESCRIPTION = web.AppKey("description", Description)
 
 
+@endpoint()
 async def openapi_json(request: web.Request) -> web.Response:
     """GET /openapi.json: this description, OpenAPI 3.1."""
     body = await asyncio.to_thread(lambda: request.app[DESCRIPTION].json)
     return web.Response(body=body, content_type="application/json")
 
 
+@endpoint(None, media=("text/html",))
 async def docs(request: web.Request) -> web.Response:
     """GET /docs: the same as a page to read."""
     description = request.app[DESCRIPTION]

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import copy
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import AliasChoices, BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from gguf_imagegen.api.dialects.a1111 import request as a1111
-from gguf_imagegen.api.dialects.chat import OF_CHAT
-from gguf_imagegen.api.dialects.sdcpp.request import LEAVES, Leaf
 from gguf_imagegen.planning.request import WITHOUT_EFFECT, ImageRequest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
@@ -29,6 +26,10 @@ UPLOAD_TEXT: Schema = {"type": "string", "contentEncoding": "base64", "descripti
 NO_EFFECT = "accepted without effect"
 
 
+def name_of(model: type[BaseModel]) -> str:
+    return model.__name__
+
+
 def ref(name: str) -> Schema:
     return {"$ref": REF.format(model=name)}
 
@@ -36,28 +37,37 @@ def ref(name: str) -> Schema:
 def component_schemas(
     requests: Iterable[type[BaseModel]],
     answers: Iterable[type[BaseModel]],
+    forms: Iterable[type[BaseModel]],
     settings: Settings,
     able: Abilities,
+    describe: Iterable[Callable[[dict[str, Schema]], None]],
 ) -> dict[str, Schema]:
-    """All components by name: the models and what they hold, and `…Form` of those that are forms too."""
-    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(each, "validation") for each in requests]
-    modes += [(each, "serialization") for each in answers]
+    """All components by name: the models and what they hold, and `…Form` of the requests that are forms too.
+
+    `describe` are the dialects' own completions.
+    """
+    wanted: list[type[BaseModel]] = sorted({ImageRequest, *requests}, key=name_of)
+    modes: list[tuple[type[BaseModel], JsonSchemaMode]] = [(each, "validation") for each in wanted]
+    modes += [(each, "serialization") for each in sorted(answers, key=name_of)]
     _, found = models_json_schema(modes, ref_template=REF)
     schemas = {name: plain(schema) for name, schema in found["$defs"].items()}
-    for name, model in _models({ImageRequest, *requests}).items():
+    for name, model in _models(wanted).items():
         if name in schemas:
             schemas[name] = _with_aliases(model, schemas[name])
-    _complete_dialects(schemas, settings, able)
-    schemas["ImageForm"] = form_of(schemas["ImageRequest"], schemas)
+    _complete(schemas, settings, able)
+    for complete in describe:
+        complete(schemas)
+    for name in sorted(map(name_of, forms)):
+        schemas[form_name(name)] = form_of(schemas[name], schemas)
     return {name: _in_json(schema) for name, schema in schemas.items() if not name.endswith("Form")} | {
         name: schema for name, schema in schemas.items() if name.endswith("Form")
     }
 
 
-def _complete_dialects(schemas: dict[str, Schema], settings: Settings, able: Abilities) -> None:
-    """What the dialects' handlers read beside their models."""
+def _complete(schemas: dict[str, Schema], settings: Settings, able: Abilities) -> None:
+    """What the parser of image requests reads beside the model."""
     image = schemas["ImageRequest"]["properties"]
-    image |= {name: {"description": NO_EFFECT} for name in sorted(WITHOUT_EFFECT.keys() - image.keys())}
+    image |= without_effect(WITHOUT_EFFECT.keys() - image.keys())
     image["kwargs"] = {
         "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
         "description": "further fields, as Xinference's clients send them; others go before them",
@@ -65,28 +75,22 @@ def _complete_dialects(schemas: dict[str, Schema], settings: Settings, able: Abi
     _name(image, able)
     _limit(image, settings)
     _limit(schemas["HiresRequest"]["properties"], settings)
-    if "A1111Request" in schemas:
-        own = schemas["A1111Request"]["properties"]
-        own |= {name: image[name] for name in a1111.SAME if name not in own}
-        names = (*a1111.NO_EFFECT, *a1111.NO_EFFECT_ON_HIRES, *a1111.NO_EFFECT_ON_MASKS)
-        own |= {name: {"description": NO_EFFECT} for name in names if name not in own}
-    if "ChatRequest" in schemas:
-        own = schemas["ChatRequest"]["properties"]
-        pictures = {name for name, schema in image.items() if UPLOAD in _every(schema)}
-        own |= {
-            name: schema
-            for name, schema in image.items()
-            if name not in {*own, *OF_CHAT, *pictures, "prompt", "kwargs"}
-        }
-    if "NativeRequest" in schemas:
-        schemas["NativeRequest"]["properties"] = native_properties(image)
+
+
+def without_effect(names: Iterable[str]) -> dict[str, Schema]:
+    return {name: {"description": NO_EFFECT} for name in sorted(names)}
+
+
+def uploads(properties: Mapping[str, Schema]) -> set[str]:
+    """The fields that may hold a file."""
+    return {name for name, schema in properties.items() if UPLOAD in every_part(schema)}
 
 
 def _name(properties: dict[str, Schema], able: Abilities) -> None:
     """The engine's names, on the fields that take them and their aliases."""
     for field, words in {"sampler": able.samplers, "schedule": able.schedules}.items():
         for name in names_of_property(field, properties):
-            for part in _every(properties[name]):
+            for part in every_part(properties[name]):
                 if part.get("type") == "string":
                     part["enum"] = list(words)
 
@@ -104,7 +108,7 @@ def _limit(properties: dict[str, Schema], settings: Settings) -> None:
     for field, (key, value) in bounds.items():
         kind = "string" if key == "maxLength" else "integer"
         names = names_of_property(field, properties) if field in properties else ()
-        parts = (part for name in names for part in _every(properties[name]))
+        parts = (part for name in names for part in every_part(properties[name]))
         for part in parts:
             if part.get("type") == kind:
                 part[key] = value
@@ -142,11 +146,11 @@ def _in_json(schema: Any) -> Any:
     return {key: _in_json(value) for key, value in schema.items()}
 
 
-def _every(schema: Any) -> Iterator[Schema]:
+def every_part(schema: Any) -> Iterator[Schema]:
     """The schema and all alternatives and items in it."""
     yield schema
     for part in [*schema.get("anyOf", ()), *([schema["items"]] if "items" in schema else ())]:
-        yield from _every(part)
+        yield from every_part(part)
 
 
 # -- aliases ------------------------------------------------------------------------------------------
@@ -209,6 +213,11 @@ def _models(roots: Iterable[type[BaseModel]]) -> dict[str, type[BaseModel]]:
 # -- forms --------------------------------------------------------------------------------------------
 
 
+def form_name(model: str) -> str:
+    """`ImageForm` of `ImageRequest`."""
+    return model.removesuffix("Request") + "Form"
+
+
 def form_of(schema: Schema, schemas: Mapping[str, Schema]) -> Schema:
     """The same fields as parts of a form: files are bytes, objects and lists of them are JSON text."""
     properties = {name: _part(each, schemas) for name, each in schema["properties"].items()}
@@ -222,7 +231,7 @@ def _part(schema: Schema, schemas: Mapping[str, Schema]) -> Schema:
     one = {**said[0], **rest} if said else dict(schema)
     if isinstance(one.get("type"), list):
         one["type"] = next(kind for kind in one["type"] if kind != "null")
-    if UPLOAD in _every(one):
+    if UPLOAD in every_part(one):
         return one
     if one.get("type") == "array" and "$ref" not in one["items"]:
         return {"type": "string", "pattern": r"^\d{1,3}(,\d{1,3})*$", **_words(one)}
@@ -233,40 +242,3 @@ def _part(schema: Schema, schemas: Mapping[str, Schema]) -> Schema:
 
 def _words(schema: Schema) -> Schema:
     return {key: schema[key] for key in ("description", "x-alias-of") if key in schema}
-
-
-# -- sd.cpp's native schema ---------------------------------------------------------------------------
-
-
-def native_properties(image: Mapping[str, Schema]) -> dict[str, Schema]:
-    """The tree of its leaves, each with the schema of the field that it means."""
-    tree: dict[str, Schema] = {}
-    for path, leaf in LEAVES.items():
-        *parents, name = path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {"type": "object", "properties": {}})["properties"]
-        node[name] = _leaf(leaf, image)
-    return tree
-
-
-def _leaf(leaf: Leaf, image: Mapping[str, Schema]) -> Schema:
-    """Without sd.cpp's default: what is not said is the model's own here."""
-    field = {"init_image": "mask", "ref_images": "image"}.get(leaf.field, leaf.field)
-    if field == "lora":
-        schema = {"type": "array", "items": {"type": "object"}, "description": "of `path` and `multiplier`"}
-    elif field in image:
-        schema = {key: value for key, value in copy.deepcopy(image[field]).items() if key != "default"}
-        for part in _every(schema):
-            if "enum" in part and isinstance(leaf.default, str) and leaf.default not in part["enum"]:
-                part["enum"] = [leaf.default, *part["enum"]]
-    else:
-        schema = _type_of(leaf.default)
-        if not leaf.field:
-            schema["description"] = NO_EFFECT
-    return schema
-
-
-def _type_of(default: Any) -> Schema:
-    kinds = {bool: "boolean", int: "integer", float: "number", str: "string", list: "array"}
-    return {"type": kinds[type(default)]} if type(default) in kinds else {}

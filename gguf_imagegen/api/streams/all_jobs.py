@@ -17,6 +17,7 @@ from aiohttp import web
 
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import EVENTS, endpoint
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, b64, frame
 from gguf_imagegen.api.streams.writing import hang_up, write
@@ -28,13 +29,12 @@ from gguf_imagegen.vocabulary.errors import InvalidRequest
 from gguf_imagegen.vocabulary.events import Loaded, Loading, Notice, PhaseChanged, Progress
 
 MOST_RECENT = 100
-TOGETHER = 0.05
-"""Seconds; what happens within them goes out in one piece."""
 PLACES = 1.0
 """Least seconds between two frames with the order of the queue."""
 FRAMES_KEPT = 2000
 
 
+@endpoint(None, media=(EVENTS,), events="JSON frames of every job, without an end; comments as heartbeats.")
 async def events(request: web.Request) -> web.StreamResponse:
     """GET /v1/events: the jobs that have not ended, from their start, and all that follow, without an end.
 
@@ -64,7 +64,8 @@ def _recent(request: web.Request) -> int:
 
 async def _follow(request: web.Request, response: web.StreamResponse, follower: Follower) -> None:
     """Send what happens, with heartbeats."""
-    scheduler, heartbeat = request.app[SERVICE].scheduler, request.app[SERVICE].settings.heartbeat
+    service = request.app[SERVICE]
+    scheduler, heartbeat = service.scheduler, service.settings.heartbeat
     beat = time.monotonic() + heartbeat
     while not scheduler.draining:
         data = follower.news()
@@ -73,7 +74,7 @@ async def _follow(request: web.Request, response: web.StreamResponse, follower: 
         if data:
             await write(request, response, data)
             beat = time.monotonic() + heartbeat
-            await asyncio.sleep(TOGETHER)
+            await asyncio.sleep(service.waits.together)
         else:
             await scheduler.change(max(0.0, min(beat - time.monotonic(), follower.pause)))
 

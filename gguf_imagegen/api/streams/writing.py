@@ -10,10 +10,10 @@ from contextlib import suppress
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-WRITE_TIMEOUT = 120.0
-"""Seconds for which a client may take nothing of what is written to it."""
+from gguf_imagegen.api.keys import SERVICE
+
 LOOKS = 8
-"""How often it is looked at in that time."""
+"""How often a client that reads nothing is looked at before it counts as gone."""
 
 
 async def write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
@@ -48,9 +48,10 @@ async def _whole(request: web.Request, response: web.StreamResponse) -> None:
 async def _taken(request: web.Request, writing: Coroutine[None, None, None]) -> None:
     """Wait for a write, however slow, while the client goes on taking something."""
     task = asyncio.ensure_future(writing)
+    timeout = request.app[SERVICE].waits.unread / LOOKS
     try:
         left, idle = math.inf, 0
-        while not (await asyncio.wait((task,), timeout=WRITE_TIMEOUT / LOOKS))[0]:
+        while not (await asyncio.wait((task,), timeout=timeout))[0]:
             left, before = _unsent(request), left
             idle = 0 if left < before else idle + 1
             if idle == LOOKS:

@@ -97,8 +97,15 @@ class _Run:
 class Tuner:
     """Each candidate has an engine of its own, which is gone before the next one starts."""
 
-    def __init__(self, work: Work, make_engine: Callable[[], Engine], watcher: Watcher) -> None:
+    def __init__(
+        self,
+        work: Work,
+        make_engine: Callable[[], Engine],
+        watcher: Watcher,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
         self._work = work
+        self._patience = patience
         self._make_engine = make_engine
         self._watcher = watcher
         self._trials: list[Trial] = []
@@ -139,7 +146,7 @@ class Tuner:
     ) -> tuple[Trial, float | None]:
         """Seconds of a picture if the candidate is to be kept on, which it is below `least`."""
         self._watcher.trying(change.words)
-        limit = PATIENCE * default.warm_up + PATIENCE_SECONDS
+        limit = PATIENCE * default.warm_up + self._patience
         try:
             speed = (await self._run(options, limit=limit)).speed
         except asyncio.TimeoutError:

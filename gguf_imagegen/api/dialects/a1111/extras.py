@@ -17,14 +17,16 @@ from PIL import Image, ImageOps
 from pydantic import BaseModel, ConfigDict, Field
 
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.dialects.a1111.answers import ExtrasAnswer, ExtrasBatchAnswer, PngInfo
 from gguf_imagegen.api.dialects.a1111.lists import PIXEL_UPSCALERS
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import PICTURE, PICTURE_TEXT, READING, endpoint
 from gguf_imagegen.api.submit import begin, finish
 from gguf_imagegen.pictures import data_urls, decode, encode, infotext
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.planning.request import Finite, Upload
-from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnsupportedOperation
 
 TO_SIZE = 1
 """The value of `resize_mode` that takes width and height in the place of a factor."""
@@ -57,6 +59,17 @@ class ExtrasRequest(BaseModel):
     upscaler_1: str = "None"
 
 
+class PngInfoRequest(BaseModel):
+    image: str = Field(description="base64 or data URL")
+
+
+@endpoint(
+    ExtrasAnswer,
+    request=ExtrasRequest,
+    required=("image",),
+    errors=PICTURE,
+    example={"image": PICTURE_TEXT, "upscaler_1": "Lanczos", "upscaling_resize": 2},
+)
 async def extra_single_image(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-single-image."""
     wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
@@ -74,6 +87,13 @@ def _answer(made: bytes | list[bytes]) -> web.Response:
     return web.json_response({"html_info": "", "images": texts})
 
 
+@endpoint(
+    ExtrasBatchAnswer,
+    request=ExtrasRequest,
+    required=("imageList",),
+    errors=PICTURE,
+    example={"imageList": [{"data": PICTURE_TEXT}], "upscaler_1": "Lanczos"},
+)
 async def extra_batch_images(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-batch-images: one after the other."""
     wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
@@ -143,6 +163,7 @@ def _resized(data: bytes, name: str, wanted: ExtrasRequest, max_pixels: int) -> 
     return encode.encode_picture(picture, format="png")
 
 
+@endpoint(PngInfo, request=PngInfoRequest, errors=(*READING, InvalidImage))
 async def png_info(request: web.Request) -> web.Response:
     """POST /sdapi/v1/png-info: the `parameters` text of a picture, as it is and in its parts."""
     given = (await read_body(request)).get("image")
@@ -160,6 +181,7 @@ def _info(given: str) -> dict[str, Any]:
     return {"info": text, "items": {"parameters": text} if text else {}, "parameters": parts}
 
 
+@endpoint(errors=(UnsupportedOperation,), status=0)
 async def interrogate(request: web.Request) -> web.Response:
     """POST /sdapi/v1/interrogate: pictures cannot be described here."""
     raise UnsupportedOperation("interrogate: this server has no model that describes pictures")

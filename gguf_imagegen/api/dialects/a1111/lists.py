@@ -13,12 +13,15 @@ from typing import Any
 
 import psutil
 from aiohttp import web
+from pydantic import BaseModel
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only, require_admin
 from gguf_imagegen.api.dialects.a1111.names import SAMPLERS, SCHEDULES
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.models import wants_all
+from gguf_imagegen.api.models import ALL, wants_all
+from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, READING, endpoint
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.machine.memory import available
@@ -32,6 +35,12 @@ LATENT_MODES = (
     "Latent", "Latent (antialiased)", "Latent (bicubic)", "Latent (bicubic antialiased)", "Latent (nearest)",
     "Latent (nearest-exact)",
 )  # fmt: skip
+
+
+class OptionsRequest(BaseModel):
+    """Other options are ignored."""
+
+    sd_model_checkpoint: str | None = None
 
 
 # -- models -------------------------------------------------------------------------------------------
@@ -81,6 +90,7 @@ def use_by_default(app: web.Application, entry: Entry) -> None:
     app[SERVICE].scheduler.want(entry)
 
 
+@endpoint(answers.ObjectList, params=(ALL,))
 async def sd_models(request: web.Request) -> web.Response:
     """GET /sdapi/v1/sd-models: the default model, then what is on disk; `?all=true` the whole catalog."""
     catalog, default = request.app[SERVICE].catalog, request.app[SERVICE].default
@@ -105,6 +115,7 @@ async def sd_models(request: web.Request) -> web.Response:
     )
 
 
+@endpoint()
 async def get_options(request: web.Request) -> web.Response:
     """GET /sdapi/v1/options: the few options that this server has."""
     entry = request.app[SERVICE].default
@@ -119,6 +130,7 @@ async def get_options(request: web.Request) -> web.Response:
     )
 
 
+@endpoint(answers.Nothing, request=OptionsRequest, errors=(*READING, *MODEL, *ADMIN))
 async def set_options(request: web.Request) -> web.Response:
     """POST /sdapi/v1/options: `sd_model_checkpoint` switches the default model; all else is ignored."""
     name = (await read_body(request)).get("sd_model_checkpoint")
@@ -130,6 +142,7 @@ async def set_options(request: web.Request) -> web.Response:
     return web.json_response(None)
 
 
+@endpoint(errors=ADMIN)
 @admins_only
 async def unload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/unload-checkpoint: free the memory of all models as soon as no job waits."""
@@ -138,6 +151,7 @@ async def unload_checkpoint(request: web.Request) -> web.Response:
     return web.json_response({})
 
 
+@endpoint(errors=(*MODEL, *ADMIN))
 @admins_only
 async def reload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/reload-checkpoint: load the default model as soon as no job waits."""
@@ -148,6 +162,7 @@ async def reload_checkpoint(request: web.Request) -> web.Response:
 # -- names --------------------------------------------------------------------------------------------
 
 
+@endpoint(answers.ObjectList)
 async def samplers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/samplers."""
     return web.json_response(
@@ -159,6 +174,7 @@ async def samplers(request: web.Request) -> web.Response:
     )
 
 
+@endpoint(answers.ObjectList)
 async def schedulers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/schedulers."""
     able = request.app[SERVICE].abilities.schedules
@@ -169,12 +185,14 @@ async def schedulers(request: web.Request) -> web.Response:
     )
 
 
+@endpoint(answers.ObjectList)
 async def loras(request: web.Request) -> web.Response:
     """GET /sdapi/v1/loras: names that prompts and the field `lora` may use."""
     names = await asyncio.to_thread(names_in, request.app[SERVICE].settings.lora_dir, "lora")
     return web.json_response([{"name": name, "alias": name, "path": name, "metadata": {}} for name in names])
 
 
+@endpoint(answers.ObjectList)
 async def upscalers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/upscalers: built-in ones, and the files of --upscaler-dir."""
     names = await asyncio.to_thread(names_in, request.app[SERVICE].settings.upscaler_dir, "upscaler")
@@ -187,16 +205,19 @@ async def upscalers(request: web.Request) -> web.Response:
     )
 
 
+@endpoint(answers.ObjectList)
 async def latent_upscale_modes(request: web.Request) -> web.Response:
     """GET /sdapi/v1/latent-upscale-modes."""
     return web.json_response([{"name": name} for name in LATENT_MODES])
 
 
+@endpoint()
 async def cmd_flags(request: web.Request) -> web.Response:
     """GET /sdapi/v1/cmd-flags: that there is an API and no Gradio."""
     return web.json_response({"api": True, "nowebui": True})
 
 
+@endpoint()
 async def memory(request: web.Request) -> web.Response:
     """GET /sdapi/v1/memory: bytes of main memory, and free bytes of the first GPU."""
     free = await asyncio.to_thread(available)
@@ -208,21 +229,25 @@ async def memory(request: web.Request) -> web.Response:
     return web.json_response({"ram": ram, "cuda": cuda})
 
 
+@endpoint()
 async def scripts(request: web.Request) -> web.Response:
     """GET /sdapi/v1/scripts: none."""
     return web.json_response({"txt2img": [], "img2img": []})
 
 
+@endpoint()
 async def embeddings(request: web.Request) -> web.Response:
     """GET /sdapi/v1/embeddings: none."""
     return web.json_response({"loaded": {}, "skipped": {}})
 
 
+@endpoint(answers.ObjectList)
 async def nothing(request: web.Request) -> web.Response:
     """Lists of things that this server does not have."""
     return web.json_response([])
 
 
+@endpoint(answers.Nothing)
 async def done(request: web.Request) -> web.Response:
     """POST refresh-…: folders are looked at with every request."""
     return web.json_response(None)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,11 +17,22 @@ from gguf_imagegen import __version__
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialects.a1111 import lists
+from gguf_imagegen.api.dialects.a1111.answers import A1111Answer
 from gguf_imagegen.api.dialects.a1111.inputs import input_images, memory_of
 from gguf_imagegen.api.dialects.a1111.names import sampler_label, schedule_label
 from gguf_imagegen.api.dialects.a1111.progress import timestamp
 from gguf_imagegen.api.dialects.a1111.request import A1111Request, Translated, translate
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import (
+    ASYNC,
+    IDEMPOTENCY,
+    PICTURE,
+    PICTURE_TEXT,
+    PREFER,
+    Contract,
+    Endpoint,
+    with_contract,
+)
 from gguf_imagegen.api.submit import accepted, begin, finish, pictures, prefers_async
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.finish import describe
@@ -36,11 +47,27 @@ PICTURES = {"init_images", "mask", "extra_images"}
 MAX_ECHO_DEPTH = 16
 
 
+def _pictures_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endpoint]:
+    return with_contract(
+        Contract(
+            A1111Answer,
+            A1111Request,
+            required=required,
+            errors=PICTURE,
+            also=ASYNC,
+            params=(PREFER, IDEMPOTENCY),
+            example=example,
+        )
+    )
+
+
+@_pictures_endpoint("prompt", prompt="a lovely cat", width=64, height=64, steps=2)
 async def txt2img(request: web.Request) -> web.Response:
     """POST /sdapi/v1/txt2img."""
     return await _make(request, img2img=False)
 
 
+@_pictures_endpoint("init_images", prompt="a dog", init_images=[PICTURE_TEXT], denoising_strength=0.5)
 async def img2img(request: web.Request) -> web.Response:
     """POST /sdapi/v1/img2img."""
     return await _make(request, img2img=True)

@@ -13,17 +13,23 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import CALLERS, sender_of
+from gguf_imagegen.api.dialects.a1111.answers import A1111Progress, InternalProgress
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import READING, Param, endpoint
 from gguf_imagegen.api.submit import name_of, named_job
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.vocabulary.events import Loading, Progress
 
-DIALECT = "sdapi"
+DIALECT = "a1111"
 KINDS = {"generation": "txt2img", "edit": "img2img", "variation": "img2img", "upscale": "extras"}
+
+SKIP_IMAGE = Param("skip_current_image", "query", {"type": "boolean"}, "leave the preview out")
+ID_TASK = Param("id_task", "query", {"type": "string"}, "the job of this `force_task_id`")
 
 
 class ProgressRequest(BaseModel):
@@ -36,6 +42,7 @@ class ProgressRequest(BaseModel):
     live_preview: bool = True
 
 
+@endpoint(A1111Progress, params=(SKIP_IMAGE, ID_TASK))
 async def progress(request: web.Request) -> web.Response:
     """GET /sdapi/v1/progress: the caller's running job, else its next one; `id_task` names another."""
     skip_image = request.query.get("skip_current_image", "").lower() in ("true", "1", "yes", "on", "t", "y")
@@ -58,6 +65,13 @@ async def progress(request: web.Request) -> web.Response:
     return web.json_response(body)
 
 
+@endpoint(
+    InternalProgress,
+    request=ProgressRequest,
+    required=("id_task",),
+    errors=READING,
+    example={"id_task": "task(abc)"},
+)
 async def internal_progress(request: web.Request) -> web.Response:
     """POST /internal/progress: one job by its name; `id_live_preview` counts up with the previews."""
     wanted = validated(ProgressRequest, await read_body(request))
@@ -80,12 +94,14 @@ async def internal_progress(request: web.Request) -> web.Response:
     return web.json_response(body)
 
 
+@endpoint()
 async def interrupt(request: web.Request) -> web.Response:
     """POST /sdapi/v1/interrupt: end the caller's running job; it is answered with the pictures so far."""
     await _end_running(request)
     return web.json_response({})
 
 
+@endpoint(answers.Nothing)
 async def skip(request: web.Request) -> web.Response:
     """POST /sdapi/v1/skip: as interrupt, because the pictures of one job are made in one go."""
     await _end_running(request)

@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects.a1111 import controlnet, extras, lists, pictures, progress
+from gguf_imagegen.api.dialects.a1111.request import NO_EFFECT, NO_EFFECT_ON_HIRES, NO_EFFECT_ON_MASKS, SAME
+from gguf_imagegen.api.openapi.schemas import Schema, without_effect
 
 BASE = "/sdapi/v1/"
 GET: Mapping[str, Handler] = {
@@ -56,3 +59,20 @@ ROUTES = [
     web.get("/controlnet/model_list", controlnet.model_list),
     web.get("/controlnet/module_list", controlnet.module_list),
 ]
+
+
+def _describe(schemas: dict[str, Schema]) -> None:
+    """Keys that are the same in an image request, and those without effect."""
+    own, image = schemas["A1111Request"]["properties"], schemas["ImageRequest"]["properties"]
+    own |= {name: image[name] for name in SAME if name not in own}
+    own |= without_effect({*NO_EFFECT, *NO_EFFECT_ON_HIRES, *NO_EFFECT_ON_MASKS} - own.keys())
+
+
+DIALECT = Dialect(
+    "a1111",
+    "AUTOMATIC1111",
+    ROUTES,
+    roots=("/sdapi/", "/internal/", "/controlnet/"),
+    auth=("bearer", "azure", "basic"),
+    describe=_describe,
+)

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from collections import deque
-from functools import wraps
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from pydantic import BaseModel
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
+from gguf_imagegen.api.dialect import Dialect, ErrorForm
 from gguf_imagegen.api.dialects.sdcpp.capabilities import capabilities_of
+from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
 from gguf_imagegen.api.dialects.sdcpp.request import native_name, to_fields
+from gguf_imagegen.api.dialects.sdcpp.schema import native_properties
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.middleware import error_answer
+from gguf_imagegen.api.openapi.contract import IDEMPOTENCY, PICTURE, endpoint
+from gguf_imagegen.api.openapi.schemas import Schema
 from gguf_imagegen.api.submit import begin, pictures
 from gguf_imagegen.jobs.job import Job, Status
 from gguf_imagegen.vocabulary.errors import (
     ContentTypeUnsupported,
     ImagegenError,
     JobNotFound,
+    ModelNotFound,
     NotFound,
     UnsupportedOperation,
 )
@@ -58,21 +62,8 @@ class JobExpired(JobNotFound):
     code = "job_expired"
 
 
-def native_errors(handler: Handler) -> Handler:
-    """Errors in sd.cpp's shape."""
-
-    @wraps(handler)
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except ImagegenError as exc:
-            refusal = error_answer(exc)
-            refusal.text = json.dumps(error_body(exc))
-            if isinstance(exc, ContentTypeUnsupported):
-                refusal.set_status(400, refusal.reason)  # sd.cpp takes no other type and looks at none
-            return refusal
-
-    return answer
+class NativeRequest(BaseModel):
+    """sd.cpp's native schema; 0, -1 and "" leave a field to the model."""
 
 
 def error_body(error: ImagegenError) -> dict[str, Any]:
@@ -85,7 +76,7 @@ def error_body(error: ImagegenError) -> dict[str, Any]:
     return {"error": WORDS.get(error.code, text), "message": text, **ours}
 
 
-@native_errors
+@endpoint(answers.NativeCapabilities, errors=(ModelNotFound,))
 async def capabilities(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/capabilities, of the default model."""
     entry = request.app[SERVICE].model(None)
@@ -94,11 +85,19 @@ async def capabilities(request: web.Request) -> web.Response:
     return web.json_response(found)
 
 
-@native_errors
+@endpoint(
+    answers.NativeSubmitted,
+    request=NativeRequest,
+    required=("prompt",),
+    errors=PICTURE,
+    status=202,
+    params=(IDEMPOTENCY,),
+    example={"prompt": "a lovely cat", "width": 64, "height": 64, "sample_params": {"sample_steps": 2}},
+)
 async def img_gen(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/img_gen: 202, and the job goes on whether anybody waits or not."""
     fields = await asyncio.to_thread(to_fields, await read_body(request))
-    work = await begin(request, fields, "edit" if fields.get("image") else "generation", extra_args=False)
+    work = await begin(request, fields, "edit" if fields.get("image") else "generation")
     job = work.job
     request.app[SUBMITTED].append((job.caller, job.id))
     body = {
@@ -112,19 +111,19 @@ async def img_gen(request: web.Request) -> web.Response:
     return web.json_response(body, status=202, headers={"X-Job-Id": job.id})
 
 
-@native_errors
+@endpoint(request=NativeRequest, errors=(UnsupportedOperation,), status=0)
 async def vid_gen(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/vid_gen: refused, as sd.cpp does with a model that makes images."""
     raise UnsupportedOperation("loaded model does not support vid_gen; this server makes images: use img_gen")
 
 
-@native_errors
+@endpoint(answers.NativeJob, errors=(JobExpired, JobNotFound))
 async def get_job(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/jobs/{id}: a job of this API or any other."""
     return web.json_response(await _job_object(request.app, _job(request)))
 
 
-@native_errors
+@endpoint(answers.NativeJob, errors=(JobExpired, JobNotFound))
 async def cancel_job(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/jobs/{id}/cancel: queued or running; a finished job stays as it is."""
     job = _job(request)
@@ -178,3 +177,34 @@ async def _result(app: web.Application, job: Job) -> dict[str, Any]:
         for image, data in zip(job.images, encoded, strict=True)
     ]
     return {"output_format": job.plan.output_format, "images": images}
+
+
+def _status(kind: type[ImagegenError]) -> int:
+    """sd.cpp looks at no content type, so there is no status for a wrong one."""
+    return 400 if kind is ContentTypeUnsupported else kind.status
+
+
+def _describe(schemas: dict[str, Schema]) -> None:
+    schemas["NativeRequest"]["properties"] = native_properties(schemas["ImageRequest"]["properties"])
+
+
+def _prepare(app: web.Application) -> None:
+    app[SUBMITTED] = deque(maxlen=MAX_SUBMITTED)
+
+
+DIALECT = Dialect(
+    "sdcpp",
+    "sd.cpp's server",
+    [
+        web.get("/sdcpp/v1/capabilities", capabilities),
+        web.post("/sdcpp/v1/img_gen", img_gen),
+        web.post("/sdcpp/v1/vid_gen", vid_gen),
+        web.get("/sdcpp/v1/jobs/{id}", get_job),
+        web.post("/sdcpp/v1/jobs/{id}/cancel", cancel_job),
+    ],
+    roots=("/sdcpp/",),
+    errors=ErrorForm(answers.NativeErrorAnswer, error_body, _status),
+    unwrap=with_extra_args,
+    describe=_describe,
+    prepare=_prepare,
+)

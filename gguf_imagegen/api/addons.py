@@ -1,0 +1,30 @@
+"""Files beside the models that requests may name: LoRAs and upscalers."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from gguf_imagegen.api import answers
+from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.openapi.contract import endpoint
+from gguf_imagegen.planning.addons import Kind, names_in
+from gguf_imagegen.settings import Settings
+
+
+@endpoint(answers.Addons)
+async def list_addons(request: web.Request) -> web.Response:
+    """GET /v1/addons: the names of LoRAs and upscalers that a request may use."""
+    found = await asyncio.to_thread(_found, request.app[SERVICE].settings)
+    return web.json_response(found.model_dump())
+
+
+def _found(settings: Settings) -> answers.Addons:
+    """Reads folders: call it in a thread."""
+
+    def names(kind: Kind) -> list[answers.Addon]:
+        folder = {"lora": settings.lora_dir, "upscaler": settings.upscaler_dir}[kind]
+        return [answers.Addon(name=name) for name in names_in(folder, kind)]
+
+    return answers.Addons(object="addons", loras=names("lora"), upscalers=names("upscaler"))

@@ -1,0 +1,22 @@
+"""llama-box's streams on OpenAI's image routes, which have its fields too: a frame for each step.
+
+https://github.com/gpustack/llama-box; GPUStack's clients read the same frames.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from gguf_imagegen.api.dialect import Dialect
+from gguf_imagegen.api.streams.encoders import BothEncoder, LlamaBoxEncoder
+
+GATEWAY = ("x-gpustack-model", "X-Target-Port")
+"""Headers that GPUStack's gateway forwards with a request."""
+
+
+def through_gateway(request: web.Request) -> bool:
+    """Whether GPUStack's gateway reads the answer: it parses llama-box's chunks, whole ones in each read."""
+    return any(name in request.headers for name in GATEWAY)
+
+
+DIALECT = Dialect("llamabox", "llama-box", (), streams={"llama-box": LlamaBoxEncoder, "both": BothEncoder})

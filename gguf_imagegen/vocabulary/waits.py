@@ -1,0 +1,24 @@
+"""How long a server waits where no setting says so; tests wait less."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Seconds, each."""
+
+    unread: float = 120.0
+    """For which a client may read nothing of what is written to it; then it counts as gone."""
+    together: float = 0.05
+    """Events within them reach whoever watches all jobs in one piece."""
+    crash_pause: float = 15.0
+    """After crashes in a row, until an engine is started again."""
+    failed_load: float = 15.0
+    """For which a model that failed to load is not tried again."""
+    cancel_again: float = 5.0
+    """After which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
+
+
+USUAL = Waits()
