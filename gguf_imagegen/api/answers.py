@@ -10,55 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, RootModel
 
+from gguf_imagegen.api.error_answers import ErrorObject
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-
-
-class ErrorObject(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class FieldFault(BaseModel):
-    loc: list[str | int]
-    msg: str
-    type: str
-
-
-class ErrorAnswer(BaseModel):
-    """OpenAI's error object, and FastAPI's `detail`: a sentence, or the fields missing or ill-typed."""
-
-    error: ErrorObject
-    detail: str | list[FieldFault]
-
-
-class NumericErrorObject(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: int
-    reason: str
-
-
-class NumericErrorAnswer(BaseModel):
-    """GPUStack's: `code` is the HTTP status, `reason` our own word."""
-
-    error: NumericErrorObject
-    detail: str | list[FieldFault]
-
-
-class NativeErrorAnswer(BaseModel):
-    """sd.cpp's: `error` is text."""
-
-    error: str
-    message: str
-    type: str
-    param: str | None
-    code: str
-    detail: str
 
 
 # -- pictures and jobs --------------------------------------------------------------------------------

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel
 
-from gguf_imagegen.api import answers
+from gguf_imagegen.api.error_answers import ErrorAnswer
 from gguf_imagegen.api.streams.encoders import Encoder
 from gguf_imagegen.api.streams.frames import frame
 from gguf_imagegen.api.typed_paths import respelled
@@ -33,8 +33,8 @@ Fields = Mapping[str, Any]
 class ErrorForm:
     """How a dialect says what went wrong: the model of the body, the body, and the HTTP status."""
 
-    model: type[BaseModel] = answers.ErrorAnswer
-    body: Callable[[ImagegenError], Mapping[str, Any]] = ImagegenError.body
+    model: type[BaseModel] = ErrorAnswer
+    body: Callable[[ImagegenError], Mapping[str, Any]] = methodcaller("body")
     status: Callable[[type[ImagegenError]], int] = attrgetter("status")
 
     def in_stream(self, encoder: Encoder) -> Encoder:
