@@ -33,6 +33,7 @@ def example(name: str) -> tuple[str, Any]:
         "keep_pictures": ("1.5GB, 2d", Keep(1_500_000_000, 2 * 86_400.0)),
         "cors_origins": ("http://a,http://b", ("http://a", "http://b")),
         "allowed_hosts": ("a,b", ("a", "b")),
+        "alias": ("a=b, c=d", ("a=b", "c=d")),
         "api_key": ("one,two", (SecretStr("one"), SecretStr("two"))),
         "host": ("localhost", "localhost"),
         "devices": ("cuda:0, cpu", ("cuda:0", "cpu")),
