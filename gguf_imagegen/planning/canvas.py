@@ -33,7 +33,7 @@ def canvas_of(asked: Size, entry: Entry, settings: Settings, notes: list[str]) -
     _check_server(asked, settings, "size")
     bounds = Bounds.of(entry, settings)
     size = _raised(asked, settings, notes)
-    if _fits(size, bounds):
+    if _fits(size, entry, settings):
         return Canvas(size, size, _aligned(size, entry))
     area = math.prod(entry.native) if entry.native else bounds.pixels
     return _reduced(size, area, entry, settings, notes, "size")
@@ -42,7 +42,7 @@ def canvas_of(asked: Size, entry: Entry, settings: Settings, notes: list[str]) -
 def hires_canvas(asked: Size, entry: Entry, settings: Settings, notes: list[str]) -> Canvas:
     """The same for the second pass, which a model makes as large as it can, and always in aligned sizes."""
     size = _aligned(asked, entry)
-    if _fits(size, Bounds.of(entry, settings)):
+    if _fits(size, entry, settings):
         return Canvas(size, size, size)
     _check_server(asked, settings, "hires")
     return _reduced(asked, Bounds.of(entry, settings).pixels, entry, settings, notes, "hires")
@@ -88,8 +88,10 @@ def _raised(size: Size, settings: Settings, notes: list[str]) -> Size:
     return raised
 
 
-def _fits(size: Size, bounds: Bounds) -> bool:
-    return max(size) <= bounds.side and math.prod(size) <= bounds.pixels
+def _fits(size: Size, entry: Entry, settings: Settings) -> bool:
+    sides = (entry.limits.max_side, entry.traits.max_side, settings.max_side)
+    longest = min(side for side in sides if side is not None)
+    return max(size) <= longest and math.prod(size) <= Bounds.of(entry, settings).pixels
 
 
 def _reduced(size: Size, area: int, entry: Entry, settings: Settings, notes: list[str], param: str) -> Canvas:
@@ -101,7 +103,7 @@ def _reduced(size: Size, area: int, entry: Entry, settings: Settings, notes: lis
             param=param,
         )
     aligned = _near(size, area, entry.traits.multiple, bounds, round)
-    if not _fits(aligned, bounds):
+    if not _fits(aligned, entry, settings):
         aligned = _near(size, area, entry.traits.multiple, bounds, math.floor)
     drawn = _inside(size, aligned)
     notes.append(f"{param}: {entry.id} draws {_text(drawn)}; enlarged to {_text(size)}")

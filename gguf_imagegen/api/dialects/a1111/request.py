@@ -128,7 +128,8 @@ def translate(
     operation: Literal["generation", "edit", "variation"] = "generation"
     if img2img or wanted.extra_images:
         operation = "edit" if prompt.strip() else "variation"
-    return Translated(wanted, operation, fields, _without_effect(data, wanted, img2img))
+    warnings = [*_without_effect(data, wanted, img2img), *_other_names(wanted, samplers)]
+    return Translated(wanted, operation, fields, warnings)
 
 
 def _sampling(wanted: A1111Request, samplers: Collection[str]) -> dict[str, str]:
@@ -186,16 +187,15 @@ def _without_effect(data: Mapping[str, Any], wanted: A1111Request, img2img: bool
         warnings.append("resize_mode: 'resize and fill' is not known here; the image is cropped and resized")
     for name in wanted.alwayson_scripts:
         warnings.append(f"alwayson_scripts: {name[:60]!r} is not known here and was ignored")
-    warnings += _other_names(wanted)
     if schedule_of(wanted.scheduler) == "smoothstep" and wanted.scheduler.lower() == "beta":
         warnings.append("scheduler: 'Beta' is not known here; 'Smoothstep', the nearest to it, was used")
     return warnings
 
 
-def _other_names(wanted: A1111Request) -> list[str]:
+def _other_names(wanted: A1111Request, samplers: Collection[str]) -> list[str]:
     """What became of a sampler that is not here."""
     name = _sampler_name(wanted)
-    sampler, _ = sampler_of(name)
-    if sampler is not None and is_stand_in(name):
+    sampler, _ = sampler_of(name, samplers)
+    if sampler is not None and sampler != name.lower() and is_stand_in(name):
         return [stand_in_note("sampler_name", name, sampler_label(sampler))]
     return [models_own_note("sampler_name", name)] if name.strip().lower() == "default" else []
