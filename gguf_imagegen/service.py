@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.default_model import served_name
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engines.backend import Backend
+from gguf_imagegen.engines.ocr.reader import Reader, rapidocr
 from gguf_imagegen.jobs.job import Job, JobEvent
 from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Observer, Scheduler
+from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
@@ -28,11 +31,13 @@ from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
-from gguf_imagegen.vocabulary.errors import ModelNotFound, QueueFull
+from gguf_imagegen.vocabulary.engine import Engine
+from gguf_imagegen.vocabulary.errors import Forbidden, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
 """Names that can mean nothing else on this server than "the model"."""
+THUMBNAILS_AT_ONCE = 2
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -40,6 +45,7 @@ SWEEP = 30.0
 class Service:
     """Takes requests and has them done.
 
+    `make_reader` gives an engine that reads text and is not started yet; without one it is RapidOCR.
     Pictures go to `settings.output_dir`, else to the state folder, which is this
     server's alone; without either they are kept for a time only.
     """
@@ -53,6 +59,7 @@ class Service:
         *,
         state_dir: Path | None = None,
         observers: Sequence[Observer] = (),
+        make_reader: Callable[[], Engine] | None = None,
         waits: Waits = USUAL,
     ) -> None:
         adapters_of(settings.lora_names)  # what is wrong with them is said at the start
@@ -70,7 +77,13 @@ class Service:
         self.results = _results(settings, state_dir)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
         self.pixels = Pixels(self._pixels_held)
+        self.reader = Reader(
+            make_reader or partial(rapidocr, settings.threads or usable_cores()),
+            most=settings.max_queue,
+            keep=settings.keep_alive,
+        )
         self._observers = observers
+        self._thumbnails = asyncio.Semaphore(THUMBNAILS_AT_ONCE)
 
     @property
     def default(self) -> Entry:
@@ -106,6 +119,7 @@ class Service:
     ) -> Job:
         """Queue what a request asks for; all that can be refused is refused before a picture is decoded."""
         sender = sender or Sender()
+        check_priority(request.priority, sender.caller)
         self.check_room(sender.caller)
         request, entry = self._named(request, warnings)
         if not request.model:
@@ -120,6 +134,16 @@ class Service:
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         return self.scheduler.submit(plan, sender)
+
+    async def thumbnail(self, picture: str, width: int) -> bytes | None:
+        """A WebP of this width, None where the picture is no wider; few are made at once."""
+        async with self._thumbnails:
+            return await asyncio.to_thread(self.results.thumbnail, picture, width)
+
+    def move(self, job: Job, priority: int, caller: Caller) -> None:
+        """Let a waiting job go sooner or later; one that has begun stays as it is."""
+        check_priority(priority, caller)
+        self.scheduler.move(job, priority)
 
     def _named(self, request: ImageRequest, warnings: list[str]) -> tuple[ImageRequest, Entry]:
         """The model that a request names; a LoRA's name means the default one with that LoRA."""
@@ -156,6 +180,7 @@ class Service:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks, timeout=self.waits.cancel_again)
+            await self.reader.close()
             self.results.close()
 
     def _sketch(
@@ -189,6 +214,12 @@ class Service:
             await asyncio.sleep(SWEEP)
             self.scheduler.sweep()
             await asyncio.to_thread(self.results.sweep)
+
+
+def check_priority(priority: int, caller: Caller) -> None:
+    """Everybody may let others go first."""
+    if priority > 0 and not caller.admin:
+        raise Forbidden("priority: only an admin may raise it above 0", param="priority")
 
 
 def _results(settings: Settings, state_dir: Path | None) -> ResultStore:

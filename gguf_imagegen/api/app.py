@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 
 from aiohttp import web
 
-from gguf_imagegen.api import addons, body, dialect, gallery, jobs, middleware, models, pull, system, web_page
+from gguf_imagegen.api import (
+    addons,
+    body,
+    dialect,
+    gallery,
+    jobs,
+    middleware,
+    models,
+    packing,
+    pull,
+    system,
+    web_page,
+)
 from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialect import Dialect, Dialects
 from gguf_imagegen.api.dialects import azure, chat, gpustack, llamabox, openai, ovms, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111
+from gguf_imagegen.api.dialects.mcp import routes as mcp
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
 from gguf_imagegen.api.job_log import JobLog
@@ -27,6 +40,7 @@ from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 OURS = (
@@ -48,6 +62,7 @@ OURS = (
             web.get("/v1/jobs", jobs.list_jobs),
             web.get("/v1/jobs/{id}", jobs.get_job),
             web.get("/v1/jobs/{id}/events", jobs.job_events),
+            web.post("/v1/jobs/{id}", jobs.change_job),
             web.delete("/v1/jobs/{id}", jobs.cancel_job),
             web.get("/v1/events", all_jobs.events),
         ],
@@ -96,6 +111,7 @@ DIALECTS = (
     ovms.DIALECT,
     gpustack.DIALECT,
     xinference.DIALECT,
+    mcp.DIALECT,
 )
 """What --dialects chooses from, beside the dialects of installed packages."""
 
@@ -109,9 +125,10 @@ def make_app(
     backend: Backend,
     state_dir: Path | None = None,
     *,
+    make_reader: Callable[[], Engine] | None = None,
     waits: Waits = USUAL,
 ) -> web.Application:
-    """The whole server, whose pictures this backend computes.
+    """The whole server, whose pictures this backend computes; `make_reader` is as `Service` takes it.
 
     Without a state folder, which must be this server's alone, all is forgotten at the end. Raises
     InvalidRequest for dialects that there are not.
@@ -121,6 +138,7 @@ def make_app(
         middlewares=[
             writing.written_in_time,
             middleware.errors_to_answers,
+            packing.packed,
             middleware.guard,
             body.body_shares,
         ],
@@ -134,6 +152,7 @@ def make_app(
         backend,
         state_dir=state_dir,
         observers=(metrics.job_event, job_log.job_event),
+        make_reader=make_reader,
         waits=waits,
     )
     service.pool.ended = metrics.worker_ended

@@ -28,7 +28,9 @@ from gguf_imagegen.vocabulary.errors import (
     GenerationFailed,
     ImagegenError,
     InsufficientMemory,
+    InvalidImage,
     ModelLoadFailed,
+    ReadingFailed,
     WorkerCrashed,
 )
 from gguf_imagegen.vocabulary.events import Done, EngineEvent, Failed, Loaded
@@ -49,8 +51,9 @@ CAUSES: Final = (wire.CRASH, "terminate called", "  what():", wire.ERROR)  # bes
 class EngineProcess:
     """Implements `vocabulary.engine.Engine`: one worker, one command at a time.
 
-    The first load or upscaling starts it. A worker that neither tells anything nor uses the CPU for
-    `stall_timeout` seconds is killed. `device` is what it computes on, None leaves that to the engine.
+    The first load starts it, or a task that needs no loaded model. A worker that neither tells anything nor
+    uses the CPU for `stall_timeout` seconds is killed. `device` is what it computes on, None leaves that to
+    the engine.
     Whoever leaves an iterator before its end must `close()`: the worker goes on computing.
     """
 
@@ -256,6 +259,10 @@ def _error(failed: Failed) -> ImagegenError:
             return InsufficientMemory(f"Not enough memory: {failed.message}.")
         case "generation_failed":
             return GenerationFailed(f"The image could not be generated: {failed.message}.")
+        case "reading_failed":
+            return ReadingFailed(f"The text could not be read: {failed.message}.")
+        case "invalid_image":
+            return InvalidImage(failed.message, param="image")
 
 
 def _cause(log: Iterable[str]) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gguf_imagegen import __version__
-from gguf_imagegen.pictures import encode, infotext, masks
+from gguf_imagegen.pictures import encode, infotext, insets, masks
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.events import Preview
@@ -15,7 +15,12 @@ def drawn_pixels(plan: Plan, made: RawImage) -> RawImage:
 
 
 def finish_pixels(plan: Plan, drawn: RawImage) -> RawImage:
-    """Exactly `plan.width` x `plan.height`, kept pixels put back. CPU-bound: call it in a thread."""
+    """Exactly `plan.width` x `plan.height`, kept pixels put back; or the whole picture that it is a part of.
+
+    CPU-bound: call it in a thread.
+    """
+    if plan.inset is not None and plan.original is not None and plan.mask is not None:
+        return insets.put_back(drawn, plan.inset, plan.original, plan.mask)
     picture = encode.resized(drawn, plan.width, plan.height)
     if plan.original is None or plan.mask is None:
         return picture
@@ -76,6 +81,7 @@ def _sampled(plan: Plan) -> dict[str, object]:
         "Shift": None if spec.flow_shift == own.flow_shift else spec.flow_shift,
         "Step cache": None if spec.step_cache == own.step_cache == "none" else spec.step_cache,
         "Step cache threshold": spec.step_cache_threshold,
+        "Tiling": True if entry.tiling else None,
         "Decoder": entry.decoder if len(entry.decoders) > 1 else None,
         "LoRA": ", ".join(f"{lora.path.stem}: {lora.scale:g}" for lora in spec.loras) or None,
     }
@@ -90,6 +96,7 @@ def _started(plan: Plan) -> dict[str, object]:
         "Denoising strength": None if spec.ref_images else f"{spec.strength:g}",
         "Input images": len(spec.ref_images) or 1,
         "Input mask": "yes" if spec.mask else None,
+        "Inpaint area": "Only masked" if plan.whole else None,
     }
 
 
@@ -111,10 +118,10 @@ def _enlarged(plan: Plan) -> dict[str, object]:
     """AUTOMATIC1111's words for what is done to a picture when it is made."""
     if plan.upscale is not None:
         return {
-            "Postprocess upscale by": f"{plan.upscale.width / plan.drawn[0]:.4g}",
+            "Postprocess upscale by": f"{plan.upscale.width / (plan.whole or plan.drawn)[0]:.4g}",
             "Postprocess upscaler": plan.upscale.path.stem,
         }
-    if plan.drawn == (plan.width, plan.height):
+    if plan.whole or plan.drawn == (plan.width, plan.height):
         return {}
     return {
         "Postprocess upscale to": f"{plan.width}x{plan.height}",

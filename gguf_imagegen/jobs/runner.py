@@ -33,6 +33,7 @@ from gguf_imagegen.vocabulary.events import (
     PhaseChanged,
     Preview,
     Progress,
+    TextFound,
     Timings,
 )
 
@@ -101,7 +102,7 @@ class Runner:
             if not job.cancel_requested:
                 await lane.make_room_to_decode(model, job.plan.generate)
                 async for event in model.engine.run(job.plan.generate):
-                    await self._take(job, event, made)
+                    await self._take(job, event, made, lane.device.kind)
             for index, (picture, timings) in enumerate(made):
                 await self._enlarge(job, lane, model.engine, index, picture, timings)
 
@@ -128,13 +129,15 @@ class Runner:
                     self._publish(job, event)
         return picture
 
-    async def _take(self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]]) -> None:
+    async def _take(
+        self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]], kind: str
+    ) -> None:
         match event:
             case Preview():
                 data = await asyncio.to_thread(finish_preview, job.plan, event)
                 self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
             case Made(index=index, artifact=artifact, timings=timings):
-                self._pace.learn(job.plan, timings)
+                self._pace.learn(job.plan, timings, kind)
                 picture = await asyncio.to_thread(drawn_pixels, job.plan, artifact)
                 if job.plan.enlarger is None:
                     picture = await asyncio.to_thread(finish_pixels, job.plan, picture)
@@ -144,7 +147,7 @@ class Runner:
                     made.append((picture, timings))
             case PhaseChanged() | Progress() | Notice() | Loading():
                 self._publish(job, event)
-            case Loaded() | Failed() | Done():
+            case Loaded() | TextFound() | Failed() | Done():
                 pass
 
     async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:

@@ -12,7 +12,8 @@
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
     ├── Cancelled (499)
-    ├── GenerationFailed, WorkerCrashed, ModelLoadFailed, InternalError
+    ├── GenerationFailed, ReadingFailed, WorkerCrashed, ModelLoadFailed, InternalError
+    ├── NotInstalled (501)
     ├── ServerBusy, ShuttingDown, EnginePaused (503)
     ├── InsufficientMemory (507)
     └── PullFailed (502): a model's files could not be fetched
@@ -216,6 +217,19 @@ class InternalError(ImagegenError):
 
 class GenerationFailed(ImagegenError):
     code = "generation_failed"
+
+
+class ReadingFailed(ImagegenError):
+    """The text in a picture could not be read."""
+
+    code = "reading_failed"
+
+
+class NotInstalled(ImagegenError):
+    """An optional library is missing; the message names the command that installs it."""
+
+    status = 501
+    code = "not_installed"
 
 
 class WorkerCrashed(ImagegenError):

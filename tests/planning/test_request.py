@@ -15,6 +15,7 @@ from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.form import from_form
 from gguf_imagegen.planning.request import (
     MAX_SEED,
+    NULL_ENCODER,
     HiresRequest,
     ImageRequest,
     parse_request,
@@ -46,7 +47,7 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "seed": (42, 42, ("rng_seed",)),
     "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images", "url")),
     "t5xxl": ("none", "none", ("text_encoder_3",)),
-    "lora_alphas": ({"ink": 1}, {"ink": 1.0}, ("lora_weights",)),
+    "lora_alphas": ({"x": 0.5}, {"x": 0.5}, ("lora_weights",)),
     "mask": (PIXEL_64, PIXEL, ("mask_image",)),
     "control": (PIXEL_64, PIXEL, ("control_image",)),
 }  # fmt: skip
@@ -259,7 +260,7 @@ def test_floats_are_finite(field: str, value: object) -> None:
 def test_no_float_field_is_forgotten() -> None:
     """The list above has every float of a request; the nested ones are refused in their own right."""
     coded = {name for name, field in ImageRequest.model_fields.items() if "float" in repr(field.annotation)}
-    assert coded - {"lora_alphas"} == set(FLOATS)
+    assert coded == {*FLOATS, "lora_alphas"}
     assert refused(lora_alphas={"a": math.nan}).param == "lora_alphas"
     assert refused(lora=[{"name": "a", "scale": math.nan}]).param == "lora"
     assert refused(hires={"denoising_strength": math.inf}).param == "hires"
@@ -284,9 +285,8 @@ def test_a_wild_name_gets_the_list_only() -> None:
 
 def test_null_is_not_said() -> None:
     """Clients that send null for all they know ask for nothing, and are warned of nothing."""
-    known = {"text_encoder_3"}  # of which null is a wish
-    names = [*ImageRequest.model_fields, *(n for v in ALIASES.values() for n in v[2]), "style", "theirs"]
-    request, warnings = parse_request(dict.fromkeys(set(names) - known))
+    names = {*ImageRequest.model_fields, *(n for v in ALIASES.values() for n in v[2]), "style", "theirs"}
+    request, warnings = parse_request(dict.fromkeys(names - {NULL_ENCODER}))
     assert request == ImageRequest()
     assert warnings == []
 

@@ -1,4 +1,4 @@
-"""Xinference: inpainting, and a request's progress and end by the name that its client gave it.
+"""Xinference: inpainting, text in pictures, a request's progress and end by its client's name of it.
 
 Its other image routes are OpenAI's. Routes and shapes:
 https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py
@@ -17,6 +17,7 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only
 from gguf_imagegen.api.dialect import Dialect
+from gguf_imagegen.api.dialects import ocr
 from gguf_imagegen.api.dialects.openai import images_endpoint, respond
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, PICTURE_TEXT, READING, Param, endpoint
@@ -56,7 +57,7 @@ class LaunchRequest(BaseModel):
         ServerBusy,
     ),
     params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
-    example={"model_name": "sd-turbo", "model_type": "image"},
+    example={"model_name": "glyph-128", "model_type": "image"},
 )  # fmt: skip
 @admins_only
 async def launch(request: web.Request) -> web.Response:
@@ -135,12 +136,6 @@ async def _with_mask(request: web.Request) -> dict[str, Any]:
     return fields
 
 
-@endpoint(errors=(UnsupportedOperation,), status=0)
-async def ocr(request: web.Request) -> web.StreamResponse:
-    """POST /v1/images/ocr: refused, for no model here reads text."""
-    raise UnsupportedOperation("this server makes pictures and reads no text in them: there is no OCR model")
-
-
 @endpoint(answers.RequestProgress, errors=(InvalidRequest,))
 async def progress(request: web.Request) -> web.Response:
     """GET /v1/requests/{request_id}/progress: 0 to 1, 1 only when the pictures are there."""
@@ -176,7 +171,7 @@ DIALECT = Dialect(
         web.get("/v1/model_registrations/{type}", registrations),
         web.get("/v1/model_registrations/{type}/{name}", registration),
         web.post("/v1/images/inpainting", inpainting),
-        web.post("/v1/images/ocr", ocr),
+        web.post("/v1/images/ocr", ocr.ocr),
         web.get("/v1/requests/{request_id}/progress", progress),
         web.post("/v1/models/{id}/requests/{request_id}/abort", abort),
     ],

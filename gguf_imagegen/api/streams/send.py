@@ -44,7 +44,7 @@ async def stream_job(
     A client that leaves, or takes nothing for too long, cancels the job if it asked so.
     """
     response = web.StreamResponse(headers={**HEADERS, "X-Job-Id": job.id})
-    with _leaving(request, job, cancel_on_leave):
+    with leaving(request, job, cancel_on_leave):
         await response.prepare(request)
         try:
             await _send_events(request, response, job, encoder, start, frame_by_frame)
@@ -55,7 +55,7 @@ async def stream_job(
 
 
 @contextmanager
-def _leaving(request: web.Request, job: Job, cancel: bool) -> Iterator[None]:
+def leaving(request: web.Request, job: Job, cancel: bool) -> Iterator[None]:
     """What happens when the client is gone before the end of this block."""
     try:
         with request.app[ATTEMPTS].following(job):
@@ -131,7 +131,7 @@ class Pause:
 
 async def wait_for_job(request: web.Request, job: Job, *, cancel_on_leave: bool) -> None:
     """Wait for the end and raise the job's error, if any."""
-    with _leaving(request, job, cancel_on_leave):
+    with leaving(request, job, cancel_on_leave):
         await job.wait()
     if job.error is not None:
         raise job.error.bare()
@@ -148,7 +148,7 @@ async def answer_job(
     pause = (read_timeout(request) or math.inf) / 2
     response = web.StreamResponse(headers={"X-Job-Id": job.id})
     response.content_type = "application/json"
-    with _leaving(request, job, cancel_on_leave):
+    with leaving(request, job, cancel_on_leave):
         if await _ends_within(job, pause):
             if job.error is not None:
                 raise job.error.bare()

@@ -1,4 +1,4 @@
-"""The pictures of an AUTOMATIC1111 request, made what this server's own fields mean by them."""
+"""The pictures of a request of AUTOMATIC1111's as the fields `image` and `mask`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def _fitted(
 
 def _stretched(wanted: A1111Request, size: decode.Size, max_pixels: int) -> decode.Size:
     """The size to which an image of this size is brought before anything else; the same for most."""
-    if not (wanted.width and wanted.height) or wanted.resize_mode in (CROP_AND_RESIZE, RESIZE_AND_FILL):
+    cropped = wanted.resize_mode in (CROP_AND_RESIZE, RESIZE_AND_FILL)
+    if wanted.only_masked or cropped or not (wanted.width and wanted.height):
         return size
     same_aspect = size[0] * wanted.height == size[1] * wanted.width
     return size if same_aspect or wanted.width * wanted.height > max_pixels else (wanted.width, wanted.height)

@@ -22,6 +22,7 @@ from gguf_imagegen.api.dialects.a1111.names import SAMPLERS, SCHEDULES
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.models import ALL, wants_all
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, READING, endpoint
+from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.machine.memory import available
@@ -91,6 +92,7 @@ def use_by_default(app: web.Application, entry: Entry) -> None:
 
 
 @endpoint(answers.ObjectList, params=(ALL,))
+@compressed
 async def sd_models(request: web.Request) -> web.Response:
     """GET /sdapi/v1/sd-models: the default model, then what is on disk; `?all=true` the whole catalog."""
     catalog, default = request.app[SERVICE].catalog, request.app[SERVICE].default

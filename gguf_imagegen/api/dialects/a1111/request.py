@@ -30,18 +30,17 @@ SAME = (
     "negative_prompt", "seed", "steps", "cfg_scale", "distilled_cfg_scale", "eta", "width", "height",
 )  # fmt: skip
 """Keys that mean here what they mean there."""
-NO_EFFECT = ("restore_faces", "tiling", "styles", "subseed_strength")
+NO_EFFECT = ("restore_faces", "subseed_strength")
 NO_EFFECT_ON_HIRES = (
     "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt",
 )  # fmt: skip
-NO_EFFECT_ON_MASKS = ("mask_blur", "inpaint_full_res")
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 COUNTS = ("batch_size", "n_iter", "width", "height")
 """Keys of which 0 says nothing."""
 CROP_AND_RESIZE, RESIZE_AND_FILL = 1, 2
 """Values of `resize_mode`; 0 and 3 stretch."""
-ORIGINAL = 1
-"""The value of `inpainting_fill` that this engine has: start from what is under the mask."""
+FILLS = ("fill", "original", "latent noise", "latent nothing")
+"""By `inpainting_fill`: what the repainted part starts from. The engine takes no latents."""
 
 
 class A1111Request(BaseModel):
@@ -69,7 +68,11 @@ class A1111Request(BaseModel):
     extra_images: list[Upload] = Field([], max_length=16)
     mask: Upload | None = None
     inpainting_mask_invert: int = 0
-    inpainting_fill: int = 0
+    inpainting_fill: int = Field(1, ge=0, le=3)
+    inpaint_full_res: bool = False
+    inpaint_full_res_padding: int = Field(0, ge=0, le=1024)
+    mask_blur: int = Field(0, ge=0, le=64)
+    tiling: bool = False
     resize_mode: int = Field(0, ge=0, le=3)
     lora: list[dict[str, Any]] = []
     script_name: str = ""
@@ -83,6 +86,11 @@ class A1111Request(BaseModel):
 
     def without_files(self) -> A1111Request:
         return self.model_copy(update={"init_images": [], "extra_images": [], "mask": None})
+
+    @property
+    def only_masked(self) -> bool:
+        """Whether the part around the mask alone is drawn, and put back into the image as it is."""
+        return self.inpaint_full_res and self.mask is not None
 
     @property
     def checkpoint(self) -> str:
@@ -123,6 +131,10 @@ def translate(
         fields["output_format"] = output
     if img2img and wanted.denoising_strength is not None:
         fields["strength"] = wanted.denoising_strength
+    if wanted.tiling:
+        fields["tiling"] = True
+    if img2img and wanted.mask is not None:
+        fields |= _inpainting(wanted)
     if wanted.enable_hr and not img2img:
         fields["hires"] = _hires(wanted)
     operation: Literal["generation", "edit", "variation"] = "generation"
@@ -149,6 +161,16 @@ def _lora(item: Mapping[str, Any]) -> dict[str, Any]:
     name = item.get("name", item.get("id", item.get("path")))
     scale = item.get("scale", item.get("weight", item.get("multiplier", 1.0)))
     return {"name": name, "scale": scale}
+
+
+def _inpainting(wanted: A1111Request) -> dict[str, Any]:
+    """How the mask is used; where a part is drawn alone, the image is not brought to the size asked for."""
+    return {
+        "mask_blur": wanted.mask_blur,
+        "mask_fill": "original" if FILLS[wanted.inpainting_fill] == "original" else "fill",
+        "only_masked": wanted.only_masked,
+        "only_masked_padding": wanted.inpaint_full_res_padding,
+    }
 
 
 def _hires(wanted: A1111Request) -> dict[str, Any]:
@@ -179,10 +201,12 @@ def _without_effect(data: Mapping[str, Any], wanted: A1111Request, img2img: bool
             for key in NO_EFFECT_ON_HIRES
             if not str(data.get(key) or "use same").lower().startswith("use same")
         ]
-    if img2img and wanted.mask is not None:
-        keys += [key for key in NO_EFFECT_ON_MASKS if data.get(key)]
-        keys += ["inpainting_fill"] * (wanted.inpainting_fill != ORIGINAL)
     warnings = [f"field {key!r} is accepted but has no effect on this engine" for key in keys]
+    if img2img and wanted.mask is not None and wanted.inpainting_fill > 1:
+        warnings.append(
+            "inpainting_fill: the engine takes no latents;"
+            f" 'fill' was used for {FILLS[wanted.inpainting_fill]!r}"
+        )
     if img2img and wanted.resize_mode == RESIZE_AND_FILL:
         warnings.append("resize_mode: 'resize and fill' is not known here; the image is cropped and resized")
     for name in wanted.alwayson_scripts:

@@ -26,7 +26,9 @@ from gguf_imagegen.api.error_answers import NativeErrorAnswer
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import IDEMPOTENCY, PICTURE, endpoint
 from gguf_imagegen.api.openapi.schemas import Schema
+from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.api.submit import begin, pictures
+from gguf_imagegen.api.urls import prefix
 from gguf_imagegen.jobs.job import Job, Status
 from gguf_imagegen.vocabulary.errors import (
     ContentTypeUnsupported,
@@ -78,6 +80,7 @@ def error_body(error: ImagegenError) -> dict[str, Any]:
 
 
 @endpoint(answers.NativeCapabilities, errors=(ModelNotFound,))
+@compressed
 async def capabilities(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/capabilities, of the default model."""
     entry = request.app[SERVICE].model(None)
@@ -106,7 +109,7 @@ async def img_gen(request: web.Request) -> web.Response:
         "kind": "img_gen",
         "status": STATUS[job.status],
         "created": int(job.created),
-        "poll_url": f"/sdcpp/v1/jobs/{job.id}",
+        "poll_url": f"{prefix(request)}/sdcpp/v1/jobs/{job.id}",
         "warnings": job.warnings,
     }
     return web.json_response(body, status=202, headers={"X-Job-Id": job.id})
