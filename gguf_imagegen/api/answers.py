@@ -10,49 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from gguf_imagegen.api.error_answers import ErrorObject
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-
-
-class ErrorObject(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorAnswer(BaseModel):
-    """OpenAI's error object, and the `detail` that FastAPI-like clients read."""
-
-    error: ErrorObject
-    detail: str
-
-
-class NumericErrorObject(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: int
-    reason: str
-
-
-class NumericErrorAnswer(BaseModel):
-    """GPUStack's: `code` is the HTTP status, `reason` our own word."""
-
-    error: NumericErrorObject
-    detail: str
-
-
-class NativeErrorAnswer(BaseModel):
-    """sd.cpp's: `error` is text."""
-
-    error: str
-    message: str
-    type: str
-    param: str | None
-    code: str
-    detail: str
 
 
 # -- pictures and jobs --------------------------------------------------------------------------------

@@ -127,6 +127,7 @@ def _unreadable(entry: Entry) -> Plan:
         generate=None,
         width=0,
         height=0,
+        drawn=(0, 0),
         output_format="png",
         output_compression=None,
         quality="auto",

@@ -357,7 +357,7 @@ async def test_gpustack_illegal_image(served: ServerProcess, folder: Path) -> No
         == said["error"]
     )
     assert said["error"]["reason"] == "invalid_image"
-    said = json.loads(await shell(edit.replace('size="512x512"', "size=9x9"), folder))
+    said = json.loads(await shell(edit.replace('size="512x512"', "size=9x99"), folder))
     assert (said["error"]["code"], said["error"]["reason"]) == (400, "invalid_size")
     assert said["detail"] == said["error"]["message"]
     for path in ("models/nothing", "nothing", "images/generations"):

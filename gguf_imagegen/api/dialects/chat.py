@@ -65,7 +65,7 @@ class ChatRequest(BaseModel):
     extra_body: dict[str, Any] = {}
 
 
-@endpoint(
+chat_endpoint = endpoint(
     answers.ChatAnswer,
     request=ChatRequest,
     errors=PICTURE,
@@ -75,9 +75,17 @@ class ChatRequest(BaseModel):
     params=(PREFER, IDEMPOTENCY, CONTENT),
     example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
 )
+"""The contract of routes that answer a chat."""
+
+
+@chat_endpoint
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions: the answer's message has the pictures; `?content=parts`, as its content."""
-    asked = await read_body(request)
+    return await respond(request, await read_body(request))
+
+
+async def respond(request: web.Request, asked: Mapping[str, Any]) -> web.StreamResponse:
+    """The pictures that a chat's body asks for, as it wants them."""
     parts = wants_parts(request, asked)
     fields = chat_fields(asked)
     del asked
