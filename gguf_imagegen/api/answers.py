@@ -9,44 +9,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from gguf_imagegen.api.error_answers import ErrorObject
+from gguf_imagegen.api.reply import Answer
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-
-
-class Answer(BaseModel):
-    """Base of all answers that are objects with known keys."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class ErrorObject(Answer):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorAnswer(Answer):
-    """OpenAI's error object, and the `detail` that FastAPI-like clients read."""
-
-    error: ErrorObject
-    detail: str
-
-
-class NumericErrorObject(Answer):
-    message: str
-    type: str
-    param: str | None
-    code: int
-    reason: str
-
-
-class NumericErrorAnswer(Answer):
-    """GPUStack's: `code` is the HTTP status, `reason` our own word."""
-
-    error: NumericErrorObject
-    detail: str
 
 
 # -- pictures and jobs --------------------------------------------------------------------------------
@@ -318,44 +285,8 @@ class ChatAnswer(Answer):
     warnings: list[str]
 
 
-class ResponseAnswer(Answer):
-    """The output's items are of the type `image_generation_call`, their `result` is base64."""
-
-    id: str
-    object: Literal["response"]
-    created_at: int
-    status: Literal["queued", "in_progress", "completed", "failed", "cancelled"]
-    model: str
-    output: list[dict[str, Any]]
-    error: dict[str, Any] | None
-    incomplete_details: None
-    instructions: None
-    metadata: dict[str, str]
-    parallel_tool_calls: bool
-    temperature: float | None
-    top_p: float | None
-    tool_choice: str
-    tools: list[dict[str, Any]]
-    usage: dict[str, Any]
-    warnings: list[str]
-
-
-class LaunchAnswer(Answer):
-    """`model_uid` is the name by which requests ask for it."""
-
-    model_uid: str
-
-
 class RequestProgress(Answer):
     progress: float = Field(ge=0, le=1)
-
-
-class AbortAnswer(Answer):
-    msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
-
-
-class ModelStates(RootModel[dict[str, dict[str, Any]]]):
-    """`model_version_status` of each model by its id."""
 
 
 # -- all ----------------------------------------------------------------------------------------------

@@ -6,16 +6,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
+
+
+class Answer(BaseModel):
+    """Base of all answers that are objects with known keys."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def reply(
-    model: type[BaseModel], data: object, *, status: int = 200, headers: Mapping[str, str] | None = None
+    model: type[BaseModel],
+    data: object,
+    *,
+    status: int = 200,
+    reason: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """The answer that this model makes of the data; a ValidationError is a defect of ours."""
     body = encoded(model, data)
     return web.Response(
-        body=body, status=status, headers=headers, content_type="application/json", charset="utf-8"
+        body=body,
+        status=status,
+        reason=reason,
+        headers=headers,
+        content_type="application/json",
+        charset="utf-8",
     )
 
 

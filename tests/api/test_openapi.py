@@ -151,7 +151,7 @@ async def test_examples_work(
         for path, methods in document["paths"].items():
             example = methods.get("post", {}).get("requestBody", {}).get("content", {})
             body = example.get("application/json", {}).get("example")
-            if body is None or "..." in str(body) or path in MODELS_ELSEWHERE:
+            if body is None or "..." in str(body) or path in MODELS_ELSEWHERE or "{" in path:
                 continue
             async with session.post(app.url + path, json=body) as answer:
                 assert answer.status in (200, 202), (path, await answer.text())

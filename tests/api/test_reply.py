@@ -14,8 +14,9 @@ from pydantic import ValidationError
 import gguf_imagegen.api
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.app import ROUTES
+from gguf_imagegen.api.error_answers import ErrorAnswer
 from gguf_imagegen.api.openapi.contract import JSON, contract_of
-from gguf_imagegen.api.reply import encoded
+from gguf_imagegen.api.reply import Answer, encoded
 
 API = Path(gguf_imagegen.api.__file__).parent
 
@@ -41,7 +42,7 @@ def test_objects_with_known_keys_take_no_others() -> None:
         contract = contract_of(route)
         assert contract is not None
         for model in (contract.answer, *contract.also.values()):
-            assert model is None or model.__name__ in free or issubclass(model, answers.Answer), route
+            assert model is None or model.__name__ in free or issubclass(model, Answer), route
 
 
 def test_what_no_model_has_is_not_sent() -> None:
@@ -51,7 +52,7 @@ def test_what_no_model_has_is_not_sent() -> None:
     with pytest.raises(ValidationError):
         encoded(answers.Alive, {})
     error = {"message": "m", "type": "t", "param": None, "code": "c"}
-    assert json.loads(encoded(answers.ErrorAnswer, {"error": error, "detail": "d"}))["error"] == error
+    assert json.loads(encoded(ErrorAnswer, {"error": error, "detail": "d"}))["error"] == error
 
 
 def test_pictures_are_not_copied_into_a_model() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from gguf_imagegen.api.answers import Answer
+from gguf_imagegen.api.reply import Answer
 
 
 class A1111Answer(Answer):

@@ -7,8 +7,6 @@ their bare names, never by a path.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -18,16 +16,22 @@ from pydantic import BaseModel
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only, require_admin
+from gguf_imagegen.api.dialects.a1111.checkpoints import (
+    find_model,
+    main_role,
+    on_disk,
+    sha256_of,
+    title_of,
+    use_by_default,
+)
 from gguf_imagegen.api.dialects.a1111.names import SAMPLERS, SCHEDULES
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.models import ALL, wants_all
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, READING, endpoint
 from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.api.reply import reply
-from gguf_imagegen.catalog.catalog import Catalog
-from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.machine.memory import available
 from gguf_imagegen.planning.addons import names_in
-from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 PIXEL_UPSCALERS = ("None", "Lanczos", "Nearest")
@@ -47,54 +51,17 @@ class OptionsRequest(BaseModel):
 # -- models -------------------------------------------------------------------------------------------
 
 
-def main_role(entry: Entry) -> Role:
-    """Which of its files gives a model its name."""
-    return next((role for role in entry.files if role in ("model", "diffusion")), next(iter(entry.files)))
-
-
-def sha256_of(entry: Entry) -> str | None:
-    """The hash of the main file, if the catalog states one."""
-    source = entry.sources.get(main_role(entry)) if entry.files else None
-    return source.sha256 if source is not None and source.rename is None else None
-
-
-def title_of(entry: Entry) -> str:
-    """ "NAME [SHORT HASH]", as AUTOMATIC1111 writes it; the name alone where no hash is known."""
-    sha256 = sha256_of(entry)
-    return f"{entry.name} [{sha256[:10]}]" if sha256 else entry.name
-
-
-def on_disk(catalog: Catalog) -> Iterator[Entry]:
-    """Every quantisation that could be loaded now."""
-    for entry in catalog.entries:
-        for each in catalog.quants(entry.id):
-            if catalog.on_disk(each) and not each.unsupported:
-                yield each
-
-
-def find_model(catalog: Catalog, name: str) -> Entry:
-    """By title, id, alias, file name with or without suffix, or hash; ModelNotFound lists the known ones."""
-    wanted = name.strip().casefold()
-    for entry in on_disk(catalog):
-        file, sha256 = entry.files[main_role(entry)], sha256_of(entry) or ""
-        names = (title_of(entry), entry.name, file.name, file.stem, sha256, sha256[:10])
-        if wanted and wanted in (each.casefold() for each in names):
-            return entry
-    return catalog.get(re.sub(r"\s*\[[0-9a-fA-F]{8,64}\]$", "", name.strip()))
-
-
-def use_by_default(app: web.Application, entry: Entry) -> None:
-    """Make it the model of requests that name none, and have it loaded as soon as no job waits."""
-    catalog = app[SERVICE].catalog
-    catalog.require_on_disk(entry)
-    app[SERVICE].default_model = entry.id if catalog.get(entry.id) == entry else entry.name
-    app[SERVICE].scheduler.want(entry)
-
-
-@endpoint(answers.ObjectList)
+@endpoint(answers.ObjectList, params=(ALL,))
 @compressed
 async def sd_models(request: web.Request) -> web.Response:
-    """GET /sdapi/v1/sd-models: only those that are on disk."""
+    """GET /sdapi/v1/sd-models: the default model, then what is on disk; `?all=true` the whole catalog."""
+    catalog, default = request.app[SERVICE].catalog, request.app[SERVICE].default
+    entries = list(on_disk(catalog))
+    if wants_all(request):
+        here = {entry.name for entry in entries}
+        every = [each for entry in catalog.entries for each in catalog.quants(entry.id)]
+        entries += [each for each in every if each.name not in here and each.files and not each.unsupported]
+    entries.sort(key=lambda entry: entry.name != default.name)
     return reply(
         answers.ObjectList,
         [
@@ -106,7 +73,7 @@ async def sd_models(request: web.Request) -> web.Response:
                 "filename": entry.files[main_role(entry)].name,
                 "config": None,
             }
-            for entry in on_disk(request.app[SERVICE].catalog)
+            for entry in entries
         ],
     )
 

@@ -6,18 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from gguf_imagegen.api.answers import Answer
-
-
-class NativeErrorAnswer(Answer):
-    """sd.cpp's: `error` is text."""
-
-    error: str
-    message: str
-    type: str
-    param: str | None
-    code: str
-    detail: str
+from gguf_imagegen.api.reply import Answer
 
 
 class NativeCapabilities(Answer):

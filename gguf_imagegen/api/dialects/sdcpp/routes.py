@@ -19,7 +19,6 @@ from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import Dialect, ErrorForm
 from gguf_imagegen.api.dialects.sdcpp.answers import (
     NativeCapabilities,
-    NativeErrorAnswer,
     NativeJob,
     NativeSubmitted,
 )
@@ -27,6 +26,7 @@ from gguf_imagegen.api.dialects.sdcpp.capabilities import capabilities_of
 from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
 from gguf_imagegen.api.dialects.sdcpp.request import native_name, to_fields
 from gguf_imagegen.api.dialects.sdcpp.schema import native_properties
+from gguf_imagegen.api.error_answers import NativeErrorAnswer
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import IDEMPOTENCY, PICTURE, endpoint
 from gguf_imagegen.api.openapi.schemas import Schema
@@ -106,7 +106,7 @@ async def capabilities(request: web.Request) -> web.Response:
 async def img_gen(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/img_gen: 202, and the job goes on whether anybody waits or not."""
     fields = await asyncio.to_thread(to_fields, await read_body(request))
-    work = await begin(request, fields, "edit" if fields.get("image") else "generation")
+    work = await begin(request, fields, "edit" if fields.get("image") else "generation", lasting=True)
     job = work.job
     request.app[SUBMITTED].append((job.caller, job.id))
     body = {
