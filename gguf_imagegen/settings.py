@@ -192,6 +192,9 @@ class Settings(BaseSettings):
 
     # time
     job_ttl: float = Field(3600, gt=0, description="how long finished jobs and their images can be read")
+    return_time: float = Field(
+        60, ge=0, description="how long a job waits for a client that left when the server was killed"
+    )
     keep_alive: float = Field(300, description="unload the model after so long without work, -1 = never")
     grace: float = Field(20, ge=0, description="time that running and queued jobs get at SIGTERM")
     heartbeat: float = Field(5, gt=0, le=10, description="pause after which a stream sends a comment")

@@ -65,7 +65,7 @@ class QuickEngine:
         last = spec.hires or spec
         pixels = bytes([128]) * (spec.width * spec.height * 3)
         timings = Timings(2.0, 10.0 * spec.sampling_steps, 3.0, 10.0 * spec.sampling_steps + 5, spec.steps)
-        for index in range(spec.n):
+        for index in range(spec.first, spec.n):
             yield PhaseChanged(index, "conditioning")
             yield PhaseChanged(index, "sampling")
             for step in range(1, spec.steps + 1):

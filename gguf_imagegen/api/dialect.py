@@ -46,12 +46,12 @@ class _FormedErrors:
     def __init__(self, encoder: Encoder, form: ErrorForm) -> None:
         self._encoder, self._form = encoder, form
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case Ended(error=error) if error is not None:
                 return frame(dict(self._form.body(error)), event="error")
             case _:
-                return self._encoder.encode(index, event)
+                return self._encoder.encode(id, event)
 
 
 OURS = ErrorForm()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import re
@@ -27,6 +28,7 @@ from gguf_imagegen.vocabulary.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    ServerBusy,
     Unauthorized,
 )
 
@@ -34,6 +36,9 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 OPEN_PATHS = re.compile(r"/|/web/[^/]+|/livez|/health|/openapi\.json|/docs|/v1/images/files/[^/]+")
 """Readable without a key: pages, liveness, health, and images under unguessable names."""
+ALWAYS = ("/livez", "/health", "/metrics")
+"""Answered at once, whatever the server is doing."""
+PATIENCE = 60.0
 SERVER = "gguf-imagegen"
 """What we say of ourselves; aiohttp would name its version, and Python's."""
 LONGEST_REASON = 200
@@ -143,6 +148,17 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         key = _check_key(request, settings)
         caller, words = key.caller, key.words(words)
     request[SENDER] = Sender(caller, request.app[DIALECTS].of(request).name, words)
+    return await handler(request)
+
+
+@web.middleware
+async def after_the_past(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Requests wait until the jobs of earlier runs are known; who only asks how the server is does not."""
+    if request.path not in ALWAYS:
+        try:
+            await asyncio.wait_for(request.app[SERVICE].knows_the_past.wait(), PATIENCE)
+        except asyncio.TimeoutError:
+            raise ServerBusy("the server reads its journal; try again", retry_after=10) from None
     return await handler(request)
 
 

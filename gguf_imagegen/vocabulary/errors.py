@@ -12,10 +12,12 @@
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
     ├── Cancelled (499)
-    ├── GenerationFailed, ReadingFailed, WorkerCrashed, ModelLoadFailed, InternalError
+    ├── GenerationFailed, ReadingFailed, ModelLoadFailed, InternalError
+    ├── WorkerCrashed
+    │   └── WorkerKilled
     ├── NotInstalled (501)
     ├── ServerBusy, ShuttingDown, EnginePaused (503)
-    ├── InsufficientMemory (507)
+    ├── InsufficientMemory, StorageFailed (507)
     └── PullFailed (502): a model's files could not be fetched
         ├── HubTokenMissing, HubTokenInvalid, LicenceNotAccepted (403)
         ├── HubRepositoryNotFound, HubRevisionNotFound, HubFileNotFound (404)
@@ -236,6 +238,10 @@ class WorkerCrashed(ImagegenError):
     code = "worker_crashed"
 
 
+class WorkerKilled(WorkerCrashed):
+    """Not by a fault of its own: somebody ended the engine's process, or the kernel, for want of memory."""
+
+
 class ModelLoadFailed(ImagegenError):
     code = "model_load_failed"
 
@@ -243,6 +249,14 @@ class ModelLoadFailed(ImagegenError):
 class InsufficientMemory(ImagegenError):
     status = 507
     code = "insufficient_memory"
+
+
+class StorageFailed(ImagegenError):
+    """The state folder takes no more, so a job accepted now would be lost in a crash."""
+
+    status = 507
+    code = "storage_failed"
+    should_retry = True
 
 
 class ServerBusy(ImagegenError):

@@ -215,12 +215,12 @@ class ChatEncoder:
         self._read = read
         self._comments = OpenAIEncoder(job, options, read, eta)
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
         words = "" if self._parts else in_words(self._job)
-        begin = self._delta({"role": "assistant", "content": words}) if index == 0 else b""
-        return begin + self._encode(index, event)
+        begin = self._delta({"role": "assistant", "content": words}) if id == 0 else b""
+        return begin + self._encode(id, event)
 
-    def _encode(self, index: int | None, event: JobEvent) -> bytes:
+    def _encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case ImageReady():
                 picture = image_part(self._job, event.index, self._read(event.name))
@@ -233,7 +233,7 @@ class ChatEncoder:
             case PreviewReady():
                 return b""
             case _:
-                return self._comments.encode(index, event)
+                return self._comments.encode(id, event)
 
     def _delta(self, delta: dict[str, Any], finish_reason: str | None = None, **fields: object) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

@@ -101,7 +101,7 @@ async def capabilities(request: web.Request) -> web.Response:
 async def img_gen(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/img_gen: 202, and the job goes on whether anybody waits or not."""
     fields = await asyncio.to_thread(to_fields, await read_body(request))
-    work = await begin(request, fields, "edit" if fields.get("image") else "generation")
+    work = await begin(request, fields, "edit" if fields.get("image") else "generation", lasting=True)
     job = work.job
     request.app[SUBMITTED].append((job.caller, job.id))
     body = {
