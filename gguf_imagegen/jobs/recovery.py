@@ -125,6 +125,7 @@ def _unreadable(entry: Entry) -> Plan:
         entry=entry,
         name=entry.id,
         generate=None,
+        drawn=(0, 0),
         width=0,
         height=0,
         drawn=(0, 0),
@@ -142,4 +143,4 @@ def _unreadable(entry: Entry) -> Plan:
 
 def _size(plan: Plan) -> tuple[object, ...]:
     spec = plan.generate
-    return plan.width, plan.height, plan.n, spec and (spec.width, spec.height)
+    return plan.width, plan.height, plan.drawn, plan.n, spec and (spec.width, spec.height)
