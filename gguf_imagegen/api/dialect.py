@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any, Literal
 
 from aiohttp import web
@@ -33,7 +33,7 @@ class ErrorForm:
     """How a dialect says what went wrong: the model of the body, the body, and the HTTP status."""
 
     model: type[BaseModel] = answers.ErrorAnswer
-    body: Callable[[ImagegenError], Mapping[str, Any]] = ImagegenError.body
+    body: Callable[[ImagegenError], Mapping[str, Any]] = methodcaller("body")
     status: Callable[[type[ImagegenError]], int] = attrgetter("status")
 
     def in_stream(self, encoder: Encoder) -> Encoder:
