@@ -30,9 +30,10 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
+THUMBNAILS_AT_ONCE = 2
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -77,6 +78,7 @@ class Service:
             keep=settings.keep_alive,
         )
         self._observers = observers
+        self._thumbnails = asyncio.Semaphore(THUMBNAILS_AT_ONCE)
 
     @property
     def default(self) -> Entry:
@@ -95,6 +97,7 @@ class Service:
     ) -> Job:
         """Queue what a request asks for; all that can be refused is refused before a picture is decoded."""
         sender = sender or Sender()
+        check_priority(request.priority, sender.caller)
         self.check_room(sender.caller)
         request, entry = self._named(request)
         if not request.model:
@@ -109,6 +112,16 @@ class Service:
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         return self.scheduler.submit(plan, sender)
+
+    async def thumbnail(self, picture: str, width: int) -> bytes | None:
+        """A WebP of this width, None where the picture is no wider; few are made at once."""
+        async with self._thumbnails:
+            return await asyncio.to_thread(self.results.thumbnail, picture, width)
+
+    def move(self, job: Job, priority: int, caller: Caller) -> None:
+        """Let a waiting job go sooner or later; one that has begun stays as it is."""
+        check_priority(priority, caller)
+        self.scheduler.move(job, priority)
 
     def _named(self, request: ImageRequest) -> tuple[ImageRequest, Entry]:
         """The model that a request names; a LoRA's name means the default one with that LoRA."""
@@ -178,6 +191,12 @@ class Service:
             await asyncio.sleep(SWEEP)
             self.scheduler.sweep()
             await asyncio.to_thread(self.results.sweep)
+
+
+def check_priority(priority: int, caller: Caller) -> None:
+    """Everybody may let others go first."""
+    if priority > 0 and not caller.admin:
+        raise Forbidden("priority: only an admin may raise it above 0", param="priority")
 
 
 def _results(settings: Settings, state_dir: Path | None) -> ResultStore:

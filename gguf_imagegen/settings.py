@@ -1,4 +1,4 @@
-"""All settings, read once from flags and `GGUF_IMAGEGEN_…` environment variables into one frozen object."""
+"""All settings in one frozen object, read once: flags, else `GGUF_IMAGEGEN_…` variables, else a TOML file."""
 
 from __future__ import annotations
 
@@ -19,10 +19,18 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from gguf_imagegen.machine import config_file
 from gguf_imagegen.machine.devices import check_names
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Words = Annotated[tuple[str, ...], NoDecode]
 """Comma-separated words in the environment, a tuple in code."""
 
@@ -70,18 +78,23 @@ def _keep(value: object) -> object:
 
 
 class Settings(BaseSettings):
-    """Times are seconds, sizes as named. Field `x_y` is flag `--x-y` and variable `GGUF_IMAGEGEN_X_Y`."""
+    """Times are seconds, sizes as named. Field `x_y` is flag `--x-y` and variable `GGUF_IMAGEGEN_X_Y`.
+
+    Raises ValidationError, or ConfigError for what is wrong with the file of `config` itself.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="GGUF_IMAGEGEN_", frozen=True, extra="ignore", allow_inf_nan=False
     )
+
+    config: Path | None = Field(None, description="TOML file of settings; flags and variables go before it")
 
     # what is served
     model: str = Field("embedded", description="catalog id or FILE.gguf to serve by default")
     served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
         (),
-        description="ROLE=FILE of a component of it, e.g. vae=ae.safetensors; t5xxl=none leaves it out",
+        description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; ROLE=none omits it",
     )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
@@ -91,10 +104,18 @@ class Settings(BaseSettings):
     )
     upscaler_dir: Path | None = Field(None, description="folder of ESRGAN files that requests may name")
 
+    styles: Path | None = Field(None, description="CSV file of prompt styles, as AUTOMATIC1111 has it")
+
     # where
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 picks a free one")
     public_url: str | None = Field(None, description="base of the URLs in answers, if behind a proxy")
+    root_path: str = Field("", description="path below which all is served, page included, such as /img")
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="addresses and networks whose X-Forwarded-* and Forwarded headers count"
+    )
+    tls_cert: Path | None = Field(None, description="PEM file of a certificate chain, to speak TLS")
+    tls_key: Path | None = Field(None, description="PEM file of its key, if that is not in --tls-cert")
     api_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field((), description="key(s) clients must send")
     callers: Path | None = Field(None, description="YAML file of callers, each with a key and rights")
     insecure: bool = Field(False, description="allow listening beyond loopback without a key")
@@ -184,6 +205,29 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What comes first goes before."""
+        path = init_settings().get("config") or env_settings().get("config")
+        values = cls._read_config(Path(path)) if path else {}
+        return init_settings, env_settings, InitSettingsSource(settings_cls, values)
+
+    @classmethod
+    def _read_config(cls, path: Path) -> dict[str, object]:
+        fields = {name: field.annotation for name, field in cls.model_fields.items() if name != "config"}
+        return config_file.read(path.expanduser(), fields)
+
+    def of_config(self) -> dict[str, object]:
+        """What the file of `config` says, whether or not it counts."""
+        return self._read_config(self.config) if self.config else {}
+
     @field_validator(
         "served_model_name",
         "component",
@@ -198,6 +242,27 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(w.strip() for w in value.split(",") if w.strip()) if isinstance(value, str) else value
+
+    @field_validator("root_path")
+    @classmethod
+    def _is_a_path(cls, value: str) -> str:
+        path = "".join(f"/{part}" for part in value.split("/") if part)
+        if not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*", path):
+            raise ValueError("must be a path of letters, digits and .-_~, such as /img")
+        return path
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _networks(cls, value: object) -> object:
+        words = value.split(",") if isinstance(value, str) else value
+        if not isinstance(words, (list, tuple)):
+            return value
+        try:
+            return tuple(
+                ipaddress.ip_network(str(word).strip(), strict=False) for word in words if str(word).strip()
+            )
+        except ValueError as exc:
+            raise ValueError(f"{exc}; give addresses or networks such as 10.0.0.0/8") from None
 
     @field_validator("served_model_name")
     @classmethod
@@ -214,7 +279,17 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "models_dir", "catalog", "lora_dir", "upscaler_dir", "state_dir", "output_dir", "callers"
+        "models_dir",
+        "catalog",
+        "lora_dir",
+        "upscaler_dir",
+        "styles",
+        "state_dir",
+        "output_dir",
+        "callers",
+        "tls_cert",
+        "tls_key",
+        "config",
     )
     @classmethod
     def _at_home(cls, value: Path | None) -> Path | None:

@@ -38,6 +38,7 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 from tests.fake_engines import FakeBackend
+from tests.hub import HubServer
 
 DEADLINE = 60.0
 
@@ -99,7 +100,7 @@ class ServerProcess:
     def _read_url(self) -> str:
         while data := os.read(self._stderr, 1 << 16):
             self._log += data.decode()
-            if match := re.search(r"(http://\S+)/v1\n", self._log):
+            if match := re.search(r"(https?://\S+)/v1\n", self._log):
                 return match[1]
         raise AssertionError(f"the server did not start: {self._log}")
 
@@ -153,6 +154,15 @@ def server(model_dir: Path) -> Iterator[ServerProcess]:
     process.stop()
 
 
+@pytest.fixture(scope="session")
+def own(model_dir: Path) -> Iterator[ServerProcess]:
+    """A server for clients without manners, whose worker may be killed."""
+    process = ServerProcess(model_dir, "--grace", "1")
+    process.wait_until_ready()
+    yield process
+    assert process.stop() == 0
+
+
 @pytest.fixture
 def serve(model_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Start server processes of one's own: `serve("--max-queue", "2")`."""
@@ -167,6 +177,15 @@ def serve(model_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
     for process in started:
         if process.process.poll() is None:
             process.stop()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub that HF_ENDPOINT points at, without any token."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
 
 class App:
@@ -222,7 +241,9 @@ def running(model_dir: Path) -> RunningApp:
         runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None
-        listening = await listen(runner.server, "127.0.0.1", 0, bounds or Bounds())
+        listening = await listen(
+            runner.server, "127.0.0.1", 0, bounds or Bounds(), root_path=chosen.root_path
+        )
         try:
             async with aiohttp.ClientSession() as session:
                 yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", app, session)

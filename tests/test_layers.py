@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
 import gguf_imagegen
+from tests.conftest import RunningApp
 
 PACKAGE = Path(gguf_imagegen.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -31,6 +37,7 @@ FLOORS: list[tuple[str, ...]] = [
 ]
 """The rooms from the ground up; a module imports from its own room and from the floors below."""
 MOST_ROOMS = 18
+MOST_PASSED = 10
 LONGEST_OF_A_DIALECT = 260
 
 
@@ -135,3 +142,39 @@ def test_every_module_says_what_it_is_for() -> None:
     """A module opens with a sentence; only empty package files have none."""
     texts = {name_of(path): path.read_text(encoding="utf-8") for path in MODULES}
     assert [name for name, text in texts.items() if text and not ast.get_docstring(ast.parse(text))] == []
+
+
+@contextmanager
+def rooms_seen() -> Iterator[set[str]]:
+    """The rooms whose code runs meanwhile, on the event loop and in the threads that it uses."""
+    seen: set[str] = set()
+    start = f"{PACKAGE}/"
+
+    def note(frame: FrameType, event: str, arg: object) -> None:
+        file = frame.f_code.co_filename
+        if event == "call" and file.startswith(start):
+            seen.add(file.removeprefix(start).split("/")[0].removesuffix(".py"))
+
+    loop = asyncio.get_running_loop()
+    threading.setprofile(note)
+    with ThreadPoolExecutor() as threads:
+        loop.set_default_executor(threads)
+        sys.setprofile(note)
+        try:
+            yield seen
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+            loop.set_default_executor(ThreadPoolExecutor())
+
+
+async def test_a_request_passes_few_rooms(running: RunningApp) -> None:
+    """From the socket to the engine's pipes and back; words and values, which all share, are none."""
+    async with running() as app:
+        picture = {"prompt": "a cat", "size": "64x64", "steps": 1}
+        assert (await app.post("/v1/images/generations", **picture))[0] == 200
+        with rooms_seen() as seen:
+            assert (await app.post("/v1/images/generations", **picture))[0] == 200
+    passed = seen - {"vocabulary", "settings"}
+    assert {"api", "service", "planning", "jobs", "pool", "engines", "pictures"} <= passed
+    assert len(passed) <= MOST_PASSED, sorted(passed)

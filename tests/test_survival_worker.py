@@ -34,15 +34,6 @@ LONG: dict[str, Any] = {"steps": 150, "size": "128x128"}
 Serve = Callable[..., ServerProcess]
 
 
-@pytest.fixture(scope="module")
-def own(model_dir: Path) -> Iterator[ServerProcess]:
-    """A server whose worker may be killed."""
-    process = ServerProcess(model_dir, "--grace", "1", "--threads", "1")
-    process.wait_until_ready()
-    yield process
-    assert process.stop() == 0
-
-
 @pytest.fixture
 async def client(own: ServerProcess) -> AsyncIterator[Client]:
     """A client of `own`, which must serve a normal request afterwards."""

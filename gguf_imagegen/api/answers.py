@@ -125,6 +125,7 @@ class JobObject(BaseModel):
     started: float | None
     ended: float | None
     lane: str | None
+    priority: int
     position: int | None
     eta: float | None
     progress: float = Field(ge=0, le=100)
@@ -161,6 +162,7 @@ class KeptImage(BaseModel):
     object: Literal["image"]
     created: int
     url: str
+    thumbnail: str
     parameters: dict[str, Any]
     text: str
 

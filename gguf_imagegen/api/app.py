@@ -8,7 +8,19 @@ from pathlib import Path
 
 from aiohttp import web
 
-from gguf_imagegen.api import addons, body, dialect, gallery, jobs, middleware, models, pull, system, web_page
+from gguf_imagegen.api import (
+    addons,
+    body,
+    dialect,
+    gallery,
+    jobs,
+    middleware,
+    models,
+    packing,
+    pull,
+    system,
+    web_page,
+)
 from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialect import Dialect, Dialects
 from gguf_imagegen.api.dialects import chat, gpustack, llamabox, openai, ovms, responses, xinference
@@ -50,6 +62,7 @@ OURS = (
             web.get("/v1/jobs", jobs.list_jobs),
             web.get("/v1/jobs/{id}", jobs.get_job),
             web.get("/v1/jobs/{id}/events", jobs.job_events),
+            web.post("/v1/jobs/{id}", jobs.change_job),
             web.delete("/v1/jobs/{id}", jobs.cancel_job),
             web.get("/v1/events", all_jobs.events),
         ],
@@ -124,6 +137,7 @@ def make_app(
         middlewares=[
             writing.written_in_time,
             middleware.errors_to_answers,
+            packing.packed,
             middleware.guard,
             body.body_shares,
         ],

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -19,6 +18,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from gguf_imagegen.machine.secret_files import warn_of_readers
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import EVERYBODY, Allowance, Caller, CallersError, Sender
 from gguf_imagegen.vocabulary.errors import Forbidden
@@ -26,8 +26,6 @@ from gguf_imagegen.vocabulary.errors import Forbidden
 log = logging.getLogger(__name__)
 SENDER = web.RequestKey("sender", Sender)
 """Where `middleware.guard` leaves the sender in the request."""
-OTHERS = 0o077
-"""Permission bits of everybody but the owner of a file."""
 
 
 class _Entry(BaseModel):
@@ -128,6 +126,8 @@ def require_admin(request: web.Request) -> None:
 def _keys_of(settings: Settings) -> list[Key]:
     given = [key.get_secret_value().encode() for key in settings.api_key]
     keys = [Key(_digest(key), EVERYBODY, number) for number, key in enumerate(given, start=1)]
+    if settings.config is not None and "api_key" in settings.of_config():
+        warn_of_readers(settings.config)
     if settings.callers is not None:
         keys += _read(settings.callers, {key.digest: "--api-key" for key in keys})
     return keys
@@ -146,7 +146,7 @@ def _read(path: Path, taken: dict[bytes, str]) -> Iterator[Key]:
         names.add(each.name)
         taken[each.digest] = each.name
     if any(each.key is not None for each in entries):
-        _warn_of_readers(path)
+        warn_of_readers(path)
     everyone = [Caller(each.name, each.admin, each.bounds) for each in entries]
     admins = [replace(caller, admin=caller.admin or open_to_all) for caller in everyone]
     return iter([Key(each.digest, caller) for each, caller in zip(entries, admins, strict=True)])
@@ -179,11 +179,6 @@ def _fault(exc: ValidationError) -> str:
     if not isinstance(number, int):
         return "must be a list of callers, each with 'name' and 'key' or 'sha256'"
     return ": ".join(filter(None, (f"entry {number + 1}", ".".join(map(str, fields)), words)))
-
-
-def _warn_of_readers(path: Path) -> None:
-    if os.name == "posix" and path.stat().st_mode & OTHERS:
-        log.warning("others on this machine may read the keys in %s: chmod 600 it", path.name)
 
 
 def _digest(key: bytes) -> bytes:

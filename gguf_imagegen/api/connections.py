@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 import resource
+import ssl
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
 from gguf_imagegen.api.middleware import SERVER, error_answer
+from gguf_imagegen.api.proxies import SEEN
+from gguf_imagegen.api.root_path import serve_below
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -48,11 +51,28 @@ def bounds_here() -> Bounds:
     return Bounds(int(min(MOST, max(soft // 4, soft - OTHER_FILES))))
 
 
-async def listen(server: web.Server, host: str, port: int, bounds: Bounds) -> asyncio.Server:
-    """Serve at this address; OSError if it cannot be had."""
+async def listen(
+    server: web.Server,
+    host: str,
+    port: int,
+    bounds: Bounds,
+    *,
+    root_path: str = "",
+    tls: ssl.SSLContext | None = None,
+) -> asyncio.Server:
+    """Serve at this address, below `root_path` too; OSError if it cannot be had."""
+    serve_below(server, root_path)
     connections = Connections(bounds)
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: Connection(connections, server), host, port, backlog=BACKLOG)
+    handshake = bounds.head_seconds if tls else None
+    return await loop.create_server(
+        lambda: Connection(connections, server),
+        host,
+        port,
+        backlog=BACKLOG,
+        ssl=tls,
+        ssl_handshake_timeout=handshake,
+    )
 
 
 class Connections:
@@ -89,7 +109,10 @@ class Connections:
 
 
 class Connection(web.RequestHandler):
-    """One of them, as aiohttp serves it; `heard` is when it last began or ended a request (loop's clock)."""
+    """One of them, as aiohttp serves it; `heard` is when it last began or ended a request (loop's clock).
+
+    `address` is the peer's, behind a trusted proxy that of the client who was served last.
+    """
 
     def __init__(self, connections: Connections, server: web.Server) -> None:
         bounds = connections.bounds
@@ -150,6 +173,8 @@ class Connection(web.RequestHandler):
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
         self.heard = self._loop.time()
+        if SEEN in request:
+            self.address = request[SEEN].address
         return await super().finish_response(request, resp, start_time)
 
     def handle_error(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from pydantic import BaseModel
 
 from gguf_imagegen.api import answers
@@ -20,13 +21,22 @@ from gguf_imagegen.api.openapi.contract import READING, Param, endpoint
 from gguf_imagegen.api.paging import LIMIT, limit_of
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.results import MISSING, ResultStore
-from gguf_imagegen.pictures import data_urls, decode, infotext
+from gguf_imagegen.pictures import data_urls, decode, infotext, thumbnails
 from gguf_imagegen.planning.request import Upload
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidImage, InvalidRequest, NotFound
 
 PAGE = 60
+THUMBNAIL = 512
+"""Width of the thumbnails in the list: sharp in a gallery on a dense screen."""
+SHOWN_ANYWHERE = {"Cross-Origin-Resource-Policy": "cross-origin"}
+"""Pages show pictures whose address they know."""
+KEPT_BY_BROWSERS = {"Cache-Control": "private, max-age=86400, immutable"}
 TEXTS_KEPT = 5000
 BEFORE = Param("before", "query", {"type": "string"}, "go on after the image of this name")
+WIDTH = Param(
+    "width", "query", {"type": "integer", "minimum": 1, "maximum": 99_999},
+    "a thumbnail about so wide instead, as WebP; rounded up to a few widths, never enlarged",
+)  # fmt: skip
 _texts: WeakKeyDictionary[ResultStore, dict[str, str]] = WeakKeyDictionary()
 """What images were made of by their names, which are never given twice: a page is read again and again."""
 
@@ -43,13 +53,37 @@ async def list_images(request: web.Request) -> web.Response:
     return web.json_response({"object": "list", "data": data, "has_more": len(names) > len(page)})
 
 
-@endpoint(None, errors=(NotFound,), media=("image/png", "image/jpeg", "image/webp"))
+@endpoint(
+    None,
+    errors=(NotFound, InvalidRequest),
+    also={304: None},
+    media=("image/png", "image/jpeg", "image/webp"),
+    params=(WIDTH,),
+)
 async def get_image(request: web.Request) -> web.Response:
-    """GET /v1/images/files/{name}: an image of a `url` answer."""
-    name = request.match_info["name"]
-    data = await asyncio.to_thread(request.app[SERVICE].scheduler.results.get, name)
-    headers = {"Cross-Origin-Resource-Policy": "cross-origin"}  # pages show pictures whose address they know
-    return web.Response(body=data, content_type=f"image/{name.rsplit('.', 1)[1]}", headers=headers)
+    """GET /v1/images/files/{name}: an image of a `url` answer; with `width` a thumbnail of it."""
+    name, width = request.match_info["name"], _width(request)
+    headers, media = dict(SHOWN_ANYWHERE), "image/webp"
+    small = None
+    if width is not None:
+        small = await request.app[SERVICE].thumbnail(name, width)
+        headers |= {**KEPT_BY_BROWSERS, "ETag": f'"{name}.{width}"'}
+        if headers["ETag"] in request.headers.get(hdrs.IF_NONE_MATCH, ""):
+            return web.Response(status=304, headers=headers)
+    if small is None:
+        small = await asyncio.to_thread(request.app[SERVICE].results.get, name)
+        media = f"image/{name.rsplit('.', 1)[1]}"
+    return web.Response(body=small, content_type=media, headers=headers)
+
+
+def _width(request: web.Request) -> int | None:
+    """The width to make; None for the picture as it is."""
+    given = request.query.get("width")
+    if given is None:
+        return None
+    if not re.fullmatch(r"0*[1-9][0-9]{0,4}", given, re.ASCII):
+        raise InvalidRequest("width: must be a number of pixels from 1 to 99999", param="width")
+    return thumbnails.step(int(given))
 
 
 class ImageInfoRequest(BaseModel):
@@ -111,6 +145,7 @@ def _view(results: ResultStore, name: str, url: Callable[[str], str]) -> dict[st
         "object": "image",
         "created": int(made),
         "url": url(name),
+        "thumbnail": f"{url(name)}?width={THUMBNAIL}",
         "parameters": infotext.parse_parameters(text),
         "text": text,
     }

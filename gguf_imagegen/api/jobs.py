@@ -1,4 +1,4 @@
-"""Jobs of every dialect: list, state, events with replay, cancel."""
+"""Jobs of every dialect: list, state, events with replay, priority, cancel."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from itertools import dropwhile, islice
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gguf_imagegen.api import answers
+from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, Param, endpoint
@@ -19,8 +21,8 @@ from gguf_imagegen.api.streams.encoders import BothEncoder
 from gguf_imagegen.api.streams.send import stream_job
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.planning.request import StreamOptions
-from gguf_imagegen.vocabulary.errors import InvalidRequest, JobNotFound
+from gguf_imagegen.planning.request import MAX_PRIORITY, StreamOptions
+from gguf_imagegen.vocabulary.errors import Forbidden, InvalidRequest, JobNotFound
 
 PAGE = 50
 BEFORE = Param("before", "query", {"type": "string"}, "go on after the job of this id")
@@ -67,6 +69,32 @@ async def job_events(request: web.Request) -> web.StreamResponse:
         raise InvalidRequest("Last-Event-ID: must be the id of an event of this job")
     encoder = BothEncoder(job, StreamOptions(), scheduler.results.get, scheduler.eta, ids=True)
     return await stream_job(request, job, encoder, start=max(0, int(last) + 1), cancel_on_leave=False)
+
+
+class JobChange(BaseModel):
+    """What can be changed of a job that waits."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    priority: int = Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+
+
+@endpoint(
+    answers.JobObject,
+    request=JobChange,
+    errors=(JobNotFound, InvalidRequest, Forbidden),
+)
+async def change_job(request: web.Request) -> web.Response:
+    """POST /v1/jobs/{id}: the priority of a job that waits; one that has begun stays as it is."""
+    job = _job(request)
+    try:
+        change = JobChange.model_validate(await read_body(request))
+    except ValidationError as exc:
+        fault = exc.errors(include_url=False, include_input=False)[0]
+        field = ".".join(map(str, fault["loc"]))
+        raise InvalidRequest(f"{field}: {fault['msg']}", param=field) from None
+    request.app[SERVICE].move(job, change.priority, caller_of(request))
+    return web.json_response(_view(request, job))
 
 
 @endpoint(answers.JobObject, errors=(JobNotFound,))

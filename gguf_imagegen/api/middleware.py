@@ -15,6 +15,7 @@ from gguf_imagegen.api.callers import CALLERS, SENDER, Key
 from gguf_imagegen.api.dialect import DIALECTS, OURS, ErrorForm
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
+from gguf_imagegen.api.proxies import seen_of
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import EVERYBODY, OUTSIDER, Sender
 from gguf_imagegen.vocabulary.errors import (
@@ -116,7 +117,7 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     settings = request.app[SERVICE].settings
     if request.method == hdrs.METH_OPTIONS:
         return _preflight(request, settings)
-    caller, words = EVERYBODY, request.remote or "nobody"
+    caller, words = EVERYBODY, seen_of(request).address or "nobody"
     if not request.app[CALLERS].keyed:
         check_host(request, settings)
         check_origin(request, settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, endpoint
+from gguf_imagegen.api.packing import compressed, tag_of
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
@@ -21,6 +23,7 @@ from gguf_imagegen.vocabulary.errors import ModelNotFound, UnsupportedOperation
 
 
 @endpoint(answers.ModelList)
+@compressed
 async def list_models(request: web.Request) -> web.Response:
     """GET /v1/models."""
     app, settings = request.app, _settings(request)
@@ -30,12 +33,13 @@ async def list_models(request: web.Request) -> web.Response:
         return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].catalog.entries]
 
     data = await asyncio.to_thread(views)
-    return web.json_response({"object": "list", "data": data})
+    return _tagged({"object": "list", "data": data}, data)
 
 
 @endpoint(answers.ModelObject, errors=(ModelNotFound,))
+@compressed
 async def get_model(request: web.Request) -> web.Response:
-    """GET /v1/models/{id}; a name of the hub, ORG/NAME, needs no escaped slash."""
+    """GET /v1/models/{id}: one of them; a name of the hub, ORG/NAME, needs no escaped slash."""
     return await _answer(request)
 
 
@@ -68,7 +72,16 @@ async def _answer(request: web.Request, status: int = 200) -> web.Response:
     name = named.get("id") or f"{named['org']}/{named['name']}"
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
-    return web.json_response(_view(request.app, name, survey, _settings(request)), status=status)
+    view = _view(request.app, name, survey, _settings(request))
+    return _tagged(view, [view]) if status == 200 else web.json_response(view, status=status)
+
+
+def _tagged(body: dict[str, Any], views: list[dict[str, Any]]) -> web.Response:
+    """Its tag leaves out how much memory is free, which is another figure at each look."""
+    steady = [{**view, "meta": {**view["meta"], "memory": None}} for view in views]
+    answer = web.json_response(body)
+    answer.etag = tag_of(json.dumps(steady).encode())
+    return answer
 
 
 def _settings(request: web.Request) -> Settings:

@@ -1,8 +1,8 @@
 """Whose page a browser's request comes from: its Host, Origin and Sec-Fetch-Site, read strictly.
 
 Without a key, and with the password that a browser sends by itself, these are all that tells our own page
-from another site's. A proxy may speak TLS for us, so schemes cannot be compared; the browser says in
-Sec-Fetch-Site whether a page of that origin is really ours.
+from another site's. A proxy may speak TLS for us, so schemes are compared only where a trusted one says which
+it was; the browser says in Sec-Fetch-Site whether a page of that origin is really ours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
+from gguf_imagegen.api.proxies import seen_of
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import Forbidden
 
@@ -77,15 +78,22 @@ def cors_origin(request: web.Request, settings: Settings) -> str:
 
 
 def check_host(request: web.Request, settings: Settings) -> None:
-    """Refuse names that are not ours: a page that rebinds its name to 127.0.0.1 still sends its own name."""
+    """Refuse names that are not ours: a page that rebinds its name to 127.0.0.1 still sends its own name.
+
+    That a proxy says another one does not make up for it: the page may have sent what the proxy passes on.
+    """
     given = request.headers.getall(hdrs.HOST, [""])
-    found = authority(given[0]) if len(given) == 1 else None
-    public = _public(settings)
+    forwarded = seen_of(request).host
+    if len(given) > 1 or not (_is_served(given[0], settings) and _is_served(forwarded, settings)):
+        host = ", ".join(dict.fromkeys((*given, forwarded)))[:100]
+        raise Forbidden(f"host {host!r} is not served here; allow it with --allowed-hosts or set a key")
+
+
+def _is_served(host: str, settings: Settings) -> bool:
+    found, public = authority(host), _public(settings)
     names = ("localhost", settings.host, *settings.allowed_hosts, public.host if public else "")
     ours = {each.host for name in names if (each := authority(name))}
-    if found is None or not (found.host in ours or _is_address(found.host)):
-        host = ", ".join(given)[:100]
-        raise Forbidden(f"host {host!r} is not served here; allow it with --allowed-hosts or set a key")
+    return found is not None and (found.host in ours or _is_address(found.host))
 
 
 def check_origin(request: web.Request, settings: Settings) -> None:
@@ -102,9 +110,11 @@ def check_origin(request: web.Request, settings: Settings) -> None:
 
 def _is_own(given: str, request: web.Request, settings: Settings) -> bool:
     """Whether this origin is the address that the request was sent to."""
-    page, public = origin(given), _public(settings)
-    here = authority(request.headers.get(hdrs.HOST, ""))
+    page, public, seen = origin(given), _public(settings), seen_of(request)
+    here = authority(seen.host)
     if page is None or here is None or page.scheme not in PORTS:
+        return False
+    if seen.vouched and page.scheme != seen.scheme:
         return False
     if public and (here.host, here.port or PORTS.get(public.scheme)) == (public.host, public.port):
         return page == public

@@ -110,6 +110,7 @@ def job_object(job: Job, scheduler: Scheduler, url: Callable[[str], str]) -> dic
         "started": job.started_at,
         "ended": job.ended_at,
         "lane": job.lane,
+        "priority": job.priority,
         "position": scheduler.position(job),
         "eta": scheduler.eta(job),
         "progress": round(job.progress, 2),

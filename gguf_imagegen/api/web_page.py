@@ -10,6 +10,7 @@ from importlib import resources
 from aiohttp import hdrs, web
 
 from gguf_imagegen.api.openapi.contract import endpoint
+from gguf_imagegen.api.urls import prefix
 from gguf_imagegen.vocabulary.errors import NotFound
 
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -47,9 +48,11 @@ def _asset(name: str, data: bytes) -> Asset:
 ASSETS = web.AppKey("assets", dict[str, Asset])
 
 
-@endpoint(None, also={304: None}, media=("text/html",))
+@endpoint(None, also={304: None, 308: None}, media=("text/html",))
 async def page(request: web.Request) -> web.Response:
-    """GET /: the page itself."""
+    """GET /: the page itself; its addresses are relative, so below a prefix its own must end in a slash."""
+    if not request.raw_path.partition("?")[0].endswith("/") and (below := prefix(request)):
+        raise web.HTTPPermanentRedirect(f"{below}/")
     return _answer(request, "index.html")
 
 

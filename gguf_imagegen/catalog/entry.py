@@ -133,6 +133,7 @@ class Entry(Strict):
     unsupported: str = ""
     edits: EditMode | None = None
     zero_cond_t: bool = False
+    tiling: bool = False
     vae_inside: bool = False
     decoder: Decoder = "full"
     defaults: Defaults = Defaults()

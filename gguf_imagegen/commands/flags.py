@@ -1,10 +1,11 @@
-"""Command-line options made from `Settings`: each field is a flag and an environment variable, said once."""
+"""Command-line options made from `Settings`: each field is a flag, a variable and a key of a file, once."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -15,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 from typer.core import TyperCommand
 
+from gguf_imagegen.machine.config_file import ConfigError
 from gguf_imagegen.settings import Settings
 
 Command = Callable[..., int]
@@ -35,7 +37,9 @@ class PlainCommand(TyperCommand):
 
 def with_settings(*names: str) -> Callable[[Command], Callable[..., None]]:
     """Give a command `settings` made of these fields' flags (all when none is named), and an exit code."""
-    fields = {name: Settings.model_fields[name] for name in names or Settings.model_fields}
+    fields = {
+        name: Settings.model_fields[name] for name in ((*names, "config") if names else Settings.model_fields)
+    }
 
     def decorate(command: Command) -> Callable[..., None]:
         @functools.wraps(command)
@@ -59,14 +63,24 @@ def with_settings(*names: str) -> Callable[[Command], Callable[..., None]]:
 
 
 def settings_from(given: dict[str, Any]) -> Settings:
-    """Settings of flags over environment; a wrong value ends the program with words."""
+    """Settings of flags over environment over file; a wrong value ends the program with words."""
     try:
         return Settings(**given)
+    except ConfigError as exc:
+        raise typer.BadParameter(f"--config (or {env_name('config')}): {exc}") from exc
     except ValidationError as exc:
         fault = exc.errors(include_url=False, include_input=False)[0]
-        field = str(fault["loc"][0]) if fault["loc"] else ""
-        flag = f"--{field.replace('_', '-')} (or {env_name(field)}): " if field else ""
-        raise typer.BadParameter(flag + fault["msg"].removeprefix("Value error, ")) from exc
+        where = f"{_said(str(fault['loc'][0]), given)}: " if fault["loc"] else ""
+        raise typer.BadParameter(where + fault["msg"].removeprefix("Value error, ")) from exc
+
+
+def _said(field: str, given: Mapping[str, Any]) -> str:
+    """Where a field got its value: a flag or a variable, else it must be the file."""
+    variables = {name.upper() for name in os.environ}
+    file = given.get("config") or os.environ.get(env_name("config"))
+    if field in given or env_name(field) in variables or not file:
+        return f"--{field.replace('_', '-')} (or {env_name(field)})"
+    return f"{Path(file).name}: {field}"
 
 
 def env_name(field: str) -> str:

@@ -15,6 +15,7 @@ from gguf_imagegen.api.app import make_app
 from gguf_imagegen.api.callers import CALLERS
 from gguf_imagegen.api.connections import bounds_here, listen
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.tls import Certificate, TlsError, certificate
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.pull import pull_missing
 from gguf_imagegen.engines.backend import Backend, UnknownBackend, named_backend
@@ -27,7 +28,13 @@ LAST_FRAMES = 5.0
 """Seconds that open answers get to write their last bytes."""
 
 
-async def serve(settings: Settings, backend: Backend, console: Console, state_dir: Path | None) -> int:
+async def serve(
+    settings: Settings,
+    backend: Backend,
+    console: Console,
+    state_dir: Path | None,
+    tls: Certificate | None = None,
+) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     catalog, default = choose_models(settings)
     app = make_app(settings, catalog, default, backend, state_dir)
@@ -37,7 +44,14 @@ async def serve(settings: Settings, backend: Backend, console: Console, state_di
     listening: asyncio.Server | None = None
     try:
         try:
-            listening = await listen(runner.server, settings.host, settings.port, bounds_here())
+            listening = await listen(
+                runner.server,
+                settings.host,
+                settings.port,
+                bounds_here(),
+                root_path=settings.root_path,
+                tls=tls.context if tls else None,
+            )
         except OSError as exc:
             where, why = f"{settings.host}:{settings.port}", os.strerror(exc.errno or 0)
             words = f"gguf-imagegen: cannot listen on {where}: {why}; choose another --port"
@@ -46,9 +60,12 @@ async def serve(settings: Settings, backend: Backend, console: Console, state_di
         stop = _stop_on_signals()
         _banner(console, settings, listening.sockets[0].getsockname()[1], default)
         _read_callers_again_on_hangup(app)
-        loading = asyncio.create_task(_tell_loading(app, console))
+        aside = [asyncio.create_task(_tell_loading(app, console))]
+        if tls is not None:
+            aside.append(asyncio.create_task(tls.watch()))
         await stop.wait()
-        loading.cancel()
+        for task in aside:
+            task.cancel()
         await app[SERVICE].scheduler.drain(settings.grace)
     finally:
         if listening is not None:
@@ -72,7 +89,8 @@ def _read_callers_again_on_hangup(app: web.Application) -> None:
 
 def _banner(console: Console, settings: Settings, port: int, default: str) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    base = settings.public_url or f"http://{host}:{port}"
+    scheme = "https" if settings.tls_cert else "http"
+    base = settings.public_url or f"{scheme}://{host}:{port}{settings.root_path}"
     console.print(f"gguf-imagegen serves [bold]{default}[/] at {base}/v1", highlight=False)
     if settings.keyed:
         console.print("  a key is needed")
@@ -103,8 +121,9 @@ def run_server(settings: Settings) -> int:
     console = Console(stderr=True)
     try:
         backend = named_backend(settings.backend)(settings)
+        tls = certificate(settings)
         with state.folder(settings) as state_dir:
-            return pull_missing(settings) or loop.run(serve(settings, backend, console, state_dir))
-    except (state.InUse, UnknownBackend) as exc:
+            return pull_missing(settings) or loop.run(serve(settings, backend, console, state_dir, tls))
+    except (state.InUse, UnknownBackend, TlsError) as exc:
         console.print(f"gguf-imagegen: {exc}", style="red", soft_wrap=True)
         return 1

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from gguf_imagegen import __version__
-from gguf_imagegen.pictures import encode, infotext, masks
+from gguf_imagegen.pictures import encode, infotext, insets, masks
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.events import Preview
 
 
 def finish_pixels(plan: Plan, made: RawImage) -> RawImage:
-    """What the engine made, exactly `plan.width` x `plan.height`. CPU-bound: call it in a thread."""
+    """What the engine made, exactly `plan.width` x `plan.height`, or the whole picture of which it is a part.
+
+    CPU-bound: call it in a thread.
+    """
     rgb = encode.centre_crop(made.data, made.width, made.height, plan.width, plan.height)
+    if plan.inset is not None and plan.original is not None and plan.mask is not None:
+        drawn = RawImage(plan.width, plan.height, 3, rgb)
+        return insets.put_back(drawn, plan.inset, plan.original, plan.mask)
     if plan.original is not None and plan.mask is not None:
         rgb = masks.composite(rgb, plan.width, plan.height, plan.original, plan.mask)
     return RawImage(plan.width, plan.height, 3, rgb)
@@ -70,6 +76,7 @@ def _sampled(plan: Plan) -> dict[str, object]:
         "Shift": None if spec.flow_shift == own.flow_shift else spec.flow_shift,
         "Step cache": None if spec.step_cache == own.step_cache == "none" else spec.step_cache,
         "Step cache threshold": spec.step_cache_threshold,
+        "Tiling": True if entry.tiling else None,
         "Decoder": entry.decoder if len(entry.decoders) > 1 else None,
         "LoRA": ", ".join(f"{lora.path.stem}: {lora.scale:g}" for lora in spec.loras) or None,
     }
@@ -84,6 +91,7 @@ def _started(plan: Plan) -> dict[str, object]:
         "Denoising strength": None if spec.ref_images else f"{spec.strength:g}",
         "Input images": len(spec.ref_images) or 1,
         "Input mask": "yes" if spec.mask else None,
+        "Inpaint area": "Only masked" if plan.whole else None,
     }
 
 
@@ -105,6 +113,6 @@ def _enlarged(plan: Plan) -> dict[str, object]:
     if plan.upscale is None:
         return {}
     return {
-        "Postprocess upscale by": f"{plan.upscale.width / plan.width:.4g}",
+        "Postprocess upscale by": f"{plan.upscale.width / (plan.whole or (plan.width,))[0]:.4g}",
         "Postprocess upscaler": plan.upscale.path.stem,
     }

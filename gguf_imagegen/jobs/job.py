@@ -81,6 +81,8 @@ class Job:
         self.plan = plan
         self.sender = sender or Sender()
         self.created = time.time()
+        self.priority = plan.priority
+        """Changes while it waits, by the scheduler alone."""
         self.events: list[JobEvent] = []
         self.times: list[float] = []
         self.images: list[ImageReady] = []

@@ -1,4 +1,4 @@
-"""A folder of pictures kept within a size and an age: the oldest go first."""
+"""A folder of pictures and their thumbnails kept within a size and an age: the oldest pictures go first."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import math
 import os
 import re
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
+from gguf_imagegen.jobs.thumbnails import SUFFIX
 from gguf_imagegen.settings import Keep
 
 LEFT_BEHIND = 3600.0
@@ -18,9 +20,17 @@ LEFT_BEHIND = 3600.0
 
 @dataclass(frozen=True)
 class _File:
+    """A picture; `size` is that of its `thumbnails`, too."""
+
     path: Path
     size: int
     made: float
+    thumbnails: tuple[Path, ...] = ()
+
+    def delete(self) -> None:
+        for path in (self.path, *self.thumbnails):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 class Keeping:
@@ -34,7 +44,7 @@ class Keeping:
         """When the next picture is too old, if none is added before."""
 
     def added(self) -> None:
-        """There is a new picture; the next `trim` looks at all of them."""
+        """There is a new picture or thumbnail; the next `trim` looks at all of them."""
         self._due = 0.0
 
     def trim(self) -> None:
@@ -49,8 +59,7 @@ class Keeping:
             if not self._too_old(file, now) and not self._too_much(total):
                 self._due = min(self._due, file.made + self._age)  # 0 if one was added meanwhile
                 break
-            with contextlib.suppress(OSError):
-                file.path.unlink()
+            file.delete()
             total -= file.size
 
     @property
@@ -64,17 +73,44 @@ class Keeping:
         return self._limits.size is not None and total > self._limits.size
 
     def _files(self, now: float) -> list[_File]:
-        """The pictures; what a killed server left half written is deleted on the way."""
-        found = []
+        """The pictures; what a killed server left half written, and lone thumbnails, go on the way."""
+        found: dict[str, _File] = {}
+        thumbnails: dict[str, list[_File]] = defaultdict(list)
         with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
                     file = _File(Path(entry.path), entry.stat().st_size, entry.stat().st_mtime)
                     if self._names.fullmatch(entry.name):
-                        found.append(file)
+                        found[entry.name] = file
+                    elif picture := self._picture_of(entry.name):
+                        thumbnails[picture].append(file)
                     elif self._half_written(entry.name) and now - file.made > LEFT_BEHIND:
                         file.path.unlink()
-        return found
+        for picture, small in thumbnails.items():
+            if picture in found:
+                found[picture] = _with(found[picture], small)
+            else:
+                _without_picture(small, now)
+        return list(found.values())
+
+    def _picture_of(self, name: str) -> str:
+        """The name of the picture of which this would be a thumbnail; "" if it is none."""
+        suffix = SUFFIX.search(name)
+        picture = name[: suffix.start()] if suffix and suffix.end() == len(name) else ""
+        return picture if self._names.fullmatch(picture) else ""
 
     def _half_written(self, name: str) -> bool:
-        return name.endswith(".part") and bool(self._names.fullmatch(name[1:].removesuffix(".part")))
+        whole = name[1:].removesuffix(".part")
+        return name.endswith(".part") and bool(self._names.fullmatch(whole) or self._picture_of(whole))
+
+
+def _with(picture: _File, small: list[_File]) -> _File:
+    size = picture.size + sum(each.size for each in small)
+    return _File(picture.path, size, picture.made, tuple(each.path for each in small))
+
+
+def _without_picture(small: list[_File], now: float) -> None:
+    """Young ones may belong to a picture that came after its folder was read."""
+    for each in small:
+        if now - each.made > LEFT_BEHIND:
+            each.delete()

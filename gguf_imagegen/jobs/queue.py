@@ -1,18 +1,21 @@
 """The jobs that wait: their order, the place of each, and how long the ones before it will take.
 
-Callers are served in turn, each caller's jobs by age.
+Callers are served in turn, each caller's jobs by age; so it is among jobs of one priority, and those whose
+turn it is in each go by when they are due (`pool.placement`).
 """
 
 from __future__ import annotations
 
 import heapq
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from gguf_imagegen.jobs.estimates import Pace
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.pool.placement import Waiting
+from gguf_imagegen.pool.placement import POINT, Waiting, due
 from gguf_imagegen.pool.pool import key_of
 
 
@@ -33,14 +36,18 @@ class Queue:
         self._pace = pace
         self.served: dict[str, float] = {}
         """By caller: when its last job began, in seconds since the epoch."""
-        self._lines: dict[str, Line] = {}  # of callers with jobs that wait
+        self._lines: dict[tuple[int, str], Line] = {}  # of priorities and callers with jobs that wait
 
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
 
     def __iter__(self) -> Iterator[Job]:
-        """The next one first: a job of each caller in turn, who was served longest ago first."""
-        waiting = [iter(line) for line in self._by_turn()]
+        """The next one first."""
+        return heapq.merge(*map(self._in_turn, self._priorities), key=_due)
+
+    def _in_turn(self, priority: int) -> Iterator[Job]:
+        """A job of each caller in turn, who was served longest ago first."""
+        waiting = [iter(line) for line in self._by_turn(priority)]
         while waiting:
             left = []
             for each in waiting:
@@ -51,10 +58,10 @@ class Queue:
             waiting = left
 
     def __contains__(self, job: Job) -> bool:
-        return job in self._lines.get(job.caller, ())
+        return job in self._lines.get(_key(job), ())
 
     def add(self, job: Job) -> None:
-        line = self._lines.setdefault(job.caller, Line(self._pace))
+        line = self._lines.setdefault(_key(job), Line(self._pace))
         line.add(job)
         self.moves += len(self._lines) > 1
 
@@ -66,14 +73,14 @@ class Queue:
     def put_back(self, job: Job) -> None:
         """It could not begin after all: it waits again, where it has been."""
         self.add(job)
-        self._lines[job.caller].sort()
+        self._lines[_key(job)].sort()
         self.moves += 1
 
     def remove(self, job: Job) -> None:
-        line = self._lines[job.caller]
+        line = self._lines[_key(job)]
         line.remove(job)
         if not line:
-            del self._lines[job.caller]
+            del self._lines[_key(job)]
         self.moves += 1
 
     @property
@@ -82,32 +89,49 @@ class Queue:
         return list(heapq.merge(*(line.waiting.values() for line in self._lines.values()), key=_since))
 
     def place(self, job: Job) -> Place | None:
-        """None if it does not wait."""
-        line = self._lines.get(job.caller)
+        """None if it does not wait. Jobs of other priorities count as before it by when each is due."""
+        line = self._lines.get(_key(job))
         own = line.place(job) if line else None
         if own is None:
             return None
-        sooner, places = True, [own]
-        for other in self._by_turn():
-            if other is line:
-                sooner = False
-            elif (count := min(len(other), own.position - (not sooner))) > 0:
-                places.append(other.first(count))
+        counts = chain(self._sooner(job, own.position), self._due_before(job))
+        places = [own, *(other.first(count) for other, count in counts if count > 0)]
         times = [place.seconds for place in places if place.seconds is not None]
         known = sum(times) if len(times) == len(places) else None
         return Place(sum(place.position for place in places), known)
 
-    def _by_turn(self) -> list[Line]:
+    def _sooner(self, job: Job, position: int) -> Iterator[tuple[Line, int]]:
+        """How many jobs of other callers, of the same priority, go before it."""
+        sooner = True
+        for other in self._by_turn(job.priority):
+            if other is self._lines[_key(job)]:
+                sooner = False
+            else:
+                yield other, min(len(other), position - (not sooner))
+
+    def _due_before(self, job: Job) -> Iterator[tuple[Line, int]]:
+        """How many jobs of other priorities go before it."""
+        for (priority, _), line in self._lines.items():
+            if priority != job.priority:
+                yield line, line.until(_due(job) + POINT * priority, with_ties=priority > job.priority)
+
+    @property
+    def _priorities(self) -> list[int]:
+        """The highest first."""
+        return sorted({priority for priority, _ in self._lines}, reverse=True)
+
+    def _by_turn(self, priority: int) -> list[Line]:
         """The lines by when their callers were last served; those who never were, by who came first."""
+        lines = [(caller, line) for (each, caller), line in self._lines.items() if each == priority]
 
-        def turn(name: str) -> tuple[float, float]:
-            return self.served.get(name, 0.0), next(iter(self._lines[name])).created
+        def turn(named: tuple[str, Line]) -> tuple[float, float]:
+            return self.served.get(named[0], 0.0), next(iter(named[1])).created
 
-        return [self._lines[name] for name in sorted(self._lines, key=turn)]
+        return [line for _, line in sorted(lines, key=turn)]
 
 
 class Line:
-    """One caller's waiting jobs by age, and their places among themselves."""
+    """One caller's waiting jobs of one priority by age, and their places among themselves."""
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
@@ -116,6 +140,7 @@ class Line:
         self._jobs: dict[str, Job] = {}
         self._indexes: dict[str, int] = {}  # of the jobs in `_places`
         self._places: list[Place] = []
+        self._created: list[float] = []  # of the jobs in `_places`
         self._removed = 0
         self._counted = (0, 0)  # removals and measurements that the places are true for
 
@@ -153,10 +178,15 @@ class Line:
         self._bring_up_to_date()
         return self._places[count - 1]
 
+    def until(self, created: float, *, with_ties: bool) -> int:
+        """How many came before this time, or at it."""
+        self._bring_up_to_date()
+        return (bisect_right if with_ties else bisect_left)(self._created, created)
+
     def _bring_up_to_date(self) -> None:
         state = self._removed, self._pace.measured
         if state != self._counted:
-            self._counted, self._indexes, self._places = state, {}, []
+            self._counted, self._indexes, self._places, self._created = state, {}, [], []
             for job in self:
                 self._append(job)
 
@@ -166,6 +196,15 @@ class Line:
         known = None if last.seconds is None or own is None else last.seconds + own
         self._indexes[job.id] = len(self._places)
         self._places.append(Place(last.position + 1, known))
+        self._created.append(job.created)
+
+
+def _key(job: Job) -> tuple[int, str]:
+    return job.priority, job.caller
+
+
+def _due(job: Job) -> float:
+    return due(job.created, job.priority)
 
 
 def _since(waiting: Waiting) -> float:
@@ -174,4 +213,4 @@ def _since(waiting: Waiting) -> float:
 
 def _waiting(job: Job) -> Waiting:
     model = key_of(job.plan.entry) if job.plan.generate else None
-    return Waiting(job.id, model, job.created, job.caller)
+    return Waiting(job.id, model, job.created, job.caller, job.priority)

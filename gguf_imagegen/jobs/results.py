@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from gguf_imagegen.jobs.keeping import Keeping
+from gguf_imagegen.jobs.thumbnails import Thumbnails
+from gguf_imagegen.pictures import thumbnails
 from gguf_imagegen.settings import Keep
 from gguf_imagegen.vocabulary.errors import NotFound
 
@@ -50,6 +52,7 @@ class ResultStore:
         if folder is not None and limits is not None:
             age = None if limits.age is None else max(limits.age, ttl)
             self._keeping = Keeping(folder, NAME, replace(limits, age=age))
+        self._thumbnails = Thumbnails(lambda: None if self._is_users else self._folder)
         self._memory: dict[str, bytes] = {}
         self._made: dict[str, float] = {}
         self._owners: dict[str, str] = {}
@@ -94,6 +97,28 @@ class ResultStore:
                 pass
         raise NotFound(MISSING)
 
+    def thumbnail(self, name: str, width: int) -> bytes | None:
+        """A WebP of this width, made at the first call; None where the picture is no wider.
+
+        Raises NotFound as `get` does. CPU-bound: call it in a thread.
+        """
+        self._require(name)
+        small = self._thumbnails.get(name, width)
+        if small is None and (small := thumbnails.make(self.get(name), width)) is not None:
+            self._thumbnails.put(name, width, small)
+            if self._keeping is not None:
+                self._keeping.added()
+            self._require(name)  # else it was deleted meanwhile, and so must be what was made of it
+        return small
+
+    def _require(self, name: str) -> None:
+        if not NAME.fullmatch(name):
+            raise NotFound(MISSING)
+        in_memory = name in self._memory and self._young(name)
+        if not self._may_be_read(name) or not (in_memory or (self._ensure_folder() / name).is_file()):
+            self._thumbnails.delete(name)
+            raise NotFound(MISSING)
+
     def names(self, seen: Callable[[str], bool] | None = None) -> list[str]:
         """The images that can be read, of owners to be `seen`, the newest first, at most MOST_LISTED."""
         names = {name for name in list(self._made) if self._young(name)}
@@ -114,6 +139,7 @@ class ResultStore:
         self._owners.pop(name, None)
         self._memory.pop(name, None)
         (self._ensure_folder() / name).unlink(missing_ok=True)
+        self._thumbnails.delete(name)
 
     def _may_be_read(self, name: str) -> bool:
         return (self._young(name) or self._keep is not None) and bool(NAME.fullmatch(name))
@@ -135,6 +161,7 @@ class ResultStore:
                 self._owners.pop(name, None)
             if self._keep is None and self._folder is not None:
                 (self._folder / name).unlink(missing_ok=True)
+                self._thumbnails.delete(name)
         if self._keeping is not None:
             self._keeping.trim()
 

@@ -101,7 +101,7 @@ class Runner:
             if not job.cancel_requested:
                 await lane.make_room_to_decode(model, job.plan.generate)
                 async for event in model.engine.run(job.plan.generate):
-                    await self._take(job, event, made)
+                    await self._take(job, event, made, lane.device.kind)
             for index, (picture, timings) in enumerate(made):
                 await self._upscale(job, lane, model.engine, index, picture, timings)
 
@@ -117,13 +117,15 @@ class Runner:
                 case PhaseChanged() | Progress() | Loading():
                     self._publish(job, event)
 
-    async def _take(self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]]) -> None:
+    async def _take(
+        self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]], kind: str
+    ) -> None:
         match event:
             case Preview():
                 data = await asyncio.to_thread(finish_preview, job.plan, event)
                 self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
             case Made(index=index, artifact=artifact, timings=timings):
-                self._pace.learn(job.plan, timings)
+                self._pace.learn(job.plan, timings, kind)
                 picture = await asyncio.to_thread(finish_pixels, job.plan, artifact)
                 if job.plan.upscale is None:
                     await self._keep_image(job, index, picture, timings)

@@ -20,7 +20,7 @@ from gguf_imagegen.jobs.queue import Queue
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.runner import Runner
 from gguf_imagegen.planning.plan import Plan
-from gguf_imagegen.pool.failures import NoRoomYet
+from gguf_imagegen.pool.failures import IN_TILES, NoRoomYet
 from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.placement import Rules, place
 from gguf_imagegen.pool.pool import Pool
@@ -47,8 +47,6 @@ MAX_ENDED = 1000
 REMEMBERED = 1000
 """Latest events by which a follower finds what has changed; one that is further behind looks at all jobs."""
 
-IN_TILES = "memory is short just now: decoded in tiles, which may change pixels a little"
-
 
 class Observer(Protocol):
     """Sees every event of every job after it was published."""
@@ -70,7 +68,7 @@ class Scheduler:
     def __init__(self, settings: Settings, pool: Pool, results: ResultStore, observer: Observer) -> None:
         self.pool = pool
         self.results = results
-        self.pace = Pace()
+        self.pace = Pace([lane.device.kind for lane in pool.lanes])
         self.jobs: dict[str, Job] = {}
         self.queue = Queue(self.pace)
         self.draining = False
@@ -138,6 +136,15 @@ class Scheduler:
             if self._work[lane.name].job is job:
                 await lane.kill()
         await job.wait()
+
+    def move(self, job: Job, priority: int) -> None:
+        """Let a waiting job go sooner or later; one that has begun stays as it is."""
+        if job in self.queue:
+            self.queue.remove(job)
+            job.priority = priority
+            self.queue.put_back(job)
+            self._tell_change()
+            self._wake.set()
 
     def want(self, entry: Entry) -> None:
         """Have this model loaded as soon as no job waits."""
@@ -215,7 +222,8 @@ class Scheduler:
         return (sum(known) + place.seconds - own) / len(self.pool.lanes) + own
 
     def _rest(self, job: Job) -> float | None:
-        return self.pace.job_seconds(job.plan, job.last_progress, len(job.images))
+        kind = self.pool.lane(job.lane).device.kind if job.lane else None
+        return self.pace.job_seconds(job.plan, job.last_progress, len(job.images), kind)
 
     async def drain(self, grace: float) -> None:
         """Take no more work; let jobs finish for `grace` seconds, then cancel what is left.

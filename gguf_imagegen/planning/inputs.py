@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.pictures import decode, masks
+from gguf_imagegen.pictures import decode, insets, masks
 from gguf_imagegen.planning.bounds import LEAST_SIDE, MOST_ASPECT, Bounds
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
@@ -92,7 +92,7 @@ def align(length: int, multiple: int) -> int:
 @dataclass(frozen=True)
 class EditInputs:
     """`init` and `init_mask` have the engine's aligned size; `original` and `mask` the delivered size, to be
-    put back over the pixels that are kept.
+    put back over the pixels that are kept. With an `inset` these are of the whole picture.
     """
 
     init: RawImage | None = None
@@ -100,6 +100,7 @@ class EditInputs:
     references: tuple[RawImage, ...] = ()
     original: RawImage | None = None
     mask: RawImage | None = None
+    inset: insets.Inset | None = None
 
 
 def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, headers: Headers) -> None:
@@ -132,6 +133,8 @@ def edit_inputs(
     references = _references(request, entry, settings, headers, aligned) if by_reference else ()
     if not headers.pictures or (by_reference and request.mask is None):
         return EditInputs(references=references)
+    if repaints_only_masked(request):
+        return _only_masked(request, settings, references, size, aligned)
     most = settings.max_input_pixels
     picture = decode.decode(request.image[0], max_pixels=most, param="image", enough=size)
     masking = (
@@ -139,14 +142,44 @@ def edit_inputs(
         if request.mask is not None
         else None
     )
-    mask = masks.mask_from(masking, picture, size)
-    original = decode.to_raw(decode.fit(picture, *size))
+    mask = masks.mask_from(masking, picture, size, request.mask_blur)
+    fitted = decode.fit(picture, *size)
+    original = decode.to_raw(fitted)
+    white = masks.touched(mask) if mask else None
+    begun = decode.to_raw(masks.filled(fitted, white)) if white and request.mask_fill == "fill" else original
     return EditInputs(
-        init=decode.pad(original, *aligned),
-        init_mask=decode.pad(mask, *aligned) if mask else None,
+        init=decode.pad(begun, *aligned),
+        init_mask=decode.pad(white, *aligned) if white else None,
         references=references,
         original=original if mask else None,
         mask=mask,
+    )
+
+
+def repaints_only_masked(request: ImageRequest) -> bool:
+    """Whether the part around the mask is drawn by itself, and put back into the whole picture."""
+    return request.only_masked and request.mask is not None
+
+
+def _only_masked(
+    request: ImageRequest, settings: Settings, references: tuple[RawImage, ...], size: Size, aligned: Size
+) -> EditInputs:
+    """The part around the mask at the size to draw, which stands in for the first picture."""
+    most = settings.max_input_pixels
+    picture = decode.flatten(decode.decode(request.image[0], max_pixels=most, param="image"))
+    masking = decode.decode(request.mask or b"", max_pixels=most, param="mask", enough=picture.size)
+    mask = masks.mask_from(masking, picture, picture.size, request.mask_blur)
+    assert mask is not None
+    inset = insets.around(mask, request.only_masked_padding, size)
+    part, white = insets.part_of(picture, inset, size), insets.part_of_mask(mask, inset, size)
+    drawn = masks.filled(part, white) if request.mask_fill == "fill" else part
+    return EditInputs(
+        init=decode.pad(decode.to_raw(drawn), *aligned),
+        init_mask=decode.pad(white, *aligned),
+        references=(decode.pad(decode.to_raw(part), *aligned), *references[1:]) if references else (),
+        original=decode.to_raw(picture),
+        mask=mask,
+        inset=inset,
     )
 
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.vocabulary import unknown_words
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
+from gguf_imagegen.pictures.insets import Inset
 from gguf_imagegen.planning import sampling
 from gguf_imagegen.planning.addons import named_file
 from gguf_imagegen.planning.bounds import Bounds, check_least
@@ -28,6 +29,7 @@ from gguf_imagegen.planning.inputs import (
     delivered_size,
     edit_inputs,
     read_headers,
+    repaints_only_masked,
     whole_pictures,
 )
 from gguf_imagegen.planning.loras import fitting_loras
@@ -72,6 +74,11 @@ class Plan:
     """Steps after which OpenAI's partial images are due."""
     warnings: tuple[str, ...]
     upscale: Enlargement | None = None
+    priority: int = 0
+    whole: tuple[int, int] | None = None
+    """The size of the picture of which only a part is drawn."""
+    inset: Inset | None = None
+    """That part."""
     pictures: tuple[RawImage, ...] = field(default=(), repr=False)
 
     @property
@@ -97,7 +104,9 @@ class Plan:
     @property
     def delivered(self) -> tuple[int, int]:
         """Width and height of the pictures that the client gets."""
-        return (self.upscale.width, self.upscale.height) if self.upscale else (self.width, self.height)
+        if self.upscale:
+            return self.upscale.width, self.upscale.height
+        return self.whole or (self.width, self.height)
 
     @property
     def pixel_bytes(self) -> int:
@@ -137,7 +146,8 @@ class Sketch:
     def memory(self) -> int:
         """Bytes that it takes to complete it; what an upscale enlarges is kept at its full size."""
         kept = sum(3 * width * height for width, height in (each.size for each in self.headers.pictures))
-        return self.headers.memory + (kept if self.bare.operation == "upscale" else 0)
+        whole = self.bare.operation == "upscale" or self.bare.whole is not None
+        return self.headers.memory + (kept if whole else 0)
 
     def plan(self) -> Plan:
         """The plan with its pixels. CPU-bound when there are images: call it in a thread."""
@@ -157,7 +167,9 @@ class Sketch:
         if partial_steps and not (request.stream_options and request.stream_options.preview):
             spec = replace(spec, preview_steps=partial_steps)
         made = dataclasses.replace(bare, generate=spec, partial_steps=partial_steps)
-        return made if spec.hires else dataclasses.replace(made, original=edit.original, mask=edit.mask)
+        if spec.hires:
+            return made
+        return dataclasses.replace(made, original=edit.original, mask=edit.mask, inset=edit.inset)
 
 
 def plan(
@@ -252,6 +264,7 @@ def sketch(
         preview_steps=(),
         preview_interval=settings.preview_interval,
     )
+    whole = _whole(request, headers, notes)
     if spec.hires is not None:
         width, height = spec.hires.width, spec.hires.height
     bare = Plan(
@@ -269,9 +282,24 @@ def sketch(
         mask=None,
         partial_steps=(),
         warnings=tuple(few(notes)),
-        upscale=upscale_of(request, settings, (width, height)),
+        upscale=upscale_of(request, settings, whole or (width, height)),
+        whole=whole,
+        priority=request.priority,
     )
     return Sketch(request, settings, headers, size, bare)
+
+
+def _whole(request: ImageRequest, headers: Headers, notes: list[str]) -> tuple[int, int] | None:
+    """The size of the picture of which only the masked part is drawn."""
+    if not repaints_only_masked(request):
+        if request.only_masked:
+            notes.append("only_masked: has no effect without a mask")
+        return None
+    if request.hires is not None:
+        raise InvalidRequest(
+            "only_masked: goes without hires; say a larger 'size' instead", param="only_masked"
+        )
+    return headers.pictures[0].size
 
 
 def _upscale_sketch(
@@ -297,6 +325,7 @@ def _upscale_sketch(
         partial_steps=(),
         warnings=tuple(few(notes)),
         upscale=upscale_of(request, settings, size, needed=True),
+        priority=request.priority,
     )
     return Sketch(request, settings, headers, size, bare)
 

@@ -27,12 +27,14 @@ from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures.data_urls import decode_data_url
 from gguf_imagegen.planning import bounded_json
 from gguf_imagegen.planning.kwargs import json_object, with_kwargs
+from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT, warnings_of
 from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 
 LONGEST_NAME = 100
 MAX_LAYERS = 200
+MAX_PRIORITY = 10
 MAX_SEED = 2**53 - 1
 """Largest seed that survives JSON in every client."""
 
@@ -200,6 +202,7 @@ class ImageRequest(_Lenient):
     partial_images: int | None = Field(None, ge=0, le=3)
     on_disconnect: Literal["cancel", "continue"] = "cancel"
     keep_alive: Finite | None = Field(None, ge=-1)
+    priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     request_id: str | None = Field(None, max_length=200)
 
     sampler: Sampler | None = _option(
@@ -233,6 +236,7 @@ class ImageRequest(_Lenient):
     decoder: Decoder | None = None
     t5xxl: Literal["auto", "none"] | None = _option("t5xxl", "text_encoder_3", default=None)
     vae_tiling: bool = False
+    tiling: bool = False
     hires: HiresRequest | None = None
     lora_alphas: Annotated[dict[str, Weight], BeforeValidator(_object), Field(max_length=8)] = _option(
         "lora_alphas", "lora_weights", default={}
@@ -243,6 +247,10 @@ class ImageRequest(_Lenient):
         "image", "image[]", "images", "init_images", "url", default=()
     )
     mask: Upload | None = _option("mask", "mask_image", default=None)
+    mask_blur: int = Field(0, ge=0, le=64)
+    mask_fill: Literal["original", "fill"] = "original"
+    only_masked: bool = False
+    only_masked_padding: int = Field(32, ge=0, le=1024)
     control: Upload | None = _option("control", "control_image", default=None)
     control_strength: Finite = Field(0.9, ge=0, le=2)
     upscale: Finite | None = Field(None, gt=1, le=8)
@@ -252,21 +260,6 @@ class ImageRequest(_Lenient):
         return self.model_copy(update={"image": (), "mask": None, "control": None})
 
 
-ONE_PROMPT = "the engine gives one prompt to all text encoders of a model"
-WITHOUT_EFFECT = {
-    "prompt_2": ONE_PROMPT,
-    "prompt_3": ONE_PROMPT,
-    "negative_prompt_2": ONE_PROMPT,
-    "negative_prompt_3": ONE_PROMPT,
-    "max_sequence_length": "the engine always encodes the whole prompt",
-    "style": "say it in the prompt",
-    "input_fidelity": "use 'strength', where the model has it",
-    "user": "",
-    "moderation": "",
-}
-"""Real fields of a supported dialect that this engine cannot honour, and why; those without a reason ask for
-nothing that a picture could show.
-"""
 NULL_ENCODER = "text_encoder_3"
 """In diffusers a null here leaves T5 out of SD3."""
 FLAT = "stream_options_"
@@ -301,17 +294,8 @@ def parse_request(data: Mapping[str, Any], able: Abilities = ABILITIES) -> tuple
         raise _translate(exc) from exc
     others = sorted(set(data) - set(_FIELD_OF))
     unknown = [f"unknown field {key[:80]!r} was ignored" for key in others if key not in WITHOUT_EFFECT]
-    known = [key for key in others if key in WITHOUT_EFFECT and data[key] not in ("", "auto")]
-    return request, [*_ignored(data, request), *unknown, *_without_effect(known, data)]
-
-
-def _without_effect(names: list[str], data: Mapping[str, Any]) -> list[str]:
-    """A warning for each reason; a further prompt that says the same as the first one loses nothing."""
-    by_reason: dict[str, list[str]] = {}
-    for name in names:
-        if data[name] != data.get(name.rpartition("_")[0]):
-            by_reason.setdefault(WITHOUT_EFFECT[name], []).append(name)
-    return [f"{', '.join(same)}: no effect; {reason}" for reason, same in by_reason.items() if reason]
+    known = [key for key in others if key in WITHOUT_EFFECT]
+    return request, [*_ignored(data, request), *unknown, *warnings_of(known, data)]
 
 
 def _ignored(data: Mapping[str, Any], request: ImageRequest) -> list[str]:

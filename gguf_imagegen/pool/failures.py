@@ -8,6 +8,8 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.vocabulary.errors import ImagegenError, InsufficientMemory, ModelLoadFailed
 from gguf_imagegen.vocabulary.waits import USUAL
 
+IN_TILES = "memory is short just now: decoded in tiles, which may change pixels a little"
+
 
 class NoRoomYet(Exception):
     """The model does not fit here while other lanes work; `refusal` is what to say if that never changes.

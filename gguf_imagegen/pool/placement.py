@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
+from typing import Final
+
+POINT: Final = 60.0
+"""Seconds of waiting that one point of priority is worth, so that nobody waits for ever."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,16 @@ class Waiting:
     model: str | None
     since: float
     caller: str = ""
+    priority: int = 0
+
+    @property
+    def due(self) -> float:
+        """When it came, or would have come to wait as long as its priority is worth."""
+        return due(self.since, self.priority)
+
+
+def due(since: float, priority: int) -> float:
+    return since - POINT * priority
 
 
 @dataclass(frozen=True)
@@ -64,7 +79,8 @@ def place(
 ) -> list[Assignment]:
     """Assignments that can begin now; `waiting` are in the order in which they came.
 
-    * Callers take turns; of one caller the oldest goes first.
+    * Callers take turns; of one caller the oldest goes first. So it is among jobs of one priority; of those
+      whose turn it is in each, the one that is due first goes first.
     * Until the job whose turn it is has waited `swap_after`, jobs that need no load go before it.
     * A model that some lane holds is loaded once more on an empty lane; where another model may have to
       leave for that, only if more jobs wait for it than lanes hold it, or one has waited `swap_after`.
@@ -97,7 +113,7 @@ class _Board:
         head = next(self._left(), None)
         if head is None:
             return None
-        if head.since <= self._late:
+        if head.due <= self._late:
             if lane := self._lane_with(head) or self._lane_for(head):
                 return Assignment(head, lane.name)
             if not self._copies(head) and not all(lane.paused for lane in self._free.values()):
@@ -136,7 +152,7 @@ class _Board:
 
     def _worth_it(self, job: Waiting, lane: LaneView) -> bool:
         holders = self._copies(job)
-        if not holders or not lane.loaded or job.since <= self._late:
+        if not holders or not lane.loaded or job.due <= self._late:
             return True
         return sum(other.model == job.model for other in self._left()) > holders
 
@@ -147,6 +163,17 @@ class _Board:
 
 
 def _in_turn(waiting: Sequence[Waiting], served: Mapping[str, float]) -> Sequence[Waiting]:
+    """The jobs of each priority in turn, merged by when the first one of each is due."""
+    levels: dict[int, list[Waiting]] = defaultdict(list)
+    for job in waiting:
+        levels[job.priority].append(job)
+    if len(levels) <= 1:
+        return _by_callers(waiting, served)
+    turns = [_by_callers(levels[priority], served) for priority in sorted(levels, reverse=True)]
+    return list(heapq.merge(*turns, key=lambda job: job.due))
+
+
+def _by_callers(waiting: Sequence[Waiting], served: Mapping[str, float]) -> Sequence[Waiting]:
     """Round-robin: the caller that was served longest ago first, of those never served who came first."""
     queues: dict[str, list[Waiting]] = defaultdict(list)
     for job in waiting:

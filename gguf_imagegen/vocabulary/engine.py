@@ -31,7 +31,9 @@ class LoadSpec(Struct, frozen=True, tag=True):
 
     With `built_in_vae` the model file holds a VAE itself. Where a TAESD stands beside a VAE, it makes
     previews only, unless `decoder` is "tiny". `zero_cond_t` is how Qwen-Image-Edit 2511 wants its timestep
-    (sd.cpp's docs/qwen_image_edit.md). Direct convolutions need less memory and may be faster or slower.
+    (sd.cpp's docs/qwen_image_edit.md). With `tiling` opposite edges of pictures fit.
+
+    Direct convolutions need less memory and may be faster or slower.
     `huge_pages` is for the worker's malloc, see `engines.process`. `flash_attention` None leaves it to the
     backend. `mmap` says how files are read: mapped, or in pieces; the weights are copied either way.
     """
@@ -42,6 +44,7 @@ class LoadSpec(Struct, frozen=True, tag=True):
     built_in_vae: bool = False
     decoder: Decoder = "full"
     zero_cond_t: bool = False
+    tiling: bool = False
     flash_attention: bool | None = None
     diffusion_conv_direct: bool = False
     vae_conv_direct: bool = False

@@ -2,6 +2,7 @@
 
 import { $ } from "./dom.js";
 
+const ROOT = new URL(".", location.href).pathname; // where the page is, and with it the API: "/", or below a prefix
 let key = sessionStorage.getItem("imagegen.key") || "";
 let asking = null;
 
@@ -16,13 +17,16 @@ export class ApiError extends Error {
   }
 }
 
+/** Where a path of the API is. */
+export const at = (path) => ROOT + path.replace(/^\//, "");
+
 /** Fetch with the key; asks for one, once for all who wait, when the server wants it. */
 async function request(method, path, { body, headers, signal } = {}) {
   for (;;) {
     const sent = key;
     let answer;
     try {
-      answer = await fetch(path, {
+      answer = await fetch(at(path), {
         method,
         signal,
         credentials: "omit", // else the browser would ask for a password of its own, beside our question
@@ -80,6 +84,8 @@ export async function* stream(method, path, { body, signal } = {}) {
 }
 
 export const imagePath = (name) => `/v1/images/files/${encodeURIComponent(name)}`;
+/** Where a picture is to be had; with a `width` a thumbnail that is about so wide. */
+export const imageUrl = (name, width) => at(imagePath(name)) + (width ? `?width=${width}` : "");
 
 function askForKey(message) {
   asking ??= new Promise((resolve) => {

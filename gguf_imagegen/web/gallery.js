@@ -1,11 +1,12 @@
 // The finished pictures of this server, page by page as one scrolls.
 
-import { call, imagePath } from "./api.js";
+import { call, imageUrl } from "./api.js";
 import { $, button, h, say } from "./dom.js";
 import * as jobs from "./jobs.js";
 import { open } from "./viewer.js";
 
 const PAGE = 60;
+const WIDTH = 512; // of thumbnails: sharp on dense screens, and where a wide picture fills a square
 let items = []; // the newest first
 let more = true;
 let reading = null;
@@ -89,7 +90,7 @@ function count() {
 const item = ({ id, parameters }) => ({ name: id, parameters, whole: Promise.resolve() });
 
 function tile(each) {
-  const image = h("img", { src: imagePath(each.name), alt: "", loading: "lazy", decoding: "async" });
+  const image = h("img", { src: imageUrl(each.name, WIDTH), alt: "", loading: "lazy", decoding: "async" });
   const show = () => open(items, items.findIndex(({ name }) => name === each.name), { gallery: true });
   const element = h("li", { "data-name": each.name },
     h("button", { type: "button", class: "tile", "aria-label": `Open: ${each.parameters.Prompt || "picture"}`, title: each.parameters.Prompt, onclick: show }, image));

@@ -1,6 +1,6 @@
 // The pictures to start from, and the mask: dropped, pasted, picked, or taken from what was made.
 
-import { call } from "./api.js";
+import { at, call } from "./api.js";
 import { $, button, dataUrl, h, loadImage, toast, toCreate } from "./dom.js";
 import { paintMask } from "./mask.js";
 import { pictures as kept } from "./store.js";
@@ -176,7 +176,7 @@ function takeDrops() {
     over(false);
     const link = event.dataTransfer.getData("text/uri-list");
     if (event.dataTransfer.files.length) addFiles([...event.dataTransfer.files]);
-    else if (link.startsWith(`${location.origin}/v1/images/files/`)) useMade(link);
+    else if (link.startsWith(`${location.origin}${at("/v1/images/files/")}`)) useMade(link.replace(/\?width=\d+$/, ""));
   });
 }
 

@@ -1,5 +1,7 @@
 // Settings under the names that others give them: AUTOMATIC1111's in pictures, the API's in requests.
 
+import { at } from "./api.js";
+
 const bare = (name) => name.toLowerCase().replace(/[\s_]+/g, "");
 const SCHEDULE_IN_SAMPLER = /\s+(karras|exponential|sgm uniform)$/i;
 
@@ -86,10 +88,10 @@ export function curlOf({ image, mask, ...request }, keyed) {
   const key = keyed ? " -H \"Authorization: Bearer $KEY\"" : "";
   if (!image) {
     const body = JSON.stringify({ ...request, stream: true });
-    return `curl -N ${location.origin}/v1/images/generations${key} -H 'Content-Type: application/json' -d ${quoted(body)}`;
+    return `curl -N ${location.origin}${at("/v1/images/generations")}${key} -H 'Content-Type: application/json' -d ${quoted(body)}`;
   }
   const files = [...image.map((name) => `-F 'image[]=@${name}'`), ...(mask ? [`-F 'mask=@${mask}'`] : [])];
   const texts = Object.entries({ ...request, stream: true }).filter(([, value]) => value !== undefined)
     .map(([name, value]) => `--form-string ${quoted(`${name}=${typeof value === "object" ? JSON.stringify(value) : value}`)}`);
-  return `curl -N ${location.origin}/v1/images/edits${key} ${[...files, ...texts].join(" ")}`;
+  return `curl -N ${location.origin}${at("/v1/images/edits")}${key} ${[...files, ...texts].join(" ")}`;
 }

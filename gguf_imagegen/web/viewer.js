@@ -1,6 +1,6 @@
 // One picture, full, with everything that made it and what can be done with it.
 
-import { call, hasKey, imagePath } from "./api.js";
+import { call, hasKey, imagePath, imageUrl } from "./api.js";
 import { apply, load } from "./create.js";
 import { $, ask, button, copy, h, toast, toCreate } from "./dom.js";
 import { replace, useMade } from "./inputs.js";
@@ -56,7 +56,7 @@ async function go(step) {
 function show() {
   const item = list[index];
   const { name, parameters } = item;
-  const image = h("img", { src: imagePath(name), alt: parameters.Prompt || "Picture" });
+  const image = h("img", { src: imageUrl(name), alt: parameters.Prompt || "Picture" });
   image.onerror = () => $("viewer-figure").replaceChildren(h("p", { class: "empty" }, "This picture is not on the server any more."));
   item.source ??= sources.ofPicture(name);
   $("viewer-figure").replaceChildren(item.source ? comparison(image, item.source.images[0]) : image);
@@ -106,7 +106,7 @@ function comparison(after, source) {
 
 function actions(item) {
   const { name } = item;
-  const path = imagePath(name);
+  const path = imageUrl(name);
   const close = () => $("viewer").close();
   const vary = async () => {
     await complete(item);

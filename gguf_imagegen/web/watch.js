@@ -1,6 +1,6 @@
 // The cards of the jobs: a picture each, sharpening as it comes.
 
-import { imagePath } from "./api.js";
+import { at, imageUrl } from "./api.js";
 import { load } from "./create.js";
 import { $, announce, button, h, say, seconds, toast } from "./dom.js";
 import * as jobs from "./jobs.js";
@@ -151,7 +151,7 @@ function draw(card) {
 }
 
 function drawTile(tile, job, picture, index) {
-  const source = picture.name ? imagePath(picture.name) : picture.preview ? `data:image/png;base64,${picture.preview}` : "";
+  const source = picture.name ? imageUrl(picture.name) : picture.preview ? `data:image/png;base64,${picture.preview}` : "";
   if (source && source !== tile.shown) {
     tile.image.src = tile.shown = source;
     if (picture.preview) tile.element.dataset.previews = Number(tile.element.dataset.previews || 0) + 1;
@@ -228,7 +228,7 @@ function finished(job) {
 
 function notify(job, body) {
   try {
-    const notification = new Notification("A picture is finished", { body, tag: job.id, icon: "/web/icon.svg" });
+    const notification = new Notification("A picture is finished", { body, tag: job.id, icon: at("/web/icon.svg") });
     notification.onclick = () => { window.focus(); notification.close(); };
   } catch { /* some phones let only service workers notify; the card says it too */ }
 }

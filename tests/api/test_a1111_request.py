@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gguf_imagegen.api.dialects.a1111 import request as a1111
+from gguf_imagegen.api.dialects.a1111.inputs import input_images
 from gguf_imagegen.api.dialects.a1111.names import (
     SAMPLERS,
     SCHEDULES,
@@ -20,7 +21,7 @@ from gguf_imagegen.api.dialects.a1111.names import (
     schedule_of,
     take_loras,
 )
-from gguf_imagegen.api.dialects.a1111.request import Translated, input_images, translate
+from gguf_imagegen.api.dialects.a1111.request import Translated, translate
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures import masks
 from gguf_imagegen.planning.request import parse_request
@@ -292,8 +293,6 @@ def test_references_make_an_edit() -> None:
     ("data", "words"),
     [
         ({"restore_faces": True}, "'restore_faces'"),
-        ({"tiling": True}, "'tiling'"),
-        ({"styles": ["anime"]}, "'styles'"),
         ({"subseed_strength": 0.5}, "'subseed_strength'"),
         ({"enable_hr": True, "hr_prompt": "more"}, "'hr_prompt'"),
         ({"alwayson_scripts": {"ControlNet": {"args": []}}}, "'ControlNet'"),
@@ -306,16 +305,18 @@ def test_what_has_no_effect_is_said(data: dict[str, Any], words: str) -> None:
     assert words in warning
 
 
-def test_what_has_no_effect_on_masks() -> None:
-    """Said only where there is a mask; the original under it is what this engine starts from."""
+def test_what_counts_on_masks() -> None:
+    """Only where there is a mask; what is not said leaves the border hard and the original under the mask."""
     mask = data_url(png(noise()))
-    keys = {"mask_blur": 4, "inpaint_full_res": True, "inpainting_fill": 0}
-    warnings = told(img2img=True, mask=mask, **keys).warnings
-    assert [key in warning for key, warning in zip(keys, warnings, strict=True)] == [True] * 3
-    assert told(img2img=True, **keys).warnings == []
-    assert (
-        told(img2img=True, mask=mask, mask_blur=0, inpaint_full_res=False, inpainting_fill=1).warnings == []
-    )
+    keys = {"mask_blur": 4, "inpaint_full_res": True, "inpaint_full_res_padding": 8, "inpainting_fill": 0}
+    fields = told(img2img=True, mask=mask, **keys).fields
+    names = ("mask_blur", "only_masked", "only_masked_padding", "mask_fill")
+    assert [fields[name] for name in names] == [4, True, 8, "fill"]
+    assert not told(img2img=True, **keys).fields.keys() & set(names)
+    fields = told(img2img=True, mask=mask).fields
+    assert [fields[name] for name in names] == [0, False, 0, "original"]
+    (warning,) = told(img2img=True, mask=mask, inpainting_fill=2).warnings
+    assert "takes no latents" in warning
 
 
 @pytest.mark.parametrize(

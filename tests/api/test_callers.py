@@ -124,6 +124,41 @@ async def test_a_job_of_somebody_else_is_not_there(
         assert (status, body["status"]) == (200, "cancelled")
 
 
+async def test_priority(running: RunningApp, callers: Path) -> None:
+    """Anyone may let others go first, an admin may go first; a job that waits can be moved, no other."""
+    async with running(engine=NeverAnswers, callers=callers) as app:
+        ann, bob, root = people(app)
+        runs = await ann.begin()
+        await ann.reaches(runs, "running")
+        for refused in (
+            await ann.make(priority=1),
+            await ann.ask("POST", f"/v1/jobs/{runs}", {"priority": 1}),
+        ):
+            assert (refused[0], refused[1]["error"]["code"]) == (403, "forbidden")
+        jobs = [
+            await ann.begin(priority=-1),
+            await ann.begin(),
+            await bob.begin(),
+            await root.begin(priority=1),
+        ]
+
+        async def order() -> list[int]:
+            told = [(await root.ask("GET", f"/v1/jobs/{job}"))[1] for job in jobs]
+            return [jobs.index(job["id"]) for job in sorted(told, key=lambda job: job["position"])]
+
+        assert await order() == [3, 2, 1, 0]
+        assert (await root.ask("GET", f"/v1/jobs/{jobs[3]}"))[1]["priority"] == 1
+        status, moved = await ann.ask("POST", f"/v1/jobs/{jobs[1]}", {"priority": -2})
+        assert (status, moved["priority"], moved["position"]) == (200, -2, 4)
+        assert await order() == [3, 2, 0, 1]
+        status, same = await root.ask("POST", f"/v1/jobs/{runs}", {"priority": 5})
+        assert (status, same["priority"], same["status"]) == (200, 0, "running")
+        for wrong in ({"priority": 11}, {"priority": "soon"}, {}, {"priority": 1, "lane": "cpu"}):
+            status, body = await root.ask("POST", f"/v1/jobs/{jobs[0]}", wrong)
+            assert (status, body["error"]["code"]) == (400, "invalid_request")
+        assert (await bob.ask("POST", f"/v1/jobs/{jobs[0]}", {"priority": -1}))[0] == 404
+
+
 async def test_an_expired_job_of_somebody_else_never_was(running: RunningApp, callers: Path) -> None:
     """sd.cpp's 410 is for those whose job it was."""
     async with running(engine=QuickEngine, callers=callers, job_ttl=0.01) as app:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import aiohttp
 import numpy as np
 import openai
 import pytest
-import pytest_asyncio
 from PIL import Image
 from xinference_client import RESTfulClient
 
@@ -30,26 +29,9 @@ from tests.api.client import (
     png,
     read_stream,
 )
-from tests.api.recipes import ours, python, shell, write_catalog
+from tests.api.recipes import ours, python, shell
 from tests.conftest import App, RunningApp, ServerProcess
 from tests.fake_engines import NeverLoads, QuickEngine, SlowEngine
-
-
-@pytest.fixture(scope="module")
-def served(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A real server on the tiny model."""
-    catalog = write_catalog(tmp_path_factory.mktemp("catalog"))
-    process = ServerProcess(model_dir, "--catalog", str(catalog), "--grace", "1")
-    process.wait_until_ready()
-    yield process
-    process.stop()
-
-
-@pytest_asyncio.fixture
-async def quick(running: RunningApp, tmp_path: Path) -> AsyncIterator[App]:
-    """The same server without the work, for recipes whose pictures would take the tiny model a minute."""
-    async with running(catalog=write_catalog(tmp_path), engine=QuickEngine) as app:
-        yield app
 
 
 @pytest.fixture

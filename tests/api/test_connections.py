@@ -61,12 +61,13 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def wires(app: App, count: int = 1) -> AsyncIterator[list[Wire]]:
+async def wires(app: App, count: int = 1, *, of: str = "127.0.0.1") -> AsyncIterator[list[Wire]]:
+    """Connections `of` this address."""
     address = urlsplit(app.url)
     async with contextlib.AsyncExitStack() as stack:
         made = []
         for _ in range(count):
-            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            reader, writer = await asyncio.open_connection(address.hostname, address.port, local_addr=(of, 0))
             stack.callback(writer.close)
             made.append(Wire(reader, writer))
         yield made
@@ -110,6 +111,25 @@ async def test_the_silent_make_room(running: RunningApp) -> None:
             silent[-1].send(LIVEZ)
             assert b" 200 " in await silent[-1].answer()
             assert waits.open
+
+
+async def test_a_trusted_proxy_is_not_one_client(running: RunningApp) -> None:
+    """Its idle connections count for those who were served last; the flood of another makes room."""
+    async with (
+        running(engine=QuickEngine, bounds=Bounds(most=5), trusted_proxies="127.0.0.1") as app,
+        wires(app, 3) as pool,
+    ):
+        for number, wire in enumerate(pool):
+            client = b"\r\nX-Forwarded-For: 10.0.0.%d\r\n\r\n" % number
+            wire.send(LIVEZ.replace(b"\r\n\r\n", client))
+            assert b" 200 " in await wire.answer()
+        async with wires(app, 3, of="127.0.0.2") as flood:
+            flood[2].send(LIVEZ)
+            await flood[2].answer()
+            for wire in pool:
+                wire.send(LIVEZ)
+                assert b" 200 " in await wire.answer()
+            assert await flood[0].rest() == b""
 
 
 async def test_when_all_are_at_work_the_new_one_is_closed(running: RunningApp) -> None:

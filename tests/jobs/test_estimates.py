@@ -90,3 +90,13 @@ def test_a_running_sampling_knows_better() -> None:
     assert pace.job_seconds(job_plan(n=3), progress) == pytest.approx(3 + 1 + 2 * 21)
     assert pace.job_seconds(job_plan(n=3), progress, done=2) == pytest.approx(3 + 1)
     assert pace.job_seconds(job_plan(), Progress(0, "sampling", 0, 10, 0.0)) == pytest.approx(21)
+
+
+def test_each_kind_of_lane_has_its_pace() -> None:
+    """What a GPU does says nothing of the CPU; a job that waits gets what all lanes do on average."""
+    pace = Pace(["cuda", "cpu", "cpu"])
+    pace.learn(job_plan(), took(10, 0), "cuda")
+    assert (pace.image_seconds(job_plan(), "cpu"), pace.image_seconds(job_plan())) == (None, 10)
+    pace.learn(job_plan(), took(40, 0), "cpu")
+    assert [pace.job_seconds(job_plan(n=2), kind=kind) for kind in ("cuda", "cpu")] == [20, 80]
+    assert pace.image_seconds(job_plan()) == pytest.approx(3 / (1 / 10 + 1 / 40 + 1 / 40))

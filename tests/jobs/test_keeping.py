@@ -104,3 +104,25 @@ def test_kept_files_are_their_owners(tmp_path: Path) -> None:
         os.umask(before)
     paths = own, own / names[0], users, users / names[1]
     assert [path.stat().st_mode & 0o777 for path in paths] == [0o700, 0o600, 0o755, 0o644]
+
+
+def test_thumbnails_count_and_go_with_their_pictures(tmp_path: Path) -> None:
+    """Their bytes are the picture's; one whose picture is gone is deleted, unless it is just being made."""
+    store = ResultStore(tmp_path, HOUR, Keep(350, None))
+    old, young = put(store, tmp_path, age=9), put(store, tmp_path, age=1)
+    gone = "20260101-000000-000000-" + "x" * 24 + ".png"
+    files = {
+        f"{old}.128.webp": False,
+        f"{young}.128.webp": True,
+        f"{gone}.128.webp": False,
+        "a.128.webp": True,
+    }
+    for file in files:
+        (tmp_path / file).write_bytes(bytes(100))
+    long_ago = time.time() - LEFT_BEHIND - 60
+    os.utime(tmp_path / f"{gone}.128.webp", (long_ago, long_ago))
+    (tmp_path / f"{gone}.256.webp").write_bytes(b"new")
+    store.sweep()
+    assert {file: (tmp_path / file).exists() for file in files} == files
+    assert [(tmp_path / name).exists() for name in (old, young)] == [False, True]
+    assert (tmp_path / f"{gone}.256.webp").exists()

@@ -15,9 +15,11 @@ class CountingPace(Pace):
 
     asked = 0
 
-    def job_seconds(self, plan: Plan, progress: Progress | None = None, done: int = 0) -> float | None:
+    def job_seconds(
+        self, plan: Plan, progress: Progress | None = None, done: int = 0, kind: str | None = None
+    ) -> float | None:
         self.asked += 1
-        return super().job_seconds(plan, progress, done)
+        return super().job_seconds(plan, progress, done, kind)
 
 
 def filled(pace: Pace, count: int) -> tuple[Queue, list[Job]]:

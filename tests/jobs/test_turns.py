@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gguf_imagegen.jobs.estimates import Pace
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.queue import Place, Queue
+from gguf_imagegen.pool.placement import POINT
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from tests.jobs.test_estimates import job_plan, took
 
 
-def job_of(caller: str) -> Job:
-    return Job(job_plan(), Sender(Caller(caller)))
+def job_of(caller: str, priority: int = 0) -> Job:
+    return Job(replace(job_plan(), priority=priority), Sender(Caller(caller)))
 
 
 def order(queue: Queue) -> str:
@@ -59,3 +62,24 @@ def test_places_are_those_of_the_order(steps: list[tuple[str, str]]) -> None:
             queue.remove(own[-1])
         places = [queue.place(job) for job in queue]
         assert places == [Place(n, 10.0 * n) for n in range(1, len(queue) + 1)]
+
+
+@given(st.lists(st.tuples(st.integers(-2, 2), st.floats(0, 300)), max_size=8))
+def test_priority_is_worth_minutes(given: list[tuple[int, float]]) -> None:
+    """A job goes as if it had come a minute earlier for each point; its place says so."""
+    queue, jobs = Queue(Pace()), []
+    for priority, created in sorted(given, key=lambda each: each[1]):
+        jobs.append(job_of("a", priority))
+        jobs[-1].created = created
+        queue.add(jobs[-1])
+    expected = sorted(jobs, key=lambda job: (job.created - POINT * job.priority, -job.priority))
+    assert list(queue) == expected
+    assert [queue.place(job) for job in expected] == [Place(n, None) for n in range(1, len(jobs) + 1)]
+
+
+def test_turns_within_a_priority() -> None:
+    """Who lowers all its jobs goes behind the others, who still take turns."""
+    queue = Queue(Pace())
+    for caller in "aabbc":
+        queue.add(job_of(caller, -1 if caller == "a" else 0))
+    assert order(queue) == "bcbaa"

@@ -14,6 +14,7 @@ from pydantic import AliasChoices
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.request import (
     MAX_SEED,
+    NULL_ENCODER,
     ImageRequest,
     from_form,
     parse_request,
@@ -45,6 +46,7 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "seed": (42, 42, ("rng_seed",)),
     "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images", "url")),
     "t5xxl": ("none", "none", ("text_encoder_3",)),
+    "lora_alphas": ({"x": 0.5}, {"x": 0.5}, ("lora_weights",)),
     "mask": (PIXEL_64, PIXEL, ("mask_image",)),
     "control": (PIXEL_64, PIXEL, ("control_image",)),
 }  # fmt: skip
@@ -145,7 +147,7 @@ WRONG: list[tuple[type[InvalidRequest], dict[str, Any]]] = [
     *each(InvalidRequest, "output_compression", -1, 101),
     *each(InvalidRequest, "partial_images", -1, 4),
     (InvalidRequest, {"output_format": "gif"}),
-    (InvalidRequest, {"response_format": "file"}),
+    (InvalidRequest, {"response_format": "files"}),
     (InvalidRequest, {"quality": "best"}),
     (InvalidRequest, {"background": "blue"}),
     (InvalidRequest, {"on_disconnect": "explode"}),
@@ -195,7 +197,8 @@ def test_floats_are_finite(field: str, value: object) -> None:
 def test_no_float_field_is_forgotten() -> None:
     """The list above has every float of a request; the nested ones are refused in their own right."""
     coded = {name for name, field in ImageRequest.model_fields.items() if "float" in repr(field.annotation)}
-    assert coded == set(FLOATS)
+    assert coded == {*FLOATS, "lora_alphas"}
+    assert refused(lora_alphas={"a": math.nan}).param == "lora_alphas"
     assert refused(lora=[{"name": "a", "scale": math.nan}]).param == "lora"
     assert refused(hires={"denoising_strength": math.inf}).param == "hires"
 
@@ -219,8 +222,8 @@ def test_a_wild_name_gets_the_list_only() -> None:
 
 def test_null_is_not_said() -> None:
     """Clients that send null for all they know ask for nothing, and are warned of nothing."""
-    names = [*ImageRequest.model_fields, *(n for v in ALIASES.values() for n in v[2]), "style", "theirs"]
-    request, warnings = parse_request(dict.fromkeys(names))
+    names = {*ImageRequest.model_fields, *(n for v in ALIASES.values() for n in v[2]), "style", "theirs"}
+    request, warnings = parse_request(dict.fromkeys(names - {NULL_ENCODER}))
     assert request == ImageRequest()
     assert warnings == []
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gguf_imagegen.pool.placement import Assignment, LaneView, Rules, Waiting, place
+from gguf_imagegen.pool.placement import POINT, Assignment, LaneView, Rules, Waiting, place
 
 MODELS = ("a", "b", "c", None)
 RULES = Rules(swap_after=10)
@@ -27,7 +27,13 @@ times = st.lists(st.integers(0, 40), max_size=12).map(sorted)
 @st.composite
 def waiting_jobs(draw: st.DrawFn, callers: str = "xyz") -> list[Waiting]:
     return [
-        Waiting(str(number), draw(st.sampled_from(MODELS)), since, draw(st.sampled_from(callers)))
+        Waiting(
+            str(number),
+            draw(st.sampled_from(MODELS)),
+            since,
+            draw(st.sampled_from(callers)),
+            draw(st.integers(-1, 1)),
+        )
         for number, since in enumerate(draw(times))
     ]
 
@@ -56,9 +62,10 @@ def test_each_job_and_each_idle_lane_once(
 
 
 def as_one_lane(waiting: Sequence[Waiting], lane: LaneView, now: float) -> Waiting | None:
-    """The oldest job; while it has not waited long, one that needs no load; in a pause only such a one."""
+    """The job due first; while it has not waited long, one that needs no load; in a pause only such a one."""
+    waiting = sorted(waiting, key=lambda job: (job.due, -job.priority))
     job = next(iter(waiting), None)
-    if job and (lane.paused or now - job.since < RULES.swap_after):
+    if job and (lane.paused or now - job.due < RULES.swap_after):
         job = next(filter(lane.ready, waiting), None if lane.paused else job)
     return job
 
@@ -105,6 +112,39 @@ def test_nobody_starves(count: int, seconds: int, data: st.DataObject) -> None:
             return
         if now > RULES.swap_after + 2 * seconds + 1:
             raise AssertionError("it waits for ever")
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 3), st.data())
+def test_no_priority_starves_another(count: int, data: st.DataObject) -> None:
+    """While others keep every lane busy with jobs of higher priority, each job begins once it is due."""
+    lanes = [Lane(str(number)) for number in range(count)]
+    waiting = [Waiting("victim", "c", 0, data.draw(st.sampled_from("xz")), -1)]
+    served: dict[str, float] = {}
+    for now in range(int(2 * POINT + RULES.swap_after) + 3):
+        flood = data.draw(st.sampled_from([0, 1]))
+        waiting += [Waiting(f"{now}.{number}", "a", now, "x", flood) for number in range(count)]
+        views = [lane.view(now) for lane in lanes]
+        for each in place(waiting, views, now, Rules(RULES.swap_after, served)):
+            waiting.remove(each.job)
+            served[each.job.caller] = now
+            lane = lanes[int(each.lane)]
+            lane.model, lane.ends, lane.used = each.job.model, now + 1, now
+    assert all(job.id != "victim" for job in waiting)
+
+
+def test_priority_goes_first() -> None:
+    """At once, where the model is in memory; a minute's wait makes up for a point."""
+    lane = LaneView("0", holds=frozenset("a"), loaded=1)
+    old, raised, lowered = (
+        Waiting("old", "a", 0),
+        Waiting("up", "a", 50, "", 1),
+        Waiting("down", "a", 0, "", -1),
+    )
+    assert placed([old, lowered, raised], lane, now=50) == {"up": "0"}
+    assert placed([old, lowered, replace(raised, since=61)], lane, now=61) == {"old": "0"}
+    assert placed([lowered, replace(old, since=59)], lane, now=61) == {"old": "0"}
+    assert placed([lowered, replace(old, since=61)], lane, now=61) == {"down": "0"}
 
 
 def test_memory_is_short_for_the_oldest() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,22 @@ async def test_a_finished_picture_notifies(studio: ServerProcess, visit: OpenPag
         await settled(page)
         await page.wait_for_function("() => window.told.length > 0")
         assert await page.evaluate("window.told") == ["A picture is finished: a bell"]
+
+
+async def test_below_a_prefix(running: RunningApp, visit: OpenPage) -> None:
+    """Every request of the page stays below its own address; the gallery shows thumbnails."""
+    async with running(engine=QuickEngine, root_path="/img") as app, visit(f"{app.url}/img") as page:
+        await generate(page, "a cat", width=256, height=128, steps=1)
+        done = page.locator(".tile img").first
+        await expect(done).to_have_attribute("src", re.compile("^/img/v1/images/files/"))
+        await page.evaluate("location.hash = '#/gallery'")
+        small = page.locator("#gallery img")
+        await expect(small).to_have_attribute("src", re.compile(r"^/img/v1/images/files/.*\?width=512$"))
+        await small.click()
+        whole = page.locator("#viewer-figure img")
+        await expect(whole).to_have_js_property("naturalWidth", 256)
+        await page.click("#viewer-actions >> text=Use as input")
+        await expect(page.locator("#inputs li")).to_have_count(1)
 
 
 async def test_the_page_needs_openais_dialect_alone(

@@ -136,8 +136,8 @@ class ResponsesEncoder:
     def _image(self, event: ImageReady) -> bytes:
         item = _call(self._job, event.index, self._read(event.name))
         self._items.append(item)
-        done = self._frame("response.output_item.done", output_index=event.index, item=item)
-        return self._call_frame("completed", event.index) + done
+        drawn = self._call_frame("completed", event.index)
+        return drawn + self._frame("response.output_item.done", output_index=event.index, item=item)
 
     def _call_frame(self, kind: str, index: int, **fields: object) -> bytes:
         return self._frame(f"{CALL}.{kind}", item_id=_id(self._job, index), output_index=index, **fields)

@@ -57,7 +57,7 @@ class LaunchRequest(BaseModel):
         ServerBusy,
     ),
     params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
-    example={"model_name": "sd-turbo", "model_type": "image"},
+    example={"model_name": "glyph-128", "model_type": "image"},
 )  # fmt: skip
 @admins_only
 async def launch(request: web.Request) -> web.Response:

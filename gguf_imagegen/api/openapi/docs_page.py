@@ -37,7 +37,7 @@ def render(document: Mapping[str, Any]) -> str:
     info = document["info"]
     tags = [tag["name"] for tag in document["tags"]]
     sections = "".join(_section(tag, document) for tag in tags)
-    program = 'For programs: <a href="/openapi.json">openapi.json</a>.'
+    program = 'For programs: <a href="openapi.json">openapi.json</a>.'
     links = "".join(f'<li><a href="#{_anchor(tag)}">{escape(tag)}</a></li>' for tag in tags)
     title = escape(f"{info['title']} {info['version']}")
     return (

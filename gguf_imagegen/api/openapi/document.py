@@ -14,6 +14,7 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.middleware import AZURE, is_open
 from gguf_imagegen.api.openapi.contract import EVENTS, FORM, JSON, Contract, Param, contract_of, doc_of
+from gguf_imagegen.api.openapi.docs_page import EXAMPLE_BASE
 from gguf_imagegen.api.openapi.schemas import (
     Schema,
     any_of,
@@ -36,7 +37,7 @@ HEADERS: Mapping[str, Schema] = {
     "X-Job-Id": {"description": "the job that was made", "schema": {"type": "string"}},
     "Retry-After": {"description": "seconds", "schema": {"type": "integer"}},
 }
-WORDS = {200: "done", 202: "accepted", 304: "not modified", 503: "not ready"}
+WORDS = {200: "done", 202: "accepted", 304: "not modified", 308: "moved", 503: "not ready"}
 
 
 def document(dialects: Sequence[Dialect], settings: Settings, able: Abilities) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def document(dialects: Sequence[Dialect], settings: Settings, able: Abilities) -
     return {
         "openapi": "3.1.0",
         "info": {"title": "gguf_imagegen", "version": __version__, "description": INTRODUCTION},
+        "servers": [{"url": EXAMPLE_BASE}],
         "tags": [{"name": name} for name in dict.fromkeys(dialect.title for dialect, _ in table)],
         "paths": dict(paths),
         "components": components,
@@ -160,6 +162,8 @@ def _responses(
     for status, model in contract.also.items():
         content = {JSON: {"schema": ref(model.__name__)}} if model is not None else {}
         made[status] = _response(WORDS[status], content)
+    if route.method == "GET" and contract.status == 200 and JSON in contract.media:
+        made[304] = _response(WORDS[304], {})  # `packing` tags them
     for status, kinds in _errors(dialect, route, contract, settings).items():
         codes = ", ".join(f"`{code}`" for code in dict.fromkeys(kind.code for kind in kinds))
         made.setdefault(status, _response(codes, {JSON: {"schema": ref(dialect.errors.model.__name__)}}))

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.api.openapi.docs_page import EXAMPLE_BASE
+from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.api.urls import base_url
 
 
@@ -53,9 +54,12 @@ DESCRIPTION = web.AppKey("description", Description)
 
 
 @endpoint()
+@compressed
 async def openapi_json(request: web.Request) -> web.Response:
     """GET /openapi.json: this description, OpenAPI 3.1."""
-    body = await asyncio.to_thread(lambda: request.app[DESCRIPTION].json)
+    document = await asyncio.to_thread(lambda: request.app[DESCRIPTION].json)
+    here = json.dumps(base_url(request), ensure_ascii=False)[1:-1]
+    body = document.replace(EXAMPLE_BASE.encode(), here.encode())
     return web.Response(body=body, content_type="application/json")
 
 

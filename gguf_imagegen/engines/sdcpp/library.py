@@ -158,6 +158,7 @@ def context_params(model: LoadSpec, backend: str) -> Any:
     for role, name in PATH_FIELDS.items():
         if path := model.files.get(role):
             setattr(params, name, str(path).encode())
+    params.circular_x = params.circular_y = model.tiling
     params.n_threads = model.threads
     params.vae_decode_only = False
     params.free_params_immediately = False

@@ -21,6 +21,7 @@ from gguf_imagegen.api.callers import admins_only, require_admin
 from gguf_imagegen.api.dialects.a1111.names import SAMPLERS, SCHEDULES
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, READING, endpoint
+from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.machine.memory import available
@@ -90,6 +91,7 @@ def use_by_default(app: web.Application, entry: Entry) -> None:
 
 
 @endpoint(answers.ObjectList)
+@compressed
 async def sd_models(request: web.Request) -> web.Response:
     """GET /sdapi/v1/sd-models: only those that are on disk."""
     return web.json_response(

@@ -18,15 +18,15 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialects.a1111 import lists
 from gguf_imagegen.api.dialects.a1111.answers import A1111Answer
+from gguf_imagegen.api.dialects.a1111.inputs import input_images, memory_of
 from gguf_imagegen.api.dialects.a1111.names import sampler_label, schedule_label
 from gguf_imagegen.api.dialects.a1111.progress import timestamp
 from gguf_imagegen.api.dialects.a1111.request import (
     A1111Request,
     Translated,
-    input_images,
-    memory_of,
     translate,
 )
+from gguf_imagegen.api.dialects.a1111.styles import read_styles, with_styles
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
     ASYNC,
@@ -83,7 +83,10 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     data = await read_body(request)
     known = await asyncio.to_thread(names_in, app[SERVICE].settings.lora_dir, "lora")
     own = app[SERVICE].abilities.samplers
-    told = await asyncio.to_thread(translate, data, img2img=img2img, loras=known, samplers=own)
+    styles = await asyncio.to_thread(read_styles, app[SERVICE].settings.styles)
+    styled, strange = with_styles(data, styles)
+    told = await asyncio.to_thread(translate, styled, img2img=img2img, loras=known, samplers=own)
+    told.warnings.extend(strange)
     wanted, fields = told.wanted, told.fields
     find = lists.find_model
     entry = find(app[SERVICE].catalog, wanted.checkpoint) if wanted.checkpoint else app[SERVICE].model(None)

@@ -25,7 +25,9 @@ from gguf_imagegen.api.dialects.sdcpp.schema import native_properties
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import IDEMPOTENCY, PICTURE, endpoint
 from gguf_imagegen.api.openapi.schemas import Schema
+from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.api.submit import begin, pictures
+from gguf_imagegen.api.urls import prefix
 from gguf_imagegen.jobs.job import Job, Status
 from gguf_imagegen.vocabulary.errors import (
     ContentTypeUnsupported,
@@ -77,6 +79,7 @@ def error_body(error: ImagegenError) -> dict[str, Any]:
 
 
 @endpoint(answers.NativeCapabilities, errors=(ModelNotFound,))
+@compressed
 async def capabilities(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/capabilities, of the default model."""
     entry = request.app[SERVICE].model(None)
@@ -105,7 +108,7 @@ async def img_gen(request: web.Request) -> web.Response:
         "kind": "img_gen",
         "status": STATUS[job.status],
         "created": int(job.created),
-        "poll_url": f"/sdcpp/v1/jobs/{job.id}",
+        "poll_url": f"{prefix(request)}/sdcpp/v1/jobs/{job.id}",
         "warnings": job.warnings,
     }
     return web.json_response(body, status=202, headers={"X-Job-Id": job.id})

@@ -13,47 +13,51 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-import bench_builds
-import bench_images
-import bench_jobs
-import bench_lanes
-import bench_openvino
-import bench_process
-import bench_pull
-import bench_request
-import bench_sd_server
-import bench_text
 import uvloop
-from bench_figures import Figure, Run, Unavailable, as_json, table
-from bench_server import MODEL
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from gguf_imagegen.commands.testmodel import write_test_model
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.settings import Settings
+from scripts.bench import (
+    builds,
+    images,
+    jobs,
+    lanes,
+    mixed,
+    openvino_runtime,
+    process,
+    pull,
+    request,
+    sd_server,
+    text,
+)
+from scripts.bench.figures import Figure, Run, Unavailable, as_json, table
+from scripts.bench.server import MODEL
 
 Bench = Callable[[Run], Coroutine[Any, Any, None]]
 OWN: dict[str, Bench] = {
-    "overhead": bench_request.overhead,
-    "first-byte": bench_request.first_byte,
-    "step": bench_request.step,
-    "cancel": bench_jobs.cancel,
-    "encoding": bench_images.encoding,
-    "followers": bench_jobs.followers,
-    "concurrency": bench_jobs.concurrency,
-    "lanes": bench_lanes.lanes,
-    "start": bench_process.start,
-    "memory": bench_process.memory,
-    "swap": bench_process.swap,
-    "pull": bench_pull.pull,
-    "text": bench_text.text,
+    "overhead": request.overhead,
+    "first-byte": request.first_byte,
+    "step": request.step,
+    "cancel": jobs.cancel,
+    "encoding": images.encoding,
+    "followers": jobs.followers,
+    "concurrency": jobs.concurrency,
+    "lanes": lanes.lanes,
+    "mixed": mixed.mixed,
+    "start": process.start,
+    "memory": process.memory,
+    "swap": process.swap,
+    "pull": pull.pull,
+    "text": text.text,
 }
 COMPARISONS: dict[str, Bench] = {
-    "builds": bench_builds.builds,
-    "options": bench_builds.options,
-    "sd-server": bench_sd_server.sd_server,
-    "openvino": bench_openvino.openvino,
+    "builds": builds.builds,
+    "options": builds.options,
+    "sd-server": sd_server.sd_server,
+    "openvino": openvino_runtime.openvino,
 }
 """They take long; all but "options" compile, or install gigabytes, when they run for the first time."""
 BENCHES = OWN | COMPARISONS
@@ -87,7 +91,7 @@ async def measure(names: list[str], options: argparse.Namespace) -> tuple[list[F
 def parser() -> argparse.ArgumentParser:
     cores = usable_cores()
     made = argparse.ArgumentParser(
-        prog="scripts/bench",
+        prog="python -m scripts.bench",
         description=(__doc__ or "").split("\n\n")[0],
         epilog=f"{', '.join(COMPARISONS)} take long, and some compile or install for minutes (into build/) "
         "when they run for the first time; they run only when named or with --all.",

@@ -9,14 +9,13 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 from aiohttp import ClientResponse, ClientSession, ClientTimeout, TCPConnector, web
-from bench_figures import Run
 
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.catalog.default_model import choose_models
@@ -26,13 +25,17 @@ from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.events import EngineEvent
+from scripts.bench.figures import Run
 
 MODEL = "tiny-random"
 GENERATIONS = "/v1/images/generations"
 PICTURE = {"prompt": "a lighthouse at dusk", "seed": 1, "size": "128x128", "steps": 20}
 SMALL = {**PICTURE, "size": "64x64", "steps": 1}
-LONG = {**PICTURE, "size": "256x256", "steps": 150}
+MOST_STEPS = 150
+LONG = {**PICTURE, "size": "256x256", "steps": MOST_STEPS}
 DEADLINE = 60.0
+ENVIRONMENT = {"COLUMNS": "200", "PYTHONPATH": str(Path(__file__).parent)}
+"""Of servers: wide lines in the log, and backends that stand here."""
 now = time.perf_counter
 
 
@@ -51,7 +54,7 @@ class Server:
         ]  # fmt: skip
         self.began = now()
         with self._log.open("w") as stderr:
-            self._process = subprocess.Popen(command, stderr=stderr, env={**os.environ, "COLUMNS": "200"})
+            self._process = subprocess.Popen(command, stderr=stderr, env={**os.environ, **ENVIRONMENT})
         self.http = psutil.Process(self._process.pid)
 
     def url(self) -> str | None:
@@ -171,7 +174,7 @@ async def frames(answer: ClientResponse) -> AsyncIterator[tuple[float, dict[str,
                 yield at, item
 
 
-async def seconds(work: Coroutine[Any, Any, object]) -> float:
+async def seconds(work: Awaitable[object]) -> float:
     began = now()
     await work
     return now() - began
@@ -183,7 +186,7 @@ async def exhaust(iterator: AsyncIterator[EngineEvent]) -> None:
 
 
 def rss(process: psutil.Process) -> float:
-    """Lane megabytes."""
+    """Resident megabytes."""
     return float(process.memory_info().rss) / 1e6
 
 

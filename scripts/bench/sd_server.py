@@ -23,28 +23,26 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from aiohttp import ClientConnectionError, ClientSession, ClientTimeout
-from bench_figures import CACHE, Run, Unavailable
-from bench_server import GENERATIONS, MODEL, PICTURE, client, frames, now, seconds, serving, stream
 from PIL import Image
-from synthetic import write_synthetic_sd1
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.commands.tuning.measure import psnr
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.processes import NICENESS
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Role
+from scripts.bench.figures import CACHE, Run, Unavailable
+from scripts.bench.server import GENERATIONS, MODEL, PICTURE, client, frames, now, seconds, serving, stream
+from scripts.bench.synthetic import write_synthetic_sd1
 
 ENGINE = "stable-diffusion-cpp-python"
 FLAGS: dict[Role, str] = {"model": "--model", "taesd": "--taesd"}
 AT_ONCE = 4
 DEADLINE = 600.0
-EQUAL_PICTURES = 99.0
-"""Decibels told for pictures without a difference."""
 Make = Callable[[], Awaitable[bytes]]
 
 
@@ -71,7 +69,7 @@ async def compare(
         their_server(binary, catalog, entry, run.settings.threads) as theirs,
     ):
         mine, other = asker(ours, body), asker(theirs, their_body(spec))
-        psnr = decibels(await mine(), await other())
+        likeness = decibels(await mine(), await other())
         own_times, other_times, firsts = [], [], []
         for _ in run.rounds(run.repeats):
             own_times.append(await seconds(mine()))
@@ -80,7 +78,7 @@ async def compare(
         run.tell(f"{label}: this server, a picture", "s", own_times)
         run.tell(f"{label}: sd-server, a picture", "s", other_times)
         run.tell_ratios(f"{label}: sd-server ÷ this server", other_times, own_times)
-        run.tell(f"{label}: likeness of the pictures (PSNR)", "dB", [psnr], fewest=40)
+        run.tell(f"{label}: likeness of the pictures (PSNR)", "dB", [likeness], fewest=40)
         run.tell(f"{label}: this server, first step told", "s", firsts)
         run.tell_ratios(f"{label}: first sign of progress, sd-server ÷ this server", other_times, firsts)
         if crowds:
@@ -147,10 +145,8 @@ async def first_step(session: ClientSession, body: dict[str, Any]) -> float:
 
 
 def decibels(one: bytes, other: bytes) -> float:
-    """Peak signal-to-noise ratio of two pictures."""
-    first, second = (np.asarray(Image.open(io.BytesIO(each)).convert("RGB"), float) for each in (one, other))
-    error = float(np.square(first - second).mean())
-    return min(EQUAL_PICTURES, 10 * math.log10(255**2 / error)) if error else EQUAL_PICTURES
+    """Peak signal-to-noise ratio of two files."""
+    return psnr(*(Image.open(io.BytesIO(each)).convert("RGB").tobytes() for each in (one, other)))
 
 
 def their_body(spec: Generate) -> dict[str, Any]:

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 import numpy as np
 import psutil
 from aiohttp import ClientResponse, ClientSession
-from bench_figures import Run
-from bench_server import (
+
+from scripts.bench.figures import Run
+from scripts.bench.server import (
     GENERATIONS,
     LONG,
     PICTURE,

@@ -16,7 +16,7 @@ from rich.table import Table
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.settings import Settings
 
-CACHE = Path(__file__).resolve().parents[1] / "build" / "bench"
+CACHE = Path(__file__).resolve().parents[2] / "build" / "bench"
 """What is fetched and compiled for comparisons, kept between runs."""
 
 

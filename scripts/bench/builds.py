@@ -9,11 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench_figures import Run
-from compare_engines import PICTURE_STEPS, Timing, build, engine_speed
-from engine_speed import OPTIONS
 from rich.console import Console
-from synthetic import write_synthetic_sd1
+
+from scripts.bench.compare_engines import PICTURE_STEPS, Timing, build, engine_speed
+from scripts.bench.engine_speed import OPTIONS
+from scripts.bench.figures import Run
+from scripts.bench.synthetic import write_synthetic_sd1
 
 STEPS = 2
 FEATURES = "from gguf_imagegen.engines.sdcpp.build import describe; print(*describe().features)"

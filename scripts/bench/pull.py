@@ -19,12 +19,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 from aiohttp import web
-from bench_figures import Run
 
-from gguf_imagegen.catalog.entry import Entry, Source
+from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.catalog.store import Store, sha256_of
 from gguf_imagegen.download.progress import PullEvent, Verifying
 from gguf_imagegen.download.pull import Pull
+from scripts.bench.figures import Run
 
 NAME = "model.gguf"
 SOURCE = "bench/pull"
@@ -69,7 +69,9 @@ def hub(folder: Path, size: int) -> Iterator[str]:
     with file.open("wb") as out:
         for _ in range(size // BLOCK):
             out.write(block)
-    process = subprocess.Popen([sys.executable, __file__, str(file)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "scripts.bench.pull", str(file)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     try:
         yield process.stdout.readline().strip()
@@ -96,7 +98,6 @@ def by_curl(url: str, folder: Path) -> Took:
 def by_pull(url: str, folder: Path) -> Took:
     """As `gguf-imagegen pull` does it; blocks."""
     source = Source(repo=SOURCE, file=NAME)
-    entry = Entry(id="bench", family="ovis-image", files={"model": source.path}, sources={"model": source})
     marks: list[tuple[float, float]] = []
 
     def note(event: PullEvent) -> None:
@@ -106,7 +107,7 @@ def by_pull(url: str, folder: Path) -> Took:
     store = Store(folder / "models")
     with patch.dict(os.environ, {"HF_ENDPOINT": url, "NO_PROXY": "127.0.0.1"}):
         began, used = now(), _cpu(resource.RUSAGE_SELF)
-        Pull(store, entry, note).run()
+        Pull(store, [source], note).run()
     whole = now() - began
     store.path(source.path).unlink()
     store.beside(source.path, "json").unlink()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -22,13 +21,14 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from synthetic import write_synthetic_sd1
 
-ROOT = Path(__file__).resolve().parents[1]
+from gguf_imagegen.commands.tuning.measure import psnr
+from scripts.bench.synthetic import write_synthetic_sd1
+
+ROOT = Path(__file__).resolve().parents[2]
 BUILDS = ROOT / "build" / "engines"
 ENGINE = "stable-diffusion-cpp-python"
 TINYBLAS = "-DGGML_LLAMAFILE=ON"
@@ -46,7 +46,7 @@ PICTURE_STEPS = 20
 NEAR = 1.1
 """Only what took at most so many times the best picture's time in the first round is measured again."""
 Timing = dict[str, float]
-"""Seconds by part, as scripts/engine_speed.py tells them."""
+"""Seconds by part, as `engine_speed` tells them."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,8 @@ class Trial:
 
 
 def engine_speed(engine: str, *arguments: str) -> Timing:
-    """Figures of `scripts/engine_speed.py`; `engine` is the folder of a build, empty: the installed one."""
-    command = [sys.executable, str(ROOT / "scripts" / "engine_speed.py"), *arguments]
+    """Figures of the program `engine_speed`; `engine` is the folder of a build, empty: the installed one."""
+    command = [sys.executable, "-m", "scripts.bench.engine_speed", *arguments]
     paths = os.pathsep.join(filter(None, [engine, str(ROOT), os.environ.get("PYTHONPATH")]))
     ran = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, check=True, text=True
@@ -139,7 +139,7 @@ def fastest_right(trials: list[Trial], folder: Path, console: Console) -> Trial 
     for trial in sorted(trials, key=lambda each: each.picture):
         console.print(f"comparing the pictures of {trial.name} ...")
         theirs, ours = (drawn(each, folder) for each in (plain[trial.flash_attention], trial))
-        trial.psnr = min(psnr(*pair) for pair in zip(theirs, ours, strict=True))
+        trial.psnr = min(likeness(*pair) for pair in zip(theirs, ours, strict=True))
         again = drawn(trial, folder, "again", 1)
         trial.repeatable = again[0].read_bytes() == ours[0].read_bytes()
         if trial.right:
@@ -159,11 +159,9 @@ def drawn(trial: Trial, folder: Path, part: str = "first", seeds: int = SEEDS) -
     return [pictures / f"{seed}.png" for seed in range(seeds)]
 
 
-def psnr(one: Path, other: Path) -> float:
-    """Decibels, infinite for equal pictures."""
-    difference = np.asarray(Image.open(one), float) - np.asarray(Image.open(other), float)
-    error = float(np.square(difference).mean())
-    return 10 * math.log10(255**2 / error) if error else math.inf
+def likeness(one: Path, other: Path) -> float:
+    """Decibels, `SAME` for equal pictures."""
+    return psnr(*(Image.open(path).convert("RGB").tobytes() for path in (one, other)))
 
 
 def table(trials: list[Trial]) -> Table:

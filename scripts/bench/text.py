@@ -6,8 +6,6 @@ import tempfile
 from pathlib import Path
 from typing import cast
 
-from bench_figures import Run
-from bench_server import MODEL, PICTURE, exhaust, now, seconds
 from msgspec.structs import replace
 
 from gguf_imagegen.catalog.default_model import choose_models
@@ -17,6 +15,8 @@ from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Role
 from gguf_imagegen.vocabulary.events import Made
+from scripts.bench.figures import Run
+from scripts.bench.server import MODEL, PICTURE, exhaust, now, seconds
 
 IMAGES = 4
 ROUNDS = 3

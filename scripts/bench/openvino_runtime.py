@@ -10,12 +10,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench_builds import Timing, decode_of, plain_engine, step_of, timing
-from bench_figures import CACHE, Run, Unavailable
-from compare_engines import PICTURE_STEPS
-from synthetic import write_synthetic_sd1
+from scripts.bench.builds import decode_of, plain_engine, step_of, timing
+from scripts.bench.compare_engines import PICTURE_STEPS, Timing
+from scripts.bench.figures import CACHE, Run, Unavailable
+from scripts.bench.synthetic import write_synthetic_sd1
 
-PROGRAM = Path(__file__).with_name("bench_openvino_model.py")
+PROGRAM = Path(__file__).with_name("openvino_model.py")
 ENVIRONMENT = CACHE / "openvino"
 MODELS = CACHE / "openvino-models"
 PACKAGES = ("torch==2.13.0+cpu", "openvino>=2026.4", "diffusers>=0.42")

@@ -1,6 +1,6 @@
 """Stable Diffusion 1.5's UNet and VAE decoder on OpenVINO, their weights random: seconds per run, as JSON.
 
-Runs with the Python of `bench_openvino`'s own environment. `prepare FOLDER` converts diffusers' modules once;
+Runs with the Python of that bench's own environment. `prepare FOLDER` converts diffusers' modules once;
 `measure FOLDER SIZE THREADS` compiles them for pictures of SIZE pixels a side and runs them.
 """
 

@@ -2,35 +2,33 @@
 
 The caches are measured on the embedded model, several prompts, each seed once. Of the tiny decoder only the
 speed is measured, on a Stable Diffusion 1.5 without its training beside a TAESD alike: no model here has both
-trained. Run it on an idle machine: `.venv/bin/python scripts/bench_caches.py [--only decoders]`.
+trained. Run it on an idle machine: `.venv/bin/python -m scripts.bench.caches [--only decoders]`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import statistics
 import tempfile
 from pathlib import Path
 from typing import cast, get_args
 
-import numpy as np
-from compare_engines import PICTURE_STEPS
 from msgspec.structs import replace
-from synthetic import write_synthetic_sd1, write_synthetic_taesd
 
 from gguf_imagegen.catalog.catalog import entry_of_file
 from gguf_imagegen.catalog.default_model import choose_models
-from gguf_imagegen.commands.tuning.measure import Effort, Speed, make, measure, warm_up
+from gguf_imagegen.commands.tuning.measure import Effort, Speed, make, measure, psnr, warm_up
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.modelfiles.inspect import holds_vae
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Decoder, Generate, LoadSpec
+from gguf_imagegen.vocabulary.engine import Decoder, Generate, LoadSpec, Role
 from gguf_imagegen.vocabulary.events import Made
+from scripts.bench.compare_engines import PICTURE_STEPS
+from scripts.bench.synthetic import write_synthetic_sd1, write_synthetic_taesd
 
 PROMPTS = ("a lovely cat", "a red circle", "a green tree", "a house", "a blue star", "an apple")
 DECODES = 5
@@ -87,13 +85,6 @@ async def made(engine: EngineProcess, spec: Generate) -> tuple[float, bytes]:
     return picture
 
 
-def psnr(one: bytes, other: bytes) -> float:
-    """Peak signal-to-noise ratio in dB of two pictures of 8-bit RGB."""
-    difference = np.frombuffer(one, np.uint8).astype(float) - np.frombuffer(other, np.uint8)
-    error = float(np.mean(difference**2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
-
-
 async def decoders(sizes: list[str], threads: int) -> None:
     """Both in engines of their own, so that neither loads again between the measurements."""
     engines = {decoder: EngineProcess() for decoder in cast("tuple[Decoder, ...]", get_args(Decoder))}
@@ -102,7 +93,7 @@ async def decoders(sizes: list[str], threads: int) -> None:
         tiny = write_synthetic_taesd(Path(folder) / "taesd.safetensors")
         try:
             for decoder, engine in engines.items():
-                files = {"model": model, "taesd": tiny}
+                files: dict[Role, Path] = {"model": model, "taesd": tiny}
                 async for _ in engine.load(
                     LoadSpec("sd15", files, threads, built_in_vae=True, decoder=decoder)
                 ):

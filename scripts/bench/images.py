@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
-from bench_figures import Run
-from bench_server import now
 from PIL import Image
 
 from gguf_imagegen.pictures import encode
+from scripts.bench.figures import Run
+from scripts.bench.server import now
 
 SIDE = 1024
 GRAIN = 3.0
@@ -22,8 +23,8 @@ async def encoding(run: Run) -> None:
     """Each format once a round; PNG at level 1 is the default."""
     rgb = picture()
     ways: dict[str, Callable[[], bytes]] = {
-        f"PNG, level {round(each * 9 / 100)}": lambda each=each: encode.encode(
-            rgb, SIDE, SIDE, format="png", compression=each
+        f"PNG, level {round(each * 9 / 100)}": partial(
+            encode.encode, rgb, SIDE, SIDE, format="png", compression=each
         )
         for each in COMPRESSIONS
     }

@@ -1,7 +1,7 @@
 """How fast the web page is in a real browser: first use, a step on its way to the screen, heap, scrolling.
 
 The server runs in this process on an engine that only waits: the figures are those of server and page.
-They depend on what else the machine does; run it on an idle one: `.venv/bin/python scripts/bench_web.py`.
+They depend on what else the machine does; run it on an idle one: `.venv/bin/python -m scripts.bench.web`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 import os
 import shutil
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -22,8 +21,6 @@ import numpy as np
 from aiohttp import web
 from PIL import Image
 from playwright.async_api import Page, async_playwright
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.catalog.default_model import choose_models

@@ -6,10 +6,18 @@ import math
 from typing import Any
 
 from aiohttp import ClientSession
-from bench_figures import Run
-from bench_server import (
+
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.machine.devices import Device
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.pool.lane import Lane
+from scripts.bench.figures import Run
+from scripts.bench.server import (
     GENERATIONS,
     LONG,
+    MOST_STEPS,
     PICTURE,
     SMALL,
     exhaust,
@@ -21,14 +29,7 @@ from bench_server import (
     serving,
     stream,
 )
-from bench_stamps import StampedEngine
-
-from gguf_imagegen.catalog.default_model import choose_models
-from gguf_imagegen.engines.process import EngineProcess
-from gguf_imagegen.machine.devices import Device
-from gguf_imagegen.planning.plan import plan
-from gguf_imagegen.planning.request import parse_request
-from gguf_imagegen.pool.lane import Lane
+from scripts.bench.stamps import StampedEngine
 
 ENGINE_SECONDS = 2.0
 """Less of an engine's time would let the server's milliseconds look large, and be lost in the noise."""
@@ -66,7 +67,7 @@ async def long_enough(session: ClientSession) -> dict[str, Any]:
     await make(session, SMALL)
     trial = await seconds(make(session, {**LONG, "steps": TRIAL_STEPS}))
     steps = math.ceil(1.2 * ENGINE_SECONDS / trial * TRIAL_STEPS)
-    return {**LONG, "steps": min(max(steps, TRIAL_STEPS), LONG["steps"])}
+    return {**LONG, "steps": min(max(steps, TRIAL_STEPS), MOST_STEPS)}
 
 
 async def overheads(run: Run, body: dict[str, Any]) -> list[tuple[float, float]]:

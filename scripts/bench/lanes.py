@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from aiohttp import ClientSession
-from bench_figures import Run
-from bench_server import PICTURE, SMALL, Instead, make, now, reaching, seconds, serving
 
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Task
 from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Made, PhaseChanged, Progress, Timings
+from scripts.bench.figures import Run
+from scripts.bench.server import PICTURE, SMALL, Instead, make, now, reaching, seconds, serving
 
 FAKE_SECONDS = 2.0
 """Of one picture of a lane that only waits; 64 of them still leave the front 30 ms of CPU each."""

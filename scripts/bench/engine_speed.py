@@ -1,6 +1,6 @@
 """One engine build on one model, measured: run with PYTHONPATH naming the build; figures as JSON on stdout.
 
-python scripts/engine_speed.py MODEL --size 256x256 --steps 3 [--pictures FOLDER --seeds 20]
+python -m scripts.bench.engine_speed MODEL --size 256x256 --steps 3 [--pictures FOLDER --seeds 20]
 """
 
 from __future__ import annotations

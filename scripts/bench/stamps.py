@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 from gguf_imagegen.engines import pipes
 from gguf_imagegen.engines.process import EngineProcess
@@ -24,7 +23,7 @@ class StampedEngine(EngineProcess):
     """Remembers how long the last image took, and when each step was called back and when it came here."""
 
     def __init__(self) -> None:
-        super().__init__(command=(sys.executable, str(Path(__file__).resolve())))
+        super().__init__(command=(sys.executable, "-m", "scripts.bench.stamps"))
         self.times: dict[int, tuple[float, float]] = {}
         self.took = 0.0
 

@@ -8,8 +8,16 @@ import tempfile
 from pathlib import Path
 
 from aiohttp import ClientError, ClientSession
-from bench_figures import Run
-from bench_server import (
+
+from gguf_imagegen.api.app import make_app
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.engines.sdcpp.backend import SdCpp
+from gguf_imagegen.machine.devices import Device
+from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.vocabulary import events
+from scripts.bench.figures import Run
+from scripts.bench.server import (
     MODEL,
     PICTURE,
     SMALL,
@@ -24,15 +32,7 @@ from bench_server import (
     serving,
     starting,
 )
-from synthetic import write_synthetic_sd1
-
-from gguf_imagegen.api.app import make_app
-from gguf_imagegen.catalog.default_model import choose_models
-from gguf_imagegen.engines.process import EngineProcess
-from gguf_imagegen.engines.sdcpp.backend import SdCpp
-from gguf_imagegen.machine.devices import Device
-from gguf_imagegen.pool.lane import Lane
-from gguf_imagegen.vocabulary import events
+from scripts.bench.synthetic import write_synthetic_sd1
 
 WARM_UP = 20
 """Images after which a worker's memory should have stopped growing."""

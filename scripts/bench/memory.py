@@ -1,8 +1,8 @@
-#!/usr/bin/env python3
 """The engine's peak memory on a CPU, as estimated (`gguf_imagegen.catalog.memory`) and as measured.
 
-Example: scripts/measure_memory model.gguf --size 256x256 --size 512x512 --tiling. One step is enough: every
-step uses the same buffer. Each size gets a worker of its own, for the peak of a process never falls.
+Example: python -m scripts.bench.memory model.gguf --size 256x256 --size 512x512 --tiling. One step is
+enough: every step uses the same buffer. Each size gets a worker of its own, for the peak of a process never
+falls.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from rich.table import Table
 
 from gguf_imagegen.catalog.catalog import Catalog, entry_of_file
 from gguf_imagegen.catalog.memory import Estimate, estimate
-from gguf_imagegen.modelfiles.inspect import holds_vae
 from gguf_imagegen.engines.process import EngineProcess
-from gguf_imagegen.vocabulary.engine import LoadSpec
+from gguf_imagegen.modelfiles.inspect import holds_vae
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import LoadSpec
 
 
 def main() -> None:

@@ -1,0 +1,35 @@
+"""Small copies of finished pictures, in a few widths. Pure functions, CPU-bound: call them in a thread."""
+
+from __future__ import annotations
+
+import io
+import math
+
+from PIL import Image
+
+from gguf_imagegen.pictures.decode import decode, flatten, inspect
+from gguf_imagegen.vocabulary.errors import InvalidImage
+
+WIDTHS = (128, 256, 512, 1024)
+QUALITY = 80
+MAX_PIXELS = 1 << 26
+
+
+def step(width: int) -> int | None:
+    """The width that is made where this one is wanted; None where that is the picture's own."""
+    return next((each for each in WIDTHS if each >= width), None)
+
+
+def make(data: bytes, width: int) -> bytes | None:
+    """A WebP of this width, with no metadata. None where the picture is no wider, or cannot be read."""
+    try:
+        size = inspect(data, max_pixels=MAX_PIXELS, param="image", max_aspect=math.inf).size
+        if size[0] <= width:
+            return None
+        small = width, max(1, round(size[1] * width / size[0]))
+        picture = decode(data, max_pixels=MAX_PIXELS, param="image", max_aspect=math.inf, enough=small)
+    except InvalidImage:
+        return None
+    out = io.BytesIO()
+    flatten(picture).resize(small, Image.Resampling.LANCZOS).save(out, "WEBP", quality=QUALITY)
+    return out.getvalue()
