@@ -126,7 +126,6 @@ def _unreadable(entry: Entry) -> Plan:
         name=entry.id,
         generate=None,
         drawn=(0, 0),
-        width=0,
         height=0,
         drawn=(0, 0),
         output_format="png",
