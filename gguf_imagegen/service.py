@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -26,6 +27,7 @@ from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
+from gguf_imagegen.planning.canvas import enlarger
 from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
@@ -34,11 +36,12 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
-
+OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
+"""Names that can mean nothing else on this server than "the model"."""
 THUMBNAILS_AT_ONCE = 2
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
@@ -66,6 +69,7 @@ class Service:
         waits: Waits = USUAL,
     ) -> None:
         adapters_of(settings.lora_names)  # what is wrong with them is said at the start
+        enlarger(settings)  # and so is an upscaler that is not there
         self.settings = settings
         self.waits = waits
         self.catalog = catalog
@@ -99,6 +103,23 @@ class Service:
         """The named model, or the default one."""
         return self.catalog.get(name) if name else self.default
 
+    def listed(self, every: bool) -> list[Entry]:
+        """The default model first, for clients take that; then what is on disk, or the whole catalog."""
+        default = self.default
+        rest = [entry for entry in self.catalog.entries if entry.id != default.id]
+        return [default, *(entry for entry in rest if every or self.catalog.on_disk(entry))]
+
+    def meant(self, name: str | None, warnings: list[str]) -> Entry:
+        """The model of a request for a picture; some names that are none here mean the default one."""
+        try:
+            return self.model(name)
+        except ModelNotFound:
+            if not (self.settings.any_model or (name and OPENAI_MODELS.fullmatch(name))):
+                raise
+            entry = self.default
+            warnings.append(f"model: there is no {str(name)[:100]!r} here; {entry.id!r} was used")
+            return entry
+
     def name_of(self, entry: Entry) -> str:
         """What answers call a model that the request did not name."""
         return self.served_name if entry.id == self._served else entry.id
@@ -121,7 +142,7 @@ class Service:
         sender = sender or Sender()
         check_priority(request.priority, sender.caller)
         self.check_room(sender.caller)
-        request, entry = self._named(request)
+        request, entry = self._named(request, warnings)
         if not request.model:
             request = request.model_copy(update={"model": self.name_of(entry)})
         entry, notes = chosen_parts(request, entry)
@@ -149,12 +170,13 @@ class Service:
         if self._ledger is not None:
             self._ledger.move(job)
 
-    def _named(self, request: ImageRequest) -> tuple[ImageRequest, Entry]:
+    def _named(self, request: ImageRequest, warnings: list[str]) -> tuple[ImageRequest, Entry]:
         """The model that a request names; a LoRA's name means the default one with that LoRA."""
         if request.model and not self.catalog.knows(request.model):
             adapted = with_adapter(request, self.settings)
             if adapted is not None:
                 return adapted, self.default
+            return request.model_copy(update={"model": None}), self.meant(request.model, warnings)
         return request, self.model(request.model)
 
     def check_room(self, caller: Caller) -> None:

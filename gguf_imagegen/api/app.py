@@ -23,7 +23,7 @@ from gguf_imagegen.api import (
 )
 from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialect import Dialect, Dialects
-from gguf_imagegen.api.dialects import chat, gpustack, llamabox, openai, ovms, responses, xinference
+from gguf_imagegen.api.dialects import azure, chat, gpustack, llamabox, openai, ovms, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111
 from gguf_imagegen.api.dialects.mcp import routes as mcp
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp
@@ -103,6 +103,7 @@ OURS = (
 
 DIALECTS = (
     openai.DIALECT,
+    azure.DIALECT,
     llamabox.DIALECT,
     a1111.DIALECT,
     sdcpp.DIALECT,
@@ -182,6 +183,7 @@ def make_app(
         app.add_routes(each.routes)
         if each.prepare is not None:
             each.prepare(app)
+    app.add_routes(dialects.spellings)
     return app
 
 

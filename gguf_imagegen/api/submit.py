@@ -21,6 +21,7 @@ from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
 from gguf_imagegen.planning.plan import Operation
+from gguf_imagegen.planning.prompt import require_prompt
 from gguf_imagegen.planning.request import ImageRequest, parse_request
 from gguf_imagegen.vocabulary.errors import JobNotFound
 
@@ -42,22 +43,32 @@ async def begin(
     fields: Mapping[str, Any],
     operation: Operation,
     *,
+    prompt_needed: bool = True,
     notes: Sequence[str] = (),
     lasting: bool = False,
 ) -> Work:
     """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
 
-    `notes` are further warnings. A `lasting` job needs nobody who waits, whatever the request says.
+    `notes` are further warnings. Variations and upscales never need a prompt. A `lasting` job needs nobody
+    who waits, whatever the request says.
     """
-    work = await _begin(request, fields, operation, notes, lasting)
+    needed = prompt_needed and operation in ("generation", "edit")
+    work = await _begin(request, fields, operation, needed, notes, lasting)
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 
 
 async def _begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, notes: Sequence[str], lasting: bool
+    request: web.Request,
+    fields: Mapping[str, Any],
+    operation: Operation,
+    prompt_needed: bool,
+    notes: Sequence[str],
+    lasting: bool,
 ) -> Work:
     wanted, warnings = await asyncio.to_thread(_parsed, request, fields)
+    if prompt_needed:
+        require_prompt(wanted.prompt)
     warnings = [*request.get(body.NOTES, []), *notes, *warnings]
     attempt = await request.app[ATTEMPTS].of(request, fields)
     lasting = lasting or wanted.on_disconnect == "continue" or prefers_async(request)

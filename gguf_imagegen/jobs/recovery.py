@@ -125,8 +125,9 @@ def _unreadable(entry: Entry) -> Plan:
         entry=entry,
         name=entry.id,
         generate=None,
-        width=0,
+        drawn=(0, 0),
         height=0,
+        drawn=(0, 0),
         output_format="png",
         output_compression=None,
         quality="auto",
@@ -141,4 +142,4 @@ def _unreadable(entry: Entry) -> Plan:
 
 def _size(plan: Plan) -> tuple[object, ...]:
     spec = plan.generate
-    return plan.width, plan.height, plan.n, spec and (spec.width, spec.height)
+    return plan.width, plan.height, plan.drawn, plan.n, spec and (spec.width, spec.height)

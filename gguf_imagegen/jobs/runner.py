@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from msgspec.structs import replace
 
 from gguf_imagegen.jobs.estimates import Pace
-from gguf_imagegen.jobs.finish import encode_image, finish_pixels, finish_preview
+from gguf_imagegen.jobs.finish import drawn_pixels, encode_image, finish_pixels, finish_preview
 from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, PreviewReady, Started
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.pool.failures import NoRoomYet
@@ -107,7 +108,7 @@ class Runner:
         if job.plan.generate is None:
             async with lane.without_model() as engine:
                 for index, picture in enumerate(job.plan.pictures[first:], first):
-                    await self._upscale(job, lane, engine, index, picture, Timings())
+                    await self._enlarge(job, lane, engine, index, picture, Timings())
             return
         made: list[tuple[RawImage, Timings]] = []
         async with lane.loaded(
@@ -118,19 +119,30 @@ class Runner:
                 async for event in model.engine.run(replace(job.plan.generate, first=first)):
                     await self._take(job, event, made, lane.device.kind)
             for index, (picture, timings) in enumerate(made, first):
-                await self._upscale(job, lane, model.engine, index, picture, timings)
+                await self._enlarge(job, lane, model.engine, index, picture, timings)
 
-    async def _upscale(
+    async def _enlarge(
         self, job: Job, lane: Lane, engine: Engine, index: int, picture: RawImage, timings: Timings
     ) -> None:
-        assert job.plan.upscale is not None
-        spec = Upscale(job.plan.upscale.path, picture, index, lane.device.threads)
-        async for event in engine.run(spec):
+        """To the size asked for where the model drew less, then as the request wants it, and keep it."""
+        plan = job.plan
+        if plan.enlarger is not None:
+            picture = await self._upscaled(job, lane, engine, plan.enlarger, index, picture)
+            picture = await asyncio.to_thread(finish_pixels, plan, picture)
+        if plan.upscale is not None:
+            picture = await self._upscaled(job, lane, engine, plan.upscale.path, index, picture)
+        await self._keep_image(job, index, picture, timings)
+
+    async def _upscaled(
+        self, job: Job, lane: Lane, engine: Engine, path: Path, index: int, picture: RawImage
+    ) -> RawImage:
+        async for event in engine.run(Upscale(path, picture, index, lane.device.threads)):
             match event:
                 case Made():
-                    await self._keep_image(job, index, event.artifact, timings)
+                    picture = event.artifact
                 case PhaseChanged() | Progress() | Loading():
                     self._publish(job, event)
+        return picture
 
     async def _take(
         self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]], kind: str
@@ -141,8 +153,10 @@ class Runner:
                 self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
             case Made(index=index, artifact=artifact, timings=timings):
                 self._pace.learn(job.plan, timings, kind)
-                picture = await asyncio.to_thread(finish_pixels, job.plan, artifact)
-                if job.plan.upscale is None:
+                picture = await asyncio.to_thread(drawn_pixels, job.plan, artifact)
+                if job.plan.enlarger is None:
+                    picture = await asyncio.to_thread(finish_pixels, job.plan, picture)
+                if job.plan.enlarger is None and job.plan.upscale is None:
                     await self._keep_image(job, index, picture, timings)
                 else:
                     made.append((picture, timings))

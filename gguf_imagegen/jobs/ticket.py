@@ -124,7 +124,9 @@ def pinned(plan: Plan, fresh: Plan) -> Plan:
         generate = replace(generate, loras=now.loras, hires=hires)
     upscale = plan.upscale and fresh.upscale and dataclasses.replace(plan.upscale, path=fresh.upscale.path)
     entry = _as_asked(fresh.entry, plan.entry)
-    return dataclasses.replace(plan, entry=entry, generate=generate, upscale=upscale)
+    return dataclasses.replace(
+        plan, entry=entry, generate=generate, upscale=upscale, enlarger=plan.enlarger and fresh.enlarger
+    )
 
 
 def _as_asked(now: Entry, then: Entry) -> Entry:

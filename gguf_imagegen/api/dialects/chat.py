@@ -26,8 +26,9 @@ from gguf_imagegen.api.openapi.contract import (
     JSON,
     PICTURE,
     PREFER,
+    Contract,
     Param,
-    endpoint,
+    with_contract,
 )
 from gguf_imagegen.api.openapi.schemas import Schema, uploads
 from gguf_imagegen.api.shapes import image_item, usage_of
@@ -65,7 +66,7 @@ class ChatRequest(BaseModel):
     extra_body: dict[str, Any] = {}
 
 
-@endpoint(
+CONTRACT = Contract(
     answers.ChatAnswer,
     request=ChatRequest,
     errors=PICTURE,
@@ -75,9 +76,17 @@ class ChatRequest(BaseModel):
     params=(PREFER, IDEMPOTENCY, CONTENT),
     example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
 )
+"""That of routes that answer a chat."""
+
+
+@with_contract(CONTRACT)
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions: the answer's message has the pictures; `?content=parts`, as its content."""
-    asked = await read_body(request)
+    return await respond(request, await read_body(request))
+
+
+async def respond(request: web.Request, asked: Mapping[str, Any]) -> web.StreamResponse:
+    """The pictures that a chat's body asks for, as it wants them."""
     parts = wants_parts(request, asked)
     fields = chat_fields(asked)
     del asked
