@@ -127,7 +127,6 @@ def _unreadable(entry: Entry) -> Plan:
         generate=None,
         drawn=(0, 0),
         height=0,
-        drawn=(0, 0),
         output_format="png",
         output_compression=None,
         quality="auto",
