@@ -10,49 +10,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, RootModel
 
+from gguf_imagegen.api.error_answers import ErrorObject
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-
-
-class ErrorObject(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorAnswer(BaseModel):
-    """OpenAI's error object, and the `detail` that FastAPI-like clients read."""
-
-    error: ErrorObject
-    detail: str
-
-
-class NumericErrorObject(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: int
-    reason: str
-
-
-class NumericErrorAnswer(BaseModel):
-    """GPUStack's: `code` is the HTTP status, `reason` our own word."""
-
-    error: NumericErrorObject
-    detail: str
-
-
-class NativeErrorAnswer(BaseModel):
-    """sd.cpp's: `error` is text."""
-
-    error: str
-    message: str
-    type: str
-    param: str | None
-    code: str
-    detail: str
 
 
 # -- pictures and jobs --------------------------------------------------------------------------------
@@ -361,36 +322,8 @@ class ChatAnswer(BaseModel):
     warnings: list[str]
 
 
-class ResponseAnswer(BaseModel):
-    """The output's items are of the type `image_generation_call`, their `result` is base64."""
-
-    id: str
-    object: Literal["response"]
-    created_at: int
-    status: Literal["queued", "in_progress", "completed", "failed", "cancelled"]
-    model: str
-    output: list[dict[str, Any]]
-    error: dict[str, Any] | None
-    usage: dict[str, Any]
-    warnings: list[str]
-
-
-class LaunchAnswer(BaseModel):
-    """`model_uid` is the name by which requests ask for it."""
-
-    model_uid: str
-
-
 class RequestProgress(BaseModel):
     progress: float = Field(ge=0, le=1)
-
-
-class AbortAnswer(BaseModel):
-    msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
-
-
-class ModelStates(RootModel[dict[str, dict[str, Any]]]):
-    """`model_version_status` of each model by its id."""
 
 
 # -- all ----------------------------------------------------------------------------------------------

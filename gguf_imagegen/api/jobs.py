@@ -25,9 +25,11 @@ from gguf_imagegen.planning.request import MAX_PRIORITY, StreamOptions
 from gguf_imagegen.vocabulary.errors import Forbidden, InvalidRequest, JobNotFound
 
 PAGE = 50
+LONGEST_ID = 15
+"""Digits of an event's id; each run of the server begins a million later."""
 BEFORE = Param("before", "query", {"type": "string"}, "go on after the job of this id")
 LAST_EVENT = Param(
-    "Last-Event-ID", "header", {"type": "integer", "minimum": -1, "maximum": 99_999_999},
+    "Last-Event-ID", "header", {"type": "integer", "minimum": -1, "maximum": 10**LONGEST_ID - 1},
     "go on after this event",
 )  # fmt: skip
 LAST_EVENT_QUERY = Param("last_event_id", "query", LAST_EVENT.schema, "the same, for browsers")
@@ -65,10 +67,10 @@ async def job_events(request: web.Request) -> web.StreamResponse:
     job = _job(request)
     scheduler = request.app[SERVICE].scheduler
     last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or "-1"
-    if not last.removeprefix("-").isdecimal() or len(last) > 9:
+    if not last.removeprefix("-").isdecimal() or len(last) > LONGEST_ID:
         raise InvalidRequest("Last-Event-ID: must be the id of an event of this job")
     encoder = BothEncoder(job, StreamOptions(), scheduler.results.get, scheduler.eta, ids=True)
-    return await stream_job(request, job, encoder, start=max(0, int(last) + 1), cancel_on_leave=False)
+    return await stream_job(request, job, encoder, start=job.after(int(last)), cancel_on_leave=False)
 
 
 class JobChange(BaseModel):

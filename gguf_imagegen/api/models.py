@@ -12,7 +12,7 @@ from aiohttp import web
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, endpoint
+from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, Param, endpoint
 from gguf_imagegen.api.packing import compressed, tag_of
 from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.catalog.entry import Entry
@@ -21,16 +21,22 @@ from gguf_imagegen.planning.bounds import Bounds, within
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import ModelNotFound, UnsupportedOperation
 
+ALL = Param("all", "query", {"type": "boolean"}, "the whole catalog, not only what is on disk")
 
-@endpoint(answers.ModelList)
+
+def wants_all(request: web.Request) -> bool:
+    return request.query.get("all", "").lower() in ("true", "1", "yes")
+
+
+@endpoint(answers.ModelList, params=(ALL,))
 @compressed
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models."""
-    app, settings = request.app, _settings(request)
+    """GET /v1/models: the default model, then what is on disk; `?all=true` the whole catalog."""
+    app, settings, every = request.app, _settings(request), wants_all(request)
 
     def views() -> list[dict[str, Any]]:
         survey = Survey(app[SERVICE].catalog, app[SERVICE].settings)
-        return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].catalog.entries]
+        return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].listed(every)]
 
     data = await asyncio.to_thread(views)
     return _tagged({"object": "list", "data": data}, data)

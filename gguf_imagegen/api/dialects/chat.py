@@ -65,7 +65,7 @@ class ChatRequest(BaseModel):
     extra_body: dict[str, Any] = {}
 
 
-@endpoint(
+chat_endpoint = endpoint(
     answers.ChatAnswer,
     request=ChatRequest,
     errors=PICTURE,
@@ -75,9 +75,17 @@ class ChatRequest(BaseModel):
     params=(PREFER, IDEMPOTENCY, CONTENT),
     example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
 )
+"""The contract of routes that answer a chat."""
+
+
+@chat_endpoint
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions: the answer's message has the pictures; `?content=parts`, as its content."""
-    asked = await read_body(request)
+    return await respond(request, await read_body(request))
+
+
+async def respond(request: web.Request, asked: Mapping[str, Any]) -> web.StreamResponse:
+    """The pictures that a chat's body asks for, as it wants them."""
     parts = wants_parts(request, asked)
     fields = chat_fields(asked)
     del asked
@@ -206,12 +214,12 @@ class ChatEncoder:
         self._read = read
         self._comments = OpenAIEncoder(job, options, read, eta)
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
         words = "" if self._parts else in_words(self._job)
-        begin = self._delta({"role": "assistant", "content": words}) if index == 0 else b""
-        return begin + self._encode(index, event)
+        begin = self._delta({"role": "assistant", "content": words}) if id == 0 else b""
+        return begin + self._encode(id, event)
 
-    def _encode(self, index: int | None, event: JobEvent) -> bytes:
+    def _encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case ImageReady():
                 picture = image_part(self._job, event.index, self._read(event.name))
@@ -224,7 +232,7 @@ class ChatEncoder:
             case PreviewReady():
                 return b""
             case _:
-                return self._comments.encode(index, event)
+                return self._comments.encode(id, event)
 
     def _delta(self, delta: dict[str, Any], finish_reason: str | None = None, **fields: object) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

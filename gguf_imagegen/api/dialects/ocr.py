@@ -16,9 +16,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
-from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import PICTURE_TEXT, READING, endpoint
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.planning.kwargs import with_kwargs
 from gguf_imagegen.planning.request import Upload
 from gguf_imagegen.vocabulary.engine import Read

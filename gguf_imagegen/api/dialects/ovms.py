@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import web
+from pydantic import RootModel
 
-from gguf_imagegen.api import answers, models
+from gguf_imagegen.api import models
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects import openai
 from gguf_imagegen.api.keys import SERVICE
@@ -17,7 +18,11 @@ from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.catalog.entry import Entry
 
 
-@endpoint(answers.ModelStates)
+class ModelStates(RootModel[dict[str, dict[str, Any]]]):
+    """`model_version_status` of each model by its id."""
+
+
+@endpoint(ModelStates)
 async def config(request: web.Request) -> web.Response:
     """GET /v1/config and /v3/config: which models can be asked for, in OVMS's words.
 

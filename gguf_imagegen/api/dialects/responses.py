@@ -14,11 +14,10 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import Dialect
-from gguf_imagegen.api.dialects.responses_stream import ResponsesEncoder, response_object
+from gguf_imagegen.api.dialects.responses_stream import ResponseAnswer, ResponsesEncoder, response_object
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
     ASYNC,
@@ -58,7 +57,7 @@ class ResponsesRequest(BaseModel):
 
 
 @endpoint(
-    answers.ResponseAnswer,
+    ResponseAnswer,
     request=ResponsesRequest,
     errors=(*PICTURE, JobNotFound),
     also=ASYNC,

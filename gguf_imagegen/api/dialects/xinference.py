@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -48,8 +48,14 @@ class LaunchRequest(BaseModel):
     quantization: str | None = None
 
 
+class LaunchAnswer(BaseModel):
+    """`model_uid` is the name by which requests ask for it."""
+
+    model_uid: str
+
+
 @endpoint(
-    answers.LaunchAnswer,
+    LaunchAnswer,
     request=LaunchRequest,
     required=("model_name",),
     errors=(
@@ -71,7 +77,7 @@ async def launch(request: web.Request) -> web.Response:
     service.scheduler.want(entry)
     if request.query.get("wait_ready", "true").lower() != "false":
         await _until_loaded(service, entry)
-    return web.json_response({"model_uid": name})
+    return web.json_response(LaunchAnswer(model_uid=name).model_dump())
 
 
 async def _until_loaded(service: Service, entry: Entry) -> None:
@@ -146,7 +152,11 @@ async def progress(request: web.Request) -> web.Response:
     return web.json_response({"progress": round(job.progress / 100, 4)})
 
 
-@endpoint(answers.AbortAnswer, errors=(ModelNotFound,))
+class AbortAnswer(BaseModel):
+    msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
+
+
+@endpoint(AbortAnswer, errors=(ModelNotFound,))
 async def abort(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/requests/{request_id}/abort: DONE, NO_OP on an ended one, NOT_FOUND."""
     job, model = _job(request), request.app[SERVICE].model(request.match_info["id"])

@@ -38,8 +38,8 @@ async def stream_job(
     cancel_on_leave: bool,
     frame_by_frame: bool = False,
 ) -> web.StreamResponse:
-    """Send the job's events from index `start` on, with heartbeats, to the end; with `frame_by_frame` each
-    frame is a write of its own.
+    """Send the job's events from the one at place `start` on, with heartbeats, to the end; with
+    `frame_by_frame` each frame is a write of its own.
 
     A client that leaves, or takes nothing for too long, cancels the job if it asked so.
     """
@@ -76,13 +76,13 @@ async def _send_events(
     start: int,
     frame_by_frame: bool,
 ) -> None:
-    index, pause = start, Pause(request.app[SERVICE].scheduler, job, request.app[SERVICE].settings.heartbeat)
-    for past in range(min(start, len(job.events))):
-        encoder.encode(past, job.events[past])
-    while not (job.ended and index >= len(job.events)):
-        if await job.more_than(index, pause.left):
-            data = encoder.encode(index, job.events[index])
-            index += 1
+    place, pause = start, Pause(request.app[SERVICE].scheduler, job, request.app[SERVICE].settings.heartbeat)
+    for past in range(start):
+        encoder.encode(job.ids[past], job.events[past])
+    while not (job.ended and place >= len(job.events)):
+        if await job.more_than(place, pause.left):
+            data = encoder.encode(job.ids[place], job.events[place])
+            place += 1
         else:
             data = pause.words(encoder)
         if data:

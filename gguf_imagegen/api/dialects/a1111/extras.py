@@ -19,12 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.dialects.a1111.answers import ExtrasAnswer, ExtrasBatchAnswer, PngInfo
 from gguf_imagegen.api.dialects.a1111.lists import PIXEL_UPSCALERS
-from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import PICTURE, PICTURE_TEXT, READING, endpoint
 from gguf_imagegen.api.submit import begin, finish
 from gguf_imagegen.pictures import data_urls, decode, encode, infotext
 from gguf_imagegen.planning.addons import names_in
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.planning.request import Finite, Upload
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnsupportedOperation
 
@@ -33,6 +33,10 @@ TO_SIZE = 1
 LARGEST_FACTOR = 8.0
 RESIZED_MEMORY = 2
 """Times the memory of decoding that it takes to resize and encode the picture as well."""
+
+
+SIDES = ("upscaling_resize_w", "upscaling_resize_h")
+"""Of these 0 says nothing."""
 
 
 class _File(BaseModel):
@@ -68,7 +72,7 @@ class PngInfoRequest(BaseModel):
 )
 async def extra_single_image(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-single-image."""
-    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request))
+    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
     if wanted.image is None:
         raise InvalidRequest("image: an image is needed", param="image")
     made = await _enlarged(request, wanted, wanted.image)
@@ -92,7 +96,7 @@ def _answer(made: bytes | list[bytes]) -> web.Response:
 )
 async def extra_batch_images(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-batch-images: one after the other."""
-    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request))
+    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
     if not wanted.image_list:
         raise InvalidRequest("imageList: at least one image is needed", param="imageList")
     made = [await _enlarged(request, wanted, file.data) for file in wanted.image_list]

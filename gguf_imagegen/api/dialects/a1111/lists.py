@@ -20,6 +20,7 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only, require_admin
 from gguf_imagegen.api.dialects.a1111.names import SAMPLERS, SCHEDULES
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.models import ALL, wants_all
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, READING, endpoint
 from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.catalog.catalog import Catalog
@@ -90,10 +91,17 @@ def use_by_default(app: web.Application, entry: Entry) -> None:
     app[SERVICE].scheduler.want(entry)
 
 
-@endpoint(answers.ObjectList)
+@endpoint(answers.ObjectList, params=(ALL,))
 @compressed
 async def sd_models(request: web.Request) -> web.Response:
-    """GET /sdapi/v1/sd-models: only those that are on disk."""
+    """GET /sdapi/v1/sd-models: the default model, then what is on disk; `?all=true` the whole catalog."""
+    catalog, default = request.app[SERVICE].catalog, request.app[SERVICE].default
+    entries = list(on_disk(catalog))
+    if wants_all(request):
+        here = {entry.name for entry in entries}
+        every = [each for entry in catalog.entries for each in catalog.quants(entry.id)]
+        entries += [each for each in every if each.name not in here and each.files and not each.unsupported]
+    entries.sort(key=lambda entry: entry.name != default.name)
     return web.json_response(
         [
             {
@@ -104,7 +112,7 @@ async def sd_models(request: web.Request) -> web.Response:
                 "filename": entry.files[main_role(entry)].name,
                 "config": None,
             }
-            for entry in on_disk(request.app[SERVICE].catalog)
+            for entry in entries
         ]
     )
 

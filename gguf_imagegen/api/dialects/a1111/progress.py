@@ -17,12 +17,12 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import CALLERS, sender_of
 from gguf_imagegen.api.dialects.a1111.answers import A1111Progress, InternalProgress
-from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import READING, Param, endpoint
 from gguf_imagegen.api.submit import name_of, named_job
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.vocabulary.events import Loading, Progress
 
 DIALECT = "a1111"

@@ -22,6 +22,7 @@ from gguf_imagegen.api.dialects.sdcpp.capabilities import capabilities_of
 from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
 from gguf_imagegen.api.dialects.sdcpp.request import native_name, to_fields
 from gguf_imagegen.api.dialects.sdcpp.schema import native_properties
+from gguf_imagegen.api.error_answers import NativeErrorAnswer
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import IDEMPOTENCY, PICTURE, endpoint
 from gguf_imagegen.api.openapi.schemas import Schema
@@ -100,7 +101,7 @@ async def capabilities(request: web.Request) -> web.Response:
 async def img_gen(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/img_gen: 202, and the job goes on whether anybody waits or not."""
     fields = await asyncio.to_thread(to_fields, await read_body(request))
-    work = await begin(request, fields, "edit" if fields.get("image") else "generation")
+    work = await begin(request, fields, "edit" if fields.get("image") else "generation", lasting=True)
     job = work.job
     request.app[SUBMITTED].append((job.caller, job.id))
     body = {
@@ -206,7 +207,7 @@ DIALECT = Dialect(
         web.post("/sdcpp/v1/jobs/{id}/cancel", cancel_job),
     ],
     roots=("/sdcpp/",),
-    errors=ErrorForm(answers.NativeErrorAnswer, error_body, _status),
+    errors=ErrorForm(NativeErrorAnswer, error_body, _status),
     unwrap=with_extra_args,
     describe=_describe,
     prepare=_prepare,
