@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import Field, RootModel
 
 from gguf_imagegen.api.error_answers import ErrorObject
 from gguf_imagegen.api.reply import Answer
@@ -306,16 +306,6 @@ class AnyObject(RootModel[dict[str, Any]]):
 
 class ObjectList(RootModel[list[dict[str, Any]]]):
     """A list of objects, perhaps an empty one."""
-
-
-class JsonRpc(BaseModel):
-    """A message of the Model Context Protocol: a request, a notification, or an answer."""
-
-    model_config = ConfigDict(extra="allow")
-
-    jsonrpc: Literal["2.0"] = "2.0"
-    id: int | str | None = None
-    method: str = ""
 
 
 class Nothing(RootModel[None]):

@@ -142,4 +142,4 @@ def _unreadable(entry: Entry) -> Plan:
 
 def _size(plan: Plan) -> tuple[object, ...]:
     spec = plan.generate
-    return plan.width, plan.height, plan.n, spec and (spec.width, spec.height)
+    return plan.width, plan.height, plan.drawn, plan.n, spec and (spec.width, spec.height)

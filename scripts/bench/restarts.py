@@ -22,9 +22,16 @@ import numpy as np
 import psutil
 from aiohttp import ClientError, ClientSession, FormData
 
+from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.engines.sdcpp.backend import SdCpp
+from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.journal import Journal
+from gguf_imagegen.jobs.ledger import Ledger
+from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.pictures.encode import encode
+from gguf_imagegen.planning.plan import plan as make_plan
+from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Engine, Generate, LoadSpec, Task
 from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Made, Timings
@@ -41,6 +48,7 @@ from scripts.bench.server import (
     loaded,
     now,
     rss,
+    seconds,
 )
 
 SERVER_KILLS, WORKER_KILLS = 200, 40
@@ -249,6 +257,7 @@ async def _judge(run: Run, session: ClientSession, restarts: Restarts, kills: in
 
 async def journal(run: Run) -> None:
     """What a stored job costs: to accept alone and with many, to drain, CPU of the front, memory at rest."""
+    await _accepting(run)
     waiting = WAITING // 10 if run.quick else WAITING
     flags = ("--backend", "scripts.bench.restarts:InstantBackend", "--max-queue", str(waiting + IN_FLIGHT))
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[2])
@@ -260,6 +269,33 @@ async def journal(run: Run) -> None:
                 idle[stored] = rss(server.http)
                 await _costs(run, server, session, waiting, "stored" if stored else "ephemeral", stored)
     run.tell("memory at rest, stored - ephemeral", "MB", [idle[True] - idle[False]], most=10)
+
+
+async def _accepting(run: Run) -> None:
+    """The journal alone: how long a ticket takes to be on the disk."""
+    catalog, default = choose_models(run.settings)
+    request, _ = parse_request(SMALL)
+    plan = make_plan(request, catalog.get(default), run.settings, "generation", [])
+    with _folder() as folder:
+        opened = Journal(folder / "journal.sqlite")
+        opened.open()
+        ledger = Ledger(opened, Spool(folder / "spool"))
+        await ledger.past()
+
+        async def accept() -> float:
+            return 1000 * await seconds(ledger.accept(Job(plan), request, None))
+
+        alone = [await accept() for _ in run.rounds(200)]
+        run.tell("ticket alone, p95", "ms", [float(np.percentile(alone, 95))], most=15)
+        numbers = iter(range(2000))
+
+        async def many() -> None:
+            for _ in numbers:
+                await accept()
+
+        took = await seconds(asyncio.gather(*(many() for _ in range(IN_FLIGHT))))
+        run.tell(f"ticket, {IN_FLIGHT} in flight, each", "ms", [took / 2], most=1)
+        await ledger.close()
 
 
 async def _costs(

@@ -6,6 +6,7 @@ https://learn.microsoft.com/en-us/azure/ai-services/openai/reference: `POST {end
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -13,22 +14,22 @@ from aiohttp import web
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects import chat, openai
-from gguf_imagegen.api.openapi.contract import PICTURE_TEXT
+from gguf_imagegen.api.openapi.contract import with_contract
 
 
-@openai.images_endpoint("prompt", **openai.CAT)
+@openai.images_endpoint("prompt")
 async def generations(request: web.Request) -> web.StreamResponse:
     """POST /openai/deployments/{model}/images/generations."""
     return await openai.respond(request, await _fields(request), "generation")
 
 
-@openai.images_endpoint("prompt", "image", prompt="a dog", image=PICTURE_TEXT, strength=0.5)
+@openai.images_endpoint("prompt", "image")
 async def edits(request: web.Request) -> web.StreamResponse:
     """POST /openai/deployments/{model}/images/edits."""
     return await openai.respond(request, await _fields(request), "edit")
 
 
-@chat.chat_endpoint
+@with_contract(replace(chat.CONTRACT, example={}))
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /openai/deployments/{model}/chat/completions."""
     return await chat.respond(request, await _fields(request))

@@ -26,8 +26,9 @@ from gguf_imagegen.api.openapi.contract import (
     JSON,
     PICTURE,
     PREFER,
+    Contract,
     Param,
-    endpoint,
+    with_contract,
 )
 from gguf_imagegen.api.openapi.schemas import Schema, uploads
 from gguf_imagegen.api.shapes import image_item, usage_of
@@ -65,7 +66,7 @@ class ChatRequest(BaseModel):
     extra_body: dict[str, Any] = {}
 
 
-chat_endpoint = endpoint(
+CONTRACT = Contract(
     answers.ChatAnswer,
     request=ChatRequest,
     errors=PICTURE,
@@ -75,10 +76,10 @@ chat_endpoint = endpoint(
     params=(PREFER, IDEMPOTENCY, CONTENT),
     example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
 )
-"""The contract of routes that answer a chat."""
+"""That of routes that answer a chat."""
 
 
-@chat_endpoint
+@with_contract(CONTRACT)
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions: the answer's message has the pictures; `?content=parts`, as its content."""
     return await respond(request, await read_body(request))
