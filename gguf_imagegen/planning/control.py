@@ -41,12 +41,14 @@ def _listed(name: str, folder: Path | None) -> ListedControlNet:
 
 
 def with_control_net(request: ImageRequest, entry: Entry, catalog: Catalog, settings: Settings) -> Entry:
-    """The model with the ControlNet that the request names, which makes it another loaded one.
+    """The model with the ControlNet that the request names, if any, which makes it another loaded one.
 
     Reads headers: call it in a thread. Raises InvalidRequest for a name that is not there or without an
     image, InvalidModelFile for a ControlNet that cannot be loaded with this model.
     """
-    name = request.control_model or ""
+    name = request.control_model
+    if name is None:
+        return entry
     if request.control is None:
         raise InvalidRequest(f"control: the ControlNet {name[:100]!r} needs an image", param="control")
     path = named_file(name, settings.control_dir, "control_net")

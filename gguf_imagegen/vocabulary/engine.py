@@ -100,10 +100,10 @@ class SkipLayers(Struct, frozen=True):
 class Generate(Struct, frozen=True, tag=True):
     """One request, complete. Sizes are pixels, aligned to what the model family needs.
 
-    `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. Image i uses
-    seed `seed + i`. `preview_steps` names the denoising steps after which a preview is wanted (empty: after
-    every step, at most one each `preview_interval` seconds). With `control_canny` the ControlNet gets the
-    edges of its image.
+    `n` images are wanted, and those before number `first` are there already. Image i uses seed `seed + i`.
+    `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. `preview_steps` names
+    the denoising steps after which a preview is wanted (empty: after every step, at most one each
+    `preview_interval` seconds). With `control_canny` the ControlNet gets the edges of its image.
     """
 
     prompt: str
@@ -138,6 +138,7 @@ class Generate(Struct, frozen=True, tag=True):
     preview_interval: float
     embeddings: tuple[Embedding, ...] = ()
     control_canny: bool = False
+    first: int = 0
 
     @property
     def decoded(self) -> tuple[int, int]:

@@ -12,8 +12,10 @@ from typing import Any
 from aiohttp import web
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.planning.control import PREPROCESSORS, listed_control_nets
 from gguf_imagegen.planning.request import Finite
 from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
@@ -54,6 +56,8 @@ def control_fields(scripts: Mapping[str, Any], init_images: list[Any], warnings:
     """
     units = [_unit(item) for item in _args(scripts)]
     wanted = [(unit, item) for unit, item in units if unit.enabled and _bare(unit.model) != "None"]
+    if any(unit.enabled and (unit, item) not in wanted for unit, item in units):
+        warnings.append(f"{PARAM}: a unit of 'ControlNet' without a model has no effect")
     if not wanted:
         return {}
     if len(wanted) > 1:
@@ -108,24 +112,24 @@ def _bare(model: str) -> str:
 @endpoint()
 async def version(request: web.Request) -> web.Response:
     """GET /controlnet/version: of the extension's API."""
-    return web.json_response({"version": API_VERSION})
+    return reply(answers.AnyObject, {"version": API_VERSION})
 
 
 @endpoint()
 async def model_list(request: web.Request) -> web.Response:
     """GET /controlnet/model_list: the files of --control-dir that can be used."""
     found = await asyncio.to_thread(listed_control_nets, request.app[SERVICE].settings.control_dir)
-    return web.json_response({"model_list": [each.name for each in found if not each.fault]})
+    return reply(answers.AnyObject, {"model_list": [each.name for each in found if not each.fault]})
 
 
 @endpoint()
 async def module_list(request: web.Request) -> web.Response:
     """GET /controlnet/module_list: the preprocessors."""
     detail = {name: {"model_free": False, "sliders": []} for name in PREPROCESSORS}
-    return web.json_response({"module_list": list(PREPROCESSORS), "module_detail": detail})
+    return reply(answers.AnyObject, {"module_list": list(PREPROCESSORS), "module_detail": detail})
 
 
 @endpoint()
 async def settings(request: web.Request) -> web.Response:
     """GET /controlnet/settings: how many units a picture takes."""
-    return web.json_response({"control_net_unit_count": 1})
+    return reply(answers.AnyObject, {"control_net_unit_count": 1})

@@ -52,17 +52,14 @@ POST: Mapping[str, Handler] = {
     "png-info": extras.png_info,
     "interrogate": extras.interrogate,
 }
-CONTROLNET: Mapping[str, Handler] = {
-    "version": controlnet.version,
-    "model_list": controlnet.model_list,
-    "module_list": controlnet.module_list,
-    "settings": controlnet.settings,
-}
 ROUTES = [
     *(web.get(BASE + name, handler) for name, handler in GET.items()),
     *(web.post(BASE + name, handler) for name, handler in POST.items()),
-    *(web.get(f"/controlnet/{name}", handler) for name, handler in CONTROLNET.items()),
     web.post("/internal/progress", progress.internal_progress),
+    web.get("/controlnet/settings", controlnet.settings),
+    web.get("/controlnet/version", controlnet.version),
+    web.get("/controlnet/model_list", controlnet.model_list),
+    web.get("/controlnet/module_list", controlnet.module_list),
 ]
 
 
