@@ -121,8 +121,9 @@ async def test_automatic1111s_extension(served: tuple[App, list[Any]]) -> None:
     scripts = {"ControlNet": {"args": units}, "other": {"args": []}}
     status, body = await app.post("/sdapi/v1/txt2img", **A1111, alwayson_scripts=scripts)
     assert status == 200, body
-    assert body["warnings"][:2] == [
+    assert body["warnings"][:3] == [
         "alwayson_scripts: 'other' is not known here and was ignored",
+        "alwayson_scripts: a unit of 'ControlNet' without a model has no effect",
         "alwayson_scripts: ControlNet's 'guidance_end' has no effect on this engine",
     ]
     assert body["parameters"]["alwayson_scripts"] is None
