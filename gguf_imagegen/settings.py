@@ -98,6 +98,7 @@ class Settings(BaseSettings):
     )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
+    yes: bool = Field(False, description="fetch what an address of a hub names without asking")
     lora_dir: Path | None = Field(None, description="folder of LoRA files that requests may name")
     lora_names: Words = Field(
         (), description="NAME=FILE or NAME=@A:0.5+@B:0.4 of LoRAs that a request may name as its model"

@@ -32,6 +32,7 @@ class Repo:
     in_git: frozenset[str] = frozenset()
     gated: bool = False
     readers: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     commit: str = "c0ffee" + "0" * 34
 
 
@@ -186,8 +187,15 @@ class HubServer:
     async def _info(self, request: web.Request) -> web.Response:
         repo = self._repo(request)
         name = "{org}/{name}".format(**request.match_info)
-        siblings = [{"rfilename": file} for file in repo.files]
-        return web.json_response({"id": name, "sha": repo.commit, "gated": repo.gated, "siblings": siblings})
+        siblings = [self._sibling(file, sha256, file in repo.in_git) for file, sha256 in repo.files.items()]
+        said = {"id": name, "sha": repo.commit, "gated": repo.gated, "tags": repo.tags, "siblings": siblings}
+        return web.json_response(said)
+
+    def _sibling(self, file: str, sha256: str, in_git: bool) -> dict[str, Any]:
+        """A file of a list, as `?blobs=true` describes it."""
+        size = len(self._contents[sha256])
+        stored = {} if in_git else {"lfs": {"sha256": sha256, "size": size, "pointerSize": 134}}
+        return {"rfilename": file, "size": size, **stored}
 
     async def _resolve(self, request: web.Request) -> web.Response:
         repo, name = self._repo(request), request.match_info["file"]
@@ -223,18 +231,21 @@ class HubServer:
         data = self._contents[request.match_info["sha256"]]
         if faults.corrupt:
             data = bytes([data[0] ^ 1]) + data[1:]
-        start = 0
+        start, whole = 0, len(data)
         if served.range and not faults.ignore_ranges:
-            start = int(re.fullmatch(r"bytes=(\d+)-", served.range)[1])  # type: ignore[index]
-            if start >= len(data):
+            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", served.range).groups()  # type: ignore[union-attr]
+            start = int(first)
+            if start >= whole:
                 return web.Response(status=416)
-        return await self._send(request, data, start)
+            data = data[: int(last or whole) + 1]
+        return await self._send(request, data, start, whole)
 
-    async def _send(self, request: web.Request, data: bytes, start: int) -> web.StreamResponse:
-        response = web.StreamResponse(status=206 if start else 200)
+    async def _send(self, request: web.Request, data: bytes, start: int, whole: int) -> web.StreamResponse:
+        part = start > 0 or len(data) < whole
+        response = web.StreamResponse(status=206 if part else 200)
         response.content_length = len(data) - start
-        if start:
-            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        if part:
+            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{whole}"
         await response.prepare(request)
         served: Served = request[SERVED]
         while start + served.sent < len(data):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gguf_imagegen.catalog.address import address_of
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.settings import Settings
@@ -22,14 +23,25 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
     The name has a quantisation where the settings name one.
     """
     path = Path(settings.model).expanduser()
-    if path.suffix in MODEL_SUFFIXES:
+    if names_file(settings.model):
         catalog = load_catalog(settings.models_dir, settings.catalog)
         catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
         return _served(catalog, entry, settings), entry.id
     catalog = catalog_for(settings)
     entry = catalog.get(settings.model)
     catalog.checked_files(entry)
-    return _served(catalog, entry, settings), entry.name if ":" in settings.model else entry.id
+    return _served(catalog, entry, settings), entry.name if _says_quant(settings.model) else entry.id
+
+
+def names_file(model: str) -> bool:
+    """Whether `--model` means a file of this machine: no id, and no address of a hub."""
+    path = Path(model).expanduser()
+    return path.suffix.lower() in MODEL_SUFFIXES and (path.is_file() or address_of(model) is None)
+
+
+def _says_quant(model: str) -> bool:
+    address = address_of(model)
+    return bool(address.quant) if address else ":" in model
 
 
 def _served(catalog: Catalog, entry: Entry, settings: Settings) -> Catalog:

@@ -136,10 +136,11 @@ def _headers(
         if file.is_file():
             yield role, (read_header(file), False)
         elif role in entry.sources:
-            from gguf_imagegen.download.remote import source_url
+            from gguf_imagegen.download.hubs import Hubs
+            from gguf_imagegen.download.remote import hub_header
 
             source = entry.sources[role]
-            header = _remote(source_url(source))
+            header = hub_header(Hubs().of(source), source)
             yield role, (renamed(header) if source.rename else header, True)
         else:
             raise ModelNotDownloaded(f"{file.name} is not on this machine", param="model")
