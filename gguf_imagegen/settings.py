@@ -90,13 +90,18 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="TOML file of settings; flags and variables go before it")
 
     # what is served
-    model: str = Field("embedded", description="catalog id or FILE.gguf to serve by default")
+    model: str = Field(
+        "embedded", description="catalog id, FILE.gguf, folder or hf.co/OWNER/REPO to serve by default"
+    )
     served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
         (),
         description="ROLE=FILE of a component of it, e.g. vae=ae.safetensors; t5xxl=none leaves it out",
     )
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
+    models_from: Path | None = Field(
+        None, description="folder of another program, such as ComfyUI/models, whose models are served, too"
+    )
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
     yes: bool = Field(False, description="fetch what an address of a hub names without asking")
     lora_dir: Path | None = Field(None, description="folder of LoRA files that requests may name")
@@ -279,6 +284,7 @@ class Settings(BaseSettings):
 
     @field_validator(
         "models_dir",
+        "models_from",
         "catalog",
         "lora_dir",
         "upscaler_dir",

@@ -2,7 +2,8 @@
 
 The hub answers for files with a redirect to a CDN of another origin, as the real one does for large files
 (X-Repo-Commit, X-Linked-Size, X-Linked-Etag), or, for files kept in git, with one to its own cache. Denials
-carry X-Error-Code and X-Error-Message as the real hub's do.
+carry X-Error-Code and X-Error-Message as the real hub's do. The same repositories are there by the routes of
+ModelScope.
 """
 
 from __future__ import annotations
@@ -139,6 +140,9 @@ class HubServer:
                 web.get("/api/models/{org}/{name}", self._info),
                 web.get("/api/models/{org}/{name}/revision/{revision}", self._info),
                 web.get("/{org}/{name}/resolve/{revision}/{file:.+}", self._resolve),
+                web.get("/api/v1/models/{org}/{name}", self._modelscope_info),
+                web.get("/api/v1/models/{org}/{name}/repo/files", self._modelscope_files),
+                web.get("/api/v1/models/{org}/{name}/repo", self._modelscope_file),
                 web.get("/cdn/{sha256}", self._content),
             ]
         )
@@ -215,6 +219,29 @@ class HubServer:
             "ETag": f'"{sha256}"',
         }
         return web.Response(status=302, headers=headers)
+
+    def _of_modelscope(self, request: web.Request) -> Repo:
+        repo = self.repos.get("{org}/{name}".format(**request.match_info))
+        if repo is None or request.query.get("Revision", "master") != "master":
+            raise web.HTTPNotFound(text='{"Code": 10010205001, "Success": false}')
+        return repo
+
+    async def _modelscope_info(self, request: web.Request) -> web.Response:
+        bases = [tag.rsplit(":", 1)[1] for tag in self._of_modelscope(request).tags if "base_model" in tag]
+        return web.json_response({"Code": 200, "Data": {"BaseModel": bases}})
+
+    async def _modelscope_files(self, request: web.Request) -> web.Response:
+        files = [
+            {"Path": name, "Type": "blob", "Size": len(self._contents[sha256]), "Sha256": sha256}
+            for name, sha256 in self._of_modelscope(request).files.items()
+        ]
+        return web.json_response({"Code": 200, "Data": {"Files": [{"Path": "a", "Type": "tree"}, *files]}})
+
+    async def _modelscope_file(self, request: web.Request) -> web.Response:
+        sha256 = self._of_modelscope(request).files.get(request.query["FilePath"])
+        if sha256 is None:
+            raise web.HTTPNotFound
+        return web.Response(status=302, headers={"Location": f"{self.cdn}/cdn/{sha256}?auth_key=s3cret"})
 
     async def _from_git(self, request: web.Request) -> web.Response:
         repo = self._repo(request)

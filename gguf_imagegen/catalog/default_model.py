@@ -7,6 +7,7 @@ from pathlib import Path
 from gguf_imagegen.catalog.address import address_of
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.tree import entry_of_folder, models_in
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest, MissingComponent
@@ -24,8 +25,12 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
     """
     path = Path(settings.model).expanduser()
     if names_file(settings.model):
-        catalog = load_catalog(settings.models_dir, settings.catalog)
+        catalog = known_models(settings)
         catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
+        return _served(catalog, entry, settings), entry.id
+    if names_folder(settings):
+        entry = entry_of_folder(path)
+        catalog = known_models(settings).with_entries([entry])
         return _served(catalog, entry, settings), entry.id
     catalog = catalog_for(settings)
     entry = catalog.get(settings.model)
@@ -33,10 +38,27 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
     return _served(catalog, entry, settings), entry.name if _says_quant(settings.model) else entry.id
 
 
+def known_models(settings: Settings) -> Catalog:
+    """The catalog, and the models in the folder of another program that the settings name."""
+    catalog = load_catalog(settings.models_dir, settings.catalog)
+    if settings.models_from is None:
+        return catalog
+    if not settings.models_from.is_dir():
+        raise InvalidRequest(f"models_from: {settings.models_from.name} is no folder", param="models_from")
+    taken = {name for entry in catalog.entries for name in (entry.id, *entry.aliases)}
+    return catalog.with_entries(models_in(settings.models_from, taken))
+
+
 def names_file(model: str) -> bool:
     """Whether `--model` means a file of this machine: no id, and no address of a hub."""
     path = Path(model).expanduser()
     return path.suffix.lower() in MODEL_SUFFIXES and (path.is_file() or address_of(model) is None)
+
+
+def names_folder(settings: Settings) -> bool:
+    """Whether `--model` means a folder; what the catalog knows by this name goes before."""
+    folder = Path(settings.model).expanduser().is_dir()
+    return folder and not load_catalog(settings.models_dir, settings.catalog).knows(settings.model)
 
 
 def _says_quant(model: str) -> bool:
@@ -69,7 +91,7 @@ def served_name(settings: Settings, catalog: Catalog, default_model: str) -> str
 
 def catalog_for(settings: Settings) -> Catalog:
     """The catalog, in which the model that the settings name by its id has the components that they name."""
-    catalog = load_catalog(settings.models_dir, settings.catalog)
+    catalog = known_models(settings)
     given = _components(settings.component)
     if not given:
         return catalog

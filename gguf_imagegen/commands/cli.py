@@ -20,7 +20,7 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import CallersError
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
-MODEL_FLAGS = ("model", "component", "models_dir", "catalog", "yes")
+MODEL_FLAGS = ("model", "component", "models_dir", "models_from", "catalog", "yes")
 ENGINE_FLAGS = (
     "threads", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap",
     "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
@@ -110,7 +110,7 @@ def generate(
 
 
 @command("models")
-@with_settings("models_dir", "catalog")
+@with_settings("models_dir", "models_from", "catalog")
 def models(
     settings: Settings, json: Annotated[bool, typer.Option("--json", help="for programs")] = False
 ) -> int:

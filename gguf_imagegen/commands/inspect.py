@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, load_catalog
+from gguf_imagegen.catalog.default_model import known_models
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, State, Survey, best_of
 from gguf_imagegen.catalog.store import size_words
@@ -72,7 +73,7 @@ class ListedModel:
 
 def list_models(settings: Settings) -> list[ListedModel]:
     """All of the catalog, in its order; nothing is asked of the hub."""
-    catalog = load_catalog(settings.models_dir, settings.catalog)
+    catalog = known_models(settings)
     survey = Survey(catalog, settings)
     return [_listed(entry, tuple(survey.quants(entry.id))) for entry in catalog.entries]
 

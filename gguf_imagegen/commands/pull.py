@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from gguf_imagegen.catalog.address import address_of
 from gguf_imagegen.catalog.catalog import Catalog, load_catalog
-from gguf_imagegen.catalog.default_model import catalog_for, names_file
+from gguf_imagegen.catalog.default_model import catalog_for, names_file, names_folder
 from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.catalog.kept import keep
 from gguf_imagegen.catalog.quants import choose_quant
@@ -94,7 +94,7 @@ def _offered(settings: Settings, name: str, source: Source) -> str:
 
 def pull_missing(settings: Settings) -> int:
     """Before serving: pull the model that is served, if it is one of a hub and not on this machine."""
-    if names_file(settings.model):
+    if names_file(settings.model) or names_folder(settings):
         return 0
     plain = load_catalog(settings.models_dir, settings.catalog)
     if address_of(settings.model) is not None and not plain.knows(settings.model):

@@ -91,6 +91,20 @@ def context_width(header: Header) -> int | None:
     return next((width for width in widths if width), None)
 
 
+def latent_channels(header: Header) -> int | None:
+    """Channels of the latents that a VAE or TAESD decodes."""
+    for name in (
+        "decoder.conv_in.weight",
+        "decoder.layers.0.weight",
+        "decoder.layers.1.weight",
+        "decoder.1.weight",
+    ):
+        found = next((t for key, t in header.tensors.items() if key.endswith(name)), None)
+        if found is not None and len(found.shape) > 1:
+            return found.shape[1]
+    return None
+
+
 def embedding_width(header: Header) -> int | None:
     """How wide a language model is."""
     found = (

@@ -150,3 +150,19 @@ def test_a_part_that_is_nowhere(home: Home) -> None:
     fails(run, "lacks an image decoder (VAE), which is neither there nor in the catalog")
     assert "--component vae=FILE" in run.stderr
     assert not home.models.exists()
+
+
+def test_modelscope(home: Home) -> None:
+    """The same from ModelScope, whose files lie apart; it never sees a token."""
+    home.hub.add("someone/Tiny-GGUF", "tae.gguf", home.tae)
+    home.env["HF_TOKEN"] = "hf_secretOfATest"
+    run = home.run("pull", "modelscope.cn/models/someone/Tiny-GGUF", "--yes")
+    assert run.returncode == 0, run.stderr
+    assert "https://modelscope.cn/models/someone/Tiny-GGUF" in run.stderr
+    folder = home.models / "modelscope.cn" / "someone" / "Tiny-GGUF"
+    assert (folder / "tiny-Q8_0.gguf").read_bytes() == home.main
+    assert {one.authorization for one in home.hub.served} == {None}
+    assert home.run("verify", "Tiny-GGUF").returncode == 0
+    fails(
+        home.run("pull", "modelscope.cn/models/nobody/nothing", "--yes"), "has no repository 'nobody/nothing'"
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping
 from typing import Any, Final, Protocol, get_args
 
 import stable_diffusion_cpp.stable_diffusion_cpp as low
@@ -17,6 +16,7 @@ import stable_diffusion_cpp.stable_diffusion_cpp as low
 from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
 from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
 from gguf_imagegen.engines.sdcpp.build import default_backend, devices
+from gguf_imagegen.engines.sdcpp.paths import path_fields
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import (
     Generate,
@@ -24,7 +24,6 @@ from gguf_imagegen.vocabulary.engine import (
     LoadSpec,
     Lora,
     PreviewMode,
-    Role,
     SkipLayers,
     StepCache,
 )
@@ -33,20 +32,6 @@ PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
 STEP_CACHES: Final[tuple[StepCache, ...]] = get_args(StepCache)
 RNGS: Final = ("std_default", "cuda", "cpu")
 LORA_MODES: Final = ("auto", "immediately", "at_runtime")
-PATH_FIELDS: Final[Mapping[Role, str]] = {
-    "model": "model_path",
-    "diffusion": "diffusion_model_path",
-    "clip_l": "clip_l_path",
-    "clip_g": "clip_g_path",
-    "clip_vision": "clip_vision_path",
-    "t5xxl": "t5xxl_path",
-    "llm": "llm_path",
-    "llm_vision": "llm_vision_path",
-    "vae": "vae_path",
-    "taesd": "taesd_path",
-    "control_net": "control_net_path",
-}
-
 AbortCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 _KEPT: Final[list[object]] = []  # the library keeps its callbacks for ever, so the closures must live as long
 
@@ -155,9 +140,8 @@ def context_params(model: LoadSpec, backend: str) -> Any:
     flash_attention = model.uses_flash_attention(backend)
     params = low.sd_ctx_params_t()
     low._lib.sd_ctx_params_init(ctypes.byref(params))
-    for role, name in PATH_FIELDS.items():
-        if path := model.files.get(role):
-            setattr(params, name, str(path).encode())
+    for name, path in path_fields(model.files).items():
+        setattr(params, name, str(path).encode())
     params.n_threads = model.threads
     params.vae_decode_only = False
     params.free_params_immediately = False
