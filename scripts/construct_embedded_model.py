@@ -17,11 +17,15 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[threads] = "1"  # sums in one order, and so the same bytes
 
 import argparse  # noqa: E402
+import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
-from training import autoencoder, export, latents, measure, pictures, words  # noqa: E402
-from training.construct import Construction  # noqa: E402
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.training import autoencoder, export, latents, measure, pictures, words  # noqa: E402
+from scripts.training.construct import Construction  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,7 +63,8 @@ def _trained(
 ) -> dict[str, pictures.Floats]:
     """The autoencoder's tensors: the encoder from all pictures, the decoder trained for it."""
     import torch
-    from training import decoder
+
+    from scripts.training import decoder
 
     torch.manual_seed(0)
     characters = [concept.character for concept in concepts]

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from rich.progress import track
-from training import autoencoder, export, measure, pictures, prompts, vocabulary
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import PACKAGED
@@ -33,6 +34,7 @@ from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.events import Loaded, Made
+from scripts.training import autoencoder, export, measure, pictures, prompts, vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
 STEP = 10  # from one seed to the next
@@ -138,7 +140,8 @@ def round_trip() -> float:
     """Mean PSNR of all glyphs, on white or a colour, that go through the autoencoder."""
     tensors = export.read(PACKAGED / "embedded-tae.gguf")
     encoder = autoencoder.read_encoder(tensors)
-    values, grounds = [], [1.0, *(pictures.colour(name) for name in pictures.COLOURS)]
+    values: list[float] = []
+    grounds: list[pictures.Floats | float] = [1.0, *map(pictures.colour, pictures.COLOURS)]
     for number, sprite in enumerate(track(measure.sprites(), "round trip")):
         picture = pictures.on(sprite, grounds[number % len(grounds)])
         values.append(measure.psnr(autoencoder.decode(tensors, encoder(picture)), picture))

@@ -32,12 +32,15 @@ from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.testmodel import write_test_model
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.engines.sdcpp.backend import SdCpp
+from gguf_imagegen.jobs import state
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.jobs.state import State
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 from tests.fake_engines import FakeBackend
+from tests.hub import HubServer
 
 DEADLINE = 60.0
 
@@ -45,6 +48,11 @@ DEADLINE = 60.0
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--all` has the tests that check the same on many examples take all of them."""
     parser.addoption("--all", action="store_true", help="all examples, where the default run takes a part")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """What needs a library of 400 MB is there with `--all` alone; tests/clients/install has it then."""
+    return True if collection_path.name == "test_rapidocr.py" and not config.getoption("all") else None
 
 
 def pytest_configure() -> None:
@@ -148,6 +156,15 @@ def server(model_dir: Path) -> Iterator[ServerProcess]:
     process.stop()
 
 
+@pytest.fixture(scope="session")
+def own(model_dir: Path) -> Iterator[ServerProcess]:
+    """A server for clients without manners, whose worker may be killed."""
+    process = ServerProcess(model_dir, "--grace", "1")
+    process.wait_until_ready()
+    yield process
+    assert process.stop() == 0
+
+
 @pytest.fixture
 def serve(model_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Start server processes of one's own: `serve("--max-queue", "2")`."""
@@ -162,6 +179,15 @@ def serve(model_dir: Path) -> Iterator[Callable[..., ServerProcess]]:
     for process in started:
         if process.process.poll() is None:
             process.stop()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub that HF_ENDPOINT points at, without any token."""
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with HubServer() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
 
 class App:
@@ -196,7 +222,8 @@ RunningApp = Callable[..., AbstractAsyncContextManager[App]]
 def running(model_dir: Path) -> RunningApp:
     """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave.
 
-    Or with a `backend=` of one's own, as `--backend` takes it.
+    Or with a `backend=` of one's own, as `--backend` takes it; `reader=` makes an engine that reads text.
+    Nothing is kept unless a `state_dir` is named, or `kept` is a state folder that was opened.
     """
 
     @contextlib.asynccontextmanager
@@ -204,16 +231,24 @@ def running(model_dir: Path) -> RunningApp:
         *,
         engine: Callable[[], Engine] | None = None,
         backend: Callable[[Settings], Backend] = SdCpp,
+        reader: Callable[[], Engine] | None = None,
         bounds: Bounds | None = None,
         waits: Waits = USUAL,
+        kept: State | None = None,
         **settings: Any,
     ) -> AsyncIterator[App]:
         values = {"models_dir": model_dir, "model": "tiny-random", "threads": 1, **settings}
         chosen = Settings(**values)
+        if kept is None and "state_dir" in settings:
+            with state.folder(chosen) as opened:
+                makers: dict[str, Any] = {"engine": engine, "backend": backend, "reader": reader}
+                async with run(**makers, bounds=bounds, waits=waits, kept=opened, **settings) as app:
+                    yield app
+            return
         catalog, default = choose_models(chosen)
         found = FakeBackend(chosen, engine) if engine else backend(chosen)
-        app = make_app(chosen, catalog, default, found, waits=waits)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+        application = make_app(chosen, catalog, default, found, kept, make_reader=reader, waits=waits)
+        runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None
         listening = await listen(
@@ -221,7 +256,7 @@ def running(model_dir: Path) -> RunningApp:
         )
         try:
             async with aiohttp.ClientSession() as session:
-                yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", app, session)
+                yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", application, session)
         finally:
             listening.close()
             await runner.cleanup()

@@ -10,7 +10,7 @@ from gguf_imagegen.engines.sdcpp.backend import SdCpp
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Engine, Generate, LoadSpec, Task, Upscale
+from gguf_imagegen.vocabulary.engine import Engine, Generate, LoadSpec, Read, Task, Upscale
 from gguf_imagegen.vocabulary.errors import GenerationFailed, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.vocabulary.events import (
     EngineEvent,
@@ -56,13 +56,16 @@ class QuickEngine:
                 events = self.generate(task)
             case Upscale():
                 events = self.upscale(task)
+            case Read():
+                raise AssertionError("no lane is asked to read")
         async for event in events:
             yield event
 
     async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
+        last = spec.hires or spec
         pixels = bytes([128]) * (spec.width * spec.height * 3)
         timings = Timings(2.0, 10.0 * spec.sampling_steps, 3.0, 10.0 * spec.sampling_steps + 5, spec.steps)
-        for index in range(spec.n):
+        for index in range(spec.first, spec.n):
             yield PhaseChanged(index, "conditioning")
             yield PhaseChanged(index, "sampling")
             for step in range(1, spec.steps + 1):
@@ -71,7 +74,8 @@ class QuickEngine:
                 if spec.preview != "none" and (not spec.preview_steps or step in spec.preview_steps):
                     yield Preview(index, step, spec.steps, RawImage(spec.width, spec.height, 3, pixels))
             yield PhaseChanged(index, "decoding")
-            yield Made(index, RawImage(spec.width, spec.height, 3, pixels), timings)
+            made = bytes([128]) * (last.width * last.height * 3)
+            yield Made(index, RawImage(last.width, last.height, 3, made), timings)
 
     async def upscale(self, spec: Upscale) -> AsyncIterator[EngineEvent]:
         self._started = True

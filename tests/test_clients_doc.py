@@ -26,12 +26,12 @@ from gguf_imagegen.api.dialects.sdcpp.request import LEAVES
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.request import (
     MAX_SEED,
-    WITHOUT_EFFECT,
     HiresRequest,
     ImageRequest,
     LoraRequest,
     StreamOptions,
 )
+from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import ImagegenError, PullFailed
 from tests.api.client import noise
@@ -299,7 +299,7 @@ def test_parts_of_fields_are_told() -> None:
 def test_fields_of_other_dialects_are_told() -> None:
     """AUTOMATIC1111's keys, with and without effect, and sd.cpp's native ones."""
     keys = {*a1111.A1111Request.model_fields, *a1111.SAME, *a1111.NO_EFFECT}
-    keys |= {*a1111.NO_EFFECT_ON_HIRES, *a1111.NO_EFFECT_ON_MASKS}
+    keys |= {*a1111.NO_EFFECT_ON_HIRES}
     assert keys <= quoted(section("AUTOMATIC1111"))
     native = {path.partition(".")[0] for path, leaf in LEAVES.items() if leaf.field}
     told = quoted(section("sd.cpp's server"))

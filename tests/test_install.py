@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -16,6 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from scripts.bench import compare_engines
 
 ROOT = Path(__file__).resolve().parents[1]
 ENGINE = "stable-diffusion-cpp-python"
@@ -31,7 +32,7 @@ case "$*" in
     chmod +x .venv/bin/gguf-imagegen ;;
   "-c import stable_diffusion_cpp") [ "$(cat $library 2>/dev/null)" ] ;;
   *--force-reinstall*) echo "compile $CMAKE_ARGS" >>calls; echo "engine of $CMAKE_ARGS" >$library ;;
-  *compare_engines.py*) echo "compare $CMAKE_ARGS" >>calls; echo -DFAST=ON >"${@: -1}"; echo fast >$library ;;
+  *.compare_engines*) echo "compare $CMAKE_ARGS" >>calls; echo -DFAST=ON >"${@: -1}"; echo fast >$library ;;
 esac
 """
 
@@ -103,7 +104,7 @@ def test_engines_of_a_gpu_are_not_compared(backend: str, checkout: Path) -> None
     assert not (checkout / ".venv").exists()
 
 
-# -- scripts/compare_engines.py -----------------------------------------------------------------------
+# -- scripts.bench.compare_engines --------------------------------------------------------------------
 
 Seconds = Callable[[str, bool], float]
 """Of a step, by a build's folder and whether flash attention is on."""
@@ -111,11 +112,9 @@ Seconds = Callable[[str, bool], float]
 
 @pytest.fixture
 def compare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    module = importlib.import_module("compare_engines")
-    monkeypatch.setattr(module, "BUILDS", tmp_path / "engines")
+    monkeypatch.setattr(compare_engines, "BUILDS", tmp_path / "engines")
     monkeypatch.delenv("CMAKE_ARGS", raising=False)
-    return module
+    return compare_engines
 
 
 class Machine:

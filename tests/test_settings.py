@@ -31,9 +31,16 @@ def example(name: str) -> tuple[str, Any]:
     """A value of this field that is not its default, as text and as what it becomes."""
     special = {
         "component": ("vae=a.gguf, llm=b.gguf", ("vae=a.gguf", "llm=b.gguf")),
+        "served_model_name": ("one, two", ("one", "two")),
+        "lora_names": ("a=b, c=@a:0.5", ("a=b", "c=@a:0.5")),
+        "min_pixels": ("5000", 5000),
+        "min_side": ("70", 70),
+        "default_size": ("256x128", "256x128"),
+        "default_steps": ("42", 42),
         "keep_pictures": ("1.5GB, 2d", Keep(1_500_000_000, 2 * 86_400.0)),
         "cors_origins": ("http://a,http://b", ("http://a", "http://b")),
         "allowed_hosts": ("a,b", ("a", "b")),
+        "alias": ("a=b, c=d", ("a=b", "c=d")),
         "config": (os.devnull, Path(os.devnull)),
         "root_path": ("img/", "/img"),
         "trusted_proxies": ("10.0.0.1/8, ::1", (ip_network("10.0.0.0/8"), ip_network("::1"))),

@@ -9,7 +9,7 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,15 +27,6 @@ from tests.survival import (
 )
 
 Serve = Callable[..., ServerProcess]
-
-
-@pytest.fixture(scope="module")
-def own(model_dir: Path) -> Iterator[ServerProcess]:
-    """A server for clients without manners."""
-    process = ServerProcess(model_dir, "--grace", "1", "--threads", "1")
-    process.wait_until_ready()
-    yield process
-    assert process.stop() == 0
 
 
 class Dawdler:

@@ -1,8 +1,8 @@
 """Models that lie in folders of other programs, found by their headers and served where they lie.
 
 ComfyUI, AUTOMATIC1111 and Forge, InvokeAI and LM Studio each have their own tree; what a file is, and which
-VAE and text encoders go with it, its tensors say. Folders as diffusers writes them are taken where sd.cpp reads
-them (`ModelLoader::init_from_diffusers_file`): a UNet with its VAE and text encoders.
+VAE and text encoders go with it, its tensors say. Folders as diffusers writes them are taken where sd.cpp
+reads them (`ModelLoader::init_from_diffusers_file`): a UNet with its VAE and text encoders.
 """
 
 from __future__ import annotations

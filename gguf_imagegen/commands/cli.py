@@ -1,4 +1,4 @@
-"""The command line: serve, generate, models, pull, tune, rm, verify, doctor, make-test-model."""
+"""The command line: serve, mcp, generate, models, pull, tune, rm, verify, doctor, make-test-model."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ ENGINE_FLAGS = (
     "threads", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap",
     "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
 )  # fmt: skip
+WHERE_FLAGS = ("host", "port", "public_url", "callers", "insecure", "cors_origins", "allowed_hosts")
+"""Of no use to a server that only this process calls."""
 
 WIDE = 10_000
 """Columns of a pipe: one line a model."""
@@ -63,6 +65,20 @@ def serve(settings: Settings) -> int:
     from gguf_imagegen.commands.serve import run_server
 
     return run_server(settings)
+
+
+@command("mcp")
+@with_settings(*(name for name in Settings.model_fields if name not in WHERE_FLAGS))
+def mcp(
+    settings: Settings,
+    url: Annotated[
+        str | None, typer.Option(help="of a server that runs; without it one runs inside this process")
+    ] = None,
+) -> int:
+    """Speak MCP on stdin and stdout: tools that make pictures, for chat programs."""
+    from gguf_imagegen.commands.mcp import run_mcp
+
+    return run_mcp(settings, url)
 
 
 @command("generate")

@@ -22,14 +22,17 @@ import gguf_imagegen
 from gguf_imagegen.engines import wire
 from gguf_imagegen.engines.sdcpp.phases import bare_names
 from gguf_imagegen.machine.devices import Device
-from gguf_imagegen.machine.processes import exit_name
+from gguf_imagegen.machine.processes import exit_name, was_killed
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Task
 from gguf_imagegen.vocabulary.errors import (
     GenerationFailed,
     ImagegenError,
     InsufficientMemory,
+    InvalidImage,
     ModelLoadFailed,
+    ReadingFailed,
     WorkerCrashed,
+    WorkerKilled,
 )
 from gguf_imagegen.vocabulary.events import Done, EngineEvent, Failed, Loaded
 
@@ -49,8 +52,9 @@ CAUSES: Final = (wire.CRASH, "terminate called", "  what():", wire.ERROR)  # bes
 class EngineProcess:
     """Implements `vocabulary.engine.Engine`: one worker, one command at a time.
 
-    The first load or upscaling starts it. A worker that neither tells anything nor uses the CPU for
-    `stall_timeout` seconds is killed. `device` is what it computes on, None leaves that to the engine.
+    The first load starts it, or a task that needs no loaded model. A worker that neither tells anything nor
+    uses the CPU for `stall_timeout` seconds is killed. `device` is what it computes on, None leaves that to
+    the engine.
     Whoever leaves an iterator before its end must `close()`: the worker goes on computing.
     """
 
@@ -174,19 +178,21 @@ class EngineProcess:
 
     async def _crashed(self, reason: str | None) -> WorkerCrashed:
         """Wait for the end of the worker and find out what it died of."""
-        process = self._process
+        process, killed = self._process, False
         assert process is not None
         if reason is None:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(process.wait(), EXIT_TIMEOUT)
             await asyncio.wait(self._tasks, timeout=EXIT_TIMEOUT)
             code = process.returncode
+            killed = code is not None and was_killed(code)
             reason = "it closed its output" if code is None else exit_name(code)
         if cause := _cause(self._log):
             reason = f"{reason}: {cause}"
         self.last_crash = reason
         await self.close()
-        return WorkerCrashed(f"The engine stopped unexpectedly ({reason}).")
+        kind = WorkerKilled if killed else WorkerCrashed
+        return kind(f"The engine stopped unexpectedly ({reason}).")
 
     async def _close(self) -> None:
         process = self._process
@@ -256,6 +262,10 @@ def _error(failed: Failed) -> ImagegenError:
             return InsufficientMemory(f"Not enough memory: {failed.message}.")
         case "generation_failed":
             return GenerationFailed(f"The image could not be generated: {failed.message}.")
+        case "reading_failed":
+            return ReadingFailed(f"The text could not be read: {failed.message}.")
+        case "invalid_image":
+            return InvalidImage(failed.message, param="image")
 
 
 def _cause(log: Iterable[str]) -> str | None:

@@ -8,6 +8,8 @@ import warnings
 from typing import TextIO
 
 log = logging.getLogger(__name__)
+CHATTY = ("mcp", "httpx2")
+"""Libraries that tell of each request, and of sessions that only their clients should know."""
 
 
 class OneLine(logging.Formatter):
@@ -29,6 +31,8 @@ def set_up(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler])
+    for library in CHATTY:
+        logging.getLogger(library).setLevel(max(logging.WARNING, logging.getLogger().level))
     warnings.filterwarnings("ignore", module="PIL")
     warnings.showwarning = _log_warning
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.pictures import decode, masks
-from gguf_imagegen.planning.bounds import LEAST_SIDE, MOST_ASPECT, Bounds
+from gguf_imagegen.pictures import decode, encode, insets, masks
+from gguf_imagegen.planning.bounds import LEAST_SIDE, Bounds
+from gguf_imagegen.planning.canvas import Canvas
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
 
 Size = tuple[int, int]
 REFERENCE_MULTIPLE = 32
@@ -52,47 +53,28 @@ def read_headers(request: ImageRequest, settings: Settings) -> Headers:
     )
 
 
-def delivered_size(
+def asked_size(
     request: ImageRequest, entry: Entry, settings: Settings, pictures: tuple[decode.Header, ...]
 ) -> Size:
-    """Width and height of the result: as asked for, else the first picture's aspect, else the model's own."""
-    bounds = Bounds.of(entry, settings)
+    """Width and height as asked for, else the first picture's aspect, else the model's own."""
     if request.size:
-        width, height = request.size
-    elif request.width or request.height:
-        width = request.width or request.height or 0
-        height = request.height or request.width or 0
-    elif pictures:
-        budget = min(entry.defaults.size[0] * entry.defaults.size[1], bounds.pixels)
-        coarse = entry.edit_mode == "reference" or budget >= LARGE
-        multiple = max(REFERENCE_MULTIPLE * coarse, entry.traits.multiple)
-        width, height = decode.edit_size(pictures[0].size, budget, multiple, bounds.side, down=coarse)
-        return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
-    else:
-        width, height = entry.defaults.size
-    if min(width, height) < LEAST_SIDE:
-        raise InvalidSize(
-            f"size: {width}x{height} is too small; the least side is {LEAST_SIDE}", param="size"
-        )
-    if max(width, height) > bounds.side or width * height > bounds.pixels:
-        raise InvalidSize(
-            f"size: {width}x{height} is too large for {entry.id}; at most {bounds.side} a side and"
-            f" {bounds.pixels} pixels in all",
-            param="size",
-        )
-    if max(width, height) > MOST_ASPECT * min(width, height):
-        raise InvalidSize(f"size: {width}x{height} is too narrow; at most {MOST_ASPECT}:1", param="size")
-    return width, height
-
-
-def align(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
+        return request.size
+    if request.width or request.height:
+        return request.width or request.height or 0, request.height or request.width or 0
+    if not pictures:
+        return entry.defaults.size
+    bounds = Bounds.of(entry, settings)
+    budget = min(entry.defaults.size[0] * entry.defaults.size[1], bounds.pixels)
+    coarse = entry.edit_mode == "reference" or budget >= LARGE
+    multiple = max(REFERENCE_MULTIPLE * coarse, entry.traits.multiple)
+    width, height = decode.edit_size(pictures[0].size, budget, multiple, bounds.side, down=coarse)
+    return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
 
 
 @dataclass(frozen=True)
 class EditInputs:
     """`init` and `init_mask` have the engine's aligned size; `original` and `mask` the delivered size, to be
-    put back over the pixels that are kept.
+    put back over the pixels that are kept. With an `inset` these are of the whole picture.
     """
 
     init: RawImage | None = None
@@ -100,6 +82,7 @@ class EditInputs:
     references: tuple[RawImage, ...] = ()
     original: RawImage | None = None
     mask: RawImage | None = None
+    inset: insets.Inset | None = None
 
 
 def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, headers: Headers) -> None:
@@ -121,7 +104,7 @@ def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, header
 
 
 def edit_inputs(
-    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, size: Size, aligned: Size
+    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, canvas: Canvas
 ) -> EditInputs:
     """What the engine gets of the pictures, by the way in which this model edits.
 
@@ -129,24 +112,56 @@ def edit_inputs(
     first picture and is put back at the end. Each picture is decoded by itself, no larger than needed.
     """
     by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
-    references = _references(request, entry, settings, headers, aligned) if by_reference else ()
+    references = _references(request, entry, settings, headers, canvas.aligned) if by_reference else ()
     if not headers.pictures or (by_reference and request.mask is None):
         return EditInputs(references=references)
-    most = settings.max_input_pixels
+    if repaints_only_masked(request):
+        return _only_masked(request, settings, references, canvas.drawn, canvas.aligned)
+    most, size = settings.max_input_pixels, canvas.delivered
     picture = decode.decode(request.image[0], max_pixels=most, param="image", enough=size)
     masking = (
         decode.decode(request.mask, max_pixels=most, param="mask", enough=size)
         if request.mask is not None
         else None
     )
-    mask = masks.mask_from(masking, picture, size)
-    original = decode.to_raw(decode.fit(picture, *size))
+    mask = masks.mask_from(masking, picture, size, request.mask_blur)
+    fitted = decode.fit(picture, *size)
+    original = decode.to_raw(fitted)
+    white = masks.touched(mask) if mask else None
+    begun = decode.to_raw(masks.filled(fitted, white)) if white and request.mask_fill == "fill" else original
     return EditInputs(
-        init=decode.pad(original, *aligned),
-        init_mask=decode.pad(mask, *aligned) if mask else None,
+        init=decode.pad(encode.resized(begun, *canvas.drawn), *canvas.aligned),
+        init_mask=decode.pad(masks.smaller(white, *canvas.drawn), *canvas.aligned) if white else None,
         references=references,
         original=original if mask else None,
         mask=mask,
+    )
+
+
+def repaints_only_masked(request: ImageRequest) -> bool:
+    """Whether the part around the mask is drawn by itself, and put back into the whole picture."""
+    return request.only_masked and request.mask is not None
+
+
+def _only_masked(
+    request: ImageRequest, settings: Settings, references: tuple[RawImage, ...], size: Size, aligned: Size
+) -> EditInputs:
+    """The part around the mask at the size to draw, which stands in for the first picture."""
+    most = settings.max_input_pixels
+    picture = decode.flatten(decode.decode(request.image[0], max_pixels=most, param="image"))
+    masking = decode.decode(request.mask or b"", max_pixels=most, param="mask", enough=picture.size)
+    mask = masks.mask_from(masking, picture, picture.size, request.mask_blur)
+    assert mask is not None
+    inset = insets.around(mask, request.only_masked_padding, size)
+    part, white = insets.part_of(picture, inset, size), insets.part_of_mask(mask, inset, size)
+    drawn = masks.filled(part, white) if request.mask_fill == "fill" else part
+    return EditInputs(
+        init=decode.pad(decode.to_raw(drawn), *aligned),
+        init_mask=decode.pad(white, *aligned),
+        references=(decode.pad(decode.to_raw(part), *aligned), *references[1:]) if references else (),
+        original=decode.to_raw(picture),
+        mask=mask,
+        inset=inset,
     )
 
 
@@ -168,10 +183,10 @@ def _fitted(data: bytes, param: str, settings: Settings, size: Size) -> RawImage
     return decode.to_raw(decode.fit(picture, *size))
 
 
-def control_image(request: ImageRequest, settings: Settings, size: Size, aligned: Size) -> RawImage | None:
+def control_image(request: ImageRequest, settings: Settings, canvas: Canvas) -> RawImage | None:
     if request.control is None:
         return None
-    return decode.pad(_fitted(request.control, "control", settings, size), *aligned)
+    return decode.pad(_fitted(request.control, "control", settings, canvas.drawn), *canvas.aligned)
 
 
 def whole_pictures(request: ImageRequest, settings: Settings) -> tuple[RawImage, ...]:

@@ -32,6 +32,7 @@ def model_spec(
         built_in_vae=any(holds_vae(header) for header in headers.values()),
         decoder=entry.decoder,
         zero_cond_t=entry.zero_cond_t,
+        tiling=entry.tiling,
         flash_attention=settings.flash_attention if said else unsaid,
         diffusion_conv_direct=settings.diffusion_conv_direct,
         vae_conv_direct=settings.vae_conv_direct,

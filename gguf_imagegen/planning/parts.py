@@ -1,4 +1,4 @@
-"""Parts of a model that a request can leave out: of diffusers' three text encoders of SD3 the third, T5."""
+"""What a request can want of a model that makes it another loaded one: without T5, or for seamless tiles."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from gguf_imagegen.planning.request import ImageRequest
 
 
 def chosen_parts(request: ImageRequest, entry: Entry) -> tuple[Entry, list[str]]:
-    """The model with the parts that the request wants, and a note on what could not be left out.
-
-    Without T5 is another loaded model, so a change loads it again.
-    """
+    """The model as the request wants it, and a note on what it cannot be. A change loads it again."""
+    if request.tiling:
+        entry = entry.model_copy(update={"tiling": True})
     if request.t5xxl != "none":
         return entry, []
     if any("t5xxl" in roles for _, roles in parts_needed(entry.family)):

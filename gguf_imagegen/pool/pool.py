@@ -195,7 +195,8 @@ class Pool:
 
 def key_of(entry: Entry) -> str:
     """What is loaded for this entry: equal keys are served by the same engine."""
-    return f"{entry.name}, {entry.decoder} decoder"
+    t5, tiling = "t5xxl" in entry.files, entry.tiling
+    return f"{entry.name}, {entry.decoder} decoder" + ", T5" * t5 + ", tiling" * tiling
 
 
 def _held(lane: Lane) -> frozenset[str]:

@@ -31,7 +31,9 @@ class LoadSpec(Struct, frozen=True, tag=True):
 
     With `built_in_vae` the model file holds a VAE itself. Where a TAESD stands beside a VAE, it makes
     previews only, unless `decoder` is "tiny". `zero_cond_t` is how Qwen-Image-Edit 2511 wants its timestep
-    (sd.cpp's docs/qwen_image_edit.md). Direct convolutions need less memory and may be faster or slower.
+    (sd.cpp's docs/qwen_image_edit.md). With `tiling` opposite edges of pictures fit.
+
+    Direct convolutions need less memory and may be faster or slower.
     `huge_pages` is for the worker's malloc, see `engines.process`. `flash_attention` None leaves it to the
     backend. `mmap` says how files are read: mapped, or in pieces; the weights are copied either way.
     """
@@ -42,6 +44,7 @@ class LoadSpec(Struct, frozen=True, tag=True):
     built_in_vae: bool = False
     decoder: Decoder = "full"
     zero_cond_t: bool = False
+    tiling: bool = False
     flash_attention: bool | None = None
     diffusion_conv_direct: bool = False
     vae_conv_direct: bool = False
@@ -87,9 +90,10 @@ class SkipLayers(Struct, frozen=True):
 class Generate(Struct, frozen=True, tag=True):
     """One request, complete. Sizes are pixels, aligned to what the model family needs.
 
-    `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. Image i uses
-    seed `seed + i`. `preview_steps` names the denoising steps after which a preview is wanted (empty: after
-    every step, at most one each `preview_interval` seconds).
+    `n` images are wanted, and those before number `first` are there already. Image i uses seed `seed + i`.
+    `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. `preview_steps` names
+    the denoising steps after which a preview is wanted (empty: after every step, at most one each
+    `preview_interval` seconds).
     """
 
     prompt: str
@@ -122,6 +126,7 @@ class Generate(Struct, frozen=True, tag=True):
     preview: PreviewMode
     preview_steps: tuple[int, ...]
     preview_interval: float
+    first: int = 0
 
     @property
     def decoded(self) -> tuple[int, int]:
@@ -155,7 +160,14 @@ class Upscale(Struct, frozen=True, tag=True):
     threads: int
 
 
-Task: TypeAlias = Generate | Upscale
+class Read(Struct, frozen=True, tag=True):
+    """Read the text in a picture of at most `max_pixels`; `file` is as it was sent, not decoded yet."""
+
+    file: bytes
+    max_pixels: int
+
+
+Task: TypeAlias = Generate | Upscale | Read
 """What an engine can be asked to do."""
 
 

@@ -84,6 +84,20 @@ class Made(Struct, frozen=True, tag=True):
     timings: Timings = Timings()
 
 
+class TextLine(Struct, frozen=True):
+    """One line of text; `box` is its corners in pixels from the top left one clockwise, `score` 0 to 1."""
+
+    text: str
+    score: float
+    box: tuple[tuple[float, float], ...]
+
+
+class TextFound(Struct, frozen=True, tag=True):
+    """All text of a picture, from top to bottom."""
+
+    lines: tuple[TextLine, ...]
+
+
 class Notice(Struct, frozen=True, tag=True):
     """Something the user should know although the generation goes on, e.g. a retry with VAE tiling."""
 
@@ -93,7 +107,9 @@ class Notice(Struct, frozen=True, tag=True):
 class Failed(Struct, frozen=True, tag=True):
     """The engine gave up on the command it was running; the worker itself is still alive."""
 
-    code: Literal["model_load_failed", "generation_failed", "insufficient_memory"]
+    code: Literal[
+        "model_load_failed", "generation_failed", "reading_failed", "invalid_image", "insufficient_memory"
+    ]
     message: str
 
 
@@ -101,4 +117,6 @@ class Done(Struct, frozen=True, tag=True):
     """The command is finished; nothing more comes until the next one."""
 
 
-EngineEvent: TypeAlias = Loading | Loaded | PhaseChanged | Progress | Preview | Made | Notice | Failed | Done
+EngineEvent: TypeAlias = (
+    Loading | Loaded | PhaseChanged | Progress | Preview | Made | TextFound | Notice | Failed | Done
+)

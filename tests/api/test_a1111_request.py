@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gguf_imagegen.api.dialects.a1111 import request as a1111
+from gguf_imagegen.api.dialects.a1111.inputs import input_images
 from gguf_imagegen.api.dialects.a1111.names import (
     SAMPLERS,
     SCHEDULES,
@@ -20,7 +21,7 @@ from gguf_imagegen.api.dialects.a1111.names import (
     schedule_of,
     take_loras,
 )
-from gguf_imagegen.api.dialects.a1111.request import Translated, input_images, translate
+from gguf_imagegen.api.dialects.a1111.request import SAME, A1111Request, Translated, translate
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures import masks
 from gguf_imagegen.planning.request import parse_request
@@ -106,8 +107,8 @@ def test_scheduler_names(name: str, schedule: str | None) -> None:
     ("name", "words"),
     [
         ("Euler b", "did you mean 'Euler a'"),
-        ("UniPC", "Valid: Euler a"),
-        ("DPM++ 2M SDE", "did you mean 'DPM++ 2M'"),
+        ("Best", "Valid: Euler a"),
+        ("DPM++ 2N", "did you mean 'DPM++ 2M'"),
     ],
 )
 def test_unknown_samplers_are_refused(name: str, words: str) -> None:
@@ -116,6 +117,58 @@ def test_unknown_samplers_are_refused(name: str, words: str) -> None:
         sampler_of(name)
     assert words in caught.value.message
     assert caught.value.param == "sampler_name"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("DPM++ SDE", ("dpm++2s_a", None)),
+        ("DPM++ SDE Karras", ("dpm++2s_a", "karras")),
+        ("DPM++ 2M SDE Exponential", ("dpm++2m", "exponential")),
+        ("DPM++ 2M SDE Heun", ("dpm++2m", None)),
+        ("DPM++ 3M SDE", ("dpm++2m", None)),
+        ("UniPC", ("dpm++2m", None)),
+        ("LMS Karras", ("ipndm", "karras")),
+        ("PLMS", ("ipndm", None)),
+        ("Restart", ("heun", None)),
+        ("DPM2 a", ("dpm2", None)),
+        ("euler_ancestral", ("euler_a", None)),
+    ],
+)
+def test_solvers_that_are_not_here(name: str, nearest: tuple[str, str | None]) -> None:
+    """The nearest one draws, and the answer says so."""
+    assert sampler_of(name) == nearest
+    (warning,) = told(sampler_name=name).warnings
+    assert warning.startswith(f"sampler_name: {name!r} is not known here; ")
+
+
+def test_the_models_own_sampler() -> None:
+    """Of the two names for it, A1111's own is what every client sends."""
+    assert told(sampler_name="Default").fields == told(sampler_name="Automatic").fields
+    assert told(sampler_name="Default").warnings == ["sampler_name: 'Default' means the model's own"]
+    assert told(sampler_name="Automatic", scheduler="Automatic").warnings == []
+
+
+EMPTY: list[Any] = [None, "", [], {}]
+
+
+@pytest.mark.parametrize("nothing", EMPTY, ids=repr)
+def test_nothing_is_not_something(nothing: Any) -> None:
+    """A key without a value is a key not said, whatever the type of its field."""
+    for key in A1111Request.model_fields.keys() | set(SAME):
+        result = translate({"prompt": "a cat", key: nothing}, img2img=False, loras=())
+        assert result.warnings == []
+        parse_request(result.fields)
+
+
+def test_zero_is_not_said() -> None:
+    """Of how many and how large; of a scale up to 1 no second pass is made."""
+    zero: dict[str, Any] = dict.fromkeys(("steps", "width", "height", "batch_size", "n_iter"), 0)
+    request, _ = parse_request(told(**zero).fields)
+    assert (request.steps, request.width, request.height, request.n) == (None, None, None, 1)
+    for scale in (0, 0.5, 1, 1.0):
+        assert parse_request(told(enable_hr=True, hr_scale=scale).fields)[0].hires is None
+    assert parse_request(told(enable_hr=True, hr_scale=1, hr_resize_x=128).fields)[0].hires is not None
 
 
 @pytest.mark.parametrize("name", ["Polyexponential", "Karras Exponential", "Turbo", "DDIM"])
@@ -263,7 +316,7 @@ def test_single_keys(data: dict[str, Any], fields: dict[str, Any]) -> None:
         ),
         (
             {"hr_resize_y": 256, "width": 256, "height": 128, "hr_upscaler": ""},
-            {"width": 512, "height": 256, "denoising_strength": 0.75, "upscaler": "latent"},
+            {"width": 512, "height": 256, "denoising_strength": 0.75, "upscaler": "Latent"},
         ),
     ],
 )
@@ -292,8 +345,6 @@ def test_references_make_an_edit() -> None:
     ("data", "words"),
     [
         ({"restore_faces": True}, "'restore_faces'"),
-        ({"tiling": True}, "'tiling'"),
-        ({"styles": ["anime"]}, "'styles'"),
         ({"subseed_strength": 0.5}, "'subseed_strength'"),
         ({"enable_hr": True, "hr_prompt": "more"}, "'hr_prompt'"),
         ({"alwayson_scripts": {"ControlNet": {"args": []}}}, "'ControlNet'"),
@@ -306,22 +357,24 @@ def test_what_has_no_effect_is_said(data: dict[str, Any], words: str) -> None:
     assert words in warning
 
 
-def test_what_has_no_effect_on_masks() -> None:
-    """Said only where there is a mask; the original under it is what this engine starts from."""
+def test_what_counts_on_masks() -> None:
+    """Only where there is a mask; what is not said leaves the border hard and the original under the mask."""
     mask = data_url(png(noise()))
-    keys = {"mask_blur": 4, "inpaint_full_res": True, "inpainting_fill": 0}
-    warnings = told(img2img=True, mask=mask, **keys).warnings
-    assert [key in warning for key, warning in zip(keys, warnings, strict=True)] == [True] * 3
-    assert told(img2img=True, **keys).warnings == []
-    assert (
-        told(img2img=True, mask=mask, mask_blur=0, inpaint_full_res=False, inpainting_fill=1).warnings == []
-    )
+    keys = {"mask_blur": 4, "inpaint_full_res": True, "inpaint_full_res_padding": 8, "inpainting_fill": 0}
+    fields = told(img2img=True, mask=mask, **keys).fields
+    names = ("mask_blur", "only_masked", "only_masked_padding", "mask_fill")
+    assert [fields[name] for name in names] == [4, True, 8, "fill"]
+    assert not told(img2img=True, **keys).fields.keys() & set(names)
+    fields = told(img2img=True, mask=mask).fields
+    assert [fields[name] for name in names] == [0, False, 0, "original"]
+    (warning,) = told(img2img=True, mask=mask, inpainting_fill=2).warnings
+    assert "takes no latents" in warning
 
 
 @pytest.mark.parametrize(
     ("data", "param"),
     [
-        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": -1}, "batch_size"),
         ({"batch_size": "many"}, "batch_size"),
         ({"n_iter": -1}, "n_iter"),
         ({"prompt": 7}, "prompt"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,12 @@ import pytest_asyncio
 from openai import AsyncOpenAI
 
 from tests.api.client import GENERATIONS, SMALL, data_url, job_in_state, noise, picture, png, read_stream
-from tests.api.recipes import ours, python, shell, write_catalog
+from tests.api.recipes import ours, python, shell
 from tests.conftest import App, RunningApp, ServerProcess
 from tests.fake_engines import CrashesAtStep, QuickEngine, SlowEngine
 
 CHAT = "/v1/chat/completions"
 ASKED = [{"role": "user", "content": "A beautiful landscape painting"}]
-
-
-@pytest.fixture(scope="module")
-def served(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A real server on the tiny model."""
-    catalog = write_catalog(tmp_path_factory.mktemp("catalog"))
-    process = ServerProcess(model_dir, "--catalog", str(catalog), "--grace", "1")
-    process.wait_until_ready()
-    yield process
-    process.stop()
-
-
-@pytest_asyncio.fixture
-async def quick(running: RunningApp, tmp_path: Path) -> AsyncIterator[App]:
-    """The same server without the work, for recipes of 50 steps at 1024x1024."""
-    async with running(catalog=write_catalog(tmp_path), engine=QuickEngine) as app:
-        yield app
 
 
 @pytest_asyncio.fixture
@@ -214,7 +197,7 @@ async def test_recipes_write_their_picture(
 async def test_answer_has_vllm_omnis_shape(served: ServerProcess, session: aiohttp.ClientSession) -> None:
     """The content is a list of pictures; beside vLLM-Omni's fields it says how each was made."""
     body = {"messages": ASKED, "size": "64x64", "num_outputs_per_prompt": 2, "seed": 7, "temperature": 0.2}
-    async with session.post(served.url + CHAT, json=body) as answer:
+    async with session.post(f"{served.url}{CHAT}?content=parts", json=body) as answer:
         made = await answer.json()
         assert answer.headers["X-Job-Id"].startswith("job_")
     assert made["id"].startswith("chatcmpl-")
@@ -285,7 +268,8 @@ async def test_image_parts_are_edited(
 async def test_stream_through_the_client(client: AsyncOpenAI) -> None:
     """Role, one chunk a picture, stop, usage: nothing else, and the same pictures as without a stream."""
     extra = {"size": "64x64", "steps": 3, "seed": 3, "num_outputs_per_prompt": 2}
-    asked: Any = {"model": "tiny-random", "messages": ASKED, "extra_body": extra}
+    parts = {"content": "parts"}
+    asked: Any = {"model": "tiny-random", "messages": ASKED, "extra_body": extra, "extra_query": parts}
     waited = await client.chat.completions.create(**asked)
     stream = await client.chat.completions.create(
         **asked, stream=True, stream_options={"include_usage": True}
@@ -302,6 +286,22 @@ async def test_stream_through_the_client(client: AsyncOpenAI) -> None:
     assert usage.usage.total_tokens == 0
     assert {chunk.object for chunk in chunks} == {"chat.completion.chunk"}
     assert len({chunk.id for chunk in chunks}) == 1
+
+
+async def test_pictures_are_beside_the_words(client: AsyncOpenAI) -> None:
+    """OpenRouter's shape, waited for and streamed: a line of text, and `images` has the pictures."""
+    extra = {"size": "64x64", "steps": 2, "seed": 7, "modalities": ["image", "text"]}
+    asked: Any = {"model": "tiny-random", "messages": ASKED, "extra_body": extra}
+    waited = await client.chat.completions.create(**asked)
+    message: Any = waited.choices[0].message
+    assert message.content == "A picture of 64x64, seed 7."
+    (image,) = message.images
+    assert (image["type"], image["index"]) == ("image_url", 0)
+    assert picture(image["image_url"]["url"].partition(",")[2]).size == (64, 64)
+    chunks = [chunk async for chunk in await client.chat.completions.create(**asked, stream=True)]
+    deltas: list[Any] = [chunk.choices[0].delta for chunk in chunks]
+    assert "".join(delta.content or "" for delta in deltas) == message.content
+    assert [each for delta in deltas for each in getattr(delta, "images", [])] == [image]
 
 
 async def test_stream_tells_progress_in_comments(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import aiohttp
 import numpy as np
 import openai
 import pytest
-import pytest_asyncio
 from PIL import Image
 from xinference_client import RESTfulClient
 
@@ -30,26 +29,9 @@ from tests.api.client import (
     png,
     read_stream,
 )
-from tests.api.recipes import ours, python, shell, write_catalog
+from tests.api.recipes import ours, python, shell
 from tests.conftest import App, RunningApp, ServerProcess
 from tests.fake_engines import NeverLoads, QuickEngine, SlowEngine
-
-
-@pytest.fixture(scope="module")
-def served(model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A real server on the tiny model."""
-    catalog = write_catalog(tmp_path_factory.mktemp("catalog"))
-    process = ServerProcess(model_dir, "--catalog", str(catalog), "--grace", "1")
-    process.wait_until_ready()
-    yield process
-    process.stop()
-
-
-@pytest_asyncio.fixture
-async def quick(running: RunningApp, tmp_path: Path) -> AsyncIterator[App]:
-    """The same server without the work, for recipes whose pictures would take the tiny model a minute."""
-    async with running(catalog=write_catalog(tmp_path), engine=QuickEngine) as app:
-        yield app
 
 
 @pytest.fixture
@@ -168,7 +150,7 @@ async def test_ovms_extra_fields(served: ServerProcess, session: aiohttp.ClientS
         (4, 1, 2.5),
         (5, 1, 2.5),
     ]
-    assert [warning.split("'")[1] for warning in made["warnings"]] == ["max_sequence_length", "prompt_2"]
+    assert [warning.split(":")[0] for warning in made["warnings"]] == ["max_sequence_length", "prompt_2"]
 
 
 async def test_what_ovms_does_not_support(served: ServerProcess, session: aiohttp.ClientSession) -> None:
@@ -375,7 +357,7 @@ async def test_gpustack_illegal_image(served: ServerProcess, folder: Path) -> No
         == said["error"]
     )
     assert said["error"]["reason"] == "invalid_image"
-    said = json.loads(await shell(edit.replace('size="512x512"', "size=9x9"), folder))
+    said = json.loads(await shell(edit.replace('size="512x512"', "size=9x99"), folder))
     assert (said["error"]["code"], said["error"]["reason"]) == (400, "invalid_size")
     assert said["detail"] == said["error"]["message"]
     for path in ("models/nothing", "nothing", "images/generations"):
@@ -450,9 +432,9 @@ curl --silent -X 'POST' \\
   -H 'Content-Type: application/json' \\
   -d '{
     "model": "<MODEL_UID>",
-    "prompt": "an apple"
+    "prompt": "an apple",
   }'
-"""  # the page has a comma after the last field, which is no JSON and which Xinference refuses too
+"""  # with the page's comma after the last field, which is no JSON and which Xinference itself refuses
 XINFERENCE_PYTHON = """
 import openai
 
@@ -501,7 +483,7 @@ async def test_xinference_variation(served: ServerProcess, folder: Path) -> None
 async def test_xinference_inpainting(served: ServerProcess, folder: Path) -> None:
     """The form of `inpainting`: white is repainted, the rest kept, and the answer is a URL."""
     (item,) = json.loads(await shell(ours(XINFERENCE_INPAINTING, served.url), folder))["data"]
-    assert "b64_json" not in item
+    assert item["b64_json"] is None
     await shell(f"curl --silent --output painted.png {item['url']}", folder)
     before, after = (np.asarray(saved(folder / name)) for name in ("image.png", "painted.png"))
     assert np.array_equal(after[:, 32:], before[:, 32:])
@@ -522,7 +504,7 @@ async def test_kwargs_on_every_route(
         async with session.post(f"{served.url}/v1/images/{route}", json=body) as answer:
             made = await answer.json()
         (item,) = made["data"]
-        assert (item["seed"], item["steps"], "url" in item, "b64_json" in item) == (6, 2, True, False)
+        assert (item["seed"], item["steps"], bool(item["url"]), item["b64_json"]) == (6, 2, True, None)
 
 
 @pytest.mark.parametrize("kwargs", ["{", "[]", "1", '"x"'])
@@ -551,14 +533,6 @@ async def test_xinference_terminates(
         await asyncio.to_thread(client.terminate_model, "no-such")
     async with session.post(server.url + GENERATIONS, json=SMALL) as answer:
         assert answer.status == 200, await answer.text()
-
-
-async def test_ocr_is_refused(served: ServerProcess, folder: Path) -> None:
-    """OCR is an unsupported operation, told in words."""
-    out = await shell(f"curl --silent {served.url}/v1/images/ocr -F model=x -F image=@image.png", folder)
-    said = json.loads(out)
-    assert said["error"]["code"] == "unsupported_operation"
-    assert "OCR" in said["detail"]
 
 
 async def test_progress_and_abort_by_the_clients_request_id(running: RunningApp) -> None:

@@ -11,20 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguf_imagegen.api.openapi.schemas import names_of
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
+from gguf_imagegen.planning.form import from_form
 from gguf_imagegen.planning.request import (
     NULL_ENCODER,
-    WITHOUT_EFFECT,
     HiresRequest,
     ImageRequest,
     LoraRequest,
     StreamOptions,
-    from_form,
     parse_request,
 )
+from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT
 
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 Parts = list[tuple[str, str | bytes]]
 UPLOADS = ("image", "mask", "control")
+NAMES = {"sampler": ABILITIES.samplers, "schedule": ABILITIES.schedules}
 OBJECTS = {"lora": LoraRequest, "hires": HiresRequest, "stream_options": StreamOptions}
 TEXT = st.text(min_size=1, max_size=20)
 """An empty part is a field not said, but for prompts."""
@@ -135,8 +137,12 @@ def twins(draw: Draw) -> tuple[dict[str, Any], Parts]:
             body[name], more = upload(draw, name, several=field == "image")
         elif field in OBJECTS:
             body[name], more = structured(draw, field, name)
+        elif field == "lora_alphas":
+            body[name] = draw(st.dictionaries(TEXT, st.floats(-10, 10), max_size=4))
+            more = [(name, json.dumps(body[name]))]
         else:
-            body[name] = draw(values(SCHEMAS[field]))
+            named = st.sampled_from(NAMES[field]) if field in NAMES else values(SCHEMAS[field])
+            body[name] = draw(named)
             more = [(name, text_of(body[name]))]
         parts += more
     for name in draw(st.sets(st.sampled_from([*sorted(WITHOUT_EFFECT), "nobody_knows"]), max_size=3)):
@@ -154,7 +160,7 @@ def test_a_form_says_what_json_says(pair: tuple[dict[str, Any], Parts]) -> None:
     body, parts = pair
     from_json, json_warnings = parse_request(body)
     from_parts, form_warnings = parse_request(from_form(parts))
-    assert from_parts == from_json
+    assert from_parts.model_dump() == from_json.model_dump()
     assert set(form_warnings) == set(json_warnings)
 
 
@@ -182,6 +188,7 @@ def _sample(field: str) -> Any:
     """A value that is not the default."""
     special = {
         "mask": "eA==", "control": "eA==", "lora": [{"name": "x"}], "stream_options": {"preview": True},
+        "sampler": "heun", "schedule": "karras", "lora_alphas": {"x": 0.5},
         "slg_skip_layers": [3], "seed": 3, "keep_alive": 3, "on_disconnect": "continue",
     }  # fmt: skip
     if field in special:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import gguf
@@ -41,15 +41,6 @@ from tests.hub import HubServer
 
 MB = 1_000_000
 TOKEN, OTHER = "hf_goodTokenOfATest", "hf_otherTokenOfATest"
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A hub that HF_ENDPOINT points at, without any token."""
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        yield server
 
 
 class Puller:

@@ -13,7 +13,7 @@ from gguf_imagegen.catalog.catalog import entry_of_file
 from gguf_imagegen.modelfiles.header import Header, TensorInfo, read_header
 from gguf_imagegen.modelfiles.inspect import DIFFUSION, check_complete, family_of
 from gguf_imagegen.vocabulary.errors import InvalidModelFile, MissingComponent
-from scripts.synthetic import write_synthetic_sd1
+from scripts.bench.synthetic import write_synthetic_sd1
 
 EMBEDDING = "text_encoders.llm.model.embed_tokens.weight"
 TXT_IN = f"{DIFFUSION}txt_in.weight"

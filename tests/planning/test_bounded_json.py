@@ -36,8 +36,12 @@ def test_rubbish_is_told_as_any_parser_tells_it(data: bytes) -> None:
     try:
         expected = json.loads(data.decode())
     except (ValueError, RecursionError):
-        with pytest.raises((ValueError, ImagegenError)):
-            loads(data)
+        notes: list[str] = []
+        try:
+            bounded_json.loads(data, "it", notes=notes)
+        except (ValueError, ImagegenError):
+            return
+        assert notes, "what is no JSON is forgiven with a note"
     else:
         assert loads(data) == expected
 
@@ -126,3 +130,47 @@ def test_no_text_is_taken_for_a_picture() -> None:
     """The names of cut pictures cannot be guessed."""
     value = {"image": PICTURE, "prompt": "0" * 32 + ":0"}
     assert loads(json.dumps(value).encode()) == value
+
+
+# -- what printed examples have -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ('{"a": 1,}', {"a": 1}),
+        ("[1, 2 ,\n ]", [1, 2]),
+        ('{"a": [1,], "b": {"c": ",}",},}', {"a": [1], "b": {"c": ",}"}}),
+        ('// first\n{"a": 1}', {"a": 1}),
+        ('{"a": 1 // the "first", [don\'t\n, "b": "http://c,]"} // end', {"a": 1, "b": "http://c,]"}),
+        ('{"a": "\\\\", // x\n}', {"a": "\\"}),
+        (f'{{"a": "{PICTURE}", // a picture\n}}', {"a": PICTURE}),
+    ],
+)
+def test_commas_and_comments_are_forgiven(text: str, value: Any) -> None:
+    """With one note; what stands inside strings stays as it is."""
+    notes: list[str] = []
+    assert bounded_json.loads(text.encode(), "it", notes=notes) == value
+    assert len(notes) == 1
+    assert notes[0].startswith("it is no strict JSON: ")
+
+
+def test_strict_json_has_no_note() -> None:
+    notes: list[str] = []
+    assert bounded_json.loads(b'{"a": "http://b,]", "c": [1, 2]}', "it", notes=notes)
+    assert notes == []
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"[" + b"//\n" * 100_000 + b"1]", InvalidRequest),
+        (b"[1] //" + b"x" * (2 << 20), PayloadTooLarge),
+        (b"//" + b" " * (2 << 20) + b"\n[1]", PayloadTooLarge),
+        (b"[1," + b"," * 20_000 + b"]", InvalidRequest),
+    ],
+)
+def test_comments_and_commas_are_bounded(data: bytes, kind: type[ImagegenError]) -> None:
+    """They cost what any text costs."""
+    with pytest.raises(kind):
+        loads(data)

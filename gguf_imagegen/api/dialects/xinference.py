@@ -1,4 +1,4 @@
-"""Xinference: inpainting, and a request's progress and end by the name that its client gave it.
+"""Xinference: inpainting, text in pictures, a request's progress and end by its client's name of it.
 
 Its other image routes are OpenAI's. Routes and shapes:
 https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -17,9 +17,11 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only
 from gguf_imagegen.api.dialect import Dialect
+from gguf_imagegen.api.dialects import ocr
 from gguf_imagegen.api.dialects.openai import images_endpoint, respond
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, PICTURE_TEXT, READING, Param, endpoint
+from gguf_imagegen.api.reply import Answer, reply
 from gguf_imagegen.api.submit import named_job
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
@@ -47,8 +49,14 @@ class LaunchRequest(BaseModel):
     quantization: str | None = None
 
 
+class LaunchAnswer(Answer):
+    """`model_uid` is the name by which requests ask for it."""
+
+    model_uid: str
+
+
 @endpoint(
-    answers.LaunchAnswer,
+    LaunchAnswer,
     request=LaunchRequest,
     required=("model_name",),
     errors=(
@@ -56,7 +64,7 @@ class LaunchRequest(BaseModel):
         ServerBusy,
     ),
     params=(Param("wait_ready", "query", {"type": "boolean"}, "answer when it is loaded"),),
-    example={"model_name": "sd-turbo", "model_type": "image"},
+    example={"model_name": "glyph-128", "model_type": "image"},
 )  # fmt: skip
 @admins_only
 async def launch(request: web.Request) -> web.Response:
@@ -70,7 +78,7 @@ async def launch(request: web.Request) -> web.Response:
     service.scheduler.want(entry)
     if request.query.get("wait_ready", "true").lower() != "false":
         await _until_loaded(service, entry)
-    return web.json_response({"model_uid": name})
+    return reply(LaunchAnswer, {"model_uid": name})
 
 
 async def _until_loaded(service: Service, entry: Entry) -> None:
@@ -91,7 +99,7 @@ async def registrations(request: web.Request) -> web.Response:
     listed = catalog.entries if request.match_info["type"] == "image" else []
     detailed = request.query.get("detailed", "").lower() == "true"
     data = await asyncio.to_thread(lambda: [_registration(catalog, entry, detailed) for entry in listed])
-    return web.json_response(data)
+    return reply(answers.ObjectList, data)
 
 
 @endpoint(errors=(ModelNotFound,))
@@ -103,7 +111,7 @@ async def registration(request: web.Request) -> web.Response:
             f"there is no {request.match_info['type'][:40]} model {name[:100]!r}", param="name"
         )
     entry = catalog.get(name)
-    return web.json_response(await asyncio.to_thread(_registration, catalog, entry, True))
+    return reply(answers.AnyObject, await asyncio.to_thread(_registration, catalog, entry, True))
 
 
 def _registration(catalog: Catalog, entry: Entry, detailed: bool) -> dict[str, Any]:
@@ -135,12 +143,6 @@ async def _with_mask(request: web.Request) -> dict[str, Any]:
     return fields
 
 
-@endpoint(errors=(UnsupportedOperation,), status=0)
-async def ocr(request: web.Request) -> web.StreamResponse:
-    """POST /v1/images/ocr: refused, for no model here reads text."""
-    raise UnsupportedOperation("this server makes pictures and reads no text in them: there is no OCR model")
-
-
 @endpoint(answers.RequestProgress, errors=(InvalidRequest,))
 async def progress(request: web.Request) -> web.Response:
     """GET /v1/requests/{request_id}/progress: 0 to 1, 1 only when the pictures are there."""
@@ -148,19 +150,23 @@ async def progress(request: web.Request) -> web.Response:
     if job is None:
         name = request.match_info["request_id"]
         raise InvalidRequest(f"there is no request {name[:60]!r}, or it has expired", param="request_id")
-    return web.json_response({"progress": round(job.progress / 100, 4)})
+    return reply(answers.RequestProgress, {"progress": round(job.progress / 100, 4)})
 
 
-@endpoint(answers.AbortAnswer, errors=(ModelNotFound,))
+class AbortAnswer(Answer):
+    msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
+
+
+@endpoint(AbortAnswer, errors=(ModelNotFound,))
 async def abort(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/requests/{request_id}/abort: DONE, NO_OP on an ended one, NOT_FOUND."""
     job, model = _job(request), request.app[SERVICE].model(request.match_info["id"])
     if job is None or job.plan.entry.id != model.id:
-        return web.json_response({"msg": "NOT_FOUND"})
+        return reply(AbortAnswer, {"msg": "NOT_FOUND"})
     if job.ended:
-        return web.json_response({"msg": "NO_OP"})
+        return reply(AbortAnswer, {"msg": "NO_OP"})
     await request.app[SERVICE].scheduler.cancel(job)
-    return web.json_response({"msg": "DONE"})
+    return reply(AbortAnswer, {"msg": "DONE"})
 
 
 def _job(request: web.Request) -> Job | None:
@@ -176,7 +182,7 @@ DIALECT = Dialect(
         web.get("/v1/model_registrations/{type}", registrations),
         web.get("/v1/model_registrations/{type}/{name}", registration),
         web.post("/v1/images/inpainting", inpainting),
-        web.post("/v1/images/ocr", ocr),
+        web.post("/v1/images/ocr", ocr.ocr),
         web.get("/v1/requests/{request_id}/progress", progress),
         web.post("/v1/models/{id}/requests/{request_id}/abort", abort),
     ],

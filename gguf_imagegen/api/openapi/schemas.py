@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import AliasChoices, BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from gguf_imagegen.planning.request import WITHOUT_EFFECT, ImageRequest
+from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 

@@ -1,28 +1,22 @@
 """The worker process: `python -m gguf_imagegen.engines.sdcpp.worker`. It may die at any time.
 
-Commands come on stdin and events leave on what was stdout (frames of `gguf_imagegen.engines.wire`); whatever
-native code prints goes to stderr. Three threads: the main one computes, one reads, one writes. It dies with
-its parent: by the end of stdin, and on Linux by a signal of the kernel.
+The main thread computes; commands and events go through `gguf_imagegen.engines.pipes`.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from queue import SimpleQueue
-from typing import BinaryIO, Final
+from typing import Final
 
 from msgspec.structs import replace
 
-from gguf_imagegen.engines import wire
+from gguf_imagegen.engines import pipes, wire
+from gguf_imagegen.engines.pipes import print_line
 from gguf_imagegen.engines.sdcpp.phases import LOG_ERROR, LOG_WARN, PhaseMachine, bare_names, is_out_of_memory
-from gguf_imagegen.machine.processes import become_worker
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Upscale
+from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Read, Upscale
 from gguf_imagegen.vocabulary.events import (
     Done,
     EngineEvent,
@@ -46,13 +40,8 @@ LEFT_OUT: Final = (
 
 
 def main() -> None:
-    messages = _private_stdout()
-    become_worker()
-    commands: SimpleQueue[wire.Command] = SimpleQueue()
-    events: SimpleQueue[EngineEvent] = SimpleQueue()
-    threading.Thread(target=_read_commands, args=(sys.stdin.buffer, commands), daemon=True).start()
-    threading.Thread(target=_write_events, args=(messages, events), daemon=True).start()
-    worker = Worker(events.put)
+    commands, send = pipes.take_over()
+    worker = Worker(send)
     while True:
         worker.run(commands.get())
 
@@ -92,6 +81,8 @@ class Worker:
                     self._generate(command)
                 case Upscale():
                     self._upscale(command)
+                case Read():
+                    raise NotImplementedError("this engine reads no text")
         except NullResult:
             self._send(self._failure(command))
         except Exception as exc:
@@ -107,7 +98,7 @@ class Worker:
         self._send(Loaded(time.monotonic() - began, self._phases.family, self._sdcpp.backend))
 
     def _generate(self, spec: Generate) -> None:
-        index = 0
+        index = spec.first
         while index < spec.n:
             count = spec.n - index if self._shares_text and _is_text_only(spec) else 1
             try:
@@ -160,11 +151,11 @@ class Worker:
         error = bare_names(error, self._paths)
         if PREVIEW_FAILED not in error:
             self._errors.append(error)
-        _print_line(wire.ERROR + error)
+        print_line(wire.ERROR + error)
 
     def _warn(self, warning: str) -> None:
         """The engine goes on without what it could not do; the user is told once."""
-        _print_line(wire.WARN + warning)
+        print_line(wire.WARN + warning)
         notice = Notice(f"The engine says: {warning}.")
         if notice not in self._notices and any(words in warning for words in LEFT_OUT):
             self._notices.append(notice)
@@ -193,7 +184,7 @@ class Worker:
             self._send(Preview(index, step, steps, RawImage(width, height, 3, rgb)))
 
     def on_abort(self, text: str) -> None:
-        _print_line(wire.CRASH + bare_names(text, self._paths))
+        print_line(wire.CRASH + bare_names(text, self._paths))
 
 
 class PreviewPlan:
@@ -244,41 +235,6 @@ def _without_source(line: str) -> str:
     """The engine's "file.cpp:12   - text" without the place in its source."""
     _, separator, text = line.partition(" - ")
     return text if separator else line
-
-
-def _private_stdout() -> int:
-    """A descriptor of the message pipe that nobody prints to; stdout becomes stderr."""
-    messages = os.dup(1)
-    os.dup2(2, 1)
-    return messages
-
-
-def _read_commands(stdin: BinaryIO, commands: SimpleQueue[wire.Command]) -> None:
-    """Until the end of stdin, which ends the process at once, in the middle of whatever it computes."""
-    try:
-        while prefix := stdin.read(wire.PREFIX.size):
-            commands.put(wire.decode_command(stdin.read(wire.decode_prefix(prefix))))
-    except Exception as exc:
-        _print_line(f"{wire.CRASH}unreadable command: {exc}")
-        os._exit(2)
-    os._exit(0)
-
-
-def _write_events(messages: int, events: SimpleQueue[EngineEvent]) -> None:
-    """For ever; without a reader the process has no purpose."""
-    try:
-        while True:
-            frame = memoryview(wire.encode(events.get()))
-            while frame:
-                frame = frame[os.write(messages, frame) :]
-    except Exception as exc:
-        _print_line(f"{wire.CRASH}unwritable event: {exc}")
-        os._exit(3)
-
-
-def _print_line(text: str) -> None:
-    """To stderr, past Python's buffers: the process may be about to abort."""
-    os.write(2, text.replace("\n", " ").encode(errors="replace") + b"\n")
 
 
 if __name__ == "__main__":

@@ -10,32 +10,37 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from gguf_imagegen.api.dialects.a1111.names import sampler_of, schedule_of, take_loras
-from gguf_imagegen.pictures import decode, encode
+from gguf_imagegen.api.dialects.a1111.names import (
+    is_stand_in,
+    sampler_label,
+    sampler_of,
+    schedule_of,
+    take_loras,
+)
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.planning.request import Finite, Text, Upload
-from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
-
-Model = TypeVar("Model", bound=BaseModel)
+from gguf_imagegen.planning.solvers import models_own_note, stand_in_note
+from gguf_imagegen.vocabulary.errors import UnsupportedOperation
 
 SAME = (
     "negative_prompt", "seed", "steps", "cfg_scale", "distilled_cfg_scale", "eta", "width", "height",
 )  # fmt: skip
 """Keys that mean here what they mean there."""
-NO_EFFECT = ("restore_faces", "tiling", "styles", "subseed_strength")
+NO_EFFECT = ("restore_faces", "subseed_strength")
 NO_EFFECT_ON_HIRES = (
     "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt",
 )  # fmt: skip
-NO_EFFECT_ON_MASKS = ("mask_blur", "inpaint_full_res")
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+COUNTS = ("batch_size", "n_iter", "width", "height")
+"""Keys of which 0 says nothing."""
 CROP_AND_RESIZE, RESIZE_AND_FILL = 1, 2
 """Values of `resize_mode`; 0 and 3 stretch."""
-ORIGINAL = 1
-"""The value of `inpainting_fill` that this engine has: start from what is under the mask."""
+FILLS = ("fill", "original", "latent noise", "latent nothing")
+"""By `inpainting_fill`: what the repainted part starts from. The engine takes no latents."""
 
 
 class A1111Request(BaseModel):
@@ -63,7 +68,11 @@ class A1111Request(BaseModel):
     extra_images: list[Upload] = Field([], max_length=16)
     mask: Upload | None = None
     inpainting_mask_invert: int = 0
-    inpainting_fill: int = 0
+    inpainting_fill: int = Field(1, ge=0, le=3)
+    inpaint_full_res: bool = False
+    inpaint_full_res_padding: int = Field(0, ge=0, le=1024)
+    mask_blur: int = Field(0, ge=0, le=64)
+    tiling: bool = False
     resize_mode: int = Field(0, ge=0, le=3)
     lora: list[dict[str, Any]] = []
     script_name: str = ""
@@ -77,6 +86,11 @@ class A1111Request(BaseModel):
 
     def without_files(self) -> A1111Request:
         return self.model_copy(update={"init_images": [], "extra_images": [], "mask": None})
+
+    @property
+    def only_masked(self) -> bool:
+        """Whether the part around the mask alone is drawn, and put back into the image as it is."""
+        return self.inpaint_full_res and self.mask is not None
 
     @property
     def checkpoint(self) -> str:
@@ -94,23 +108,11 @@ class Translated:
     warnings: list[str]
 
 
-def validated(kind: type[Model], data: Mapping[str, Any]) -> Model:
-    """The request in its types; a null or an empty mask is a key not said. Raises InvalidRequest."""
-    said = {key: value for key, value in data.items() if value is not None and (key, value) != ("mask", "")}
-    try:
-        return kind.model_validate(said)
-    except ValidationError as exc:
-        fault = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        param = str(fault["loc"][0]) if fault["loc"] else None
-        raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}", param=param) from exc
-
-
 def translate(
     data: Mapping[str, Any], *, img2img: bool, loras: Collection[str], samplers: Collection[str] = ()
 ) -> Translated:
     """The request in our fields. `loras` are names that tags may use, `samplers` the engine's own."""
-    wanted = validated(A1111Request, data)
+    wanted = validated(A1111Request, data, COUNTS)
     if wanted.script_name not in ("", "None"):
         raise UnsupportedOperation(
             f"script_name: there is no script {wanted.script_name[:60]!r}; this server has none",
@@ -129,20 +131,29 @@ def translate(
         fields["output_format"] = output
     if img2img and wanted.denoising_strength is not None:
         fields["strength"] = wanted.denoising_strength
+    if wanted.tiling:
+        fields["tiling"] = True
+    if img2img and wanted.mask is not None:
+        fields |= _inpainting(wanted)
     if wanted.enable_hr and not img2img:
         fields["hires"] = _hires(wanted)
     operation: Literal["generation", "edit", "variation"] = "generation"
     if img2img or wanted.extra_images:
         operation = "edit" if prompt.strip() else "variation"
-    return Translated(wanted, operation, fields, _without_effect(data, wanted, img2img))
+    warnings = [*_without_effect(data, wanted, img2img), *_other_names(wanted, samplers)]
+    return Translated(wanted, operation, fields, warnings)
 
 
 def _sampling(wanted: A1111Request, samplers: Collection[str]) -> dict[str, str]:
     """A schedule in the sampler's name goes before the scheduler, as in AUTOMATIC1111."""
-    by_index = wanted.sampler_index if isinstance(wanted.sampler_index, str) else ""
-    sampler, schedule = sampler_of(wanted.sampler_name or by_index, samplers)
+    sampler, schedule = sampler_of(_sampler_name(wanted), samplers)
     said = {"sampler": sampler, "schedule": schedule or schedule_of(wanted.scheduler)}
     return {key: value for key, value in said.items() if value is not None}
+
+
+def _sampler_name(wanted: A1111Request) -> str:
+    by_index = wanted.sampler_index if isinstance(wanted.sampler_index, str) else ""
+    return wanted.sampler_name or by_index
 
 
 def _lora(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +161,16 @@ def _lora(item: Mapping[str, Any]) -> dict[str, Any]:
     name = item.get("name", item.get("id", item.get("path")))
     scale = item.get("scale", item.get("weight", item.get("multiplier", 1.0)))
     return {"name": name, "scale": scale}
+
+
+def _inpainting(wanted: A1111Request) -> dict[str, Any]:
+    """How the mask is used; where a part is drawn alone, the image is not brought to the size asked for."""
+    return {
+        "mask_blur": wanted.mask_blur,
+        "mask_fill": "original" if FILLS[wanted.inpainting_fill] == "original" else "fill",
+        "only_masked": wanted.only_masked,
+        "only_masked_padding": wanted.inpaint_full_res_padding,
+    }
 
 
 def _hires(wanted: A1111Request) -> dict[str, Any]:
@@ -180,10 +201,12 @@ def _without_effect(data: Mapping[str, Any], wanted: A1111Request, img2img: bool
             for key in NO_EFFECT_ON_HIRES
             if not str(data.get(key) or "use same").lower().startswith("use same")
         ]
-    if img2img and wanted.mask is not None:
-        keys += [key for key in NO_EFFECT_ON_MASKS if data.get(key)]
-        keys += ["inpainting_fill"] * (wanted.inpainting_fill != ORIGINAL)
     warnings = [f"field {key!r} is accepted but has no effect on this engine" for key in keys]
+    if img2img and wanted.mask is not None and wanted.inpainting_fill > 1:
+        warnings.append(
+            "inpainting_fill: the engine takes no latents;"
+            f" 'fill' was used for {FILLS[wanted.inpainting_fill]!r}"
+        )
     if img2img and wanted.resize_mode == RESIZE_AND_FILL:
         warnings.append("resize_mode: 'resize and fill' is not known here; the image is cropped and resized")
     for name in wanted.alwayson_scripts:
@@ -193,67 +216,10 @@ def _without_effect(data: Mapping[str, Any], wanted: A1111Request, img2img: bool
     return warnings
 
 
-# -- pictures -----------------------------------------------------------------------------------------
-
-
-def input_images(wanted: A1111Request, *, img2img: bool, max_pixels: int) -> dict[str, Any]:
-    """The fields `image` and `mask`. CPU-bound: call it in a thread. Raises InvalidImage.
-
-    Images are flattened onto white and, in the resize modes that do so, stretched to the size asked for. Of a
-    mask with transparency the opaque part counts, of another the white one: that part is repainted.
-    """
-    pictures = [
-        _fitted(data, wanted, max_pixels, "init_images") for data in (wanted.init_images if img2img else [])
-    ]
-    pictures += [(data, None) for data in wanted.extra_images]
-    fields: dict[str, Any] = {"image": [data for data, _ in pictures]} if pictures else {}
-    if img2img and wanted.mask is not None:
-        fields["mask"] = _mask(wanted, pictures[0][1] if pictures else None, max_pixels)
-    return fields
-
-
-def memory_of(wanted: A1111Request, *, img2img: bool, max_pixels: int) -> int:
-    """Bytes that `input_images` takes, by the headers. Raises InvalidImage for a file that cannot be used."""
-    files = [("init_images", data) for data in wanted.init_images]
-    files += [("mask", wanted.mask)] if wanted.mask is not None else []
-    headers = [decode.inspect(data, max_pixels=max_pixels, param=param) for param, data in files if img2img]
-    return max((2 * header.memory for header in headers), default=0)
-
-
-def _fitted(
-    data: bytes, wanted: A1111Request, max_pixels: int, param: str
-) -> tuple[bytes, decode.Size | None]:
-    """The file, made anew only if something changes, and its size."""
-    header = decode.inspect(data, max_pixels=max_pixels, param=param)
-    size = _stretched(wanted, header.size, max_pixels)
-    if size == header.size and not header.may_be_transparent:
-        return data, header.size
-    enough = size if size != header.size else None
-    picture = decode.decode(data, max_pixels=max_pixels, param=param, enough=enough)
-    if size == header.size and not decode.has_transparency(picture):
-        return data, header.size
-    changed = decode.flatten(picture)
-    return _png(changed if enough is None else changed.resize(size, Image.Resampling.LANCZOS)), size
-
-
-def _stretched(wanted: A1111Request, size: decode.Size, max_pixels: int) -> decode.Size:
-    """The size to which an image of this size is brought before anything else; the same for most."""
-    if not (wanted.width and wanted.height) or wanted.resize_mode in (CROP_AND_RESIZE, RESIZE_AND_FILL):
-        return size
-    same_aspect = size[0] * wanted.height == size[1] * wanted.width
-    return size if same_aspect or wanted.width * wanted.height > max_pixels else (wanted.width, wanted.height)
-
-
-def _mask(wanted: A1111Request, size: decode.Size | None, max_pixels: int) -> bytes:
-    """A grey file in which white is repainted, of the image's size."""
-    picture = decode.decode(wanted.mask or b"", max_pixels=max_pixels, param="mask", enough=size)
-    grey = picture.getchannel("A") if decode.has_transparency(picture) else picture.convert("L")
-    if wanted.inpainting_mask_invert:
-        grey = grey.point([255 - value for value in range(256)])
-    if size is not None and grey.size != size:
-        grey = grey.resize(size, Image.Resampling.BOX)
-    return _png(grey.convert("RGB"))
-
-
-def _png(picture: Image.Image) -> bytes:
-    return encode.encode_picture(picture, format="png")
+def _other_names(wanted: A1111Request, samplers: Collection[str]) -> list[str]:
+    """What became of a sampler that is not here."""
+    name = _sampler_name(wanted)
+    sampler, _ = sampler_of(name, samplers)
+    if sampler is not None and sampler != name.lower() and is_stand_in(name):
+        return [stand_in_note("sampler_name", name, sampler_label(sampler))]
+    return [models_own_note("sampler_name", name)] if name.strip().lower() == "default" else []

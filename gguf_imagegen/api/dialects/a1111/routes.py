@@ -8,8 +8,8 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.dialect import Dialect
-from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures, progress
-from gguf_imagegen.api.dialects.a1111.request import NO_EFFECT, NO_EFFECT_ON_HIRES, NO_EFFECT_ON_MASKS, SAME
+from gguf_imagegen.api.dialects.a1111 import controlnet, extras, lists, pictures, progress, styles
+from gguf_imagegen.api.dialects.a1111.request import NO_EFFECT, NO_EFFECT_ON_HIRES, SAME
 from gguf_imagegen.api.openapi.schemas import Schema, without_effect
 
 BASE = "/sdapi/v1/"
@@ -32,7 +32,7 @@ GET: Mapping[str, Handler] = {
     "sd-modules": lists.nothing,
     "hypernetworks": lists.nothing,
     "face-restorers": lists.nothing,
-    "prompt-styles": lists.nothing,
+    "prompt-styles": styles.prompt_styles,
     "realesrgan-models": lists.nothing,
 }
 POST: Mapping[str, Handler] = {
@@ -55,6 +55,9 @@ ROUTES = [
     *(web.get(BASE + name, handler) for name, handler in GET.items()),
     *(web.post(BASE + name, handler) for name, handler in POST.items()),
     web.post("/internal/progress", progress.internal_progress),
+    web.get("/controlnet/version", controlnet.version),
+    web.get("/controlnet/model_list", controlnet.model_list),
+    web.get("/controlnet/module_list", controlnet.module_list),
 ]
 
 
@@ -62,14 +65,14 @@ def _describe(schemas: dict[str, Schema]) -> None:
     """Keys that are the same in an image request, and those without effect."""
     own, image = schemas["A1111Request"]["properties"], schemas["ImageRequest"]["properties"]
     own |= {name: image[name] for name in SAME if name not in own}
-    own |= without_effect({*NO_EFFECT, *NO_EFFECT_ON_HIRES, *NO_EFFECT_ON_MASKS} - own.keys())
+    own |= without_effect({*NO_EFFECT, *NO_EFFECT_ON_HIRES} - own.keys())
 
 
 DIALECT = Dialect(
     "a1111",
     "AUTOMATIC1111",
     ROUTES,
-    roots=("/sdapi/", "/internal/"),
+    roots=("/sdapi/", "/internal/", "/controlnet/"),
     auth=("bearer", "azure", "basic"),
     describe=_describe,
 )
