@@ -138,6 +138,20 @@ async def test_a_header_without_end_is_given_up(start: Start, tmp_path: Path) ->
     assert sum(int(last) - int(first) + 1 for first, last in ends) <= MOST_BYTES
 
 
+async def test_a_server_that_refuses_every_range(start: Start, model_dir: Path) -> None:
+    """One that answers 416 and names the size is asked for the file."""
+    path, asked = model_dir / "tiny-random.gguf", list[str | None]()
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers.get("Range"))
+        if asked[-1]:
+            return web.Response(status=416, headers={"Content-Range": f"bytes */{path.stat().st_size}"})
+        return web.FileResponse(path)
+
+    assert await read(f"{await start(handle)}/tiny-random.gguf") == read_header(path)
+    assert asked == [f"bytes=0-{FIRST_WINDOW - 1}", None]
+
+
 def ignorant(path: Path, sent: list[int]) -> Handler:
     """A server that sends the whole of a file whatever it is asked for, and counts what it could send."""
 
