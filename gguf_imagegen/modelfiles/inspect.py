@@ -82,6 +82,38 @@ def _width(header: Header, names: Mapping[str, str], name: str) -> int | None:
     return tensor.shape[-1] if tensor and tensor.shape else None
 
 
+_CONTEXTS = ("txt_in.weight", "cap_embedder.1.weight")
+
+
+def context_width(header: Header) -> int | None:
+    """How wide a diffusion model wants what its text encoder gives; None where its tensors do not say."""
+    names = _full_names(header)
+    widths = (_width(header, names, DIFFUSION + name) for name in _CONTEXTS)
+    return next((width for width in widths if width), None)
+
+
+def latent_channels(header: Header) -> int | None:
+    """Channels of the latents that a VAE or TAESD decodes."""
+    for name in (
+        "decoder.conv_in.weight",
+        "decoder.layers.0.weight",
+        "decoder.layers.1.weight",
+        "decoder.1.weight",
+    ):
+        found = next((t for key, t in header.tensors.items() if key.endswith(name)), None)
+        if found is not None and len(found.shape) > 1:
+            return found.shape[1]
+    return None
+
+
+def embedding_width(header: Header) -> int | None:
+    """How wide a language model is."""
+    found = (
+        t for name, t in header.tensors.items() if name.endswith(("token_embd.weight", "embed_tokens.weight"))
+    )
+    return next((tensor.shape[-1] for tensor in found if tensor.shape), None)
+
+
 def _unet_kind(header: Header, names: Mapping[str, str]) -> str:
     if any(f"{DIFFUSION}input_blocks.8.0.time_mixer.mix_factor" in name for name in names):
         return "svd"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol, get_args
 
@@ -19,6 +19,7 @@ from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
 from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
 from gguf_imagegen.engines.sdcpp.build import default_backend, devices
 from gguf_imagegen.engines.sdcpp.embeddings import EmbeddingSlots
+from gguf_imagegen.engines.sdcpp.paths import path_fields
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import (
     Generate,
@@ -26,7 +27,6 @@ from gguf_imagegen.vocabulary.engine import (
     LoadSpec,
     Lora,
     PreviewMode,
-    Role,
     SkipLayers,
     StepCache,
 )
@@ -37,20 +37,6 @@ RNGS: Final = ("std_default", "cuda", "cpu")
 CANNY: Final = (0.08, 0.08, 0.8, 1.0, False)
 """Thresholds, grey of weak and strong edges, and whether to invert, as in sd.cpp's command."""
 LORA_MODES: Final = ("auto", "immediately", "at_runtime")
-PATH_FIELDS: Final[Mapping[Role, str]] = {
-    "model": "model_path",
-    "diffusion": "diffusion_model_path",
-    "clip_l": "clip_l_path",
-    "clip_g": "clip_g_path",
-    "clip_vision": "clip_vision_path",
-    "t5xxl": "t5xxl_path",
-    "llm": "llm_path",
-    "llm_vision": "llm_vision_path",
-    "vae": "vae_path",
-    "taesd": "taesd_path",
-    "control_net": "control_net_path",
-}
-
 AbortCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 _KEPT: Final[list[object]] = []  # the library keeps its callbacks for ever, so the closures must live as long
 
@@ -168,9 +154,8 @@ def context_params(model: LoadSpec, backend: str) -> Any:
     flash_attention = model.uses_flash_attention(backend)
     params = low.sd_ctx_params_t()
     low._lib.sd_ctx_params_init(ctypes.byref(params))
-    for role, name in PATH_FIELDS.items():
-        if path := model.files.get(role):
-            setattr(params, name, str(path).encode())
+    for name, path in path_fields(model.files).items():
+        setattr(params, name, str(path).encode())
     params.circular_x = params.circular_y = model.tiling
     params.n_threads = model.threads
     params.vae_decode_only = False
