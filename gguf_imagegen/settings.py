@@ -111,6 +111,8 @@ class Settings(BaseSettings):
         (), description="NAME=FILE or NAME=@A:0.5+@B:0.4 of LoRAs that a request may name as its model"
     )
     upscaler_dir: Path | None = Field(None, description="folder of ESRGAN files that requests may name")
+    control_dir: Path | None = Field(None, description="folder of ControlNets that requests may name")
+    embedding_dir: Path | None = Field(None, description="folder of textual inversions that prompts may name")
 
     styles: Path | None = Field(None, description="CSV file of prompt styles, as AUTOMATIC1111 has it")
 
@@ -302,6 +304,8 @@ class Settings(BaseSettings):
         "catalog",
         "lora_dir",
         "upscaler_dir",
+        "control_dir",
+        "embedding_dir",
         "styles",
         "state_dir",
         "output_dir",

@@ -202,6 +202,10 @@ class Entry(Strict):
         sources = {role: source for role, source in self.sources.items() if role not in roles}
         return self.model_copy(update={"files": files, "sources": sources})
 
+    def serves(self, other: Entry) -> bool:
+        """Whether who has loaded this model has the other one too: a ControlNet can be left unused."""
+        return other in (self, self.without("control_net"))
+
     @property
     def name(self) -> str:
         """The id with the quantisation, as `pull` takes it."""

@@ -82,7 +82,7 @@ def mcp(
 
 
 @command("generate")
-@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "memory_check", "lora_dir", "tuning")
+@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "memory_check", "lora_dir", "embedding_dir", "tuning")
 def generate(
     settings: Settings,
     prompt: Annotated[str, typer.Argument(help="what the picture shows; <lora:NAME:WEIGHT> applies a LoRA")],

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol, get_args
 
 import stable_diffusion_cpp.stable_diffusion_cpp as low
@@ -16,6 +18,7 @@ import stable_diffusion_cpp.stable_diffusion_cpp as low
 from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
 from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
 from gguf_imagegen.engines.sdcpp.build import default_backend, devices
+from gguf_imagegen.engines.sdcpp.embeddings import EmbeddingSlots
 from gguf_imagegen.engines.sdcpp.paths import path_fields
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import (
@@ -31,7 +34,10 @@ from gguf_imagegen.vocabulary.engine import (
 PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
 STEP_CACHES: Final[tuple[StepCache, ...]] = get_args(StepCache)
 RNGS: Final = ("std_default", "cuda", "cpu")
+CANNY: Final = (0.08, 0.08, 0.8, 1.0, False)
+"""Thresholds, grey of weak and strong edges, and whether to invert, as in sd.cpp's command."""
 LORA_MODES: Final = ("auto", "immediately", "at_runtime")
+
 AbortCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 _KEPT: Final[list[object]] = []  # the library keeps its callbacks for ever, so the closures must live as long
 
@@ -52,8 +58,10 @@ class Handler(Protocol):
 class SdCpp:
     """The library with its one context. One per process; one call at a time."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, scratch: Path) -> None:
         self._handler = handler
+        self._scratch = scratch
+        self._slots = EmbeddingSlots(scratch)
         self._context: Any = None
         self._preview_mode = 0
         self._on_preview = _preview_closure(handler)
@@ -62,7 +70,10 @@ class SdCpp:
     def load(self, model: LoadSpec) -> bool:
         """Load `model` in place of what was loaded before; False if that fails, for which see the log."""
         self.unload()
-        context = low.new_sd_ctx(ctypes.byref(context_params(model, self.backend)))
+        params, self._slots = context_params(model, self.backend), EmbeddingSlots(self._scratch)
+        if model.embeddings:
+            _set_embeddings(params, self._slots.every)
+        context = low.new_sd_ctx(ctypes.byref(params))
         if not context:  # a NULL pointer object, not None
             return False
         self._context = context
@@ -77,6 +88,10 @@ class SdCpp:
         """Width, height and RGB of `count` images; image i has seed `spec.seed + i`. None if that fails."""
         if self._context is None:
             raise RuntimeError("no model is loaded")
+        with self._slots.filled(spec) as filled:
+            return self._generate(filled, index, count)
+
+    def _generate(self, spec: Generate, index: int, count: int) -> list[tuple[int, int, bytes]] | None:
         params, _kept = generation_params(spec, index, count)
         if spec.schedule == "default":
             method = params.sample_params.sample_method
@@ -163,6 +178,13 @@ def context_params(model: LoadSpec, backend: str) -> Any:
     return params
 
 
+def _set_embeddings(params: Any, files: Sequence[tuple[str, Path]]) -> None:
+    array = (low.sd_embedding_t * len(files))(
+        *(low.sd_embedding_t(name=name.encode(), path=str(path).encode()) for name, path in files)
+    )
+    params.embeddings, params.embedding_count = array, len(files)  # a pointer keeps its array
+
+
 def generation_params(spec: Generate, index: int, count: int) -> tuple[Any, list[object]]:
     """The `sd_img_gen_params_t` of images from `index` on, and what must stay alive as long as it is used."""
     params = low.sd_img_gen_params_t()
@@ -184,6 +206,8 @@ def generation_params(spec: Generate, index: int, count: int) -> tuple[Any, list
     set_image(params.init_image, spec.init_image, kept)
     set_image(params.mask_image, spec.mask, kept)
     set_image(params.control_image, spec.control_image, kept)
+    if spec.control_image is not None and spec.control_canny:
+        low.preprocess_canny(params.control_image, *CANNY)  # in place
     _set_references(params, spec.ref_images, kept)
     _set_loras(params, spec.loras, kept)
     _set_hires(params.hires, spec.hires)
