@@ -15,7 +15,7 @@ from gguf_imagegen.catalog.entry import Entry, Source
 from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
 from gguf_imagegen.machine import locks
 from gguf_imagegen.vocabulary.engine import Role
-from gguf_imagegen.vocabulary.errors import ModelBusy
+from gguf_imagegen.vocabulary.errors import ModelBusy, PullFailed
 
 FILE = "models.yaml"
 _HEAD = "# Models pulled by their address. Written by gguf-imagegen; it may be edited.\n"
@@ -25,7 +25,7 @@ def kept(models_dir: Path, known: Mapping[str, Source]) -> list[Entry]:
     """The entries that were kept, none where nothing was."""
     try:
         text = (models_dir / FILE).read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except (OSError, UnicodeDecodeError) as exc:
         raise CatalogError(f"{FILE} of the models folder cannot be read: {type(exc).__name__}") from exc
@@ -34,9 +34,9 @@ def kept(models_dir: Path, known: Mapping[str, Source]) -> list[Entry]:
 
 def keep(models_dir: Path, entries: Iterable[Entry]) -> None:
     """Add these to what was kept; they replace those of the same name."""
-    models_dir.mkdir(parents=True, exist_ok=True)
     path = models_dir / FILE
     try:
+        models_dir.mkdir(parents=True, exist_ok=True)
         with locks.exclusive(path.with_name(f".{FILE}.lock")):
             all_of_them = {entry.name: entry for entry in (*kept(models_dir, {}), *entries)}
             temporary = path.with_name(f".{FILE}.new")
@@ -44,6 +44,10 @@ def keep(models_dir: Path, entries: Iterable[Entry]) -> None:
             temporary.replace(path)
     except locks.Held as held:
         raise ModelBusy(f"{FILE} of the models folder is being written by another process") from held
+    except OSError as exc:
+        raise PullFailed(
+            f"the models folder cannot be written: {exc.strerror}; choose another with --models-dir"
+        ) from exc
 
 
 def _text(entries: Iterable[Entry]) -> str:

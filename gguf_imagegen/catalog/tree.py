@@ -52,9 +52,18 @@ _KIN = {"sd1": ("xl", "sd3"), "sd2": ("xl", "sd3"), "sd3": ("flux", "ae."), "flu
 """Words in the names of VAEs that have as many channels and are of another family."""
 
 
-@dataclass
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    header: Header
+    component: str
+
+
+@dataclass(frozen=True)
 class _Scan:
-    files: list[tuple[Path, Header]] = field(default_factory=list)
+    """Files by their headers, and folders of diffusers."""
+
+    files: list[_File] = field(default_factory=list)
     folders: list[Path] = field(default_factory=list)
 
 
@@ -63,14 +72,11 @@ def models_in(root: Path, taken: Iterable[str]) -> list[Entry]:
 
     `taken` are names that mean other models.
     """
-    scan, names, entries = _scanned(root), set(taken), list[Entry]()
-    mains = [(path, header) for path, header in scan.files if component_of(header) in ("model", "diffusion")]
-    parts = [
-        (path, header) for path, header in scan.files if component_of(header) not in ("model", "diffusion")
-    ]
-    for path, header in mains:
-        if traits_of(family_of(header) or "") is not None:
-            entries.append(_entry(_free(path.stem, path, names), path, header, parts))
+    scan, names, entries = _scanned(root.absolute()), set(taken), list[Entry]()
+    parts = [file for file in scan.files if file.component not in ("model", "diffusion")]
+    for file in scan.files:
+        if file.component in ("model", "diffusion") and traits_of(family_of(file.header) or "") is not None:
+            entries.append(_entry(_free(file.path.stem, file.path, names), file, parts))
     for folder in scan.folders:
         try:
             entries.append(entry_of_diffusers(folder, _free(folder.name, folder, names)))
@@ -82,7 +88,7 @@ def models_in(root: Path, taken: Iterable[str]) -> list[Entry]:
 def entry_of_folder(folder: Path) -> Entry:
     """The one model of a folder: as diffusers wrote it, or a file with its parts beside it."""
     if (folder / INDEX).is_file() or (folder / "unet").is_dir():
-        return entry_of_diffusers(folder, _name(folder.resolve().name))
+        return entry_of_diffusers(folder, _name(folder.absolute().name))
     found = models_in(folder, ())
     runs = [entry for entry in found if not entry.unsupported]
     if len(runs) == 1:
@@ -101,7 +107,7 @@ def entry_of_folder(folder: Path) -> Entry:
 
 def entry_of_diffusers(folder: Path, id: str) -> Entry:
     """A folder that diffusers wrote."""
-    folder = folder.resolve()
+    folder = folder.absolute()
     files = {role: folder / name for role, name in _DIFFUSERS.items() if (folder / name).is_file()}
     if "diffusion" not in files:
         kind = "a transformer" if (folder / "transformer").is_dir() else f"no {_DIFFUSERS['diffusion']}"
@@ -134,7 +140,8 @@ def _scanned(root: Path) -> _Scan:
             break
         try:
             if stat.S_ISREG(path.stat().st_mode):
-                scan.files.append((path.resolve(), read_header(path)))
+                header = read_header(path)
+                scan.files.append(_File(path, header, component_of(header)))
         except (OSError, ImagegenError):
             continue
     return scan
@@ -154,29 +161,28 @@ def _walked(root: Path, diffusers: list[Path]) -> Iterator[Path]:
         yield from (here / name for name in sorted(names) if is_model_file(name) and not name.startswith("."))
 
 
-def _entry(id: str, path: Path, header: Header, parts: list[tuple[Path, Header]]) -> Entry:
-    family = family_of(header) or ""
-    role: Role = "diffusion" if component_of(header) == "diffusion" else "model"
-    files: dict[Role, Path] = {role: path}
-    headers: dict[Role, Header] = {role: header}
+def _entry(id: str, main: _File, parts: list[_File]) -> Entry:
+    family = family_of(main.header) or ""
+    role: Role = "diffusion" if main.component == "diffusion" else "model"
+    files: dict[Role, Path] = {role: main.path}
+    headers: dict[Role, Header] = {role: main.header}
     lacks = []
     for words, _ in missing_parts(family, headers):
         roles = next(roles for said, roles in parts_needed(family) if said == words)
-        found = next(
-            (part for each in roles if (part := _part(cast(Role, each), family, header, parts))), None
-        )
-        if found is None:
+        part = _part(roles, family, main.header, parts)
+        if part is None:
             lacks.append(words)
         else:
-            files[found[0]], headers[found[0]] = found[1], found[2]
+            found = cast(Role, part.component)
+            files[found], headers[found] = part.path, part.header
     fault = f"it lacks {' and '.join(lacks)}" if lacks else ""
     try:
         if not fault:
             check_complete(family, headers)
     except (InvalidModelFile, MissingComponent) as exc:
         fault = str(exc)
-    entry = _described(id, f"{path.name} ({family})", family, files, fault)
-    return entry.model_copy(update={"vae_inside": holds_vae(header)})
+    entry = _described(id, f"{main.path.name} ({family})", family, files, fault)
+    return entry.model_copy(update={"vae_inside": holds_vae(main.header)})
 
 
 def _described(id: str, words: str, family: str, files: Mapping[Role, Path], fault: str) -> Entry:
@@ -193,27 +199,27 @@ def _described(id: str, words: str, family: str, files: Mapping[Role, Path], fau
     )
 
 
-def _part(
-    role: Role, family: str, main: Header, parts: list[tuple[Path, Header]]
-) -> tuple[Role, Path, Header] | None:
-    """The first file of this role that goes with the model."""
-    for path, header in parts:
-        if component_of(header) == role and _goes_with(role, family, main, path.name.lower(), header):
-            return role, path, header
+def _part(roles: Iterable[str], family: str, main: Header, parts: list[_File]) -> _File | None:
+    """The first file of one of these roles that goes with the model."""
+    for role in roles:
+        for part in parts:
+            if part.component == role and _goes_with(part, family, main):
+                return part
     return None
 
 
-def _goes_with(role: Role, family: str, main: Header, name: str, part: Header) -> bool:
+def _goes_with(part: _File, family: str, main: Header) -> bool:
     """By what the tensors say; VAEs of SD and SDXL, and of SD3 and FLUX, differ in their names alone."""
     kind = re.sub("-.*", "", family) if family.startswith("sd") or family == "flux-fill" else family
-    if role in ("vae", "taesd"):
-        if latent_channels(part) != _LATENTS.get(kind, _USUAL_LATENTS):
+    name = part.path.name.lower()
+    if part.component in ("vae", "taesd"):
+        if latent_channels(part.header) != _LATENTS.get(kind, _USUAL_LATENTS):
             return False
         if kind == "sdxl":
             return "xl" in name
         return not any(word in name for word in _KIN.get(kind, _KIN["flux"]))
-    if role == "llm":
-        width, context = embedding_width(part), context_width(main)
+    if part.component == "llm":
+        width, context = embedding_width(part.header), context_width(main)
         return width is not None and context in (width, 3 * width)
     return True
 

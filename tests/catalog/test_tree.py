@@ -80,6 +80,14 @@ async def test_a_tree_is_served_where_it_lies(comfy: Path, running: RunningApp) 
     assert sorted(path.name for path in comfy.rglob("*")) == before
 
 
+def test_links_keep_their_names(comfy: Path, tmp_path: Path) -> None:
+    """As the hub's cache has them, whose blobs have no suffix."""
+    blob = (comfy / "vae/b.gguf").rename(tmp_path / "0123456789abcdef")
+    (comfy / "vae/b.gguf").symlink_to(blob)
+    found = {entry.id: entry for entry in models_in(comfy, ())}
+    assert found["some-thing"].files["taesd"] == comfy / "vae/b.gguf"
+
+
 def test_what_lacks_a_part_says_so(comfy: Path) -> None:
     """A decoder of another family does not count."""
     (comfy / "vae/b.gguf").unlink()
@@ -101,9 +109,9 @@ def test_a_folder_of_diffusers(tmp_path: Path, model_dir: Path) -> None:
     catalog, name = choose_models(Settings(models_dir=model_dir, model=str(folder)))
     entry = catalog.get(name)
     assert (entry.id, entry.family) == ("my-model", "sd1")
-    assert path_fields(catalog.paths(entry)) == {"model_path": folder.resolve()}
+    assert path_fields(catalog.paths(entry)) == {"model_path": folder}
     other = {**catalog.paths(entry), "vae": tmp_path / "mine.safetensors"}
-    assert path_fields(other) == {"model_path": folder.resolve(), "vae_path": tmp_path / "mine.safetensors"}
+    assert path_fields(other) == {"model_path": folder, "vae_path": tmp_path / "mine.safetensors"}
 
 
 def test_a_folder_of_one_model(tmp_path: Path, model_dir: Path) -> None:

@@ -152,6 +152,14 @@ def test_a_part_that_is_nowhere(home: Home) -> None:
     assert not home.models.exists()
 
 
+def test_a_models_folder_that_cannot_be_written(home: Home) -> None:
+    """It is named as the reason, with what to do."""
+    home.hub.add("someone/Tiny-GGUF", "tae.gguf", home.tae)
+    home.models = home.folder / "file" / "models"
+    home.models.parent.write_text("")
+    fails(home.run("pull", "someone/Tiny-GGUF", "--yes"), "choose another with --models-dir")
+
+
 def test_modelscope(home: Home) -> None:
     """The same from ModelScope, whose files lie apart; it never sees a token."""
     home.hub.add("someone/Tiny-GGUF", "tae.gguf", home.tae)

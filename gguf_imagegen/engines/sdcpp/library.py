@@ -37,6 +37,7 @@ RNGS: Final = ("std_default", "cuda", "cpu")
 CANNY: Final = (0.08, 0.08, 0.8, 1.0, False)
 """Thresholds, grey of weak and strong edges, and whether to invert, as in sd.cpp's command."""
 LORA_MODES: Final = ("auto", "immediately", "at_runtime")
+
 AbortCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 _KEPT: Final[list[object]] = []  # the library keeps its callbacks for ever, so the closures must live as long
 
