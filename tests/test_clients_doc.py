@@ -1,4 +1,4 @@
-"""docs/clients.md, api.md and dialects.md keep their word: every block runs, all routes and fields are there."""
+"""docs/clients.md, api.md and dialects.md keep their word: blocks run, routes and fields are complete."""
 
 from __future__ import annotations
 
