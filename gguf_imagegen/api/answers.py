@@ -1,16 +1,16 @@
-"""The shapes of answers, for the OpenAPI document: models that describe and never build.
+"""The answers of this server: each is built by its model, which the OpenAPI document describes.
 
-The handlers write plain dicts; the conformance tests (tests/api/test_schemathesis.py) compare every answer
-with these. A model names what clients may rely on; further keys may stand beside them.
+A key that no model has cannot be sent (`gguf_imagegen.api.reply`).
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import Field, RootModel
 
 from gguf_imagegen.api.error_answers import ErrorObject
+from gguf_imagegen.api.reply import Answer
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
@@ -19,7 +19,7 @@ JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 # -- pictures and jobs --------------------------------------------------------------------------------
 
 
-class ImageItem(BaseModel):
+class ImageItem(Answer):
     """One picture and how it was made; `b64_json` and `url` as `response_format` wants them, else null."""
 
     b64_json: str | None = Field(None, json_schema_extra={"contentEncoding": "base64"})
@@ -36,18 +36,19 @@ class ImageItem(BaseModel):
     finish_reason: str
 
 
-class Usage(BaseModel):
+class Usage(Answer):
     """Token counts are 0; the times are measured."""
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
+    input_tokens_details: dict[str, int]
     time_to_process_ms: float
     time_per_generation_ms: float
     generation_per_second: float
 
 
-class ImagesAnswer(BaseModel):
+class ImagesAnswer(Answer):
     created: int
     model: str
     size: str
@@ -60,7 +61,7 @@ class ImagesAnswer(BaseModel):
     warnings: list[str]
 
 
-class JobParameters(BaseModel):
+class JobParameters(Answer):
     prompt: str
     negative_prompt: str
     seed: int
@@ -73,7 +74,7 @@ class JobParameters(BaseModel):
     height: int
 
 
-class JobObject(BaseModel):
+class JobObject(Answer):
     """State, progress (0 to 100) and result of a job."""
 
     id: str
@@ -103,7 +104,7 @@ class JobObject(BaseModel):
     events: str
 
 
-class Me(BaseModel):
+class Me(Answer):
     """Who the key belongs to; a bound that is null is the server's own."""
 
     object: Literal["caller"]
@@ -112,13 +113,13 @@ class Me(BaseModel):
     bounds: dict[str, int | float | None]
 
 
-class JobList(BaseModel):
+class JobList(Answer):
     object: Literal["list"]
     data: list[JobObject]
     has_more: bool
 
 
-class KeptImage(BaseModel):
+class KeptImage(Answer):
     id: str
     object: Literal["image"]
     created: int
@@ -128,13 +129,13 @@ class KeptImage(BaseModel):
     text: str
 
 
-class ImageList(BaseModel):
+class ImageList(Answer):
     object: Literal["list"]
     data: list[KeptImage]
     has_more: bool
 
 
-class ImageInfo(BaseModel):
+class ImageInfo(Answer):
     """What is written in a picture: the text, and its parts by name; both empty if there is none."""
 
     object: Literal["image.info"]
@@ -142,11 +143,11 @@ class ImageInfo(BaseModel):
     parameters: dict[str, str]
 
 
-class Addon(BaseModel):
+class Addon(Answer):
     name: str
 
 
-class Addons(BaseModel):
+class Addons(Answer):
     """Files that requests may name."""
 
     object: Literal["addons"]
@@ -154,7 +155,7 @@ class Addons(BaseModel):
     upscalers: list[Addon]
 
 
-class Deleted(BaseModel):
+class Deleted(Answer):
     id: str
     object: str
     deleted: Literal[True]
@@ -163,7 +164,7 @@ class Deleted(BaseModel):
 # -- models -------------------------------------------------------------------------------------------
 
 
-class ModelMeta(BaseModel):
+class ModelMeta(Answer):
     aliases: list[str]
     description: str
     examples: list[str]
@@ -175,11 +176,17 @@ class ModelMeta(BaseModel):
     best: str
     memory: dict[str, Any] | None
     download_bytes: int | None
+    pullable: bool
+    pulling: list[str]
+    gated: bool
+    links: list[str]
+    unsupported: str | None
     size_on_disk: int | None
     family: str
     licence: str
     capabilities: list[str]
     edit_mode: str
+    distilled_guidance: bool
     defaults: dict[str, Any]
     step_caches: list[StepCache]
     decoders: list[Decoder]
@@ -190,20 +197,21 @@ class ModelMeta(BaseModel):
     previews: list[str]
 
 
-class ModelObject(BaseModel):
+class ModelObject(Answer):
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    model_type: str
     meta: ModelMeta
 
 
-class ModelList(BaseModel):
+class ModelList(Answer):
     object: Literal["list"]
     data: list[ModelObject]
 
 
-class ModelDeleted(BaseModel):
+class ModelDeleted(Answer):
     """`deleted`: files are gone. `removed` and `kept` (others use them) are names, `freed` is bytes."""
 
     id: str
@@ -214,7 +222,7 @@ class ModelDeleted(BaseModel):
     freed: int
 
 
-class PullObject(BaseModel):
+class PullObject(Answer):
     """How far a pull is; `done` and `total` are bytes."""
 
     object: Literal["model.pull"]
@@ -224,16 +232,17 @@ class PullObject(BaseModel):
     total: int
     files: list[dict[str, Any]]
     error: ErrorObject | None
+    detail: str = ""
 
 
 # -- the server ---------------------------------------------------------------------------------------
 
 
-class Alive(BaseModel):
+class Alive(Answer):
     status: Literal["alive"]
 
 
-class LaneState(BaseModel):
+class LaneState(Answer):
     """A device, what it does, the model it loads or has used last, and the job it works on."""
 
     name: str
@@ -244,7 +253,7 @@ class LaneState(BaseModel):
     job: str | None
 
 
-class Health(BaseModel):
+class Health(Answer):
     status: Literal["ok", "loading", "paused", "error", "shutting_down"]
     ready: bool
     model: str
@@ -260,56 +269,10 @@ class Health(BaseModel):
     version: str
 
 
-# -- sd.cpp's server ----------------------------------------------------------------------------------
-
-
-class NativeCapabilities(BaseModel):
-    model: dict[str, str]
-    current_mode: str
-    supported_modes: list[str]
-    defaults: dict[str, Any]
-    limits: dict[str, int]
-    samplers: list[str]
-    schedulers: list[str]
-    output_formats: list[str]
-    features: dict[str, bool]
-    loras: list[dict[str, str]]
-    upscalers: list[dict[str, str]]
-
-
-class NativeSubmitted(BaseModel):
-    id: str
-    kind: Literal["img_gen"]
-    status: Literal["queued", "generating", "completed", "failed", "cancelled"]
-    created: int
-    poll_url: str
-    warnings: list[str]
-
-
-class NativeJob(BaseModel):
-    """`result` has the pictures of a completed job; `progress` is 0 to 1."""
-
-    id: str
-    kind: Literal["img_gen"]
-    status: Literal["queued", "generating", "completed", "failed", "cancelled"]
-    created: int
-    started: int | None
-    completed: int | None
-    queue_position: int
-    result: dict[str, Any] | None
-    error: dict[str, str] | None
-    progress: float = Field(ge=0, le=1)
-    step: int
-    steps: int
-    eta: float | None
-    model: str
-    warnings: list[str]
-
-
 # -- chat, Xinference, OpenVINO Model Server ----------------------------------------------------------
 
 
-class ChatAnswer(BaseModel):
+class ChatAnswer(Answer):
     """The message's `images` are `image_url` parts with data URLs; its content is text, or the same parts."""
 
     id: str
@@ -322,14 +285,14 @@ class ChatAnswer(BaseModel):
     warnings: list[str]
 
 
-class RequestProgress(BaseModel):
+class RequestProgress(Answer):
     progress: float = Field(ge=0, le=1)
 
 
 # -- all ----------------------------------------------------------------------------------------------
 
 
-class ServerSentEvent(BaseModel):
+class ServerSentEvent(Answer):
     """One event of a stream; `data` is JSON, or `[DONE]` at the end."""
 
     data: str

@@ -31,7 +31,7 @@ from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
 from gguf_imagegen.api.job_log import JobLog
 from gguf_imagegen.api.keys import METRICS, REQUEST_IDS, SERVICE
 from gguf_imagegen.api.metrics import Metrics
-from gguf_imagegen.api.openapi import docs_page, document
+from gguf_imagegen.api.openapi import document
 from gguf_imagegen.api.openapi import routes as openapi_routes
 from gguf_imagegen.api.streams import all_jobs, writing
 from gguf_imagegen.api.streams.send import TASKS
@@ -169,9 +169,7 @@ def make_app(
     app[TASKS] = set()
     app[all_jobs.FRAMES] = all_jobs.Frames(service.scheduler)
     app[openapi_routes.DESCRIPTION] = openapi_routes.Description(
-        partial(document.document, dialects.every, settings, service.abilities),
-        docs_page.render,
-        docs_page.STYLE,
+        partial(document.document, dialects.every, settings, service.abilities)
     )
     app[ATTEMPTS] = Attempts()
     app[web_page.ASSETS] = web_page.load_assets()
@@ -179,8 +177,8 @@ def make_app(
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(pull.end_pulls)
     app.cleanup_ctx.append(_service_runs)
+    app.add_routes(dialects.routes)
     for each in dialects.every:
-        app.add_routes(each.routes)
         if each.prepare is not None:
             each.prepare(app)
     app.add_routes(dialects.spellings)

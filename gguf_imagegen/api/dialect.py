@@ -88,7 +88,9 @@ class Dialects:
 
     def __init__(self, every: Sequence[Dialect]) -> None:
         self.every = tuple(every)
-        self.routes = [route for each in self.every for route in each.routes]
+        every_route = [route for each in self.every for route in each.routes]
+        self.routes = sorted(every_route, key=lambda route: route.path.count("{"))
+        """Paths with fewer placeholders first, so that a general one hides none."""
         found = respelled(self.routes)
         self.spellings = [route for route, _ in found]
         """The same handlers under the paths that people type."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from gguf_imagegen.api.reply import Answer
 
 
-class ErrorObject(BaseModel):
+class ErrorObject(Answer):
     message: str
     type: str
     param: str | None
     code: str
 
 
-class FieldFault(BaseModel):
+class FieldFault(Answer):
     """A field that is missing or of a wrong type, as FastAPI and so vLLM have it."""
 
     loc: list[str | int]
@@ -20,14 +20,14 @@ class FieldFault(BaseModel):
     type: str
 
 
-class ErrorAnswer(BaseModel):
+class ErrorAnswer(Answer):
     """OpenAI's error object, and the `detail` that FastAPI-like clients read: a sentence, or the fields."""
 
     error: ErrorObject
     detail: str | list[FieldFault]
 
 
-class NumericErrorObject(BaseModel):
+class NumericErrorObject(Answer):
     message: str
     type: str
     param: str | None
@@ -35,14 +35,14 @@ class NumericErrorObject(BaseModel):
     reason: str
 
 
-class NumericErrorAnswer(BaseModel):
+class NumericErrorAnswer(Answer):
     """GPUStack's: `code` is the HTTP status, `reason` our own word."""
 
     error: NumericErrorObject
     detail: str | list[FieldFault]
 
 
-class NativeErrorAnswer(BaseModel):
+class NativeErrorAnswer(Answer):
     """sd.cpp's: `error` is text."""
 
     error: str

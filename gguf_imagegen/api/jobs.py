@@ -16,6 +16,7 @@ from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, Param, endpoint
 from gguf_imagegen.api.paging import LIMIT, limit_of
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.streams.encoders import BothEncoder
 from gguf_imagegen.api.streams.send import stream_job
@@ -46,13 +47,13 @@ async def list_jobs(request: web.Request) -> web.Response:
         jobs = islice(dropwhile(lambda job: job is not last, jobs), 1, None)
     page = list(islice(jobs, limit + 1))
     data = [_view(request, job) for job in page[:limit]]
-    return web.json_response({"object": "list", "data": data, "has_more": len(page) > limit})
+    return reply(answers.JobList, {"object": "list", "data": data, "has_more": len(page) > limit})
 
 
 @endpoint(answers.JobObject, errors=(JobNotFound,))
 async def get_job(request: web.Request) -> web.Response:
     """GET /v1/jobs/{id}: state and result."""
-    return web.json_response(_view(request, _job(request)))
+    return reply(answers.JobObject, _view(request, _job(request)))
 
 
 @endpoint(
@@ -96,7 +97,7 @@ async def change_job(request: web.Request) -> web.Response:
         field = ".".join(map(str, fault["loc"]))
         raise InvalidRequest(f"{field}: {fault['msg']}", param=field) from None
     request.app[SERVICE].move(job, change.priority, caller_of(request))
-    return web.json_response(_view(request, job))
+    return reply(answers.JobObject, _view(request, job))
 
 
 @endpoint(answers.JobObject, errors=(JobNotFound,))
@@ -104,7 +105,7 @@ async def cancel_job(request: web.Request) -> web.Response:
     """DELETE /v1/jobs/{id}: cancel, queued or running; a finished job stays as it is."""
     job = _job(request)
     await request.app[SERVICE].scheduler.cancel(job)
-    return web.json_response(_view(request, job))
+    return reply(answers.JobObject, _view(request, job))
 
 
 def _job(request: web.Request) -> Job:

@@ -17,6 +17,7 @@ from gguf_imagegen.api.dialect import DIALECTS, OURS, ErrorForm
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.api.proxies import seen_of
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.typed_paths import nearest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import EVERYBODY, OUTSIDER, Sender
@@ -109,8 +110,8 @@ def error_answer(
     extra = {"x-should-retry": "true" if error.should_retry else "false", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    reason = reason_phrase(str(error))
-    return web.json_response(form.body(error), status=form.status(type(error)), reason=reason, headers=extra)
+    status, reason = form.status(type(error)), reason_phrase(str(error))
+    return reply(form.model, form.body(error), status=status, reason=reason, headers=extra)
 
 
 def reason_phrase(sentence: str) -> str:

@@ -159,7 +159,7 @@ def _relay(client: Client, max_pixels: int) -> Any:
         try:
             arguments = await asyncio.to_thread(with_files, params.arguments or {}, max_pixels)
         except ImagegenError as exc:
-            words = f"{exc.code}: {exc.body()['detail']}"
+            words = f"{exc.code}: {exc}"
             return CallToolResult(content=[TextContent(text=words)], is_error=True)
         tell = context.session.report_progress
         return await client.call_tool(params.name, arguments, progress_callback=tell)

@@ -48,12 +48,17 @@ def finish_preview(plan: Plan, preview: Preview) -> bytes:
 
 
 def describe(plan: Plan, seed: int) -> str:
-    """The `parameters` text that AUTOMATIC1111 tools read, and all that makes the picture again; no paths."""
+    """The `parameters` text that AUTOMATIC1111 tools read."""
+    return infotext.text_of(settings_of(plan, seed))
+
+
+def settings_of(plan: Plan, seed: int) -> dict[str, str]:
+    """All that makes the picture again, by A1111's names; no paths."""
     if plan.generate is None:
-        return ", ".join(f"{key}: {value}" for key, value in _enlarged(plan).items())
+        return {key: str(value) for key, value in _enlarged(plan).items() if value is not None}
     spec = plan.generate
     first_pass = (spec.width, spec.height) if spec.hires else plan.drawn
-    return infotext.parameters_text(
+    return infotext.settings_of(
         prompt=spec.prompt,
         negative_prompt=spec.negative_prompt,
         steps=spec.steps,

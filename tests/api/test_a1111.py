@@ -480,7 +480,7 @@ async def test_shutdown_is_no_interrupt(running: RunningApp) -> None:
         await eventually("it runs", runs)
         await app.scheduler.drain(0)
         status, body = await task
-    assert (status, body["error"]["code"]) == (499, "cancelled")
+    assert (status, body["error"]["code"]) == (503, "shutting_down")
 
 
 # -- models, options and lists ------------------------------------------------------------------------

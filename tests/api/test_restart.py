@@ -108,7 +108,7 @@ async def test_everything_is_there_again(running: RunningApp, kept: Kept) -> Non
     """The ended job as it was, picture and all; the one that ran and the one that waited are made."""
     async with running(engine=QuickEngine, state_dir=kept.folder) as app:
         _, done = await send(app, seed=1, n=2)
-        async with app.session.post(app.url + GENERATIONS, json={**SMALL, "steps": 0}) as refused:
+        async with app.session.post(app.url + GENERATIONS, json={**SMALL, "n": 1000}) as refused:
             assert refused.status == 400
         _, before = await app.get(f"/v1/jobs/{done['id']}")
     async with running(engine=NeverAnswers, state_dir=kept.folder) as app:
@@ -353,7 +353,9 @@ async def test_a_full_disk(
     ledger = Ledger(journal, Spool(kept.folder / "spool"))
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(
-            running(engine=QuickEngine, kept=State(kept.folder / "pictures", ledger), job_ttl=0.001)
+            running(
+                engine=QuickEngine, kept=State(kept.folder / "pictures", ledger), job_ttl=0.001, max_queue=100
+            )
         )
         refused = None
         for _ in range(60):

@@ -99,7 +99,7 @@ async def respond(request: web.Request, asked: Mapping[str, Any]) -> web.StreamR
         encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta, parts=parts)
         return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
     body = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get, parts=parts)
-    return await answer_job(request, work.job, body, cancel_on_leave=work.cancel_on_leave)
+    return await answer_job(request, work.job, answers.ChatAnswer, body, cancel_on_leave=work.cancel_on_leave)
 
 
 # -- the request --------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ async def respond(
     if wanted.response_format == "file":
         return _file(job, await finish(request, work))
     body = partial(_answer, request, job, wanted)
-    return await answer_job(request, job, body, cancel_on_leave=work.cancel_on_leave)
+    return await answer_job(request, job, answers.ImagesAnswer, body, cancel_on_leave=work.cancel_on_leave)
 
 
 def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, Any]:

@@ -81,7 +81,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         encoder = ResponsesEncoder(work.job, options, read, scheduler.eta)
         return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
     answer = partial(response_object, work.job, read)
-    return await answer_job(request, work.job, answer, cancel_on_leave=work.cancel_on_leave)
+    return await answer_job(request, work.job, ResponseAnswer, answer, cancel_on_leave=work.cancel_on_leave)
 
 
 async def _fields(request: web.Request, body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import Field
 
+from gguf_imagegen.api.reply import Answer
 from gguf_imagegen.api.shapes import openai_fields
 from gguf_imagegen.api.streams.encoders import Eta, OpenAIEncoder, Read
 from gguf_imagegen.api.streams.frames import b64, frame
@@ -34,14 +35,14 @@ USAGE = {
 CALL = "response.image_generation_call"
 
 
-class ResponseError(BaseModel):
+class ResponseError(Answer):
     """In OpenAI's words, which have no other code for this."""
 
     code: Literal["server_error"] = "server_error"
     message: str
 
 
-class ResponseAnswer(BaseModel):
+class ResponseAnswer(Answer):
     """The output's items are of the type `image_generation_call`, their `result` is base64."""
 
     id: str
@@ -53,12 +54,12 @@ class ResponseAnswer(BaseModel):
     error: ResponseError | None
     incomplete_details: None = None
     instructions: None = None
-    metadata: dict[str, str] = {}
+    metadata: dict[str, str] = Field({})
     parallel_tool_calls: bool = False
     temperature: float | None = None
     top_p: float | None = None
     tool_choice: Literal["auto"] = "auto"
-    tools: list[dict[str, str]] = [{"type": "image_generation"}]
+    tools: list[dict[str, str]] = Field([{"type": "image_generation"}])
     usage: dict[str, Any] = USAGE
     warnings: list[str]
 

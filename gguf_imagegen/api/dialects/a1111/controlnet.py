@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from gguf_imagegen.api import answers
 from gguf_imagegen.api.openapi.contract import endpoint
+from gguf_imagegen.api.reply import reply
 
 
 @endpoint()
 async def version(request: web.Request) -> web.Response:
     """GET /controlnet/version: that of the extension's API whose answers these are."""
-    return web.json_response({"version": 3})
+    return reply(answers.AnyObject, {"version": 3})
 
 
 @endpoint()
 async def model_list(request: web.Request) -> web.Response:
     """GET /controlnet/model_list: none."""
-    return web.json_response({"model_list": []})
+    return reply(answers.AnyObject, {"model_list": []})
 
 
 @endpoint()
 async def module_list(request: web.Request) -> web.Response:
     """GET /controlnet/module_list: no preprocessor but the one that does nothing."""
-    return web.json_response({"module_list": ["none"], "module_detail": {}})
+    return reply(answers.AnyObject, {"module_list": ["none"], "module_detail": {}})

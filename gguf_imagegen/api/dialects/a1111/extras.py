@@ -21,6 +21,7 @@ from gguf_imagegen.api.dialects.a1111.answers import ExtrasAnswer, ExtrasBatchAn
 from gguf_imagegen.api.dialects.a1111.lists import PIXEL_UPSCALERS
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import PICTURE, PICTURE_TEXT, READING, endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import begin, finish
 from gguf_imagegen.pictures import data_urls, decode, encode, infotext
 from gguf_imagegen.planning.addons import names_in
@@ -82,9 +83,9 @@ async def extra_single_image(request: web.Request) -> web.Response:
 def _answer(made: bytes | list[bytes]) -> web.Response:
     """Megabytes of base64 take their time: call it in a thread."""
     if isinstance(made, bytes):
-        return web.json_response({"html_info": "", "image": base64.b64encode(made).decode("ascii")})
+        return reply(ExtrasAnswer, {"html_info": "", "image": base64.b64encode(made).decode("ascii")})
     texts = [base64.b64encode(data).decode("ascii") for data in made]
-    return web.json_response({"html_info": "", "images": texts})
+    return reply(ExtrasBatchAnswer, {"html_info": "", "images": texts})
 
 
 @endpoint(
@@ -169,7 +170,7 @@ async def png_info(request: web.Request) -> web.Response:
     given = (await read_body(request)).get("image")
     if not isinstance(given, str):
         raise InvalidRequest("image: must be a base64 text", param="image")
-    return web.json_response(await asyncio.to_thread(_info, given))
+    return reply(PngInfo, await asyncio.to_thread(_info, given))
 
 
 def _info(given: str) -> dict[str, Any]:

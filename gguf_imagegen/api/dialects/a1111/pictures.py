@@ -16,7 +16,7 @@ from aiohttp import web
 from gguf_imagegen import __version__
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
-from gguf_imagegen.api.dialects.a1111 import lists
+from gguf_imagegen.api.dialects.a1111 import checkpoints
 from gguf_imagegen.api.dialects.a1111.answers import A1111Answer
 from gguf_imagegen.api.dialects.a1111.inputs import input_images, memory_of
 from gguf_imagegen.api.dialects.a1111.names import sampler_label, schedule_label
@@ -34,6 +34,7 @@ from gguf_imagegen.api.openapi.contract import (
     Endpoint,
     with_contract,
 )
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import accepted, begin, finish, pictures, prefers_async
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.finish import describe
@@ -102,7 +103,7 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     wanted = told.wanted
     if wanted.checkpoint and not wanted.override_settings_restore_afterwards:
         if caller_of(request).admin:
-            lists.use_by_default(app, entry)
+            checkpoints.use_by_default(app, entry)
         else:
             told.warnings.append("override_settings: the default model stays; an admin's key may change it")
     if prefers_async(request):
@@ -114,7 +115,7 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
             raise
         made = await asyncio.to_thread(pictures, app, work.job)  # what was finished before the interrupt
     body = await asyncio.to_thread(_answer, work.job, data, told, made, app[SERVICE].results.keeps)
-    return web.json_response(body, headers={"X-Job-Id": work.job.id})
+    return reply(A1111Answer, body, headers={"X-Job-Id": work.job.id})
 
 
 def _model(service: Service, wanted: A1111Request, warnings: list[str]) -> Entry:
@@ -122,7 +123,7 @@ def _model(service: Service, wanted: A1111Request, warnings: list[str]) -> Entry
     if not wanted.checkpoint:
         return service.default
     try:
-        return lists.find_model(service.catalog, wanted.checkpoint)
+        return checkpoints.find_model(service.catalog, wanted.checkpoint)
     except ModelNotFound:
         return service.meant(wanted.checkpoint, warnings)
 
@@ -165,7 +166,7 @@ def _info(job: Job, wanted: A1111Request) -> dict[str, Any]:
     """What `Processed.js` of modules/processing.py tells. The prompt is the one sent, with its LoRA tags."""
     plan, spec = job.plan, job.plan.spec
     strength = spec.strength if spec.init_image else None
-    sha256 = lists.sha256_of(plan.entry) or ""
+    sha256 = checkpoints.sha256_of(plan.entry) or ""
     return {
         "prompt": wanted.prompt,
         "all_prompts": [wanted.prompt] * spec.n,

@@ -30,7 +30,7 @@ class JsonRpc(BaseModel):
 
 
 def refused(error: ImagegenError) -> Mapping[str, Any]:
-    return refusal(str(error.body()["detail"]))
+    return refusal(str(error))
 
 
 def refusal(words: str) -> Mapping[str, Any]:

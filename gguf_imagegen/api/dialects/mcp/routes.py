@@ -20,6 +20,7 @@ from gguf_imagegen.api.dialect import Dialect, ErrorForm
 from gguf_imagegen.api.dialects.mcp.messages import FRAMES, HELLO, JsonRpc, refusal, refused
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, JSON, READING, endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.streams.writing import hang_up, write
 from gguf_imagegen.vocabulary.errors import MethodNotAllowed, NotFound, NotInstalled
 
@@ -211,7 +212,8 @@ class _Answer:
         """Errors that the application has no words for, or plain ones, get those of JSON-RPC."""
         made = self._made(web.Response(body=data))
         if made.status >= 400 and b"content-type" not in dict(self._start.get("headers", ())):
-            return web.json_response(refusal(data.decode() or made.reason or "refused"), status=made.status)
+            words = data.decode() or made.reason or "refused"
+            return reply(JsonRpc, refusal(words), status=made.status)
         return made
 
     def _made(self, response: web.StreamResponse) -> web.StreamResponse:
