@@ -1,4 +1,4 @@
-"""Files that requests may name by their bare names: LoRAs and upscalers, each kind in a folder of its own."""
+"""Files that requests name by their bare names, each kind in a folder of its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Literal
 from gguf_imagegen.modelfiles.inspect import component_of, inspect_file
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
-Kind = Literal["lora", "upscaler"]
+Kind = Literal["lora", "upscaler", "control_net"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "lora": (".safetensors", ".sft", ".gguf"),
     "upscaler": (".safetensors", ".sft", ".gguf", ".pth"),
+    "control_net": (".safetensors", ".sft", ".gguf"),
 }
 _WORDS: dict[Kind, tuple[str, str]] = {
     "lora": ("LoRA", "--lora-dir"),
     "upscaler": ("upscaler", "--upscaler-dir"),
+    "control_net": ("ControlNet", "--control-dir"),
 }
 
 

@@ -89,7 +89,10 @@ def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, header
     """All that can be wrong with the pictures before they are decoded."""
     pictures = headers.pictures
     if request.control is not None and "control_net" not in entry.files:
-        raise UnsupportedOperation(f"control: {entry.id} is served without a ControlNet", param="control")
+        raise UnsupportedOperation(
+            f"control: {entry.id} is served without a ControlNet; name one of --control-dir in control_model",
+            param="control",
+        )
     if not pictures:
         return
     bounds = Bounds.of(entry, settings)
