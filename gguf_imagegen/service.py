@@ -251,7 +251,7 @@ class Service:
             await self._take_back(past, recovery)
         if jobs:
             left = sum(not job.ended for job in self.scheduler.jobs.values())
-            log.info("%d jobs of earlier runs are known, %d of them go on", len(jobs), left)
+            log.info("restored %d jobs of earlier runs, %d of them continue", len(jobs), left)
 
     async def _take_back(self, past: Past, recovery: Recovery) -> None:
         job, fault = await recovery.job(past)

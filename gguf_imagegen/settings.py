@@ -87,7 +87,7 @@ class Settings(BaseSettings):
         env_prefix="GGUF_IMAGEGEN_", frozen=True, extra="ignore", allow_inf_nan=False
     )
 
-    config: Path | None = Field(None, description="TOML file of settings; flags and variables go before it")
+    config: Path | None = Field(None, description="TOML file of settings; flags and variables override it")
 
     # what is served
     model: str = Field(
@@ -98,8 +98,8 @@ class Settings(BaseSettings):
         (),
         description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; ROLE=none omits it",
     )
-    alias: Words = Field((), description="NAME=ID of further names that requests may use for a model")
-    any_model: bool = Field(False, description="draw with the default model where a request names none here")
+    alias: Words = Field((), description="NAME=ID: additional model names for requests")
+    any_model: bool = Field(False, description="use the default model for unknown names")
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     models_from: Path | None = Field(
         None, description="folder of another program, such as ComfyUI/models, whose models are served, too"
@@ -114,13 +114,13 @@ class Settings(BaseSettings):
     control_dir: Path | None = Field(None, description="folder of ControlNets that requests may name")
     embedding_dir: Path | None = Field(None, description="folder of textual inversions that prompts may name")
 
-    styles: Path | None = Field(None, description="CSV file of prompt styles, as AUTOMATIC1111 has it")
+    styles: Path | None = Field(None, description="CSV file of prompt styles in AUTOMATIC1111's format")
 
     # where
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 picks a free one")
     public_url: str | None = Field(None, description="base of the URLs in answers, if behind a proxy")
-    root_path: str = Field("", description="path below which all is served, page included, such as /img")
+    root_path: str = Field("", description="path prefix of everything, page included, such as /img")
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
         (), description="addresses and networks whose X-Forwarded-* and Forwarded headers count"
     )
@@ -132,27 +132,19 @@ class Settings(BaseSettings):
     cors_origins: Words = Field((), description="origins allowed to call from a browser, * for any")
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
 
-    dialects: Words = Field(
-        ("all",), description="APIs to speak beside our own, by name, such as openai,a1111"
-    )
+    dialects: Words = Field(("all",), description="APIs to speak besides our own, such as openai,a1111")
 
     # the engine
-    backend: str = Field("sdcpp", description="what computes the pictures: sdcpp, or a backend of your own")
-    devices: Words = Field(
-        ("auto",), description="devices that make pictures at once: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0"
-    )
-    cpu_lanes: int = Field(
-        1, ge=1, le=64, description="pictures that the CPU makes at once, each more slowly"
-    )
+    backend: str = Field("sdcpp", description="the engine: sdcpp, or a backend of your own")
+    devices: Words = Field(("auto",), description="devices to use: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0")
+    cpu_lanes: int = Field(1, ge=1, le=64, description="pictures made on the CPU at once, each more slowly")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of each lane, 0 = its share of the cores")
-    flash_attention: bool = Field(
-        False, description="flash attention, on with CUDA and off elsewhere unless this says otherwise"
-    )
+    flash_attention: bool = Field(False, description="flash attention, by default on with CUDA only")
     diffusion_conv_direct: bool = Field(False, description="direct convolutions in a UNet")
     vae_conv_direct: bool = Field(False, description="direct convolutions in the VAE")
     huge_pages: bool = Field(False, description="huge pages for the engine's memory (Linux with glibc)")
-    mmap: bool = Field(False, description="map model files to read them, instead of reading in pieces")
-    tuning: bool = Field(True, description="use what the command tune found for a model on this machine")
+    mmap: bool = Field(False, description="memory-map model files instead of reading them")
+    tuning: bool = Field(True, description="use the options that tune found fastest on this machine")
     offload_to_cpu: bool = Field(False, description="keep weights in RAM, move to the GPU when used")
     vae_on_cpu: bool = Field(False, description="decode on the CPU")
     text_encoders_on_cpu: bool = Field(False, description="encode prompts on the CPU")
@@ -160,7 +152,7 @@ class Settings(BaseSettings):
         "cuda", description="noise like AUTOMATIC1111 (cuda) or ComfyUI (cpu)"
     )
     load_timeout: float = Field(
-        600, gt=0, description="give up on a model that shows no progress for so long"
+        600, gt=0, description="give up loading a model without progress after this time"
     )
 
     # limits
@@ -172,7 +164,7 @@ class Settings(BaseSettings):
     oversize: str = Field(
         "lanczos",
         min_length=1,
-        description="sizes that a model does not make: enlarge what it makes by lanczos or by a file of"
+        description="sizes that a model cannot draw: enlarge with lanczos or with a file of"
         " --upscaler-dir, or refuse",
     )
     max_images: int = Field(10, ge=1, le=100, description="largest n")
@@ -181,45 +173,42 @@ class Settings(BaseSettings):
     min_side: int = Field(64, ge=64, description="shortest side of an image to make")
     min_steps: int = Field(1, ge=1, le=1000, description="smallest number of steps")
     default_size: str | None = Field(
-        None, pattern=r"^\d{2,5}x\d{2,5}$", description="size that the model makes where a request says none"
+        None, pattern=r"^\d{2,5}x\d{2,5}$", description="size of pictures if a request gives none"
     )
-    default_steps: int | None = Field(
-        None, ge=1, le=1000, description="steps that the model makes where a request says none"
-    )
+    default_steps: int | None = Field(None, ge=1, le=1000, description="steps if a request gives none")
     max_prompt_chars: int = Field(8000, ge=1, le=16000, description="longest prompt")
 
     # models in memory
-    max_loaded: int = Field(1, ge=1, le=16, description="models that may be in memory at once, on each lane")
+    max_loaded: int = Field(1, ge=1, le=16, description="models in memory at once, per lane")
     memory_budget_mb: float = Field(
         0, ge=0, description="files of all loaded models together, MB; 0 = no limit"
     )
     memory_check: bool = Field(True, description="refuse models that cannot fit into memory")
     swap_after: float = Field(
-        10, ge=0, description="how long a job waits while others use the model that is loaded"
+        10, ge=0, description="how long a job may wait while others use the loaded model"
     )
 
     # time
     job_ttl: float = Field(3600, gt=0, description="how long finished jobs and their images can be read")
     return_time: float = Field(
-        60, ge=0, description="how long a job waits for a client that left when the server was killed"
+        60, ge=0, description="after a crash of the server: how long a job waits for its client"
     )
-    keep_alive: float = Field(300, description="unload the model after so long without work, -1 = never")
-    grace: float = Field(20, ge=0, description="time that running and queued jobs get at SIGTERM")
-    heartbeat: float = Field(5, gt=0, le=10, description="pause after which a stream sends a comment")
-    preview_interval: float = Field(0.1, ge=0, description="least time between two previews of every step")
+    keep_alive: float = Field(300, description="unload a model after this idle time, -1 = never")
+    grace: float = Field(20, ge=0, description="time for running and queued jobs at SIGTERM")
+    heartbeat: float = Field(5, gt=0, le=10, description="SSE heartbeat interval")
+    preview_interval: float = Field(0.1, ge=0, description="minimum time between two previews")
 
     # files and logs
     state_dir: Path = Field(
-        default_factory=default_state_dir, description="folder of what outlives the server; one server each"
+        default_factory=default_state_dir, description="folder of jobs and pictures, one server each"
     )
-    ephemeral: bool = Field(False, description="keep nothing when the server ends")
+    ephemeral: bool = Field(False, description="store nothing")
     keep_pictures: Annotated[Keep, NoDecode, BeforeValidator(_keep)] = Field(  # type: ignore[assignment]  # read like a flag
         "10GB,30d",
-        description="size and age of the pictures kept in the state folder, the oldest go first;"
-        " none = as long as jobs",
+        description="size and age limits of stored pictures, oldest deleted first; none = as long as jobs",
     )
     output_dir: Path | None = Field(
-        None, description="folder to keep finished images in for good, instead of the state folder"
+        None, description="folder to save pictures in for good, instead of the state folder"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
@@ -289,7 +278,7 @@ class Settings(BaseSettings):
     def _names_are_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         wrong = next((name for name in value if not re.fullmatch(r"[^\s:/?#][^\s:?#]{0,199}", name)), None)
         if wrong is not None:
-            raise ValueError(f"{wrong[:60]!r} is no name of a model: no blanks, none of : ? #")
+            raise ValueError(f"{wrong[:60]!r} is not a valid model name: no spaces, none of : ? #")
         return value
 
     @field_validator("devices")
@@ -332,7 +321,7 @@ class Settings(BaseSettings):
         if not (self.keyed or self.insecure or is_loopback(self.host)):
             raise ValueError(
                 f"refusing to listen on {self.host} without a key: set --api-key (or GGUF_IMAGEGEN_API_KEY)"
-                " or --callers, or say --insecure if everybody who can reach this address may use the server"
+                " or --callers, or --insecure if everybody who can reach this address may use the server"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""docs/clients.md and docs/api.md keep their word: every block runs, and every route and field is told."""
+"""docs/clients.md, api.md and dialects.md keep their word: blocks run, routes and fields are complete."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.conftest import DEADLINE, ServerProcess
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
-API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+API = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("api.md", "dialects.md"))
 INSTALLED = ROOT / "build" / "clients"
 """Filled by tests/clients/install, which scripts/test runs."""
 OLD_PYTHON = INSTALLED / "openai-2" / "bin" / "python"
@@ -227,7 +227,7 @@ def test_key_is_needed(servers: dict[bool, ServerProcess], folder: Path) -> None
     assert '"unauthorized"' in said
 
 
-# -- docs/api.md --------------------------------------------------------------------------------------
+# -- docs/api.md, docs/dialects.md ---------------------------------------------------------------------
 
 
 def section(title: str) -> str:

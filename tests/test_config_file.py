@@ -72,7 +72,7 @@ def test_values_of_every_kind(tmp_path: Path) -> None:
         ("devices = 1979-05-27", "own.toml: devices: must be a text, or a list of texts"),
         ("allowed_hosts = [1]", "own.toml: allowed_hosts: Input should be a valid string"),
         ('rng = "dice"', "own.toml: rng: Input should be 'cuda' or 'cpu'"),
-        ("max_queue = 1\nmax-queue = 2", "own.toml: max-queue: is there twice"),
+        ("max_queue = 1\nmax-queue = 2", "own.toml: max-queue: is given twice"),
         ("port = \n", "own.toml: not valid TOML: Invalid value (at line 1, column 8)"),
         ('host = "0.0.0.0"', "refusing to listen on 0.0.0.0 without a key"),
         (f'api_key = "{SECRET}"\nport = -1', "own.toml: port: Input should be greater"),
@@ -93,7 +93,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for name, words in (
         ("none.toml", "cannot read none.toml: No such file"),
         ("", f"cannot read {tmp_path.name}: Is a directory"),
-        ("latin.toml", "latin.toml: is no UTF-8 text"),
+        ("latin.toml", "latin.toml: is not UTF-8 text"),
     ):
         with pytest.raises(typer.BadParameter, match=words):
             settings_from({"config": tmp_path / name})
@@ -114,7 +114,7 @@ def test_keys_that_others_may_read(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert caplog.text == ""
     path.chmod(0o644)
     Callers(Settings(config=path))
-    assert "others on this machine may read the keys in own.toml: chmod 600 it" in caplog.text
+    assert "other users can read the keys in own.toml: chmod 600 it" in caplog.text
     assert str(tmp_path) not in caplog.text
     assert SECRET not in caplog.text
 

@@ -88,6 +88,20 @@ def test_help_tells_the_defaults() -> None:
     assert "[default: 8080]" in serve_help()
 
 
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_each_field_is_in_the_docs(name: str) -> None:
+    """docs/settings.md has a row for every flag, with the default of those that have a number."""
+    page = (Path(__file__).parents[1] / "docs" / "settings.md").read_text(encoding="utf-8")
+    (row,) = [
+        row
+        for row in page.splitlines()
+        if row.startswith("| `") and f"`--{name.replace('_', '-')}`" in row.split("|")[1]
+    ]
+    default = Settings.model_fields[name].default
+    if isinstance(default, (int, float)) and not isinstance(default, bool):
+        assert f"{default:.10g}" in row.split("|")[2]
+
+
 def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flag, then variable, then default."""
     assert settings_from({}).port == 8080

@@ -82,7 +82,7 @@ def test_a_certificate_and_its_renewals(tmp_path: Path, serve: Callable[..., Ser
     assert kept.getresponse().status == 200
     kept.close()
 
-    wrong = "stays as it was: the key in used.key"
+    wrong = "keeping the old TLS certificate: the key in used.key"
     before = server.log().count(wrong)  # a look between the two files
     renew((first, second[1]), used)
     wait_until("the wrong pair is logged", lambda: server.log().count(wrong) > before)

@@ -90,7 +90,7 @@ async def read_body(request: web.Request) -> dict[str, Any]:
     except web.RequestPayloadError:
         raise InvalidRequest("the body is malformed") from None
     except ConnectionError:
-        raise Cancelled("the client left before its body had arrived") from None
+        raise Cancelled("the client disconnected before the body had arrived") from None
     if encoding not in ("", "identity"):
         await _hold(request, min(limit, len(body) * MAX_RATIO))
         body = await asyncio.to_thread(_inflated, body, encoding, limit)

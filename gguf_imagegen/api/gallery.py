@@ -111,7 +111,7 @@ def _info(given: object) -> answers.ImageInfo:
     if isinstance(given, str):
         given = data_urls.decode_data_url(given, "image")
     if not isinstance(given, bytes):
-        raise InvalidRequest("image: one picture is needed", param="image")
+        raise InvalidRequest("image: one picture is required", param="image")
     text = decode.read_parameters(given) or ""
     parts = infotext.parse_parameters(text) if text else {}
     return answers.ImageInfo(object="image.info", text=text, parameters=parts)

@@ -159,7 +159,7 @@ async def after_the_past(request: web.Request, handler: Handler) -> web.StreamRe
         try:
             await asyncio.wait_for(request.app[SERVICE].knows_the_past.wait(), PATIENCE)
         except asyncio.TimeoutError:
-            raise ServerBusy("the server reads its journal; try again", retry_after=10) from None
+            raise ServerBusy("the server is reading its journal; try again", retry_after=10) from None
     return await handler(request)
 
 
@@ -196,7 +196,7 @@ def _check_key(request: web.Request, settings: Settings) -> Key:
     if key is None:
         what = "wrong key" if any(candidates) else "no key"
         how = "'Authorization: Bearer KEY'" + " or Basic USER:KEY" * _takes_basic(request)
-        raise Unauthorized(f"{what}: send {how} with a key of this server")
+        raise Unauthorized(f"{what}: send {how} with a valid key")
     return key
 
 

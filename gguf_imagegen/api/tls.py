@@ -46,7 +46,7 @@ class Certificate:
         try:
             self._latest = _loaded(*self._files)
         except TlsError as exc:
-            log.error("the TLS certificate stays as it was: %s", exc)
+            log.error("keeping the old TLS certificate: %s", exc)
         else:
             log.info("the TLS certificate was renewed")
 

@@ -279,7 +279,7 @@ def entry_of_file(path: Path, components: Mapping[Role, Path | None] | None = No
         )
     traits = traits_of(family)
     if traits is None:
-        raise InvalidModelFile(f"{path.name}: family {family} cannot make images here", param="model")
+        raise InvalidModelFile(f"{path.name}: family {family} cannot make images", param="model")
     files: dict[Role, Path] = {"diffusion" if component_of(header) == "diffusion" else "model": path}
     for sibling in sorted(path.parent.glob(f"{_escape(path.stem)}?*")):
         if sibling.suffix in MODEL_SUFFIXES and (role := _role(inspect_file(sibling))) is not None:

@@ -109,7 +109,7 @@ def _named(role: Role, given: str | dict[str, Any], components: Mapping[str, Sou
     if given in components:
         return components[given]
     if not Path(given).suffix:
-        raise ValueError(f"files.{role}: {given!r} is no component of the catalog and no file name")
+        raise ValueError(f"files.{role}: {given!r} is neither a component of the catalog nor a file name")
     return Path(given)
 
 

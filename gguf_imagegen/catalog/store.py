@@ -83,7 +83,7 @@ class Store:
         whole = self._root / relative
         outside = relative.is_absolute() or ".." in relative.parts or not relative.parts
         if outside or not whole.parent.resolve().is_relative_to(self._root.resolve()):
-            raise InvalidModelFile(f"{relative.name}: this file would lie outside the models folder")
+            raise InvalidModelFile(f"{relative.name}: this file would be outside the models folder")
         return whole
 
     def beside(self, relative: Path, ending: str) -> Path:

@@ -87,7 +87,7 @@ def _library() -> list[Finding]:
 
 def _build_words(features: list[str], backend: str) -> str:
     """The instruction sets, and whether matrix products are the fast ones."""
-    words = ", ".join(features) or "not told"
+    words = ", ".join(features) or "unknown"
     if "LLAMAFILE" in features:
         return f"{words} (LLAMAFILE is tinyBLAS)"
     if (Path(sys.prefix) / "engine-choice").exists():

@@ -182,7 +182,7 @@ def _notes(family: str | None, files: Mapping[Role, Header]) -> Iterator[str]:
                 " the pull of a catalog entry with rename: text-encoders mends that"
             )
         if component_of(header) == "unknown":
-            yield f"{header.name} is nothing that this server knows"
+            yield f"{header.name}: unknown file type"
 
 
 def as_json(found: Inspection | Sequence[ListedModel]) -> str:

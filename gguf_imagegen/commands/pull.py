@@ -51,7 +51,7 @@ def _pull(settings: Settings, name: str, catalog: Catalog) -> int:
     console = Console(stderr=True)
     component = catalog.component(name)
     if component is None and catalog.knows(name) and catalog.get(name).packaged:
-        console.print(f"{name} comes with the package; nothing is to be fetched", highlight=False)
+        console.print(f"{name} comes with the package; nothing to download", highlight=False)
         return 0
     console.print(f"looking for {name} on the hub", highlight=False)
     if component is not None:

@@ -208,5 +208,5 @@ def _result(outcome: Outcome) -> str:
         gain = f"{outcome.default_seconds:.2f} s become {outcome.tuned_seconds:.2f} s a picture"
         return f"{outcome.options.words}; {gain}; kept for serve"
     if any(trial.words == KEPT for trial in outcome.trials):
-        return "measured again, the defaults are as fast as what was kept on; serve uses the defaults"
+        return "no option was faster in the second measurement; serve uses the defaults"
     return "nothing is faster than the defaults; serve uses the defaults"

@@ -234,9 +234,9 @@ class Journal:
         """Log when writing begins to fail, and when it works again."""
         found = next((error for error in errors if error), None)
         if found and not self._failing:
-            log.error("cannot write to the journal (%s): no jobs are taken until it can be written", found)
+            log.error("cannot write to the journal (%s): refusing jobs until it can be written", found)
         elif errors and not found and self._failing:
-            log.info("the journal is written again")
+            log.info("the journal can be written again")
         self._failing = bool(found) if errors else self._failing
 
     def _tell(self, results: Sequence[tuple[asyncio.Future[None], Exception | None]]) -> None:
@@ -267,7 +267,7 @@ class Journal:
 
     def _set_aside(self, why: Exception) -> None:
         aside = self._path.with_name(f"{self._path.name}.damaged-{int(time.time())}")
-        log.error("the journal is damaged (%s); it is kept as %s, and a new one is begun", why, aside.name)
+        log.error("the journal is damaged (%s); it was moved to %s, and a new one started", why, aside.name)
         for end in ("", "-wal", "-shm"):
             with suppress(FileNotFoundError):
                 self._path.with_name(self._path.name + end).rename(aside.with_name(aside.name + end))

@@ -39,7 +39,7 @@ class Pixels:
         with (self.large if is_large else self.small).share() as share:
             await share.grow(memory)
             if self._held() > MAX_WAITING:
-                raise ServerBusy("the jobs that wait hold too many large pictures; try again", retry_after=30)
+                raise ServerBusy("waiting jobs hold too many large pictures; try again later", retry_after=30)
             running = asyncio.ensure_future(asyncio.to_thread(work))
             try:
                 return await asyncio.shield(running)

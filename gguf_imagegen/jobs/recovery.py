@@ -70,7 +70,7 @@ class Recovery:
         try:
             return plan_of(ticket, self._find)
         except (ValueError, TypeError) as exc:
-            log.warning("the plan of job %s cannot be read, it is made again: %s", ticket.id, exc)
+            log.warning("the plan of job %s cannot be read, rebuilding it: %s", ticket.id, exc)
             return None
 
     def _find(self, name: str) -> Entry | None:

@@ -139,7 +139,7 @@ def _fields(request: ImageRequest) -> dict[str, Any]:
     try:
         msgspec.json.encode(fields)
     except UnicodeEncodeError:  # half of a surrogate pair, where the field is not checked for it
-        raise InvalidRequest("a text of the request is no Unicode text") from None
+        raise InvalidRequest("the request contains text that is not valid Unicode") from None
     return {**fields, "size": "{}x{}".format(*request.size)} if request.size else fields
 
 

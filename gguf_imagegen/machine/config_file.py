@@ -34,7 +34,7 @@ def read(path: Path, fields: Mapping[str, object]) -> dict[str, object]:
     except OSError as exc:
         raise ConfigError(f"cannot read {path.name}: {exc.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path.name}: is no UTF-8 text") from None
+        raise ConfigError(f"{path.name}: is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as exc:
         raise ConfigError(f"{path.name}: not valid TOML: {exc}") from None
     values: dict[str, object] = {}
@@ -43,7 +43,7 @@ def read(path: Path, fields: Mapping[str, object]) -> dict[str, object]:
         if name not in fields:
             raise ConfigError(f"{path.name}: {_unknown(key, name, fields)}")
         if name in values:
-            raise ConfigError(f"{path.name}: {key}: is there twice, with a dash and with an underscore")
+            raise ConfigError(f"{path.name}: {key}: is given twice, with a dash and with an underscore")
         if fault := _fault(fields[name], value):
             raise ConfigError(f"{path.name}: {key}: must be {fault}")
         values[name] = value

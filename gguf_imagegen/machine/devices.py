@@ -59,11 +59,11 @@ def check_names(names: Sequence[str], environment: Mapping[str, str] = os.enviro
     for name in names:
         if not re.fullmatch(rf"auto|cpu|({'|'.join(VISIBLE)}):\d{{1,3}}", name):
             known = ", ".join(f"{kind}:0" for kind in VISIBLE)
-            raise ValueError(f"{name!r} is no device: use auto, cpu, or GPUs by number, e.g. {known}")
+            raise ValueError(f"{name!r} is not a device: use auto, cpu, or GPUs by number, e.g. {known}")
     if not names or ("auto" in names and len(names) > 1):
         raise ValueError("name devices, e.g. cuda:0,cuda:1, or auto alone")
     if len(set(names)) < len(names):
-        raise ValueError("each device can be named once; --cpu-lanes 2 makes two lanes of the CPU")
+        raise ValueError("name each device once; --cpu-lanes 2 makes two CPU lanes")
     for kind, number in (name.split(":") for name in names if ":" in name):
         seen = _seen(kind, environment)
         if seen and int(number) >= len(seen):

@@ -13,4 +13,4 @@ OTHERS = 0o077
 
 def warn_of_readers(path: Path) -> None:
     if os.name == "posix" and path.stat().st_mode & OTHERS:
-        log.warning("others on this machine may read the keys in %s: chmod 600 it", path.name)
+        log.warning("other users can read the keys in %s: chmod 600 it", path.name)

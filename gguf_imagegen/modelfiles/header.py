@@ -151,7 +151,7 @@ class _Gguf:
                     param="model",
                 )
         if alignment not in {1 << shift for shift in range(3, 21)}:
-            raise self._bad("its alignment is no power of two")
+            raise self._bad("its alignment is not a power of two")
         records = self._file.tell()
         raw = [self._tensor() for _ in range(tensor_count)]
         start = -(-self._file.tell() // alignment) * alignment

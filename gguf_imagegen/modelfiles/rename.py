@@ -157,7 +157,7 @@ def _pieces(file: BufferedReader, start: int, count: int) -> Iterator[memoryview
     while count:
         size = file.readinto(buffer[:count])
         if not size:
-            raise OSError(0, "the file became shorter")
+            raise OSError(0, "the file was truncated")
         yield buffer[:size]
         count -= size
 

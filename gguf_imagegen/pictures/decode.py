@@ -177,7 +177,7 @@ def _recognised(data: bytes, param: str) -> ImageFile.ImageFile:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as exc:
         raise InvalidImage("it has too many pixels; send a smaller one", param=param) from exc
     except Exception as exc:  # as in `decode`
-        raise InvalidImage("these bytes are no PNG, JPEG, WebP, GIF, BMP or TIFF image", param=param) from exc
+        raise InvalidImage("this is not a PNG, JPEG, WebP, GIF, BMP or TIFF image", param=param) from exc
 
 
 def _check_size(size: Size, max_pixels: int, max_aspect: float, param: str) -> None:

@@ -195,7 +195,7 @@ def sketch(
     prompt = checked_prompt(request.prompt, "prompt", settings, notes)
     negative = checked_prompt(request.negative_prompt, "negative_prompt", settings, notes)
     if operation != "generation" and not request.image:
-        raise InvalidRequest("image: at least one image is needed", param="image", faults=missing("image"))
+        raise InvalidRequest("image: at least one image is required", param="image", faults=missing("image"))
     notes += unknown_words(entry, prompt)
     if request.background == "transparent":
         notes.append(f"background: {entry.id} cannot make transparent images; this one is opaque")

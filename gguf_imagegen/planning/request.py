@@ -119,7 +119,7 @@ def _unicode(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError("contains a lone surrogate, which is no Unicode text") from None
+        raise ValueError("contains a lone surrogate, which is not valid Unicode") from None
     return text
 
 

@@ -39,10 +39,10 @@ async function request(method, path, { body, headers, signal } = {}) {
       });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new ApiError(0, "The server does not answer. Is it still running?");
+      throw new ApiError(0, "The server is not responding. Is it running?");
     }
     if (answer.status !== 401) return answer;
-    if (sent === key) await askForKey(sent ? "That is no key of this server." : "");
+    if (sent === key) await askForKey(sent ? "Wrong key." : "");
   }
 }
 
@@ -107,7 +107,7 @@ function askForKey(message) {
   return asking;
 }
 
-/** Forget the key, and ask for one again. */
+/** Forget the key and ask again. */
 export function forgetKey() {
   sessionStorage.removeItem("imagegen.key");
   location.reload();

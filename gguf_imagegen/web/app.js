@@ -65,7 +65,7 @@ function connection({ type }) {
     if (started) refresh();
   } else if (!lost) {
     say($("connection"), "Reconnecting…");
-    lost = setTimeout(() => say($("connection"), "Reconnecting… The server does not answer. Is it still running? What is shown may be old."), LONG);
+    lost = setTimeout(() => say($("connection"), "Reconnecting… The server is not responding. Is it running? This page may be out of date."), LONG);
   }
   document.body.classList.toggle("offline", type !== "online");
   if (window.scrollY < 100) window.scrollTo(0, 0); // the words push the page down

@@ -60,7 +60,7 @@ const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 function lock(on) {
   press($("lock"), on);
   $("seed").classList.toggle("idle", !on);
-  $("seed-hint").textContent = on ? "The same for every run." : $("seed").value ? "Used last. The next one is drawn anew; Lock keeps it." : "A new one for every run.";
+  $("seed-hint").textContent = on ? "The same for every run." : $("seed").value ? "Last used. The next run gets a new one; Lock keeps it." : "A new one for every run.";
 }
 
 /** New from the server: the models, and the files beside them. */
@@ -193,7 +193,7 @@ function show() {
   $("prompt").placeholder = meta.examples.length ? `Such as: ${meta.examples.join(" · ")}` : "";
   showSizes(starts);
   for (const each of $("qualities").children) press(each, each.dataset.steps === $("steps").value);
-  say($("model-state"), [meta.description, memoryWords(meta, $("model").value), can.has("text-to-image") ? "" : "It needs a picture to work on."].filter(Boolean).join(" "));
+  say($("model-state"), [meta.description, memoryWords(meta, $("model").value), can.has("text-to-image") ? "" : "Needs an input picture."].filter(Boolean).join(" "));
 }
 
 function showSizes(starts) {
@@ -226,12 +226,12 @@ export function load(parameters, source) {
   apply(named(parameters));
   if (source) {
     inputs.replace(source);
-    toast("What it was made from is in the form again.");
+    toast("Its input pictures are in the form again.");
   } else if (startOf(parameters)) {
-    if (!inputs.given().length) toast("It was made from a picture: choose that, too.");
+    if (!inputs.given().length) toast("It was made from a picture: choose that too.");
   } else {
     const before = inputs.replace();
-    if (before.images.length) toast("The input picture was taken out, because this one was made from words alone.", "info", ["Put it back", () => inputs.replace(before)]);
+    if (before.images.length) toast("The input picture was removed, because this one was made from text only.", "info", ["Put it back", () => inputs.replace(before)]);
   }
 }
 
@@ -326,8 +326,8 @@ function wanted() {
 /** What is wrong with the form, and where; null if nothing is. A size has its words beside it already. */
 function fault() {
   const chosen = model();
-  if (!chosen) return [$("model"), "There is no model to work with. Pull one under Models."];
-  if (!$("prompt").value.trim()) return [$("prompt"), "Say what the picture should show."];
+  if (!chosen) return [$("model"), "No model on this machine. Pull one under Models."];
+  if (!$("prompt").value.trim()) return [$("prompt"), "Enter a prompt."];
   if (tooLarge()) return [tooLarge(), ""];
   const wrong = [...$("create").querySelectorAll(":invalid")].find((each) => each.labels && !each.closest("[hidden]"));
   if (wrong) return [wrong, `${wrong.labels[0].firstChild.textContent.trim()}: ${wrong.validationMessage}`];
@@ -342,7 +342,7 @@ function complain(words, silence = false) {
 
 /** Send the form; whoever goes on typing `stays`, others are shown what comes of it. */
 async function generate(stays = false) {
-  if (loras === null) complain("Which models there are is still being read…");
+  if (loras === null) complain("Still loading the list of models…");
   await offered;
   complain("");
   const found = fault();

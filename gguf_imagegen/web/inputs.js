@@ -70,7 +70,7 @@ export async function use(url) {
     toast(error.message, "error");
     return false;
   }
-  if (most > 1 && pictures.length >= most) toast(`${name} takes ${most} pictures: this one is in the place of the last.`);
+  if (most > 1 && pictures.length >= most) toast(`${name} takes ${most} pictures: this one replaces the last.`);
   pictures = [...pictures.slice(0, most - 1), url];
   mask = null;
   location.hash = "#/create";
@@ -81,7 +81,7 @@ export async function use(url) {
 async function addFiles(files) {
   const { most, name } = allowed;
   const found = files.filter((file) => file.type.startsWith("image/"));
-  for (const file of files.filter((each) => !found.includes(each))) toast(`${file.name} is no picture.`, "error");
+  for (const file of files.filter((each) => !found.includes(each))) toast(`${file.name} is not a picture.`, "error");
   const room = most > 1 ? Math.max(1, most - pictures.length) : 1;
   const surplus = most ? found.splice(room) : [];
   if (surplus.length) toast(`${name} takes ${most} picture${most > 1 ? "s" : ""}. Left out: ${surplus.map((file) => file.name).join(", ")}.`, "error");
@@ -108,7 +108,7 @@ async function offerSettings(url, before) {
 }
 
 function offer(url, parameters, before) {
-  $("offer").replaceChildren(h("span", {}, "This picture carries the settings that made it."),
+  $("offer").replaceChildren(h("span", {}, "This picture contains its settings."),
     button("Load its settings", () => { takeBack(url, before); loadTold(parameters); }, { class: "small" }),
     button("Just the picture", () => { $("offer").hidden = true; $("prompt").focus(); }, { class: "small" }));
   $("offer").hidden = false;
@@ -117,7 +117,7 @@ function offer(url, parameters, before) {
 }
 
 function loadTold(parameters) {
-  toast("The settings of the picture are loaded.");
+  toast("Settings loaded.");
   load(parameters);
 }
 
@@ -183,7 +183,7 @@ function takeDrops() {
 /** A picture that this server has made. */
 export async function useMade(path) {
   const answer = await fetch(path).catch(() => null);
-  if (!answer?.ok) return toast("This picture is not on the server any more.", "error");
+  if (!answer?.ok) return toast("This picture is no longer on the server.", "error");
   if (await use(await dataUrl(await answer.blob()))) toCreate($("inputs-field"));
   return undefined;
 }

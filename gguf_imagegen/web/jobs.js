@@ -112,7 +112,7 @@ async function catchUp(known) {
       take(await call("GET", `/v1/jobs/${job.id}`));
     } catch (error) {
       if (error.status !== 404) throw error;
-      const words = "The server was started anew before this was finished. Generate it again.";
+      const words = "The server restarted before this finished. Generate it again.";
       Object.assign(job, { over: true, status: "failed", loading: null, error: { message: words } });
       tell(job, { type: "ended" });
     }

@@ -26,7 +26,7 @@ export async function paintMask(url, before) {
     let result; // undefined: what is painted, also when the browser closes the dialog by itself
     const close = (mask) => { result = mask; dialog.close(); };
     const leave = async () => {
-      if (!painting.deeds.length || await ask("Throw away what you painted?", "The mask will be as it was before.", "Throw away")) close(before);
+      if (!painting.deeds.length || await ask("Discard your changes?", "The mask stays as it was.", "Throw away")) close(before);
     };
     $("mask-done").onclick = () => close();
     $("mask-none").onclick = () => close(null);

@@ -4,7 +4,7 @@ import { ApiError, call, stream } from "./api.js";
 import { $, announce, ask, button, bytes, h, needWords, say, seconds, toast } from "./dom.js";
 
 const STATES = {
-  loaded: "In memory", loading: "Loading", ready: "On this machine", absent: "Not here", pulling: "Being pulled",
+  loaded: "In memory", loading: "Loading", ready: "On this machine", absent: "Not downloaded", pulling: "Downloading",
   unsupported: "Cannot be run",
 };
 const CAN = {
@@ -42,7 +42,7 @@ function judge(id, meta) {
   const name = broken.get(id);
   broken.delete(id);
   const came = meta.quants.find((quant) => quant.name === name)?.on_disk ?? isHere(meta);
-  if (!came && !meta.pulling.length) faults.set(id, { message: "The server ended before the pull did. What has come is kept: Pull goes on from there." });
+  if (!came && !meta.pulling.length) faults.set(id, { message: "The server stopped before the download finished. Pull resumes it." });
 }
 
 /** The catalog could not be read. */
@@ -61,7 +61,7 @@ function draw() {
   const wanted = found.map(card);
   const there = [...$("models").children];
   if (wanted.length !== there.length || wanted.some((each, index) => each !== there[index])) replaceKeepingFocus(wanted);
-  say($("models-hint"), found.length ? `${found.length} of ${models.length} models` : "No model like this. Other words may find one.");
+  say($("models-hint"), found.length ? `${found.length} of ${models.length} models` : "No match.");
 }
 
 const isHere = (meta) => ["loaded", "loading", "ready", "pulling"].includes(meta.state) || meta.quants.some((quant) => quant.on_disk);
@@ -108,8 +108,8 @@ function makeCard(id, meta) {
     room,
     h("p", { class: "hint links" }, `Licence ${meta.licence || "unknown"}`, ...meta.links.map(link)),
     meta.unsupported ? h("p", { class: "warning" }, meta.unsupported) : null,
-    meta.state === "absent" && !meta.pullable ? h("p", { class: "hint" }, "It has no source to pull from: its files must be put into the models folder.") : null,
-    meta.gated ? h("p", { class: "warning" }, "Its publisher wants the licence accepted first: follow the link, accept, and start the server with HF_TOKEN set.") : null,
+    meta.state === "absent" && !meta.pullable ? h("p", { class: "hint" }, "Cannot be downloaded: put its files into the models folder.") : null,
+    meta.gated ? h("p", { class: "warning" }, "Accept its licence first: follow the link, accept, and start the server with HF_TOKEN set.") : null,
     fault ? h("p", { class: "error", role: "alert" }, fault) : null,
     bar?.element,
     h("div", { class: "row" }, ...actions(id, meta)));
@@ -128,7 +128,7 @@ function drawRoom(id, meta) {
   room.className = (memory ?? { fits }).fits === false ? "warning" : "hint";
   const unknown = fits === false ? "Does not fit into memory." : "";
   say(room, [memory ? `${memory.fits ? "Fits" : "Does not fit"}: ${needWords(memory)}.` : unknown, meta.pullable && size ? `To download: ${bytes(size)}.` : "",
-    begun ? "A part is here: Pull goes on from there." : ""].filter(Boolean).join(" "));
+    begun ? "Partly downloaded: Pull resumes." : ""].filter(Boolean).join(" "));
 }
 
 const link = (url) => h("a", { href: url, target: "_blank", rel: "noreferrer noopener" }, new URL(url).pathname.slice(1));
@@ -206,7 +206,7 @@ async function wish(id, what) {
 
 async function pull(id, name) {
   faults.delete(id);
-  pulls.set(id, { name, done: 0, total: 0, words: "Asking the hub…" });
+  pulls.set(id, { name, done: 0, total: 0, words: "Contacting the hub…" });
   draw();
   broken.delete(id);
   let last = null;
@@ -218,13 +218,13 @@ async function pull(id, name) {
       pulls.set(id, { ...pulls.get(id), ...progress(frame) });
       drawPull(id);
     }
-    if (last?.status !== "succeeded") throw new ApiError(0, "The connection to the server broke off during the pull.");
+    if (last?.status !== "succeeded") throw new ApiError(0, "The connection was lost during the download.");
     announce(`${id} is here.`);
     toast(`${id} is here.`);
   } catch (error) {
     const silence = error.status === 0 || error instanceof TypeError;
-    if (error.code === "cancelled") toast(`The pull of ${id} was cancelled. What has come is kept for the next one.`);
-    else faults.set(id, { message: silence ? "The connection to the server broke off during the pull." : error.message, silence });
+    if (error.code === "cancelled") toast(`The pull of ${id} was cancelled. The next one resumes it.`);
+    else faults.set(id, { message: silence ? "The connection was lost during the download." : error.message, silence });
     if (silence && last) broken.set(id, pulls.get(id).name); // it may go on without us
   }
   pulls.delete(id);
@@ -238,7 +238,7 @@ function progress({ model, status, done, total, speed, eta, overall }) {
     downloading: "", planned: "", running: "", waiting: "Waiting for another pull", verifying: "Checking", rewriting: "Rewriting", ready: "",
   };
   const parts = [
-    words[status] ?? status, whole.total ? `${bytes(whole.done)} of ${bytes(whole.total)}` : "Asking the hub…",
+    words[status] ?? status, whole.total ? `${bytes(whole.done)} of ${bytes(whole.total)}` : "Contacting the hub…",
     speed ? `${bytes(speed)}/s` : "", eta ? `${seconds(eta)} left` : "",
   ];
   return { name: model, done: whole.done ?? 0, total: whole.total ?? 0, words: parts.filter(Boolean).join(" · ") };

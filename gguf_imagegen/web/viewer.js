@@ -57,7 +57,7 @@ function show() {
   const item = list[index];
   const { name, parameters } = item;
   const image = h("img", { src: imageUrl(name), alt: parameters.Prompt || "Picture" });
-  image.onerror = () => $("viewer-figure").replaceChildren(h("p", { class: "empty" }, "This picture is not on the server any more."));
+  image.onerror = () => $("viewer-figure").replaceChildren(h("p", { class: "empty" }, "This picture is no longer on the server."));
   item.source ??= sources.ofPicture(name);
   $("viewer-figure").replaceChildren(item.source ? comparison(image, item.source.images[0]) : image);
   $("viewer-back").disabled = index === 0;

@@ -634,7 +634,7 @@ def test_client_enlarges_without_a_model(webui: webuiapi.WebUIApi) -> None:
         ({"upscaler_1": "Lanczos", "resize_mode": 1, "upscaling_resize_w": 4000}, "times is too much"),
         ({"upscaler_1": "Nearest", "resize_mode": 1, "upscaling_resize_w": 60000}, "pixels allowed"),
         ({"image": "aGVsbG8="}, "Invalid image"),
-        ({"image": None}, "an image is needed"),
+        ({"image": None}, "an image is required"),
     ],
 )
 async def test_extras_have_their_limits(running: RunningApp, fields: dict[str, Any], words: str) -> None:

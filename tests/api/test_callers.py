@@ -542,7 +542,7 @@ def test_a_real_server(serve: Callable[..., ServerProcess], tmp_path: Path) -> N
     server = serve("--callers", str(path), "--log-level", "debug")
     asyncio.run(_two_callers(server, path))
     log = server.log()
-    assert "others on this machine may read the keys in callers.yaml" in log
+    assert "other users can read the keys in callers.yaml" in log
     assert "of ann at 127.0.0.1: generation" in log
     assert "the callers stay as they were: callers.yaml: " in log
     assert not [key for key in (ANN, BOB, ROOT, ROOT_HASH) if key in log]

@@ -183,7 +183,7 @@ async def test_silence_is_told_of(running: RunningApp) -> None:
     ("tool", "arguments", "said"),
     [
         ("generate_image", {}, "prompt: is required"),
-        ("generate_image", {**CAT, "widht": 64}, "widht: there is no such argument; known: "),
+        ("generate_image", {**CAT, "widht": 64}, "widht: unknown argument; known: "),
         ("generate_image", {**CAT, "steps": "many"}, "steps: "),
         ("generate_image", {**CAT, "steps": 100_000}, "steps"),
         ("generate_image", {**CAT, "size": "huge"}, "size: must be 'auto' or WIDTHxHEIGHT"),

@@ -89,8 +89,8 @@ async def test_pictures_are_edited(client: AsyncOpenAI, app: App) -> None:
     [
         ({"input": "a cat"}, "writes no text"),
         ({"input": "a cat", "tools": [{"type": "web_search"}]}, "writes no text"),
-        ({"input": [], "tools": [TOOL]}, "no text of the user"),
-        ({"tools": [TOOL]}, "no text of the user"),
+        ({"input": [], "tools": [TOOL]}, "no user text"),
+        ({"tools": [TOOL]}, "no user text"),
         ({"input": "a", "tools": [{**TOOL, "size": "9x"}]}, "size: must be"),
         ({"input": "a", "tools": [TOOL], "previous_response_id": "resp_0"}, "job"),
     ],

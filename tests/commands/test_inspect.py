@@ -102,7 +102,7 @@ def test_what_this_server_cannot_use_is_noted(tmp_path: Path) -> None:
     assert "cannot make images with the family wan" in inspect(video)["notes"][0]
     strange = inspect(model(tmp_path / "strange.gguf", ["x"]))
     assert (strange["needs"], strange["files"][0]["component"]) == ([], "unknown")
-    assert "nothing that this server knows" in strange["notes"][0]
+    assert "unknown file type" in strange["notes"][0]
 
 
 @pytest.mark.parametrize("fault", ["text file", "truncated data", "zero length"])

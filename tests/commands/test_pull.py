@@ -257,7 +257,7 @@ def test_models_that_cannot_be_pulled(home: Home, name: str, words: str) -> None
 def test_a_packaged_model_is_here(home: Home) -> None:
     """What comes with the package needs no pull, and cannot be removed."""
     run = home.run("pull", "embedded")
-    assert (run.returncode, run.stderr) == (0, "embedded comes with the package; nothing is to be fetched\n")
+    assert (run.returncode, run.stderr) == (0, "embedded comes with the package; nothing to download\n")
     assert home.hub.served == []
     fails_in_one_line(home.run("rm", "embedded"), "does not lie in the models folder")
 

@@ -134,7 +134,7 @@ async def test_a_mask_by_keyboard(studio: ServerProcess, visit: OpenPage) -> Non
         await page.locator("#zoom").fill("3")
         for _ in range(2):
             await page.keyboard.press("Escape")
-            await expect(page.locator("#ask")).to_contain_text("Throw away what you painted?")
+            await expect(page.locator("#ask")).to_contain_text("Discard your changes?")
             await page.keyboard.press("Escape")
             await expect(page.locator("#ask")).to_be_hidden()
         await expect(page.locator("#mask")).to_be_visible()
@@ -193,7 +193,7 @@ async def test_a_dropped_picture_brings_its_settings(studio: ServerProcess, visi
     async with visit(studio.url) as page:
         await ready(page)
         await drop(page, with_parameters(A1111))
-        await expect(page.locator("#offer")).to_contain_text("carries the settings")
+        await expect(page.locator("#offer")).to_contain_text("contains its settings")
         await expect(page.locator(".thumb")).to_have_count(1)
         await expect(page.locator("#width")).to_have_value("96")
         await page.get_by_role("button", name="Load its settings").click()
@@ -252,7 +252,7 @@ async def test_what_is_no_picture(studio: ServerProcess, visit: OpenPage) -> Non
         await ready(page)
         text = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"x"}
         await page.set_input_files("#file", text)  # type: ignore[arg-type]
-        await expect(page.locator("#toasts")).to_contain_text("notes.txt is no picture")
+        await expect(page.locator("#toasts")).to_contain_text("notes.txt is not a picture")
         await page.set_input_files("#file", upload("broken.png", b"\x89PNG\r\n\x1a\nbroken"))
         await expect(page.locator("#toasts")).to_contain_text("cannot show this picture")
         await expect(page.locator(".toast")).to_have_count(2)

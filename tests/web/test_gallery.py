@@ -149,7 +149,7 @@ async def test_a_gallery_that_cannot_be_read(running: RunningApp, visit: OpenPag
         await expect(page.locator(".picture[data-state=done]")).to_have_count(1)
         await page.route("**/v1/images?*", lambda route: route.abort())
         await page.get_by_role("link", name="Gallery").click()
-        await expect(page.locator("#gallery-error")).to_contain_text("The server does not answer")
+        await expect(page.locator("#gallery-error")).to_contain_text("The server is not responding")
         await page.unroute("**/v1/images?*")
         await page.get_by_role("button", name="Try again").click()
         await expect(page.locator("#gallery li")).to_have_count(1)

@@ -265,7 +265,7 @@ async def test_what_is_wrong_is_said(studio: ServerProcess, visit: OpenPage) -> 
         error = page.locator("#create-error")
         await page.fill("#prompt", " ")
         await page.click("#generate")
-        await expect(error).to_have_text("Say what the picture should show.")
+        await expect(error).to_have_text("Enter a prompt.")
         await expect(page.locator("#prompt")).to_be_focused()
         await page.fill("#prompt", "a cat")
         await page.fill("#steps", "0")

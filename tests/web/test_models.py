@@ -49,7 +49,7 @@ async def test_pull_cancel_and_pull_again(shop: ServerProcess, hub: HubServer, v
         card = page.locator("[data-model=big]")
         await card.get_by_role("button", name="Pull big").click()
         await expect(card.locator(".pull")).to_contain_text("of 9 MB")
-        await expect(card.locator(".badge")).to_have_text("Being pulled")
+        await expect(card.locator(".badge")).to_have_text("Downloading")
         await expect(card.get_by_role("progressbar")).to_have_js_property("max", 9 * MB)
         await page.get_by_role("button", name="Cancel the pull of big").click()
         await expect(page.locator("#toasts")).to_contain_text("was cancelled")
@@ -63,7 +63,7 @@ async def test_pull_cancel_and_pull_again(shop: ServerProcess, hub: HubServer, v
         await expect(card.locator(".pull")).to_have_count(0)
         await card.get_by_role("button", name="Delete big").click()
         await page.locator("#ask").get_by_role("button", name="Delete").click()
-        await expect(card.locator(".badge")).to_have_text("Not here")
+        await expect(card.locator(".badge")).to_have_text("Not downloaded")
 
 
 async def test_what_a_pull_takes(shop: ServerProcess, visit: OpenPage) -> None:
@@ -106,9 +106,9 @@ async def test_a_pull_that_the_server_does_not_survive(
         await expect(card.locator(".pull")).to_contain_text("of 9 MB")
         server.process.kill()
         server.stop()
-        await expect(card.locator(".error")).to_contain_text("broke off")
+        await expect(card.locator(".error")).to_contain_text("connection was lost")
         serve(*flags, "--port", server.url.rsplit(":", 1)[1], env=env)
-        await expect(card.locator(".error")).to_contain_text("Pull goes on from there")
+        await expect(card.locator(".error")).to_contain_text("Pull resumes")
         hub.release()
         await card.get_by_role("button", name="Pull big").click()
         await expect(card.locator(".badge")).to_have_text("On this machine")
@@ -143,7 +143,7 @@ async def test_load_and_unload(studio: ServerProcess, visit: OpenPage) -> None:
         await expect(page.locator(".model")).to_have_count(1)
         await expect(page.locator("#models-hint")).to_contain_text("1 of ")
         await page.get_by_label("Find").fill("nothing like it")
-        await expect(page.locator("#models-hint")).to_contain_text("No model like this")
+        await expect(page.locator("#models-hint")).to_contain_text("No match")
         await page.get_by_role("link", name="Create").click()
         await ready(page)
         await expect(page.locator("#model")).to_contain_text("glyph-128")

@@ -139,7 +139,7 @@ async def test_settings_of_words_alone_take_the_picture_out(studio: ServerProces
         await page.locator(".job").first.locator(".tile").first.click()
         await page.get_by_role("button", name="Load settings").click()
         await expect(page.locator(".thumb")).to_have_count(0)
-        await expect(page.locator("#toasts")).to_contain_text("taken out")
+        await expect(page.locator("#toasts")).to_contain_text("was removed")
         async with page.expect_request("**/v1/images/generations"):
             await send(page)
         await settled(page)

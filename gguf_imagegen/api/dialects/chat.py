@@ -127,7 +127,7 @@ def last_user_message(messages: object) -> tuple[str, list[str]]:
         raise InvalidRequest("messages: must be a list of messages", param="messages")
     contents = [each.get("content") for each in messages if each.get("role") == "user"]
     if not contents:
-        raise InvalidRequest("messages: there is no user message to take the prompt from", param="messages")
+        raise InvalidRequest("messages: no user message to use as the prompt", param="messages")
     parts = contents[-1] if isinstance(contents[-1], list) else [contents[-1]]
     said = [_part(part) for part in parts]
     prompt = " ".join(value.strip() for kind, value in said if kind == "text").strip()

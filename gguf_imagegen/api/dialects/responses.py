@@ -130,7 +130,7 @@ def last_user_input(given: object) -> tuple[str, list[Any]]:
     parts = [part for part in parts if isinstance(part, Mapping)]
     prompt = " ".join(str(part["text"]).strip() for part in parts if part.get("text")).strip()
     if not prompt:
-        raise InvalidRequest("input: there is no text of the user to take the prompt from", param="input")
+        raise InvalidRequest("input: no user text to use as the prompt", param="input")
     images = [part["image_url"] for part in parts if part.get("image_url")]
     drawn = [item["result"] for item in items if item.get("type") == f"{TOOL}_call" and item.get("result")]
     return prompt, images or drawn[-1:]

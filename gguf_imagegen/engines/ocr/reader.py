@@ -61,7 +61,7 @@ class Reader:
             self._engine = self._make()
         every, own = self._waiting.total(), self._waiting[caller.name]
         if every >= self._most:
-            raise QueueFull(f"{every} pictures wait to be read; try again later", retry_after=5)
+            raise QueueFull(f"{every} pictures are waiting; try again later", retry_after=5)
         if caller.bounds.jobs is not None and own >= caller.bounds.jobs:
             raise QueueFull(
                 f"{own} pictures of {caller.name} wait to be read, and it may have {caller.bounds.jobs}"

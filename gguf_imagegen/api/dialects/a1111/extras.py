@@ -75,7 +75,7 @@ async def extra_single_image(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-single-image."""
     wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
     if wanted.image is None:
-        raise InvalidRequest("image: an image is needed", param="image")
+        raise InvalidRequest("image: an image is required", param="image")
     made = await _enlarged(request, wanted, wanted.image)
     return await asyncio.to_thread(_answer, made)
 
@@ -99,7 +99,7 @@ async def extra_batch_images(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-batch-images: one after the other."""
     wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
     if not wanted.image_list:
-        raise InvalidRequest("imageList: at least one image is needed", param="imageList")
+        raise InvalidRequest("imageList: at least one image is required", param="imageList")
     made = [await _enlarged(request, wanted, file.data) for file in wanted.image_list]
     return await asyncio.to_thread(_answer, made)
 

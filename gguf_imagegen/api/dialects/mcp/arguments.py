@@ -74,14 +74,14 @@ class JobStatus(Arguments):
     """How far a job is: its pictures if it has ended, else progress and the newest preview. With
     `wait_seconds` it waits for the end; without `job_id` it lists your latest jobs."""
 
-    job_id: str | None = Field(None, description="as generate_image told it")
+    job_id: str | None = Field(None, description="as returned by generate_image")
     wait_seconds: float = Field(0.0, ge=0, le=LONGEST_WAIT, description=WAIT_SECONDS)
 
 
 class CancelJob(Arguments):
     """Stop a job that waits or runs."""
 
-    job_id: str = Field(description="as generate_image told it")
+    job_id: str = Field(description="as returned by generate_image")
 
 
 def parsed(kind: type[Kind], arguments: Mapping[str, Any]) -> Kind:
@@ -94,7 +94,7 @@ def parsed(kind: type[Kind], arguments: Mapping[str, Any]) -> Kind:
     where = str(fault["loc"][0]) if fault["loc"] else "arguments"
     if fault["type"] == "extra_forbidden":
         known = ", ".join(kind.model_fields) or "none"
-        raise InvalidRequest(f"{where}: there is no such argument; known: {known}", param=where)
+        raise InvalidRequest(f"{where}: unknown argument; known: {known}", param=where)
     if fault["type"] == "missing":
         raise InvalidRequest(f"{where}: is required", param=where)
     raise InvalidRequest(f"{where}: {fault['msg']}", param=where)
