@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
+from gguf_imagegen.catalog.catalog import Catalog, entry_of_file, load_catalog, names_file
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Role
@@ -21,8 +21,8 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
 
     The name has a quantisation where the settings name one.
     """
-    path = Path(settings.model).expanduser()
-    if path.suffix in MODEL_SUFFIXES:
+    if names_file(settings.model):
+        path = Path(settings.model).expanduser()
         catalog = load_catalog(settings.models_dir, settings.catalog)
         catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
         return _served(catalog, entry, settings), entry.id

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, load_catalog
+from gguf_imagegen.catalog.catalog import Catalog, load_catalog, names_file
 from gguf_imagegen.catalog.default_model import catalog_for
 from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.catalog.quants import choose_quant
@@ -84,7 +83,7 @@ def _offered(settings: Settings, name: str, source: Source) -> str:
 
 def pull_missing(settings: Settings) -> int:
     """Before serving: pull the model that is served, if it is one of the catalog and not on this machine."""
-    if Path(settings.model).suffix in MODEL_SUFFIXES:
+    if names_file(settings.model):
         return 0
     catalog = catalog_for(settings)
     with Console(stderr=True).status(f"looking for {settings.model}"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 import struct
 from collections import Counter
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from typing import BinaryIO, Literal
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from gguf_imagegen.modelfiles.formats import WORDS, foreign_format
+from gguf_imagegen.modelfiles.strangers import HEAD, words_for
 from gguf_imagegen.vocabulary.errors import InvalidModelFile
 
 # Each bounds the time of reading to well under a second; the largest real files have a third of it.
@@ -29,6 +31,8 @@ MAX_LISTED_STRINGS = 1_000_000  # in all arrays together
 MAX_NAME = 128
 MAX_DIMS = 4
 NEWEST_TYPE = 40  # NVFP4: the last that the engine's ggml knows, it aborts on later ones
+_TYPES_TO_COME = 64
+_DROPPED_TYPES = frozenset({4, 5, 31, 32, 33, 36, 37, 38})  # Q4_0_4_4, IQ4_NL_4_4 and their kin
 MAX_JSON = 8 << 20
 SAFETENSORS = frozenset({".safetensors", ".sft"})
 """Suffixes, in small letters, of files that have no magic number of their own."""
@@ -90,8 +94,13 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check a header; InvalidModelFile says what is wrong with the file."""
+    """Read and check a header; InvalidModelFile says what is wrong with the file.
+
+    Nothing but a file is opened: a pipe would block, a device never ends.
+    """
     try:
+        if not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
+            raise InvalidModelFile(f"{path.name}: it is a pipe or a device, not a file", param="model")
         with path.open("rb") as file:
             return parse_header(file, path.name, path.stat().st_size)
     except OSError as exc:
@@ -100,20 +109,28 @@ def read_header(path: Path) -> Header:
 
 def parse_header(file: BinaryIO, name: str, size: int) -> Header:
     """The header of an open file of `size` bytes, of which nothing behind the header is read."""
-    magic = file.read(4)
+    head = file.read(HEAD)
     file.seek(0)
-    if magic == b"GGUF":
+    if size == 0:
+        raise _bad(name, "the file is empty")
+    if words := words_for(head):
+        raise InvalidModelFile(f"{name}: {words}", param="model")
+    if head.startswith(b"GGUF"):
         gguf = _Gguf(file, name, size)
         header = Header(name, "gguf", gguf.read(), size, gguf.layout)
-    elif PurePath(name).suffix.lower() in SAFETENSORS:
+    elif PurePath(name).suffix.lower() in SAFETENSORS or _begins_as_safetensors(head, size):
         header = Header(name, "safetensors", _safetensors(file, name, size), size)
-    elif size == 0:
-        raise _bad(name, "the file is empty")
     else:
-        raise _bad(name, "it is not a GGUF file (it does not begin with 'GGUF')")
+        raise _bad(name, "it is neither a GGUF nor a safetensors file")
     if not header.tensors:
         raise _bad(name, "it holds no tensors")
     return header
+
+
+def _begins_as_safetensors(head: bytes, size: int) -> bool:
+    """The length of a JSON object, and its brace: as files of a hub's cache are, whose names say nothing."""
+    length = struct.unpack("<Q", head[:8])[0] if len(head) > 8 else 0
+    return head[8:9] == b"{" and 2 <= length <= min(MAX_JSON, size - 8)
 
 
 def _bad(name: str, reason: str) -> InvalidModelFile:
@@ -166,6 +183,12 @@ class _Gguf:
         shape = tuple(self._number("Q") for _ in range(dims))[::-1]
         kind = self._number("I")
         offset = self._number("Q")
+        if kind in _DROPPED_TYPES or NEWEST_TYPE < kind < _TYPES_TO_COME:
+            raise InvalidModelFile(
+                f"{self._name}: tensor {name[:100]!r} has the type {kind} of GGML, which the engine does not"
+                " know; take another quantisation, such as Q4_K or Q8_0",
+                param="model",
+            )
         if kind not in GGML_QUANT_SIZES or kind > NEWEST_TYPE:
             raise self._bad(f"tensor {name!r} has the unknown type {kind}")
         elements = math.prod(shape)

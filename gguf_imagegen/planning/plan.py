@@ -161,7 +161,7 @@ class Sketch:
             init_image=edit.init,
             mask=edit.init_mask,
             ref_images=edit.references,
-            control_image=control_image(request, settings, self.size, aligned),
+            control_image=control_image(request, bare.entry, settings, self.size, aligned),
         )
         partial_steps = spread_steps(spec, request.partial_images or 0)
         if partial_steps and not (request.stream_options and request.stream_options.preview):
@@ -218,14 +218,16 @@ def sketch(
     size = width, height = delivered_size(request, entry, settings, headers.pictures)
     check_least(size, settings)
     aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
-    by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
+    from_noise = bool(headers.pictures) and entry.edit_mode in ("reference", "control")
     steps = sampling.steps(request, entry, settings, notes)
     sampler = request.sampler or sampling.own(entry.defaults.sampler, able.samplers)
     schedule = request.schedule or sampling.own(entry.defaults.schedule, able.schedules)
     sampling.check_schedule(schedule, steps, entry)
     step_cache = sampling.step_cache(request, entry, notes)
-    if by_reference and request.strength is not None:
-        notes.append(f"strength: has no effect, {entry.id} edits by reference")
+    if from_noise and request.strength is not None:
+        notes.append(f"strength: has no effect, {entry.id} edits by {entry.edit_mode}")
+    if entry.edit_mode == "control" and not headers.pictures and request.control is None:
+        notes.append(f"image: {entry.id} was sent no picture of edges or depth to follow")
     if request.strength is not None and not headers.pictures:
         notes.append("strength: has no effect without an image")
     strength = entry.defaults.strength if request.strength is None else request.strength
@@ -250,7 +252,7 @@ def sketch(
         flow_shift=entry.defaults.flow_shift if request.flow_shift is None else request.flow_shift,
         step_cache=step_cache,
         step_cache_threshold=request.step_cache_threshold,
-        strength=1.0 if by_reference else strength,
+        strength=1.0 if from_noise else strength,
         vae_tiling=request.vae_tiling,
         init_image=None,
         mask=None,
