@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from gguf_imagegen.modelfiles.companions import check_companions
 from gguf_imagegen.modelfiles.formats import WORDS
 from gguf_imagegen.modelfiles.header import Header, read_header
 from gguf_imagegen.modelfiles.strangers import kind_of
@@ -220,6 +221,7 @@ def check_complete(family: str, files: Mapping[Role, Header]) -> None:
         raise MissingComponent(
             f"this {family} model lacks {words}; give it with --component {role}=FILE", param="model"
         )
+    check_companions(family, files, {role: component_of(header) for role, header in files.items()})
     for role, header in files.items():
         if role in ("model", "diffusion"):
             _check_family(header, family)
