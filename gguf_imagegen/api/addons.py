@@ -9,13 +9,14 @@ from aiohttp import web
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import endpoint
-from gguf_imagegen.planning.addons import Kind, names_in
+from gguf_imagegen.modelfiles.lora_card import LoraCard, lora_card
+from gguf_imagegen.planning.addons import listed_files, names_in
 from gguf_imagegen.settings import Settings
 
 
 @endpoint(answers.Addons)
 async def list_addons(request: web.Request) -> web.Response:
-    """GET /v1/addons: the names of LoRAs and upscalers that a request may use."""
+    """GET /v1/addons: LoRAs and upscalers that a request may name, and what LoRAs say of themselves."""
     found = await asyncio.to_thread(_found, request.app[SERVICE].settings)
     return web.json_response(found.model_dump())
 
@@ -23,8 +24,13 @@ async def list_addons(request: web.Request) -> web.Response:
 def _found(settings: Settings) -> answers.Addons:
     """Reads folders: call it in a thread."""
 
-    def names(kind: Kind) -> list[answers.Addon]:
-        folder = {"lora": settings.lora_dir, "upscaler": settings.upscaler_dir}[kind]
-        return [answers.Addon(name=name) for name in names_in(folder, kind)]
+    loras = sorted(listed_files(settings.lora_dir, "lora").items())
+    return answers.Addons(
+        object="addons",
+        loras=[_lora(name, lora_card(path)) for name, path in loras],
+        upscalers=[answers.Addon(name=name) for name in names_in(settings.upscaler_dir, "upscaler")],
+    )
 
-    return answers.Addons(object="addons", loras=names("lora"), upscalers=names("upscaler"))
+
+def _lora(name: str, card: LoraCard) -> answers.LoraAddon:
+    return answers.LoraAddon(name=name, base_model=card.base_model, trigger_words=list(card.trigger_words))

@@ -185,11 +185,18 @@ class Addon(BaseModel):
     name: str
 
 
+class LoraAddon(Addon):
+    """`base_model` and `trigger_words` as the file's metadata has them, else empty."""
+
+    base_model: str
+    trigger_words: list[str]
+
+
 class Addons(BaseModel):
     """Files that requests may name."""
 
     object: Literal["addons"]
-    loras: list[Addon]
+    loras: list[LoraAddon]
     upscalers: list[Addon]
 
 

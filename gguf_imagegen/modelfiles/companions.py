@@ -29,7 +29,8 @@ _LATENTS: Mapping[str, tuple[str, int]] = {
 }  # fmt: skip
 _VAES: Mapping[tuple[str, int], str] = {
     _SD_VAE: "that of SD 1, SD 2 and SDXL", _FLUX_VAE: "that of SD 3 and FLUX.1",
-    _FLUX2_VAE: "that of FLUX.2", _WAN_VAE: "that of Wan 2.1 and Qwen-Image", ("video", 48): "that of Wan 2.2",
+    _FLUX2_VAE: "that of FLUX.2", _WAN_VAE: "that of Wan 2.1 and Qwen-Image",
+    ("video", 48): "that of Wan 2.2",
 }  # fmt: skip
 
 # The matrix that reads the text, and how many outputs of the language model's width it takes at once.
@@ -121,8 +122,8 @@ def _check_llm(header: Header, family: str, files: Mapping[Role, Header]) -> Non
     embedding = _shape(header, r"(token_embd|embed_tokens)\.weight$")
     if len(reader) == 2 == len(embedding) and reader[1] != several * embedding[1]:
         raise InvalidModelFile(
-            f"{header.name}: this language model gives {embedding[1]} numbers, {main.name if main else ''} wants"
-            f" {reader[1] // several}; take the one of its size",
+            f"{header.name}: this language model gives {embedding[1]} numbers,"
+            f" {main.name if main else ''} wants {reader[1] // several}; take the one of its size",
             param="model",
         )
 

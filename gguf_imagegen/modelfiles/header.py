@@ -12,7 +12,8 @@ import math
 import stat
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import BinaryIO, Literal
 
@@ -67,13 +68,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says of itself. `name` is the bare file name; only GGUF has a `layout`."""
+    """What a model file says of itself. `name` is the bare file name; only GGUF has a `layout`.
+
+    `metadata` are the texts of safetensors' `__metadata__`.
+    """
 
     name: str
     format: Literal["gguf", "safetensors"]
     tensors: dict[str, TensorInfo]
     size: int
     layout: Layout | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -113,13 +118,15 @@ def parse_header(file: BinaryIO, name: str, size: int) -> Header:
     file.seek(0)
     if size == 0:
         raise _bad(name, "the file is empty")
-    if words := words_for(head):
+    safetensors = _begins_as_safetensors(head)  # its length may look like any text's first letters
+    if not safetensors and (words := words_for(head)):
         raise InvalidModelFile(f"{name}: {words}", param="model")
     if head.startswith(b"GGUF"):
         gguf = _Gguf(file, name, size)
         header = Header(name, "gguf", gguf.read(), size, gguf.layout)
-    elif PurePath(name).suffix.lower() in SAFETENSORS or _begins_as_safetensors(head, size):
-        header = Header(name, "safetensors", _safetensors(file, name, size), size)
+    elif PurePath(name).suffix.lower() in SAFETENSORS or safetensors:
+        tensors, metadata = _safetensors(file, name, size)
+        header = Header(name, "safetensors", tensors, size, metadata=metadata)
     else:
         raise _bad(name, "it is neither a GGUF nor a safetensors file")
     if not header.tensors:
@@ -127,10 +134,10 @@ def parse_header(file: BinaryIO, name: str, size: int) -> Header:
     return header
 
 
-def _begins_as_safetensors(head: bytes, size: int) -> bool:
+def _begins_as_safetensors(head: bytes) -> bool:
     """The length of a JSON object, and its brace: as files of a hub's cache are, whose names say nothing."""
     length = struct.unpack("<Q", head[:8])[0] if len(head) > 8 else 0
-    return head[8:9] == b"{" and 2 <= length <= min(MAX_JSON, size - 8)
+    return head[8:9] == b"{" and 2 <= length <= MAX_JSON
 
 
 def _bad(name: str, reason: str) -> InvalidModelFile:
@@ -270,7 +277,7 @@ class _Gguf:
         return _bad(self._name, reason)
 
 
-def _safetensors(file: BinaryIO, name: str, size: int) -> dict[str, TensorInfo]:
+def _safetensors(file: BinaryIO, name: str, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     prefix = file.read(8)
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 2 <= length <= min(MAX_JSON, size - 8):
@@ -279,11 +286,14 @@ def _safetensors(file: BinaryIO, name: str, size: int) -> dict[str, TensorInfo]:
         content = json.loads(file.read(length))
         if not isinstance(content, dict):
             raise ValueError("not an object")
-        content.pop("__metadata__", None)
+        said = content.pop("__metadata__", None)
+        said = said if isinstance(said, dict) else {}
+        metadata = {key: text for key, text in said.items() if isinstance(text, str)}
         if len(content) > MAX_TENSORS:
             raise _bad(name, f"it claims {len(content)} tensors")
         _refuse_foreign(name, {key: str(value["dtype"]) for key, value in content.items()})
-        return {key: _safetensor(name, key, value, 8 + length, size) for key, value in content.items()}
+        tensors = {key: _safetensor(name, key, value, 8 + length, size) for key, value in content.items()}
+        return tensors, metadata
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise _bad(name, "its header is damaged") from exc
 

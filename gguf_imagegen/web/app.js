@@ -46,7 +46,7 @@ async function read() {
       call("GET", "/v1/models"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
     ]);
     models.offer(list.data, me.admin);
-    create.offer(list.data, loras.map((each) => each.name), upscalers.map((each) => each.name));
+    create.offer(list.data, loras, upscalers.map((each) => each.name));
     if (list.data.some((each) => ["loading", "pulling"].includes(each.meta.state))) setTimeout(refresh, 1000);
   } catch (error) {
     models.fail(error.message);

@@ -61,8 +61,8 @@ function lock(on) {
   $("seed-hint").textContent = on ? "The same for every run." : $("seed").value ? "Used last. The next one is drawn anew; Lock keeps it." : "A new one for every run.";
 }
 
-/** New from the server: the models, and the names of LoRAs and upscalers. */
-export function offer(list, loraNames, upscalers) {
+/** New from the server: the models, LoRAs with what their files say, and the names of upscalers. */
+export function offer(list, offered, upscalers) {
   models = list.filter((each) => HERE.includes(each.meta.state) || each.meta.quants.some((quant) => quant.on_disk));
   const before = $("model").value;
   const options = models.flatMap(optionsOf);
@@ -73,7 +73,7 @@ export function offer(list, loraNames, upscalers) {
     const found = [before, kept.get("model", ""), own].map(optionOf).find(Boolean);
     if (found) $("model").value = found;
   }
-  offerAddons(loraNames, upscalers);
+  offerAddons(offered, upscalers);
   if (model() && $("model").value !== before) fill();
   else show();
   heard();
@@ -92,13 +92,17 @@ function optionOf(name) {
   return name && (names.find((each) => each === name) ?? names.find((each) => idOf(each) === idOf(name)));
 }
 
-function offerAddons(loraNames, upscalers) {
-  if (JSON.stringify([loraNames, upscalers]) === loras) return;
-  loras = JSON.stringify([loraNames, upscalers]);
+/** What a LoRA's file says it was made for. */
+const about = ({ base_model }) => (base_model ? `made for ${base_model}` : "");
+
+function offerAddons(offered, upscalers) {
+  if (JSON.stringify([offered, upscalers]) === loras) return;
+  loras = JSON.stringify([offered, upscalers]);
   const scales = kept.get("loras", {});
-  $("loras").replaceChildren(...loraNames.map((name) => h("label", {}, h("span", {}, name),
-    h("input", { type: "number", step: "any", min: "-10", max: "10", inputmode: "decimal", "data-lora": name, value: scales[name] ?? "" }))));
-  $("lora-field").hidden = !loraNames.length;
+  $("loras").replaceChildren(...offered.map((each) => h("label", { title: about(each) }, h("span", {}, each.name),
+    h("input", { type: "number", step: "any", min: "-10", max: "10", inputmode: "decimal", "data-lora": each.name, value: scales[each.name] ?? "" }),
+    each.trigger_words?.length ? h("small", {}, each.trigger_words.join(", ")) : "")));
+  $("lora-field").hidden = !offered.length;
   $("upscale-field").hidden = !upscalers.length;
   const value = kept.get("upscale", "");
   $("upscale").replaceChildren(h("option", { value: "" }, "No"), ...upscalers.flatMap((name) =>

@@ -26,7 +26,8 @@ VAE: Shapes = {"decoder.conv_in.weight": (512, 16, 3, 3)}
 WAN_VAE: Shapes = {
     "decoder.conv1.weight": (384, 16, 3, 3, 3), "decoder.middle.0.residual.0.gamma": (384, 1, 1, 1),
 }  # fmt: skip
-QWEN: Shapes = {"model.embed_tokens.weight": (151936, 2560), "model.layers.0.self_attn.q_proj.weight": (1, 1)}
+EMBEDDING = "model.embed_tokens.weight"
+QWEN: Shapes = {EMBEDDING: (151936, 2560), "model.layers.0.self_attn.q_proj.weight": (1, 1)}
 FLUX: Shapes = {
     "img_in.weight": (128, 64), "double_blocks.0.img_attn.proj.weight": (128, 128),
     "single_blocks.0.norm.key_norm.scale": (128,), "txt_in.weight": (128, 4096),
@@ -59,7 +60,7 @@ def test_parts_of_one_family_are_taken(family: str) -> None:
 @pytest.mark.parametrize(
     ("family", "changed", "words"),
     [
-        ("flux", {"vae": {"decoder.conv_in.weight": (512, 4, 3, 3)}}, "SD 1, SD 2 and SDXL; flux needs that of SD 3"),
+        ("flux", {"vae": {"decoder.conv_in.weight": (512, 4, 3, 3)}}, "SDXL; flux needs that of SD 3"),
         ("flux", {"vae": WAN_VAE}, "that of Wan 2.1 and Qwen-Image; flux needs"),
         ("qwen-image", {"vae": VAE}, "that of SD 3 and FLUX.1; qwen-image needs that of Wan 2.1"),
         ("flux", {"clip_l": T5}, "clip_l.safetensors: this is a T5 text encoder, not a CLIP-L .* t5xxl=FILE"),
@@ -69,7 +70,7 @@ def test_parts_of_one_family_are_taken(family: str) -> None:
         ("flux", {"t5xxl": {**T5, "shared.weight": (256384, 4096)}}, "UMT5, the encoder of Wan"),
         ("flux", {"t5xxl": {**T5, "shared.weight": (32128, 1024)}}, "1024 wide"),
         ("flux", {"clip_l": {**CLIP_L, TOKENS: (49408, 1024)}}, "this CLIP is 1024 wide"),
-        ("z-image", {"llm": {**QWEN, "model.embed_tokens.weight": (151936, 4096)}}, "gives 4096 numbers.*wants 2560"),
+        ("z-image", {"llm": {**QWEN, EMBEDDING: (151936, 4096)}}, "gives 4096 numbers.*wants 2560"),
         ("z-image", {"llm": T5}, "this is a T5 text encoder, not a language model"),
     ],
 )  # fmt: skip

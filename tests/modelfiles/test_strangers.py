@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import stat
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,14 @@ def test_what_is_no_model_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidModelFile, match=f"^{name}: it is .*{words}") as caught:
         read_header(tmp_path / name)
     assert "get the file again" not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [ord("<"), ord("{"), 0x0280, 0x0A0A])
+def test_a_header_whose_length_looks_like_text_is_read(tmp_path: Path, length: int) -> None:
+    """Safetensors begin with a number, whose bytes may be those of a web page, JSON or a pickle."""
+    text = b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'.ljust(length)
+    (tmp_path / "m").write_bytes(struct.pack("<Q", length) + text + bytes(4))
+    assert list(read_header(tmp_path / "m").tensors) == ["x"]
 
 
 def test_only_files_are_opened(tmp_path: Path) -> None:
