@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.default_model import served_name
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.engines.ocr.reader import Reader, rapidocr
-from gguf_imagegen.jobs.job import Job, JobEvent
+from gguf_imagegen.jobs.job import Job, JobEvent, Observer
+from gguf_imagegen.jobs.ledger import Ledger, Past
 from gguf_imagegen.jobs.pixels import Pixels
+from gguf_imagegen.jobs.recovery import Recovery
 from gguf_imagegen.jobs.results import ResultStore
-from gguf_imagegen.jobs.scheduler import Observer, Scheduler
+from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.jobs.state import State
+from gguf_imagegen.jobs.ticket import Repeat, Ticket
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
+from gguf_imagegen.planning.canvas import enlarger
 from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
@@ -30,9 +36,12 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import Forbidden, QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
+log = logging.getLogger(__name__)
+OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
+"""Names that can mean nothing else on this server than "the model"."""
 THUMBNAILS_AT_ONCE = 2
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
@@ -41,9 +50,10 @@ SWEEP = 30.0
 class Service:
     """Takes requests and has them done.
 
-    `make_reader` gives an engine that reads text and is not started yet; without one it is RapidOCR.
-    Pictures go to `settings.output_dir`, else to the state folder, which is this
-    server's alone; without either they are kept for a time only.
+    `make_reader` gives an engine that reads text, not started yet; without one it is RapidOCR. Pictures go to
+    `settings.output_dir`, else to the state folder, which is this server's alone; without either they are
+    kept for a time only. Jobs are in the ledger of the state folder; those of an earlier run are `returned`
+    with their tickets before `knows_the_past` is set.
     """
 
     def __init__(
@@ -53,12 +63,13 @@ class Service:
         default_model: str,
         backend: Backend,
         *,
-        state_dir: Path | None = None,
+        kept: State | None = None,
         observers: Sequence[Observer] = (),
         make_reader: Callable[[], Engine] | None = None,
         waits: Waits = USUAL,
     ) -> None:
         adapters_of(settings.lora_names)  # what is wrong with them is said at the start
+        enlarger(settings)  # and so is an upscaler that is not there
         self.settings = settings
         self.waits = waits
         self.catalog = catalog
@@ -69,15 +80,19 @@ class Service:
         self._served = catalog.get(default_model).id
         self.abilities = backend.abilities()
         self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
-        self.results = _results(settings, state_dir)
-        self.scheduler = Scheduler(settings, self.pool, self.results, self._tell)
+        self.results = _results(settings, kept)
+        self._ledger = kept.ledger if kept else None
+        store = self._ledger.store if self._ledger else None
+        self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, store)
         self.pixels = Pixels(self._pixels_held)
+        self.returned: Callable[[Job, Ticket], None] = lambda job, ticket: None
+        self.knows_the_past = asyncio.Event()
         self.reader = Reader(
             make_reader or partial(rapidocr, settings.threads or usable_cores()),
             most=settings.max_queue,
             keep=settings.keep_alive,
         )
-        self._observers = observers
+        self._observers = (*observers, self._ledger.note) if self._ledger else observers
         self._thumbnails = asyncio.Semaphore(THUMBNAILS_AT_ONCE)
 
     @property
@@ -88,18 +103,46 @@ class Service:
         """The named model, or the default one."""
         return self.catalog.get(name) if name else self.default
 
+    def listed(self, every: bool) -> list[Entry]:
+        """The default model first, for clients take that; then what is on disk, or the whole catalog."""
+        default = self.default
+        rest = [entry for entry in self.catalog.entries if entry.id != default.id]
+        return [default, *(entry for entry in rest if every or self.catalog.on_disk(entry))]
+
+    def meant(self, name: str | None, warnings: list[str]) -> Entry:
+        """The model of a request for a picture; some names that are none here mean the default one."""
+        try:
+            return self.model(name)
+        except ModelNotFound:
+            if not (self.settings.any_model or (name and OPENAI_MODELS.fullmatch(name))):
+                raise
+            entry = self.default
+            warnings.append(f"model: there is no {str(name)[:100]!r} here; {entry.id!r} was used")
+            return entry
+
     def name_of(self, entry: Entry) -> str:
         """What answers call a model that the request did not name."""
         return self.served_name if entry.id == self._served else entry.id
 
     async def submit(
-        self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender | None = None
+        self,
+        request: ImageRequest,
+        operation: Operation,
+        warnings: list[str],
+        sender: Sender | None = None,
+        *,
+        lasting: bool = False,
+        repeat: Repeat | None = None,
     ) -> Job:
-        """Queue what a request asks for; all that can be refused is refused before a picture is decoded."""
+        """Queue what a request asks for; all that can be refused is refused before a picture is decoded.
+
+        A `lasting` job goes on whether anybody waits for it or not, over restarts of the server too; `repeat`
+        is how a repeated request is known after one.
+        """
         sender = sender or Sender()
         check_priority(request.priority, sender.caller)
         self.check_room(sender.caller)
-        request, entry = self._named(request)
+        request, entry = self._named(request, warnings)
         if not request.model:
             request = request.model_copy(update={"model": self.name_of(entry)})
         entry, notes = chosen_parts(request, entry)
@@ -111,7 +154,9 @@ class Service:
         )
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
-        return self.scheduler.submit(plan, sender)
+        job = Job(plan, sender, lasting=lasting)
+        await self._accept(job, request, repeat)
+        return job
 
     async def thumbnail(self, picture: str, width: int) -> bytes | None:
         """A WebP of this width, None where the picture is no wider; few are made at once."""
@@ -122,13 +167,16 @@ class Service:
         """Let a waiting job go sooner or later; one that has begun stays as it is."""
         check_priority(priority, caller)
         self.scheduler.move(job, priority)
+        if self._ledger is not None:
+            self._ledger.move(job)
 
-    def _named(self, request: ImageRequest) -> tuple[ImageRequest, Entry]:
+    def _named(self, request: ImageRequest, warnings: list[str]) -> tuple[ImageRequest, Entry]:
         """The model that a request names; a LoRA's name means the default one with that LoRA."""
         if request.model and not self.catalog.knows(request.model):
             adapted = with_adapter(request, self.settings)
             if adapted is not None:
                 return adapted, self.default
+            return request.model_copy(update={"model": None}), self.meant(request.model, warnings)
         return request, self.model(request.model)
 
     def check_room(self, caller: Caller) -> None:
@@ -137,7 +185,8 @@ class Service:
         most = caller.bounds.jobs
         if most is None:
             return
-        own = sum(not job.ended and job.caller == caller.name for job in self.scheduler.jobs.values())
+        jobs = (*self.scheduler.jobs.values(), *self.scheduler.arriving.values())
+        own = sum(not job.ended and job.caller == caller.name for job in jobs)
         if own >= most:
             raise QueueFull(
                 f"{own} jobs of {caller.name} wait or run, and it may have {most} at once; try again later",
@@ -146,8 +195,9 @@ class Service:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Work through the queue; at the end cancel what is left, and forget the results."""
-        tasks = [asyncio.create_task(self.scheduler.run()), asyncio.create_task(self._sweep())]
+        """Work through the queue, that of earlier runs first; at the end cancel what is left."""
+        works = (self._remember(), self.scheduler.run(), self._sweep())
+        tasks = [asyncio.create_task(work) for work in works]
         try:
             yield
         finally:
@@ -159,6 +209,57 @@ class Service:
                 await asyncio.wait(tasks, timeout=self.waits.cancel_again)
             await self.reader.close()
             self.results.close()
+            if self._ledger is not None:
+                await self._ledger.close()
+
+    async def _accept(self, job: Job, request: ImageRequest, repeat: Repeat | None) -> None:
+        """Queue a job that is stored, if anything is."""
+        if self._ledger is None:
+            return self.scheduler.submit(job)
+        self.scheduler.arriving[job.id] = job
+        try:
+            await self._ledger.accept(job, request, repeat)
+        finally:
+            del self.scheduler.arriving[job.id]
+        try:
+            self.scheduler.submit(job)
+        except ImagegenError:
+            self._ledger.forget(job)
+            raise
+
+    async def _remember(self) -> None:
+        """Go on where the last run of the server was ended; later give up what nobody came back for."""
+        if self._ledger is not None:
+            try:
+                await self._read_past(self._ledger)
+            except Exception:  # the server must work on without its past; the log has the trace
+                log.exception("internal error while the journal was read")
+        self.knows_the_past.set()
+        await asyncio.sleep(self.settings.return_time)
+        for job in [job for job in self.scheduler.jobs.values() if job.missed and not job.ended]:
+            await self.scheduler.cancel(job, "the client did not come back after the server was restarted")
+
+    async def _read_past(self, ledger: Ledger) -> None:
+        jobs, owners = await ledger.past()
+        for picture in await asyncio.to_thread(self.results.take_owners, owners):
+            ledger.disown(picture)
+        recovery = Recovery(
+            ledger, self.catalog, self.abilities, self.pixels, self._sketch_again, self.default
+        )
+        for past in jobs:
+            await self._take_back(past, recovery)
+        if jobs:
+            left = sum(not job.ended for job in self.scheduler.jobs.values())
+            log.info("%d jobs of earlier runs are known, %d of them go on", len(jobs), left)
+
+    async def _take_back(self, past: Past, recovery: Recovery) -> None:
+        job, fault = await recovery.job(past)
+        if past.ticket is not None:
+            self.returned(job, past.ticket)
+        await self.scheduler.take_back(job, fault)
+
+    async def _sketch_again(self, request: ImageRequest, entry: Entry, operation: Operation) -> Sketch:
+        return await asyncio.to_thread(self._sketch, request, entry, operation, [], self.settings)
 
     def _sketch(
         self,
@@ -180,7 +281,8 @@ class Service:
         return replace(sketched, bare=alike)
 
     def _pixels_held(self) -> int:
-        return sum(job.plan.pixel_bytes for job in self.scheduler.jobs.values() if not job.ended)
+        jobs = (*self.scheduler.jobs.values(), *self.scheduler.arriving.values())
+        return sum(job.plan.pixel_bytes for job in jobs if not job.ended)
 
     def _tell(self, job: Job, event: JobEvent) -> None:
         for observer in self._observers:
@@ -190,6 +292,8 @@ class Service:
         while True:
             await asyncio.sleep(SWEEP)
             self.scheduler.sweep()
+            if self._ledger is not None:
+                await self._ledger.sweep({*self.scheduler.jobs, *self.scheduler.arriving})
             await asyncio.to_thread(self.results.sweep)
 
 
@@ -199,7 +303,7 @@ def check_priority(priority: int, caller: Caller) -> None:
         raise Forbidden("priority: only an admin may raise it above 0", param="priority")
 
 
-def _results(settings: Settings, state_dir: Path | None) -> ResultStore:
-    if settings.output_dir is not None or state_dir is None:
+def _results(settings: Settings, kept: State | None) -> ResultStore:
+    if settings.output_dir is not None or kept is None:
         return ResultStore(settings.output_dir, settings.job_ttl)
-    return ResultStore(state_dir / "pictures", settings.job_ttl, settings.keep_pictures)
+    return ResultStore(kept.pictures, settings.job_ttl, settings.keep_pictures)

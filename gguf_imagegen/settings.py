@@ -96,6 +96,8 @@ class Settings(BaseSettings):
         (),
         description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; ROLE=none omits it",
     )
+    alias: Words = Field((), description="NAME=ID of further names that requests may use for a model")
+    any_model: bool = Field(False, description="draw with the default model where a request names none here")
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
     lora_dir: Path | None = Field(None, description="folder of LoRA files that requests may name")
@@ -159,6 +161,12 @@ class Settings(BaseSettings):
     max_input_pixels: int = Field(50_000_000, ge=64 * 64, description="largest image taken as input")
     max_pixels: int = Field(4_194_304, ge=64 * 64, description="largest image to make (width x height)")
     max_side: int = Field(16384, ge=64, description="longest side of an image to make")
+    oversize: str = Field(
+        "lanczos",
+        min_length=1,
+        description="sizes that a model does not make: enlarge what it makes by lanczos or by a file of"
+        " --upscaler-dir, or refuse",
+    )
     max_images: int = Field(10, ge=1, le=100, description="largest n")
     max_steps: int = Field(150, ge=1, le=1000, description="largest number of steps")
     min_pixels: int = Field(64 * 64, ge=64 * 64, description="smallest image to make (width x height)")
@@ -184,6 +192,9 @@ class Settings(BaseSettings):
 
     # time
     job_ttl: float = Field(3600, gt=0, description="how long finished jobs and their images can be read")
+    return_time: float = Field(
+        60, ge=0, description="how long a job waits for a client that left when the server was killed"
+    )
     keep_alive: float = Field(300, description="unload the model after so long without work, -1 = never")
     grace: float = Field(20, ge=0, description="time that running and queued jobs get at SIGTERM")
     heartbeat: float = Field(5, gt=0, le=10, description="pause after which a stream sends a comment")
@@ -231,6 +242,7 @@ class Settings(BaseSettings):
     @field_validator(
         "served_model_name",
         "component",
+        "alias",
         "lora_names",
         "cors_origins",
         "devices",

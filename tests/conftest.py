@@ -32,7 +32,9 @@ from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.testmodel import write_test_model
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.engines.sdcpp.backend import SdCpp
+from gguf_imagegen.jobs import state
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.jobs.state import State
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
@@ -221,6 +223,7 @@ def running(model_dir: Path) -> RunningApp:
     """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave.
 
     Or with a `backend=` of one's own, as `--backend` takes it; `reader=` makes an engine that reads text.
+    Nothing is kept unless a `state_dir` is named, or `kept` is a state folder that was opened.
     """
 
     @contextlib.asynccontextmanager
@@ -231,14 +234,21 @@ def running(model_dir: Path) -> RunningApp:
         reader: Callable[[], Engine] | None = None,
         bounds: Bounds | None = None,
         waits: Waits = USUAL,
+        kept: State | None = None,
         **settings: Any,
     ) -> AsyncIterator[App]:
         values = {"models_dir": model_dir, "model": "tiny-random", "threads": 1, **settings}
         chosen = Settings(**values)
+        if kept is None and "state_dir" in settings:
+            with state.folder(chosen) as opened:
+                makers: dict[str, Any] = {"engine": engine, "backend": backend, "reader": reader}
+                async with run(**makers, bounds=bounds, waits=waits, kept=opened, **settings) as app:
+                    yield app
+            return
         catalog, default = choose_models(chosen)
         found = FakeBackend(chosen, engine) if engine else backend(chosen)
-        app = make_app(chosen, catalog, default, found, make_reader=reader, waits=waits)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+        application = make_app(chosen, catalog, default, found, kept, make_reader=reader, waits=waits)
+        runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=1)
         await runner.setup()
         assert runner.server is not None
         listening = await listen(
@@ -246,7 +256,7 @@ def running(model_dir: Path) -> RunningApp:
         )
         try:
             async with aiohttp.ClientSession() as session:
-                yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", app, session)
+                yield App(f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}", application, session)
         finally:
             listening.close()
             await runner.cleanup()

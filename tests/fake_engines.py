@@ -62,9 +62,10 @@ class QuickEngine:
             yield event
 
     async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
+        last = spec.hires or spec
         pixels = bytes([128]) * (spec.width * spec.height * 3)
         timings = Timings(2.0, 10.0 * spec.sampling_steps, 3.0, 10.0 * spec.sampling_steps + 5, spec.steps)
-        for index in range(spec.n):
+        for index in range(spec.first, spec.n):
             yield PhaseChanged(index, "conditioning")
             yield PhaseChanged(index, "sampling")
             for step in range(1, spec.steps + 1):
@@ -73,7 +74,8 @@ class QuickEngine:
                 if spec.preview != "none" and (not spec.preview_steps or step in spec.preview_steps):
                     yield Preview(index, step, spec.steps, RawImage(spec.width, spec.height, 3, pixels))
             yield PhaseChanged(index, "decoding")
-            yield Made(index, RawImage(spec.width, spec.height, 3, pixels), timings)
+            made = bytes([128]) * (last.width * last.height * 3)
+            yield Made(index, RawImage(last.width, last.height, 3, made), timings)
 
     async def upscale(self, spec: Upscale) -> AsyncIterator[EngineEvent]:
         self._started = True

@@ -282,6 +282,12 @@ async def freeze(server: ServerProcess, but: int | None = None) -> psutil.Proces
     return worker
 
 
+def crash(worker: psutil.Process) -> None:
+    """Have it die of a fault of its own, even if it is frozen."""
+    worker.send_signal(signal.SIGSEGV)
+    worker.send_signal(signal.SIGCONT)
+
+
 def png(width: int, height: int, *, seed: int = 0) -> bytes:
     """Noise, so that no two pixels agree by chance and nothing compresses."""
     return encoded(noise(width, height, seed=seed), "PNG")

@@ -81,7 +81,7 @@ def test_edit(server: ServerProcess, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("--size", "9x9"), r"size: 9x9 is too small.* \(400\)"),
+        (("--size", "9x99"), r"size: 9x99 is too narrow.* \(400\)"),
         (("--model", "no-such"), r"there is no model 'no-such'.* \(404\)"),
         (("--sampler", "eular_a", "--stream"), r".*did you mean 'euler_a'.* \(400\)"),
         (("--output", "a.gif"), r"--output: a.gif must end in .png, .jpg"),

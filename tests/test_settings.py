@@ -40,6 +40,7 @@ def example(name: str) -> tuple[str, Any]:
         "keep_pictures": ("1.5GB, 2d", Keep(1_500_000_000, 2 * 86_400.0)),
         "cors_origins": ("http://a,http://b", ("http://a", "http://b")),
         "allowed_hosts": ("a,b", ("a", "b")),
+        "alias": ("a=b, c=d", ("a=b", "c=d")),
         "config": (os.devnull, Path(os.devnull)),
         "root_path": ("img/", "/img"),
         "trusted_proxies": ("10.0.0.1/8, ::1", (ip_network("10.0.0.0/8"), ip_network("::1"))),

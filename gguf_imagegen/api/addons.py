@@ -9,6 +9,7 @@ from aiohttp import web
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.modelfiles.lora_card import LoraCard, lora_card
 from gguf_imagegen.planning.addons import listed_files, names_in
 from gguf_imagegen.settings import Settings
@@ -18,7 +19,7 @@ from gguf_imagegen.settings import Settings
 async def list_addons(request: web.Request) -> web.Response:
     """GET /v1/addons: LoRAs and upscalers that a request may name, and what LoRAs say of themselves."""
     found = await asyncio.to_thread(_found, request.app[SERVICE].settings)
-    return web.json_response(found.model_dump())
+    return reply(answers.Addons, found.model_dump())
 
 
 def _found(settings: Settings) -> answers.Addons:

@@ -1,64 +1,25 @@
-"""The shapes of answers, for the OpenAPI document: models that describe and never build.
+"""The answers of this server: each is built by its model, which the OpenAPI document describes.
 
-The handlers write plain dicts; the conformance tests (tests/api/test_schemathesis.py) compare every answer
-with these. A model names what clients may rely on; further keys may stand beside them.
+A key that no model has cannot be sent (`gguf_imagegen.api.reply`).
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import Field, RootModel
 
+from gguf_imagegen.api.error_answers import ErrorObject
+from gguf_imagegen.api.reply import Answer
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 
 JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 
 
-class ErrorObject(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorAnswer(BaseModel):
-    """OpenAI's error object, and the `detail` that FastAPI-like clients read."""
-
-    error: ErrorObject
-    detail: str
-
-
-class NumericErrorObject(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: int
-    reason: str
-
-
-class NumericErrorAnswer(BaseModel):
-    """GPUStack's: `code` is the HTTP status, `reason` our own word."""
-
-    error: NumericErrorObject
-    detail: str
-
-
-class NativeErrorAnswer(BaseModel):
-    """sd.cpp's: `error` is text."""
-
-    error: str
-    message: str
-    type: str
-    param: str | None
-    code: str
-    detail: str
-
-
 # -- pictures and jobs --------------------------------------------------------------------------------
 
 
-class ImageItem(BaseModel):
+class ImageItem(Answer):
     """One picture and how it was made; `b64_json` and `url` as `response_format` wants them, else null."""
 
     b64_json: str | None = Field(None, json_schema_extra={"contentEncoding": "base64"})
@@ -75,18 +36,19 @@ class ImageItem(BaseModel):
     finish_reason: str
 
 
-class Usage(BaseModel):
+class Usage(Answer):
     """Token counts are 0; the times are measured."""
 
     input_tokens: int
     output_tokens: int
     total_tokens: int
+    input_tokens_details: dict[str, int]
     time_to_process_ms: float
     time_per_generation_ms: float
     generation_per_second: float
 
 
-class ImagesAnswer(BaseModel):
+class ImagesAnswer(Answer):
     created: int
     model: str
     size: str
@@ -99,7 +61,7 @@ class ImagesAnswer(BaseModel):
     warnings: list[str]
 
 
-class JobParameters(BaseModel):
+class JobParameters(Answer):
     prompt: str
     negative_prompt: str
     seed: int
@@ -112,7 +74,7 @@ class JobParameters(BaseModel):
     height: int
 
 
-class JobObject(BaseModel):
+class JobObject(Answer):
     """State, progress (0 to 100) and result of a job."""
 
     id: str
@@ -142,7 +104,7 @@ class JobObject(BaseModel):
     events: str
 
 
-class Me(BaseModel):
+class Me(Answer):
     """Who the key belongs to; a bound that is null is the server's own."""
 
     object: Literal["caller"]
@@ -151,13 +113,13 @@ class Me(BaseModel):
     bounds: dict[str, int | float | None]
 
 
-class JobList(BaseModel):
+class JobList(Answer):
     object: Literal["list"]
     data: list[JobObject]
     has_more: bool
 
 
-class KeptImage(BaseModel):
+class KeptImage(Answer):
     id: str
     object: Literal["image"]
     created: int
@@ -167,13 +129,13 @@ class KeptImage(BaseModel):
     text: str
 
 
-class ImageList(BaseModel):
+class ImageList(Answer):
     object: Literal["list"]
     data: list[KeptImage]
     has_more: bool
 
 
-class ImageInfo(BaseModel):
+class ImageInfo(Answer):
     """What is written in a picture: the text, and its parts by name; both empty if there is none."""
 
     object: Literal["image.info"]
@@ -181,7 +143,7 @@ class ImageInfo(BaseModel):
     parameters: dict[str, str]
 
 
-class Addon(BaseModel):
+class Addon(Answer):
     name: str
 
 
@@ -192,7 +154,7 @@ class LoraAddon(Addon):
     trigger_words: list[str]
 
 
-class Addons(BaseModel):
+class Addons(Answer):
     """Files that requests may name."""
 
     object: Literal["addons"]
@@ -200,7 +162,7 @@ class Addons(BaseModel):
     upscalers: list[Addon]
 
 
-class Deleted(BaseModel):
+class Deleted(Answer):
     id: str
     object: str
     deleted: Literal[True]
@@ -209,7 +171,7 @@ class Deleted(BaseModel):
 # -- models -------------------------------------------------------------------------------------------
 
 
-class ModelMeta(BaseModel):
+class ModelMeta(Answer):
     aliases: list[str]
     description: str
     examples: list[str]
@@ -221,11 +183,17 @@ class ModelMeta(BaseModel):
     best: str
     memory: dict[str, Any] | None
     download_bytes: int | None
+    pullable: bool
+    pulling: list[str]
+    gated: bool
+    links: list[str]
+    unsupported: str | None
     size_on_disk: int | None
     family: str
     licence: str
     capabilities: list[str]
     edit_mode: str
+    distilled_guidance: bool
     defaults: dict[str, Any]
     step_caches: list[StepCache]
     decoders: list[Decoder]
@@ -236,20 +204,21 @@ class ModelMeta(BaseModel):
     previews: list[str]
 
 
-class ModelObject(BaseModel):
+class ModelObject(Answer):
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
+    model_type: str
     meta: ModelMeta
 
 
-class ModelList(BaseModel):
+class ModelList(Answer):
     object: Literal["list"]
     data: list[ModelObject]
 
 
-class ModelDeleted(BaseModel):
+class ModelDeleted(Answer):
     """`deleted`: files are gone. `removed` and `kept` (others use them) are names, `freed` is bytes."""
 
     id: str
@@ -260,7 +229,7 @@ class ModelDeleted(BaseModel):
     freed: int
 
 
-class PullObject(BaseModel):
+class PullObject(Answer):
     """How far a pull is; `done` and `total` are bytes."""
 
     object: Literal["model.pull"]
@@ -270,16 +239,17 @@ class PullObject(BaseModel):
     total: int
     files: list[dict[str, Any]]
     error: ErrorObject | None
+    detail: str = ""
 
 
 # -- the server ---------------------------------------------------------------------------------------
 
 
-class Alive(BaseModel):
+class Alive(Answer):
     status: Literal["alive"]
 
 
-class LaneState(BaseModel):
+class LaneState(Answer):
     """A device, what it does, the model it loads or has used last, and the job it works on."""
 
     name: str
@@ -290,7 +260,7 @@ class LaneState(BaseModel):
     job: str | None
 
 
-class Health(BaseModel):
+class Health(Answer):
     status: Literal["ok", "loading", "paused", "error", "shutting_down"]
     ready: bool
     model: str
@@ -306,56 +276,10 @@ class Health(BaseModel):
     version: str
 
 
-# -- sd.cpp's server ----------------------------------------------------------------------------------
-
-
-class NativeCapabilities(BaseModel):
-    model: dict[str, str]
-    current_mode: str
-    supported_modes: list[str]
-    defaults: dict[str, Any]
-    limits: dict[str, int]
-    samplers: list[str]
-    schedulers: list[str]
-    output_formats: list[str]
-    features: dict[str, bool]
-    loras: list[dict[str, str]]
-    upscalers: list[dict[str, str]]
-
-
-class NativeSubmitted(BaseModel):
-    id: str
-    kind: Literal["img_gen"]
-    status: Literal["queued", "generating", "completed", "failed", "cancelled"]
-    created: int
-    poll_url: str
-    warnings: list[str]
-
-
-class NativeJob(BaseModel):
-    """`result` has the pictures of a completed job; `progress` is 0 to 1."""
-
-    id: str
-    kind: Literal["img_gen"]
-    status: Literal["queued", "generating", "completed", "failed", "cancelled"]
-    created: int
-    started: int | None
-    completed: int | None
-    queue_position: int
-    result: dict[str, Any] | None
-    error: dict[str, str] | None
-    progress: float = Field(ge=0, le=1)
-    step: int
-    steps: int
-    eta: float | None
-    model: str
-    warnings: list[str]
-
-
 # -- chat, Xinference, OpenVINO Model Server ----------------------------------------------------------
 
 
-class ChatAnswer(BaseModel):
+class ChatAnswer(Answer):
     """The message's `images` are `image_url` parts with data URLs; its content is text, or the same parts."""
 
     id: str
@@ -368,42 +292,14 @@ class ChatAnswer(BaseModel):
     warnings: list[str]
 
 
-class ResponseAnswer(BaseModel):
-    """The output's items are of the type `image_generation_call`, their `result` is base64."""
-
-    id: str
-    object: Literal["response"]
-    created_at: int
-    status: Literal["queued", "in_progress", "completed", "failed", "cancelled"]
-    model: str
-    output: list[dict[str, Any]]
-    error: dict[str, Any] | None
-    usage: dict[str, Any]
-    warnings: list[str]
-
-
-class LaunchAnswer(BaseModel):
-    """`model_uid` is the name by which requests ask for it."""
-
-    model_uid: str
-
-
-class RequestProgress(BaseModel):
+class RequestProgress(Answer):
     progress: float = Field(ge=0, le=1)
-
-
-class AbortAnswer(BaseModel):
-    msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
-
-
-class ModelStates(RootModel[dict[str, dict[str, Any]]]):
-    """`model_version_status` of each model by its id."""
 
 
 # -- all ----------------------------------------------------------------------------------------------
 
 
-class ServerSentEvent(BaseModel):
+class ServerSentEvent(Answer):
     """One event of a stream; `data` is JSON, or `[DONE]` at the end."""
 
     data: str
@@ -417,16 +313,6 @@ class AnyObject(RootModel[dict[str, Any]]):
 
 class ObjectList(RootModel[list[dict[str, Any]]]):
     """A list of objects, perhaps an empty one."""
-
-
-class JsonRpc(BaseModel):
-    """A message of the Model Context Protocol: a request, a notification, or an answer."""
-
-    model_config = ConfigDict(extra="allow")
-
-    jsonrpc: Literal["2.0"] = "2.0"
-    id: int | str | None = None
-    method: str = ""
 
 
 class Nothing(RootModel[None]):

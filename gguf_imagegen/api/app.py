@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from pathlib import Path
 
 from aiohttp import web
 
@@ -18,12 +17,13 @@ from gguf_imagegen.api import (
     models,
     packing,
     pull,
+    submit,
     system,
     web_page,
 )
 from gguf_imagegen.api.callers import CALLERS, Callers
 from gguf_imagegen.api.dialect import Dialect, Dialects
-from gguf_imagegen.api.dialects import chat, gpustack, llamabox, openai, ovms, responses, xinference
+from gguf_imagegen.api.dialects import azure, chat, gpustack, llamabox, openai, ovms, responses, xinference
 from gguf_imagegen.api.dialects.a1111 import routes as a1111
 from gguf_imagegen.api.dialects.mcp import routes as mcp
 from gguf_imagegen.api.dialects.sdcpp import routes as sdcpp
@@ -31,13 +31,14 @@ from gguf_imagegen.api.idempotency import ATTEMPTS, Attempts
 from gguf_imagegen.api.job_log import JobLog
 from gguf_imagegen.api.keys import METRICS, REQUEST_IDS, SERVICE
 from gguf_imagegen.api.metrics import Metrics
-from gguf_imagegen.api.openapi import docs_page, document
+from gguf_imagegen.api.openapi import document
 from gguf_imagegen.api.openapi import routes as openapi_routes
 from gguf_imagegen.api.streams import all_jobs, writing
 from gguf_imagegen.api.streams.send import TASKS
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engines.backend import Backend
+from gguf_imagegen.jobs.state import State
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
@@ -102,6 +103,7 @@ OURS = (
 
 DIALECTS = (
     openai.DIALECT,
+    azure.DIALECT,
     llamabox.DIALECT,
     a1111.DIALECT,
     sdcpp.DIALECT,
@@ -122,15 +124,15 @@ def make_app(
     catalog: Catalog,
     default_model: str,
     backend: Backend,
-    state_dir: Path | None = None,
+    kept: State | None = None,
     *,
     make_reader: Callable[[], Engine] | None = None,
     waits: Waits = USUAL,
 ) -> web.Application:
     """The whole server, whose pictures this backend computes; `make_reader` is as `Service` takes it.
 
-    Without a state folder, which must be this server's alone, all is forgotten at the end. Raises
-    InvalidRequest for dialects that there are not.
+    Without `kept`, the state folder, all is forgotten at the end. Raises InvalidRequest for dialects that
+    there are not.
     """
     dialects = Dialects([*OURS, *dialect.chosen(settings.dialects, DIALECTS)])
     app = web.Application(
@@ -139,6 +141,7 @@ def make_app(
             middleware.errors_to_answers,
             packing.packed,
             middleware.guard,
+            middleware.after_the_past,
             body.body_shares,
         ],
         client_max_size=settings.max_body_bytes,
@@ -149,11 +152,12 @@ def make_app(
         catalog,
         default_model,
         backend,
-        state_dir=state_dir,
+        kept=kept,
         observers=(metrics.job_event, job_log.job_event),
         make_reader=make_reader,
         waits=waits,
     )
+    service.returned = partial(submit.take_back, app)
     service.pool.ended = metrics.worker_ended
     metrics.watch(service.scheduler)
     app[SERVICE] = service
@@ -165,9 +169,7 @@ def make_app(
     app[TASKS] = set()
     app[all_jobs.FRAMES] = all_jobs.Frames(service.scheduler)
     app[openapi_routes.DESCRIPTION] = openapi_routes.Description(
-        partial(document.document, dialects.every, settings, service.abilities),
-        docs_page.render,
-        docs_page.STYLE,
+        partial(document.document, dialects.every, settings, service.abilities)
     )
     app[ATTEMPTS] = Attempts()
     app[web_page.ASSETS] = web_page.load_assets()
@@ -175,10 +177,11 @@ def make_app(
     app.on_response_prepare.append(middleware.add_headers)
     app.on_shutdown.append(pull.end_pulls)
     app.cleanup_ctx.append(_service_runs)
+    app.add_routes(dialects.routes)
     for each in dialects.every:
-        app.add_routes(each.routes)
         if each.prepare is not None:
             each.prepare(app)
+    app.add_routes(dialects.spellings)
     return app
 
 

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.jobs.budget import Budget, Share
 from gguf_imagegen.planning import bounded_json
-from gguf_imagegen.planning.request import from_form
+from gguf_imagegen.planning.form import from_form
 from gguf_imagegen.vocabulary.errors import Cancelled, ContentTypeUnsupported, InvalidRequest, PayloadTooLarge
 
 MAX_PARTS = 200
@@ -172,6 +172,8 @@ async def _read_parts(request: web.Request, limit: int) -> list[tuple[str, str |
                 raise InvalidRequest(f"the form has more than {MAX_PARTS} parts")
             data = await _read_part(request, part, held, limit)
             held += len(data)
+            if not (data or part.filename):
+                continue  # a browser's input of a form, in which nobody chose a file
             parts.append((part.name, data if _is_file(part) else _text(part, data)))
     except ConnectionError:
         raise

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel
 
-from gguf_imagegen.api import answers
+from gguf_imagegen.api.error_answers import ErrorAnswer
 from gguf_imagegen.api.streams.encoders import Encoder
 from gguf_imagegen.api.streams.frames import frame
+from gguf_imagegen.api.typed_paths import respelled
 from gguf_imagegen.jobs.job import Ended, JobEvent
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidRequest
 
@@ -32,8 +33,8 @@ Fields = Mapping[str, Any]
 class ErrorForm:
     """How a dialect says what went wrong: the model of the body, the body, and the HTTP status."""
 
-    model: type[BaseModel] = answers.ErrorAnswer
-    body: Callable[[ImagegenError], Mapping[str, Any]] = ImagegenError.body
+    model: type[BaseModel] = ErrorAnswer
+    body: Callable[[ImagegenError], Mapping[str, Any]] = methodcaller("body")
     status: Callable[[type[ImagegenError]], int] = attrgetter("status")
 
     def in_stream(self, encoder: Encoder) -> Encoder:
@@ -45,12 +46,12 @@ class _FormedErrors:
     def __init__(self, encoder: Encoder, form: ErrorForm) -> None:
         self._encoder, self._form = encoder, form
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case Ended(error=error) if error is not None:
                 return frame(dict(self._form.body(error)), event="error")
             case _:
-                return self._encoder.encode(index, event)
+                return self._encoder.encode(id, event)
 
 
 OURS = ErrorForm()
@@ -87,7 +88,14 @@ class Dialects:
 
     def __init__(self, every: Sequence[Dialect]) -> None:
         self.every = tuple(every)
-        self._by_path = {route.path: each for each in reversed(self.every) for route in each.routes}
+        every_route = [route for each in self.every for route in each.routes]
+        self.routes = sorted(every_route, key=lambda route: route.path.count("{"))
+        """Paths with fewer placeholders first, so that a general one hides none."""
+        found = respelled(self.routes)
+        self.spellings = [route for route, _ in found]
+        """The same handlers under the paths that people type."""
+        by_path = {route.path: each for each in reversed(self.every) for route in each.routes}
+        self._by_path = {**{route.path: by_path[path] for route, path in found}, **by_path}
 
     def of(self, request: web.Request) -> Dialect:
         """The dialect that a request is in; our own if its path is nobody's."""

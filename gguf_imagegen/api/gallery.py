@@ -19,6 +19,7 @@ from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import READING, Param, endpoint
 from gguf_imagegen.api.paging import LIMIT, limit_of
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.results import MISSING, ResultStore
 from gguf_imagegen.pictures import data_urls, decode, infotext, thumbnails
@@ -50,7 +51,7 @@ async def list_images(request: web.Request) -> web.Response:
     names = [name for name in names if before is None or name < before]
     page, url = names[:limit], partial(file_url, request)
     data = await asyncio.to_thread(lambda: [item for name in page if (item := _view(results, name, url))])
-    return web.json_response({"object": "list", "data": data, "has_more": len(names) > len(page)})
+    return reply(answers.ImageList, {"object": "list", "data": data, "has_more": len(names) > len(page)})
 
 
 @endpoint(
@@ -101,7 +102,7 @@ async def image_info(request: web.Request) -> web.Response:
     """POST /v1/images/info: what is written in a picture, such as the settings that made it."""
     fields = await read_body(request)
     info = await asyncio.to_thread(_info, fields.get("image"))
-    return web.json_response(info.model_dump())
+    return reply(answers.ImageInfo, info.model_dump())
 
 
 def _info(given: object) -> answers.ImageInfo:
@@ -124,7 +125,7 @@ async def delete_image(request: web.Request) -> web.Response:
     if not caller_of(request).may_see(results.owner(name)):
         raise NotFound(MISSING)
     await asyncio.to_thread(results.delete, name)
-    return web.json_response({"id": name, "object": "image", "deleted": True})
+    return reply(answers.Deleted, {"id": name, "object": "image", "deleted": True})
 
 
 def _view(results: ResultStore, name: str, url: Callable[[str], str]) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 The official OpenAI SDKs say with each request for how long they wait and how often they have tried
 (`x-stainless-read-timeout`, `x-stainless-timeout`, `x-stainless-retry-count`). A client that leaves because
-of its own time-out is back within seconds, so its job goes on for LINGER seconds.
+of its own time-out is back within seconds, so its job goes on for LINGER seconds. Digests of key and body are
+in the job's ticket, so that a repeated request finds its job after a restart of the server, too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from aiohttp import web
 
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.ticket import Repeat
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 LINGER = 10.0
@@ -32,7 +34,7 @@ REMEMBERED = 1000
 class Attempt:
     """One wish, however often it was sent; `lock` is held from its first sight until it has its job."""
 
-    body: str
+    repeat: Repeat
     began: float
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     job: Job | None = None
@@ -62,14 +64,21 @@ class Attempts:
         repeated = given or request.headers.get("x-stainless-retry-count") not in ("0", "")
         known = self._by_key.get(key)
         if known is not None and repeated:
-            if known.body != body:
+            if known.repeat.body != body:
                 raise InvalidRequest(
                     "Idempotency-Key: was used for another request; send a new one", param="Idempotency-Key"
                 )
             known.began = time.monotonic()
             return known
-        self._by_key[key] = attempt = Attempt(body, time.monotonic())
-        self._by_key.move_to_end(key)
+        return self._add(Attempt(Repeat(key, body), time.monotonic()))
+
+    def take_back(self, repeat: Repeat, job: Job) -> None:
+        """The wish of a job that an earlier run of the server took."""
+        self._add(Attempt(repeat, time.monotonic(), job=job))
+
+    def _add(self, attempt: Attempt) -> Attempt:
+        self._by_key[attempt.repeat.key] = attempt
+        self._by_key.move_to_end(attempt.repeat.key)
         while len(self._by_key) > REMEMBERED:
             self._by_key.popitem(last=False)
         return attempt

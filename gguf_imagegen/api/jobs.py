@@ -16,6 +16,7 @@ from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, Param, endpoint
 from gguf_imagegen.api.paging import LIMIT, limit_of
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.streams.encoders import BothEncoder
 from gguf_imagegen.api.streams.send import stream_job
@@ -25,9 +26,11 @@ from gguf_imagegen.planning.request import MAX_PRIORITY, StreamOptions
 from gguf_imagegen.vocabulary.errors import Forbidden, InvalidRequest, JobNotFound
 
 PAGE = 50
+LONGEST_ID = 15
+"""Digits of an event's id; each run of the server begins a million later."""
 BEFORE = Param("before", "query", {"type": "string"}, "go on after the job of this id")
 LAST_EVENT = Param(
-    "Last-Event-ID", "header", {"type": "integer", "minimum": -1, "maximum": 99_999_999},
+    "Last-Event-ID", "header", {"type": "integer", "minimum": -1, "maximum": 10**LONGEST_ID - 1},
     "go on after this event",
 )  # fmt: skip
 LAST_EVENT_QUERY = Param("last_event_id", "query", LAST_EVENT.schema, "the same, for browsers")
@@ -44,13 +47,13 @@ async def list_jobs(request: web.Request) -> web.Response:
         jobs = islice(dropwhile(lambda job: job is not last, jobs), 1, None)
     page = list(islice(jobs, limit + 1))
     data = [_view(request, job) for job in page[:limit]]
-    return web.json_response({"object": "list", "data": data, "has_more": len(page) > limit})
+    return reply(answers.JobList, {"object": "list", "data": data, "has_more": len(page) > limit})
 
 
 @endpoint(answers.JobObject, errors=(JobNotFound,))
 async def get_job(request: web.Request) -> web.Response:
     """GET /v1/jobs/{id}: state and result."""
-    return web.json_response(_view(request, _job(request)))
+    return reply(answers.JobObject, _view(request, _job(request)))
 
 
 @endpoint(
@@ -65,10 +68,10 @@ async def job_events(request: web.Request) -> web.StreamResponse:
     job = _job(request)
     scheduler = request.app[SERVICE].scheduler
     last = request.headers.get("Last-Event-ID") or request.query.get("last_event_id") or "-1"
-    if not last.removeprefix("-").isdecimal() or len(last) > 9:
+    if not last.removeprefix("-").isdecimal() or len(last) > LONGEST_ID:
         raise InvalidRequest("Last-Event-ID: must be the id of an event of this job")
     encoder = BothEncoder(job, StreamOptions(), scheduler.results.get, scheduler.eta, ids=True)
-    return await stream_job(request, job, encoder, start=max(0, int(last) + 1), cancel_on_leave=False)
+    return await stream_job(request, job, encoder, start=job.after(int(last)), cancel_on_leave=False)
 
 
 class JobChange(BaseModel):
@@ -94,7 +97,7 @@ async def change_job(request: web.Request) -> web.Response:
         field = ".".join(map(str, fault["loc"]))
         raise InvalidRequest(f"{field}: {fault['msg']}", param=field) from None
     request.app[SERVICE].move(job, change.priority, caller_of(request))
-    return web.json_response(_view(request, job))
+    return reply(answers.JobObject, _view(request, job))
 
 
 @endpoint(answers.JobObject, errors=(JobNotFound,))
@@ -102,7 +105,7 @@ async def cancel_job(request: web.Request) -> web.Response:
     """DELETE /v1/jobs/{id}: cancel, queued or running; a finished job stays as it is."""
     job = _job(request)
     await request.app[SERVICE].scheduler.cancel(job)
-    return web.json_response(_view(request, job))
+    return reply(answers.JobObject, _view(request, job))
 
 
 def _job(request: web.Request) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 import re
@@ -16,6 +17,8 @@ from gguf_imagegen.api.dialect import DIALECTS, OURS, ErrorForm
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.api.proxies import seen_of
+from gguf_imagegen.api.reply import reply
+from gguf_imagegen.api.typed_paths import nearest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import EVERYBODY, OUTSIDER, Sender
 from gguf_imagegen.vocabulary.errors import (
@@ -26,6 +29,7 @@ from gguf_imagegen.vocabulary.errors import (
     MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
+    ServerBusy,
     Unauthorized,
 )
 
@@ -33,8 +37,13 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(r"[\w.:-]{1,128}")
 OPEN_PATHS = re.compile(r"/|/web/[^/]+|/livez|/health|/openapi\.json|/docs|/v1/images/files/[^/]+")
 """Readable without a key: pages, liveness, health, and images under unguessable names."""
+ALWAYS = ("/livez", "/health", "/metrics")
+"""Answered at once, whatever the server is doing."""
+PATIENCE = 60.0
 SERVER = "gguf-imagegen"
 """What we say of ourselves; aiohttp would name its version, and Python's."""
+LONGEST_REASON = 200
+"""Characters of a status line."""
 AZURE = "api-key"
 """The header in which clients of Azure's OpenAI send the key."""
 
@@ -69,7 +78,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
         if isinstance(exc, Unauthorized):
             headers = _challenge(request)
     except web.HTTPNotFound:
-        error = NotFound(f"there is no {request.method} {request.path[:200]}")
+        error = NotFound(_no_path(request))
     except web.HTTPMethodNotAllowed as exc:
         headers = {"Allow": ", ".join(sorted(exc.allowed_methods))}
         error = MethodNotAllowed(f"{request.path[:200]} takes {headers['Allow']}")
@@ -89,13 +98,26 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
     return error_answer(error, request.app[DIALECTS].of(request).errors, headers)
 
 
+def _no_path(request: web.Request) -> str:
+    near = nearest(request.method, request.path, request.app[DIALECTS].routes)
+    hint = f"; did you mean {near}?" if near else "; GET /docs lists every route"
+    return f"there is no {request.method} {request.path[:200]}{hint}"
+
+
 def error_answer(
     error: ImagegenError, form: ErrorForm = OURS, headers: Mapping[str, str] | None = None
 ) -> web.Response:
     extra = {"x-should-retry": "true" if error.should_retry else "false", **(headers or {})}
     if error.retry_after is not None:
         extra["Retry-After"] = str(error.retry_after)
-    return web.json_response(form.body(error), status=form.status(type(error)), headers=extra)
+    status, reason = form.status(type(error)), reason_phrase(str(error))
+    return reply(form.model, form.body(error), status=status, reason=reason, headers=extra)
+
+
+def reason_phrase(sentence: str) -> str:
+    """The sentence for the status line, which is all that many clients show: one line of printable ASCII."""
+    line = " ".join("".join(c if " " <= c <= "~" else " " if c.isspace() else "?" for c in sentence).split())
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 3]}..."
 
 
 def _is_gone(request: web.Request) -> bool:
@@ -130,9 +152,20 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
+@web.middleware
+async def after_the_past(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Requests wait until the jobs of earlier runs are known; who only asks how the server is does not."""
+    if request.path not in ALWAYS:
+        try:
+            await asyncio.wait_for(request.app[SERVICE].knows_the_past.wait(), PATIENCE)
+        except asyncio.TimeoutError:
+            raise ServerBusy("the server reads its journal; try again", retry_after=10) from None
+    return await handler(request)
+
+
 def is_open(method: str, path: str) -> bool:
     """Whether no key is needed: to read, never to change anything."""
-    return method in (hdrs.METH_GET, hdrs.METH_HEAD) and bool(OPEN_PATHS.fullmatch(path))
+    return method in (hdrs.METH_GET, hdrs.METH_HEAD) and bool(OPEN_PATHS.fullmatch(path.rstrip("/") or "/"))
 
 
 def _preflight(request: web.Request, settings: Settings) -> web.Response:

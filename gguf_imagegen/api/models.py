@@ -8,32 +8,40 @@ from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, endpoint
+from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, Param, endpoint
 from gguf_imagegen.api.packing import compressed, tag_of
 from gguf_imagegen.api.pull import PULLS
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import ModelNotFound, UnsupportedOperation
 
+ALL = Param("all", "query", {"type": "boolean"}, "the whole catalog, not only what is on disk")
 
-@endpoint(answers.ModelList)
+
+def wants_all(request: web.Request) -> bool:
+    return request.query.get("all", "").lower() in ("true", "1", "yes")
+
+
+@endpoint(answers.ModelList, params=(ALL,))
 @compressed
 async def list_models(request: web.Request) -> web.Response:
-    """GET /v1/models."""
-    app, settings = request.app, _settings(request)
+    """GET /v1/models: the default model, then what is on disk; `?all=true` the whole catalog."""
+    app, settings, every = request.app, _settings(request), wants_all(request)
 
     def views() -> list[dict[str, Any]]:
         survey = Survey(app[SERVICE].catalog, app[SERVICE].settings)
-        return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].catalog.entries]
+        return [_view(app, entry.id, survey, settings) for entry in app[SERVICE].listed(every)]
 
     data = await asyncio.to_thread(views)
-    return _tagged({"object": "list", "data": data}, data)
+    return _tagged(answers.ModelList, {"object": "list", "data": data}, data)
 
 
 @endpoint(answers.ModelObject, errors=(ModelNotFound,))
@@ -73,13 +81,15 @@ async def _answer(request: web.Request, status: int = 200) -> web.Response:
     request.app[SERVICE].catalog.get(name)  # a name that is none ends here
     survey = await asyncio.to_thread(Survey, request.app[SERVICE].catalog, request.app[SERVICE].settings)
     view = _view(request.app, name, survey, _settings(request))
-    return _tagged(view, [view]) if status == 200 else web.json_response(view, status=status)
+    if status != 200:
+        return reply(answers.ModelObject, view, status=status)
+    return _tagged(answers.ModelObject, view, [view])
 
 
-def _tagged(body: dict[str, Any], views: list[dict[str, Any]]) -> web.Response:
+def _tagged(model: type[BaseModel], body: dict[str, Any], views: list[dict[str, Any]]) -> web.Response:
     """Its tag leaves out how much memory is free, which is another figure at each look."""
     steady = [{**view, "meta": {**view["meta"], "memory": None}} for view in views]
-    answer = web.json_response(body)
+    answer = reply(model, body)
     answer.etag = tag_of(json.dumps(steady).encode())
     return answer
 
@@ -187,7 +197,7 @@ async def load_progress(request: web.Request) -> web.Response:
     pool = request.app[SERVICE].pool
     entry = request.app[SERVICE].model(request.match_info["id"])
     if pool.holds(entry):
-        return web.json_response({"progress": 1.0})
+        return reply(answers.RequestProgress, {"progress": 1.0})
     going = pool.loading if pool.loads(entry) else None
     share = going.done / going.total if going is not None and going.total else 0.0
-    return web.json_response({"progress": round(share, 4)})
+    return reply(answers.RequestProgress, {"progress": round(share, 4)})

@@ -19,6 +19,7 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, EVENTS, MODEL, READING, Param, endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, error_frame, frame
 from gguf_imagegen.api.streams.writing import hang_up, write
 from gguf_imagegen.catalog.entry import Entry
@@ -210,13 +211,17 @@ async def pull_model(request: web.Request) -> web.StreamResponse:
     running = app[PULLS].start(
         await asyncio.to_thread(to_pull, app[SERVICE].catalog, asked.model, app[SERVICE].settings)
     )
-    return await _follow(request, running) if asked.stream else web.json_response(running.view(), status=202)
+    return (
+        await _follow(request, running)
+        if asked.stream
+        else reply(answers.PullObject, running.view(), status=202)
+    )
 
 
 @endpoint(answers.PullObject, errors=(ModelNotFound, PullNotFound))
 async def get_pull(request: web.Request) -> web.Response:
     """GET /v1/models/pull/{id}: how far it is, or how it ended."""
-    return web.json_response(_named(request)[-1].view())
+    return reply(answers.PullObject, _named(request)[-1].view())
 
 
 @endpoint(answers.PullObject, errors=(ModelNotFound, PullNotFound, *ADMIN))
@@ -227,7 +232,7 @@ async def cancel_pull(request: web.Request) -> web.Response:
     for running in pulls:
         if not running.ended:
             await request.app[PULLS].cancel(running)
-    return web.json_response(pulls[-1].view())
+    return reply(answers.PullObject, pulls[-1].view())
 
 
 @endpoint(answers.ModelDeleted, errors=(InvalidRequest, *MODEL, ModelBusy, *ADMIN), params=(FILES,))
@@ -249,7 +254,7 @@ async def remove_model(request: web.Request) -> web.Response:
         for entry in entries:
             await app[SERVICE].scheduler.unload(entry)
     deleted = bool(removal.removed)
-    return web.json_response({"id": name, "object": "model", "deleted": deleted, **asdict(removal)})
+    return reply(answers.ModelDeleted, {"id": name, "object": "model", "deleted": deleted, **asdict(removal)})
 
 
 async def end_pulls(app: web.Application) -> None:

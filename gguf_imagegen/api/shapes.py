@@ -6,10 +6,9 @@ import base64
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from gguf_imagegen.jobs.finish import describe
+from gguf_imagegen.jobs.finish import settings_of
 from gguf_imagegen.jobs.job import ImageReady, Job
 from gguf_imagegen.jobs.scheduler import Scheduler
-from gguf_imagegen.pictures.infotext import parse_parameters
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.vocabulary.events import Timings
 
@@ -119,7 +118,7 @@ def job_object(job: Job, scheduler: Scheduler, url: Callable[[str], str]) -> dic
         "phase": progress.phase if progress and not job.ended else None,
         "n": plan.n,
         "parameters": {**parameters(plan), "width": plan.delivered[0], "height": plan.delivered[1]},
-        "settings": parse_parameters(describe(plan, plan.seed(0))) if plan.generate else {"Prompt": ""},
+        "settings": settings_of(plan, plan.seed(0)) if plan.generate else {"Prompt": ""},
         "data": [{"url": url(image.name), **image_item(job, image)} for image in job.images],
         "usage": job_usage(job),
         "warnings": job.warnings,

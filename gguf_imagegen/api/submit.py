@@ -10,16 +10,19 @@ from typing import Any
 
 from aiohttp import web
 
-from gguf_imagegen.api import body
+from gguf_imagegen.api import answers, body
 from gguf_imagegen.api.callers import caller_of, sender_of
 from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.streams.send import wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.ticket import Repeat, Ticket
 from gguf_imagegen.planning.plan import Operation
+from gguf_imagegen.planning.prompt import require_prompt
 from gguf_imagegen.planning.request import ImageRequest, parse_request
 from gguf_imagegen.vocabulary.errors import JobNotFound
 
@@ -37,27 +40,45 @@ class Work:
 
 
 async def begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, *, notes: Sequence[str] = ()
+    request: web.Request,
+    fields: Mapping[str, Any],
+    operation: Operation,
+    *,
+    prompt_needed: bool = True,
+    notes: Sequence[str] = (),
+    lasting: bool = False,
 ) -> Work:
     """Queue a job made from fields by their canonical names or any alias; refuses before it queues.
 
-    `notes` are further warnings.
+    `notes` are further warnings. Variations and upscales never need a prompt. A `lasting` job needs nobody
+    who waits, whatever the request says.
     """
-    work = await _begin(request, fields, operation, notes)
+    needed = prompt_needed and operation in ("generation", "edit")
+    work = await _begin(request, fields, operation, needed, notes, lasting)
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 
 
 async def _begin(
-    request: web.Request, fields: Mapping[str, Any], operation: Operation, notes: Sequence[str]
+    request: web.Request,
+    fields: Mapping[str, Any],
+    operation: Operation,
+    prompt_needed: bool,
+    notes: Sequence[str],
+    lasting: bool,
 ) -> Work:
     wanted, warnings = await asyncio.to_thread(_parsed, request, fields)
+    if prompt_needed:
+        require_prompt(wanted.prompt)
     warnings = [*request.get(body.NOTES, []), *notes, *warnings]
     attempt = await request.app[ATTEMPTS].of(request, fields)
+    lasting = lasting or wanted.on_disconnect == "continue" or prefers_async(request)
+    submit = partial(_submit, request, wanted, operation, warnings, lasting)
     if attempt is None:
-        return Work(await _submit(request, wanted, operation, warnings), wanted)
+        return Work(await submit(None), wanted)
     async with attempt.lock:
-        job = attempt.joinable or await _submit(request, wanted, operation, warnings)
+        job = attempt.joinable or await submit(attempt.repeat)
+        job.missed = False
         attempt.job = job
     return Work(job, wanted)
 
@@ -68,12 +89,27 @@ def _parsed(request: web.Request, fields: Mapping[str, Any]) -> tuple[ImageReque
 
 
 async def _submit(
-    request: web.Request, wanted: ImageRequest, operation: Operation, warnings: list[str]
+    request: web.Request,
+    wanted: ImageRequest,
+    operation: Operation,
+    warnings: list[str],
+    lasting: bool,
+    repeat: Repeat | None,
 ) -> Job:
-    job = await request.app[SERVICE].submit(wanted, operation, warnings, sender_of(request))
+    job = await request.app[SERVICE].submit(
+        wanted, operation, warnings, sender_of(request), lasting=lasting, repeat=repeat
+    )
     if wanted.request_id:
         _remember(request.app, wanted.request_id, job)
     return job
+
+
+def take_back(app: web.Application, job: Job, ticket: Ticket) -> None:
+    """A job of an earlier run of the server: it is found again by whatever names its client has for it."""
+    if ticket.repeat is not None:
+        app[ATTEMPTS].take_back(ticket.repeat, job)
+    if request_id := ticket.request.get("request_id"):
+        app[REQUEST_IDS][job.caller, request_id] = job.id
 
 
 def _remember(app: web.Application, request_id: str, job: Job) -> None:
@@ -119,7 +155,8 @@ def prefers_async(request: web.Request) -> bool:
 
 def accepted(request: web.Request, job: Job) -> web.Response:
     """202 with the job object, and where to look for its end."""
-    return web.json_response(
+    return reply(
+        answers.JobObject,
         job_object(job, request.app[SERVICE].scheduler, partial(file_url, request)),
         status=202,
         headers={

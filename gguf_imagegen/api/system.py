@@ -12,6 +12,7 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
 from gguf_imagegen.api.keys import METRICS, SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.pool.lane import Lane
 
@@ -19,7 +20,7 @@ from gguf_imagegen.pool.lane import Lane
 @endpoint(answers.Alive)
 async def livez(request: web.Request) -> web.Response:
     """GET /livez: the process answers."""
-    return web.json_response({"status": "alive"})
+    return reply(answers.Alive, {"status": "alive"})
 
 
 @endpoint(answers.Health, also={503: answers.Health})
@@ -51,7 +52,7 @@ async def health(request: web.Request) -> web.Response:
         "lanes": [_lane(scheduler, lane) for lane in pool.lanes],
         "version": __version__,
     }
-    return web.json_response(body, status=200 if status == "ok" else 503)
+    return reply(answers.Health, body, status=200 if status == "ok" else 503)
 
 
 def _lane(scheduler: Scheduler, lane: Lane) -> dict[str, Any]:
@@ -72,7 +73,7 @@ async def me(request: web.Request) -> web.Response:
     """GET /v1/me: the caller, whether it is an admin, and its bounds."""
     caller = caller_of(request)
     named = {"object": "caller", "name": caller.name, "admin": caller.admin}
-    return web.json_response({**named, "bounds": caller.bounds.model_dump()})
+    return reply(answers.Me, {**named, "bounds": caller.bounds.model_dump()})
 
 
 @endpoint(None, errors=ADMIN, media=("text/plain",))

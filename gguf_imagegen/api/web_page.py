@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 
 from aiohttp import hdrs, web
@@ -22,27 +24,30 @@ POLICY = (
 
 @dataclass(frozen=True)
 class Asset:
-    """A file as it is sent; `tag` is its ETag."""
+    """A file as it is sent."""
 
     content_type: str
     plain: bytes
-    packed: bytes
-    tag: str
+
+    @cached_property
+    def packed(self) -> bytes:
+        return gzip.compress(self.plain, 6, mtime=0)
+
+    @cached_property
+    def tag(self) -> str:
+        """Its ETag."""
+        return f'"{hashlib.sha256(self.plain).hexdigest()[:20]}"'
 
 
 def load_assets() -> dict[str, Asset]:
-    """The files by name."""
+    """The files by name: our own, and those of the viewer of the API's description."""
     folder = resources.files("gguf_imagegen") / "web"
     return {
-        file.name: _asset(file.name, file.read_bytes())
-        for file in folder.iterdir()
-        if file.name.rpartition(".")[2] in TYPES
+        file.name: Asset(TYPES[kind], file.read_bytes())
+        for each in (folder, folder / "swagger-ui")
+        for file in each.iterdir()
+        if (kind := file.name.rpartition(".")[2]) in TYPES
     }
-
-
-def _asset(name: str, data: bytes) -> Asset:
-    packed = gzip.compress(data, 9, mtime=0)
-    return Asset(TYPES[name.rpartition(".")[2]], data, packed, f'"{hashlib.sha256(data).hexdigest()[:20]}"')
 
 
 ASSETS = web.AppKey("assets", dict[str, Asset])
@@ -53,16 +58,17 @@ async def page(request: web.Request) -> web.Response:
     """GET /: the page itself; its addresses are relative, so below a prefix its own must end in a slash."""
     if not request.raw_path.partition("?")[0].endswith("/") and (below := prefix(request)):
         raise web.HTTPPermanentRedirect(f"{below}/")
-    return _answer(request, "index.html")
+    return await answer(request, "index.html")
 
 
 @endpoint(None, errors=(NotFound,), also={304: None}, media=tuple(sorted({*TYPES.values()})))
 async def asset(request: web.Request) -> web.Response:
     """GET /web/{name}: its style, scripts and icon."""
-    return _answer(request, request.match_info["name"])
+    return await answer(request, request.match_info["name"])
 
 
-def _answer(request: web.Request, name: str) -> web.Response:
+async def answer(request: web.Request, name: str) -> web.Response:
+    """The file of this name, or that the client has it."""
     found = request.app[ASSETS].get(name)
     if found is None:
         raise NotFound(f"there is no {name[:100]!r} here")
@@ -78,5 +84,5 @@ def _answer(request: web.Request, name: str) -> web.Response:
     packs = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
     if packs:
         headers["Content-Encoding"] = "gzip"
-    body = found.packed if packs else found.plain
+    body = await asyncio.to_thread(lambda: found.packed) if packs else found.plain
     return web.Response(body=body, content_type=found.content_type, charset="utf-8", headers=headers)

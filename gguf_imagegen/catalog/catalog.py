@@ -66,7 +66,7 @@ class Catalog:
         return [self._preferred(quants) for quants in self._entries.values()]
 
     def get(self, name: str) -> Entry:
-        """The entry named ID, ALIAS or ID:QUANT; ModelNotFound lists the known ones."""
+        """The entry named ID, ALIAS or ID:QUANT; ModelNotFound lists those that are on disk."""
         name, _, quant = name.partition(":")
         quants = self._quants(name)
         if not quant:
@@ -93,8 +93,11 @@ class Catalog:
                 param="model",
             )
         near = " or ".join(get_close_matches(name, [*self._names, *self.components], 3))
-        known = f"did you mean {near}?" if near else f"known models: {', '.join(sorted(self._entries))}"
-        raise ModelNotFound(f"there is no model {name[:100]!r}; {known}", param="model")
+        hint = f"did you mean {near}? " if near else ""
+        here = ", ".join(entry.id for entry in self.entries if self.on_disk(entry)) or "none"
+        raise ModelNotFound(
+            f"there is no model {name[:100]!r}; {hint}Models on this machine: {here}", param="model"
+        )
 
     def component(self, name: str) -> Source | None:
         """The component of this name, None for what is no component, or a model as well."""

@@ -42,6 +42,7 @@ def _served(catalog: Catalog, entry: Entry, settings: Settings) -> Catalog:
             param="served_model_name",
         )
     catalog = catalog.with_aliases(entry.id, names) if names else catalog
+    catalog = _with_aliases(catalog, settings.alias)
     said = {"size": settings.default_size, "steps": settings.default_steps}
     return catalog.with_defaults(entry.id, {name: value for name, value in said.items() if value})
 
@@ -70,6 +71,19 @@ def catalog_for(settings: Settings) -> Catalog:
             raise MissingComponent(f"component: {role}={file.name}: no such file", param="component")
     files = {role: file and file.resolve() for role, file in given.items()}
     return catalog.with_components(catalog.get(settings.model).id, files)
+
+
+def _with_aliases(catalog: Catalog, words: tuple[str, ...]) -> Catalog:
+    """The catalog with the further names of `--alias`; ModelNotFound if one of them leads nowhere."""
+    for word in words:
+        name, _, target = (part.strip() for part in word.partition("="))
+        if not name or not target:
+            raise InvalidRequest(f"alias: {word!r} is not NAME=ID", param="alias")
+        entry = catalog.get(target)
+        if any(each.id == name != entry.id for each in catalog.entries):
+            raise InvalidRequest(f"alias: {name!r} is another model of the catalog", param="alias")
+        catalog = catalog.with_aliases(entry.id, (name,))
+    return catalog
 
 
 NONE = "none"

@@ -113,7 +113,8 @@ class Entry(Strict):
     `files` are names inside the models folder, or absolute paths for a bare file; those of a `packaged`
     model lie in this package. `decoder` makes the pictures where a TAESD stands beside a VAE;
     `vae_inside` says that the main file holds a VAE. `sources` says where files come from that can be
-    pulled. A model that this engine cannot run says why in `unsupported`. `examples` are prompts to
+    pulled. `native` is the size at whose area sizes beyond the limits are drawn. A model that this engine
+    cannot run says why in `unsupported`. `examples` are prompts to
     try; `vocabulary` is a file beside those of a packaged model that lists all it knows
     (`catalog.vocabulary`).
     """
@@ -138,6 +139,7 @@ class Entry(Strict):
     decoder: Decoder = "full"
     defaults: Defaults = Defaults()
     limits: Limits = Limits()
+    native: Size | None = None
     capabilities: tuple[Capability, ...] = ("text-to-image", "image-to-image", "inpainting")
     quality: Mapping[Literal["low", "medium", "high", "xhigh", "max"], int] = {}
 

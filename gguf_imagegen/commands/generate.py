@@ -13,6 +13,7 @@ from gguf_imagegen.api.dialects.a1111.names import take_loras
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.engines.sdcpp.backend import SdCpp
 from gguf_imagegen.jobs.job import ImageReady, Job
+from gguf_imagegen.planning.prompt import require_prompt
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
@@ -28,6 +29,7 @@ async def generate(settings: Settings, fields: dict[str, object], output: Path, 
     asked = str(fields["prompt"])
     prompt, loras = take_loras(asked, [name.strip() for name in re.findall(r"<lora:([^:<>]+)", asked)])
     request, warnings = parse_request({**fields, "prompt": prompt, "lora": loras})
+    require_prompt(request.prompt)
     service = Service(settings, catalog, default, SdCpp(settings))
     async with service.running():
         job = await service.submit(request, "edit" if request.image else "generation", warnings)

@@ -63,8 +63,8 @@ def run_mcp(settings: Settings, url: str | None) -> int:
     with ExitStack() as stack:
         try:
             folder = stack.enter_context(state.folder(here))
-        except state.InUse:
-            log.warning("another server uses the state folder: pictures are kept only while this runs")
+        except state.Unusable as exc:
+            log.warning("jobs and pictures are kept only while this runs: %s", exc)
             folder = None
         return pull_missing(here) or loop.run(_serve(here, _own_server(here, backend, folder)))
 
@@ -82,7 +82,7 @@ async def _serve(settings: Settings, reached: AbstractAsyncContextManager[str]) 
 
 
 @asynccontextmanager
-async def _own_server(settings: Settings, backend: Backend, folder: Path | None) -> AsyncIterator[str]:
+async def _own_server(settings: Settings, backend: Backend, folder: state.State | None) -> AsyncIterator[str]:
     """A server on a free port of this machine; its address."""
     catalog, default = choose_models(settings)
     app = make_app(settings, catalog, default, backend, folder)
@@ -159,7 +159,7 @@ def _relay(client: Client, max_pixels: int) -> Any:
         try:
             arguments = await asyncio.to_thread(with_files, params.arguments or {}, max_pixels)
         except ImagegenError as exc:
-            words = f"{exc.code}: {exc.body()['detail']}"
+            words = f"{exc.code}: {exc}"
             return CallToolResult(content=[TextContent(text=words)], is_error=True)
         tell = context.session.report_progress
         return await client.call_tool(params.name, arguments, progress_callback=tell)

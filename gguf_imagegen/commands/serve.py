@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-from pathlib import Path
 
 from aiohttp import web
 from rich.console import Console
@@ -32,12 +31,12 @@ async def serve(
     settings: Settings,
     backend: Backend,
     console: Console,
-    state_dir: Path | None,
+    kept: state.State | None,
     tls: Certificate | None = None,
 ) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     catalog, default = choose_models(settings)
-    app = make_app(settings, catalog, default, backend, state_dir)
+    app = make_app(settings, catalog, default, backend, kept)
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=LAST_FRAMES)
     await runner.setup()
     assert runner.server is not None
@@ -122,8 +121,8 @@ def run_server(settings: Settings) -> int:
     try:
         backend = named_backend(settings.backend)(settings)
         tls = certificate(settings)
-        with state.folder(settings) as state_dir:
-            return pull_missing(settings) or loop.run(serve(settings, backend, console, state_dir, tls))
-    except (state.InUse, UnknownBackend, TlsError) as exc:
+        with state.folder(settings) as kept:
+            return pull_missing(settings) or loop.run(serve(settings, backend, console, kept, tls))
+    except (state.Unusable, UnknownBackend, TlsError) as exc:
         console.print(f"gguf-imagegen: {exc}", style="red", soft_wrap=True)
         return 1

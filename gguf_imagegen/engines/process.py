@@ -22,7 +22,7 @@ import gguf_imagegen
 from gguf_imagegen.engines import wire
 from gguf_imagegen.engines.sdcpp.phases import bare_names
 from gguf_imagegen.machine.devices import Device
-from gguf_imagegen.machine.processes import exit_name
+from gguf_imagegen.machine.processes import exit_name, was_killed
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Task
 from gguf_imagegen.vocabulary.errors import (
     GenerationFailed,
@@ -32,6 +32,7 @@ from gguf_imagegen.vocabulary.errors import (
     ModelLoadFailed,
     ReadingFailed,
     WorkerCrashed,
+    WorkerKilled,
 )
 from gguf_imagegen.vocabulary.events import Done, EngineEvent, Failed, Loaded
 
@@ -177,19 +178,21 @@ class EngineProcess:
 
     async def _crashed(self, reason: str | None) -> WorkerCrashed:
         """Wait for the end of the worker and find out what it died of."""
-        process = self._process
+        process, killed = self._process, False
         assert process is not None
         if reason is None:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(process.wait(), EXIT_TIMEOUT)
             await asyncio.wait(self._tasks, timeout=EXIT_TIMEOUT)
             code = process.returncode
+            killed = code is not None and was_killed(code)
             reason = "it closed its output" if code is None else exit_name(code)
         if cause := _cause(self._log):
             reason = f"{reason}: {cause}"
         self.last_crash = reason
         await self.close()
-        return WorkerCrashed(f"The engine stopped unexpectedly ({reason}).")
+        kind = WorkerKilled if killed else WorkerCrashed
+        return kind(f"The engine stopped unexpectedly ({reason}).")
 
     async def _close(self) -> None:
         process = self._process

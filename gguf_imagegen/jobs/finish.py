@@ -9,17 +9,22 @@ from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.events import Preview
 
 
-def finish_pixels(plan: Plan, made: RawImage) -> RawImage:
-    """What the engine made, exactly `plan.width` x `plan.height`, or the whole picture of which it is a part.
+def drawn_pixels(plan: Plan, made: RawImage) -> RawImage:
+    """What the engine made, without what its aligned size adds. CPU-bound: call it in a thread."""
+    return RawImage(*plan.drawn, 3, encode.centre_crop(made.data, made.width, made.height, *plan.drawn))
+
+
+def finish_pixels(plan: Plan, drawn: RawImage) -> RawImage:
+    """Exactly `plan.width` x `plan.height`, kept pixels put back; or the whole picture that it is a part of.
 
     CPU-bound: call it in a thread.
     """
-    rgb = encode.centre_crop(made.data, made.width, made.height, plan.width, plan.height)
     if plan.inset is not None and plan.original is not None and plan.mask is not None:
-        drawn = RawImage(plan.width, plan.height, 3, rgb)
         return insets.put_back(drawn, plan.inset, plan.original, plan.mask)
-    if plan.original is not None and plan.mask is not None:
-        rgb = masks.composite(rgb, plan.width, plan.height, plan.original, plan.mask)
+    picture = encode.resized(drawn, plan.width, plan.height)
+    if plan.original is None or plan.mask is None:
+        return picture
+    rgb = masks.composite(picture.data, plan.width, plan.height, plan.original, plan.mask)
     return RawImage(plan.width, plan.height, 3, rgb)
 
 
@@ -43,12 +48,17 @@ def finish_preview(plan: Plan, preview: Preview) -> bytes:
 
 
 def describe(plan: Plan, seed: int) -> str:
-    """The `parameters` text that AUTOMATIC1111 tools read, and all that makes the picture again; no paths."""
+    """The `parameters` text that AUTOMATIC1111 tools read."""
+    return infotext.text_of(settings_of(plan, seed))
+
+
+def settings_of(plan: Plan, seed: int) -> dict[str, str]:
+    """All that makes the picture again, by A1111's names; no paths."""
     if plan.generate is None:
-        return ", ".join(f"{key}: {value}" for key, value in _enlarged(plan).items())
+        return {key: str(value) for key, value in _enlarged(plan).items() if value is not None}
     spec = plan.generate
-    first_pass = (spec.width, spec.height) if spec.hires else (plan.width, plan.height)
-    return infotext.parameters_text(
+    first_pass = (spec.width, spec.height) if spec.hires else plan.drawn
+    return infotext.settings_of(
         prompt=spec.prompt,
         negative_prompt=spec.negative_prompt,
         steps=spec.steps,
@@ -110,9 +120,15 @@ def _second_pass(plan: Plan) -> dict[str, object]:
 
 
 def _enlarged(plan: Plan) -> dict[str, object]:
-    if plan.upscale is None:
+    """AUTOMATIC1111's words for what is done to a picture when it is made."""
+    if plan.upscale is not None:
+        return {
+            "Postprocess upscale by": f"{plan.upscale.width / (plan.whole or plan.drawn)[0]:.4g}",
+            "Postprocess upscaler": plan.upscale.path.stem,
+        }
+    if plan.whole or plan.drawn == (plan.width, plan.height):
         return {}
     return {
-        "Postprocess upscale by": f"{plan.upscale.width / (plan.whole or (plan.width,))[0]:.4g}",
-        "Postprocess upscaler": plan.upscale.path.stem,
+        "Postprocess upscale to": f"{plan.width}x{plan.height}",
+        "Postprocess upscaler": plan.enlarger.stem if plan.enlarger else "Lanczos",
     }

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from bisect import bisect_right
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
+from gguf_imagegen.jobs.results import draw_names
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.vocabulary.callers import Sender
@@ -64,26 +67,65 @@ class Ended:
     error: ImagegenError | None
 
 
+PREVIEW_TTL = 60.0
+"""Seconds after a job's end for which its previews can be replayed."""
+MAX_ENDED = 1000
+"""Ended jobs that can be looked at; beyond, the oldest are forgotten before their time."""
+
 JobEvent: TypeAlias = (
     Queued | Started | Loading | Loaded | PhaseChanged | Progress | PreviewReady | ImageReady | Notice | Ended
 )
+
+
+class Observer(Protocol):
+    """Sees every event of every job after it was published."""
+
+    def __call__(self, job: Job, event: JobEvent) -> None: ...
+
+
+class Store(Protocol):
+    """Stores an event before it is published."""
+
+    async def __call__(self, job: Job, event: JobEvent) -> None: ...
 
 
 class Job:
     """One plan on its way to pictures. Only the scheduler publishes; everybody may read and wait.
 
     What is read often is kept beside the events, which can be thousands. A job that has ended keeps what
-    describes it, and neither pixels nor the frames of an error's trace.
+    describes it, and neither pixels nor the frames of an error's trace. `names` are those of its pictures,
+    drawn before they are made; a `lasting` one goes on whether anybody waits for it or not. One that an
+    earlier run of the server took has the `id` and time from there, and `first_id` for its next event.
     """
 
-    def __init__(self, plan: Plan, sender: Sender | None = None) -> None:
-        self.id = f"job_{secrets.token_hex(12)}"
+    def __init__(
+        self,
+        plan: Plan,
+        sender: Sender | None = None,
+        *,
+        lasting: bool = False,
+        id: str = "",
+        created: float | None = None,
+        names: Sequence[str] = (),
+        first_id: int = 0,
+    ) -> None:
+        self.id = id or f"job_{secrets.token_hex(12)}"
         self.plan = plan
         self.sender = sender or Sender()
-        self.created = time.time()
+        self.lasting = lasting
+        self.created = time.time() if created is None else created
         self.priority = plan.priority
         """Changes while it waits, by the scheduler alone."""
+        self.names = names or draw_names(plan.n, plan.output_format)
+        self.complete: Callable[[], Awaitable[Plan]] | None = None
+        """Gives the plan with its pixels, where it was read from the journal without them."""
+        self.missed = False
+        """Whether its client went with an earlier run of the server and has not been back."""
+        self.lost = 0
+        """How often it lost its lane: the engine was killed under it, by no fault of its own."""
         self.events: list[JobEvent] = []
+        self.ids: list[int] = []
+        """Of the events; they rise, and none is used twice, not even over restarts of the server."""
         self.times: list[float] = []
         self.images: list[ImageReady] = []
         self.started_at: float | None = None
@@ -92,8 +134,9 @@ class Job:
         self.last_progress: Progress | None = None
         self.last_work: Progress | Loading | None = None
         self.last_preview: PreviewReady | None = None
-        self.cancel_requested = ""
-        """Why somebody wants it ended; empty while nobody does."""
+        self.cancel_requested: ImagegenError | None = None
+        """What it is to end with, once somebody wants it ended."""
+        self._first_id = first_id
         self._notices: list[str] = []
         self._changed = asyncio.Event()
 
@@ -101,16 +144,36 @@ class Job:
         if isinstance(event, Ended):
             event = Ended(event.error and event.error.bare())
             self.plan = self.plan.without_pixels()
-        self.events.append(event)
-        self.times.append(time.time())
-        self._take_note(event)
+        self._append(event, self.next_id, time.time())
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    def restore(self, past: Iterable[tuple[int, float, JobEvent]]) -> None:
+        """Take over what happened in earlier runs of the server: ids, times and events."""
+        for id, at, event in past:
+            self._append(event, id, at)
+        if self.ended:
+            self.plan = self.plan.without_pixels()
+
+    @property
+    def next_id(self) -> int:
+        """The id of the event that is published next."""
+        return max(self._first_id, self.ids[-1] + 1 if self.ids else 0)
+
+    def after(self, id: int) -> int:
+        """The place among the events of the first one that comes after the one with this id."""
+        return bisect_right(self.ids, id)
+
+    def _append(self, event: JobEvent, id: int, at: float) -> None:
+        self.events.append(event)
+        self.ids.append(id)
+        self.times.append(at)
+        self._take_note(event)
 
     def _take_note(self, event: JobEvent) -> None:
         match event:
             case Queued():
-                self.started_at = self.lane = None
+                self.started_at = self.lane = self.last_progress = self.last_work = None
             case Started():
                 self.started_at, self.lane = self.times[-1], event.lane
             case Progress():
@@ -147,6 +210,11 @@ class Job:
         """Wait for the end; bounded because every job ends (load and stall time-outs, drain)."""
         while not self.ended:
             await self._changed.wait()
+
+    @property
+    def missing(self) -> int:
+        """The index of the first picture that is not made yet; they are made in their order."""
+        return len(self.images)
 
     @property
     def caller(self) -> str:
@@ -200,3 +268,15 @@ def image_fraction(progress: Progress, plan: Plan) -> float:
     if plan.generate.hires is None:
         return part
     return part / 2 if progress.phase == "sampling" else 0.5 + part / 2
+
+
+def forget_old(jobs: dict[str, Job], ttl: float) -> None:
+    """Forget the jobs that ended more than `ttl` seconds ago, and pictures of steps before."""
+    now = time.time()
+    ended = [job for job in jobs.values() if job.ended]
+    for newer, job in enumerate(reversed(ended)):
+        age = now - job.times[-1]
+        if age > ttl or newer >= MAX_ENDED:
+            del jobs[job.id]
+        elif age > PREVIEW_TTL:
+            job.drop_previews()

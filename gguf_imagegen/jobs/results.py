@@ -13,12 +13,13 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from gguf_imagegen.jobs.keeping import Keeping
 from gguf_imagegen.jobs.thumbnails import Thumbnails
+from gguf_imagegen.machine import files
 from gguf_imagegen.pictures import thumbnails
 from gguf_imagegen.settings import Keep
 from gguf_imagegen.vocabulary.errors import NotFound
@@ -34,6 +35,14 @@ MAX_IN_MEMORY = 256 * 1024 * 1024
 def _stamp(now: float) -> str:
     """Date, local time and microseconds; unlike `datetime` it bears a TZ that is a day or more away."""
     return f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{int(now % 1 * 1_000_000):06d}"
+
+
+def draw_names(count: int, extension: str) -> list[str]:
+    """Names for images that are still to be made; they sort by time, and cannot be guessed."""
+    now = time.time()
+    return [
+        f"{_stamp(now + index / 1_000_000)}-{secrets.token_urlsafe(18)}.{extension}" for index in range(count)
+    ]
 
 
 class ResultStore:
@@ -62,20 +71,17 @@ class ResultStore:
         """Whether images stay when their job is forgotten."""
         return self._keep is not None and (self._limits is None or self._limits.age != 0)
 
-    def put(self, data: bytes, extension: str, owner: str = "") -> tuple[str, bool]:
-        """Store an image of the caller named `owner`; returns its name and whether it is on disk."""
-        name = f"{_stamp(time.time())}-{secrets.token_urlsafe(18)}.{extension}"
+    def put(self, data: bytes, extension: str, owner: str = "", name: str = "") -> tuple[str, bool]:
+        """Store an image of the caller named `owner`; returns its name and whether it is on disk.
+
+        Without a name that was drawn before it gets a new one.
+        """
+        name = name or draw_names(1, extension)[0]
         self._made[name] = time.monotonic()
         self._owners[name] = owner
         try:
             folder = self._ensure_folder()
-            temporary = folder / f".{name}.part"
-            try:
-                temporary.touch(mode=0o666 if self._is_users else 0o600)
-                temporary.write_bytes(data)
-                os.replace(temporary, folder / name)  # noqa: PTH105 - the atomic primitive is meant
-            finally:
-                temporary.unlink(missing_ok=True)
+            files.put(folder / name, data, 0o666 if self._is_users else 0o600, lasting=self._keep is not None)
             if self._keeping is not None:
                 self._keeping.added()
             return name, True
@@ -121,16 +127,28 @@ class ResultStore:
 
     def names(self, seen: Callable[[str], bool] | None = None) -> list[str]:
         """The images that can be read, of owners to be `seen`, the newest first, at most MOST_LISTED."""
-        names = {name for name in list(self._made) if self._young(name)}
-        if self._keep is not None and self._keep.is_dir():
-            names |= {entry.name for entry in os.scandir(self._keep) if NAME.fullmatch(entry.name)}
+        names = {name for name in list(self._made) if self._young(name)} | self._names_on_disk()
         if seen is not None:
             names = {name for name in names if seen(self.owner(name))}
         return heapq.nlargest(MOST_LISTED, names)
 
+    def _names_on_disk(self) -> set[str]:
+        if self._keep is None or not self._keep.is_dir():
+            return set()
+        return {entry.name for entry in os.scandir(self._keep) if NAME.fullmatch(entry.name)}
+
     def owner(self, name: str) -> str:
-        """The name of the caller who had it made; empty where an earlier run of the server made it."""
+        """The name of the caller who had it made; empty where that is not known."""
         return self._owners.get(name, "")
+
+    def take_owners(self, owners: Mapping[str, str]) -> list[str]:
+        """By name of an image that an earlier run of the server made: whose it is; gives those that are gone.
+
+        Reads the disk: call it in a thread.
+        """
+        there = self._names_on_disk()
+        self._owners = {**{name: owners[name] for name in owners if name in there}, **self._owners}
+        return [name for name in owners if name not in there]
 
     def delete(self, name: str) -> None:
         """Remove an image, also from the user's own output folder; NotFound if there is none."""

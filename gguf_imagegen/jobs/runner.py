@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from msgspec.structs import replace
 
 from gguf_imagegen.jobs.estimates import Pace
-from gguf_imagegen.jobs.finish import encode_image, finish_pixels, finish_preview
+from gguf_imagegen.jobs.finish import drawn_pixels, encode_image, finish_pixels, finish_preview
 from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, PreviewReady, Started
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.pool.failures import NoRoomYet
@@ -40,12 +43,22 @@ log = logging.getLogger(__name__)
 
 
 class Runner:
-    """Runs jobs, each on the lane it is given; several may run at the same time, on lanes of their own."""
+    """Runs jobs, each on the lane it is given; several may run at the same time, on lanes of their own.
 
-    def __init__(self, results: ResultStore, pace: Pace, publish: Callable[[Job, JobEvent], None]) -> None:
+    `settle` publishes an event when it is stored. Pictures that a job has already are not made again.
+    """
+
+    def __init__(
+        self,
+        results: ResultStore,
+        pace: Pace,
+        publish: Callable[[Job, JobEvent], None],
+        settle: Callable[[Job, JobEvent], Awaitable[None]],
+    ) -> None:
         self._results = results
         self._pace = pace
         self._publish = publish
+        self._settle = settle
 
     async def run(self, job: Job, lane: Lane) -> ImagegenError | None:
         """From its start to its end, which is not published yet; returns what went wrong.
@@ -53,7 +66,7 @@ class Runner:
         Raises `NoRoomYet` if its model does not fit while other lanes work.
         """
         if job.cancel_requested:
-            return Cancelled(job.cancel_requested)
+            return job.cancel_requested
         ready = lane.ready(job.plan.entry if job.plan.generate else None)
         self._publish(job, Started(lane.name))
         error = await self._try(job, lane)
@@ -61,13 +74,13 @@ class Runner:
             await lane.close("crashed", job.plan.entry)
             error = await self._try(job, lane)  # that engine had died before it heard of this job
         if job.cancel_requested:
-            error = Cancelled(job.cancel_requested)
+            error = job.cancel_requested
         elif isinstance(error, WorkerCrashed):
             lane.crashed()
             log.error("job %s: %s", job.id, error.message)
         elif error is None:
             lane.succeeded()
-        if isinstance(error, Cancelled | WorkerCrashed | InternalError):
+        if job.cancel_requested or isinstance(error, Cancelled | WorkerCrashed | InternalError):
             await lane.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
         elif isinstance(error, ModelLoadFailed):
             await lane.close("failed", job.plan.entry)
@@ -88,11 +101,14 @@ class Runner:
 
     async def _do(self, job: Job, lane: Lane) -> None:
         if job.cancel_requested:
-            raise Cancelled(job.cancel_requested)
+            raise job.cancel_requested
+        if job.complete is not None:
+            job.plan, job.complete = await job.complete(), None
+        first = job.missing
         if job.plan.generate is None:
             async with lane.without_model() as engine:
-                for index, picture in enumerate(job.plan.pictures):
-                    await self._upscale(job, lane, engine, index, picture, Timings())
+                for index, picture in enumerate(job.plan.pictures[first:], first):
+                    await self._enlarge(job, lane, engine, index, picture, Timings())
             return
         made: list[tuple[RawImage, Timings]] = []
         async with lane.loaded(
@@ -100,22 +116,33 @@ class Runner:
         ) as model:
             if not job.cancel_requested:
                 await lane.make_room_to_decode(model, job.plan.generate)
-                async for event in model.engine.run(job.plan.generate):
+                async for event in model.engine.run(replace(job.plan.generate, first=first)):
                     await self._take(job, event, made, lane.device.kind)
-            for index, (picture, timings) in enumerate(made):
-                await self._upscale(job, lane, model.engine, index, picture, timings)
+            for index, (picture, timings) in enumerate(made, first):
+                await self._enlarge(job, lane, model.engine, index, picture, timings)
 
-    async def _upscale(
+    async def _enlarge(
         self, job: Job, lane: Lane, engine: Engine, index: int, picture: RawImage, timings: Timings
     ) -> None:
-        assert job.plan.upscale is not None
-        spec = Upscale(job.plan.upscale.path, picture, index, lane.device.threads)
-        async for event in engine.run(spec):
+        """To the size asked for where the model drew less, then as the request wants it, and keep it."""
+        plan = job.plan
+        if plan.enlarger is not None:
+            picture = await self._upscaled(job, lane, engine, plan.enlarger, index, picture)
+            picture = await asyncio.to_thread(finish_pixels, plan, picture)
+        if plan.upscale is not None:
+            picture = await self._upscaled(job, lane, engine, plan.upscale.path, index, picture)
+        await self._keep_image(job, index, picture, timings)
+
+    async def _upscaled(
+        self, job: Job, lane: Lane, engine: Engine, path: Path, index: int, picture: RawImage
+    ) -> RawImage:
+        async for event in engine.run(Upscale(path, picture, index, lane.device.threads)):
             match event:
                 case Made():
-                    await self._keep_image(job, index, event.artifact, timings)
+                    picture = event.artifact
                 case PhaseChanged() | Progress() | Loading():
                     self._publish(job, event)
+        return picture
 
     async def _take(
         self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]], kind: str
@@ -126,8 +153,10 @@ class Runner:
                 self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
             case Made(index=index, artifact=artifact, timings=timings):
                 self._pace.learn(job.plan, timings, kind)
-                picture = await asyncio.to_thread(finish_pixels, job.plan, artifact)
-                if job.plan.upscale is None:
+                picture = await asyncio.to_thread(drawn_pixels, job.plan, artifact)
+                if job.plan.enlarger is None:
+                    picture = await asyncio.to_thread(finish_pixels, job.plan, picture)
+                if job.plan.enlarger is None and job.plan.upscale is None:
                     await self._keep_image(job, index, picture, timings)
                 else:
                     made.append((picture, timings))
@@ -139,7 +168,9 @@ class Runner:
     async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
         plan, seed = job.plan, job.plan.seed(index)
         data = await asyncio.to_thread(encode_image, plan, picture, seed)
-        name, on_disk = await asyncio.to_thread(self._results.put, data, plan.output_format, job.caller)
+        name, on_disk = await asyncio.to_thread(
+            self._results.put, data, plan.output_format, job.caller, job.names[index]
+        )
         if not on_disk:
             self._publish(job, Notice("the image could not be written to the result folder; download it now"))
-        self._publish(job, ImageReady(index, seed, name, *plan.delivered, timings))
+        await self._settle(job, ImageReady(index, seed, name, *plan.delivered, timings))

@@ -7,25 +7,23 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.estimates import Pace
-from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Queued
+from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Observer, Queued, Store, forget_old
+from gguf_imagegen.jobs.news import News
 from gguf_imagegen.jobs.queue import Queue
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.runner import Runner
-from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.pool.failures import IN_TILES, NoRoomYet
 from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.placement import Rules, place
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.callers import Caller, Sender
+from gguf_imagegen.vocabulary.callers import Caller
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     EnginePaused,
@@ -33,6 +31,7 @@ from gguf_imagegen.vocabulary.errors import (
     JobNotFound,
     QueueFull,
     ShuttingDown,
+    WorkerKilled,
 )
 from gguf_imagegen.vocabulary.events import Notice
 
@@ -40,18 +39,9 @@ log = logging.getLogger(__name__)
 
 LaneStatus: TypeAlias = Literal["idle", "loading", "running", "paused"]
 
-PREVIEW_TTL = 60.0
-"""Seconds after a job's end for which its previews can be replayed."""
-MAX_ENDED = 1000
-"""Ended jobs that can be looked at; beyond, the oldest are forgotten before their time."""
-REMEMBERED = 1000
-"""Latest events by which a follower finds what has changed; one that is further behind looks at all jobs."""
-
-
-class Observer(Protocol):
-    """Sees every event of every job after it was published."""
-
-    def __call__(self, job: Job, event: JobEvent) -> None: ...
+MOST_LOST = 3
+"""How often a job may lose its lane before it fails."""
+CLOSING = "the server is shutting down; try again in a moment"
 
 
 @dataclass(frozen=True)
@@ -65,42 +55,54 @@ class Work:
 class Scheduler:
     """Owns all jobs; `run()` is the only place that makes engines work."""
 
-    def __init__(self, settings: Settings, pool: Pool, results: ResultStore, observer: Observer) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        pool: Pool,
+        results: ResultStore,
+        observer: Observer,
+        store: Store | None = None,
+    ) -> None:
         self.pool = pool
         self.results = results
         self.pace = Pace([lane.device.kind for lane in pool.lanes])
         self.jobs: dict[str, Job] = {}
+        self.arriving: dict[str, Job] = {}
+        """Those that are being stored; they are in the queue next."""
         self.queue = Queue(self.pace)
         self.draining = False
-        self.told = 0
-        """How many events of all jobs together there were."""
+        self.news = News()
         self._settings = settings
         self._observer = observer
-        self._latest: deque[Job] = deque(maxlen=REMEMBERED)
-        self._runner = Runner(results, self.pace, self._publish)
+        self._store = store
+        self._runner = Runner(results, self.pace, self._publish, self._settle)
         self._work: dict[str, Work] = {}  # by name of the lane
         self._wishes: dict[str, tuple[Entry, bool]] = {}  # by model; whether to have it in memory
+        self._endings: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        self._changed = asyncio.Event()
 
     # -- what callers do ------------------------------------------------------------------------------
 
-    def submit(self, plan: Plan, sender: Sender | None = None) -> Job:
-        """Queue a job; QueueFull says when to come back."""
-        self.check_room()
-        self.check_engine(plan.entry if plan.generate else None)
-        job = Job(plan, sender)
+    def submit(self, job: Job) -> None:
+        """Queue a job for which there was room. Raises ShuttingDown at the end of the server."""
+        if self.draining:
+            raise ShuttingDown(CLOSING, retry_after=5)
         self.jobs[job.id] = job
-        self.queue.add(job)
-        self._publish(job, Queued(self.position(job) or 0, self.eta(job)))
-        self._wake.set()
-        return job
+        self._enqueue(job)
+
+    async def take_back(self, job: Job, fault: ImagegenError | None) -> None:
+        """Go on with a job of an earlier run of the server, or end it, if it has not ended."""
+        self.jobs[job.id] = job
+        if not job.ended and (fault is not None or job.missing == job.plan.n):
+            await self._settle(job, Ended(fault))
+        elif not job.ended:
+            self._enqueue(job)
 
     def check_room(self) -> None:
-        """Raise what `submit` would raise, before work is put into a request."""
+        """Raise what there is to say against another job, before work is put into it."""
         if self.draining:
-            raise ShuttingDown("the server is shutting down; try again in a moment", retry_after=5)
-        if len(self.queue) >= self._settings.max_queue:
+            raise ShuttingDown(CLOSING, retry_after=5)
+        if len(self.queue) + len(self.arriving) >= self._settings.max_queue:
             wait = min((eta for job in self.running if (eta := self.eta(job)) is not None), default=None)
             raise QueueFull(
                 f"{len(self.queue)} jobs are waiting already, the queue is full; try again later",
@@ -108,7 +110,7 @@ class Scheduler:
             )
 
     def check_engine(self, entry: Entry | None) -> None:
-        """Raise what `submit` would raise of a job for this model, None for work without one."""
+        """Raise what there is to say against a job for this model, None for work without one."""
         wait = math.ceil(self.pool.pause)
         if wait and not self.pool.ready(entry):
             raise EnginePaused(
@@ -121,17 +123,20 @@ class Scheduler:
         job = self.jobs.get(job_id)
         if job is None or not caller.may_see(job.caller):
             raise JobNotFound(f"there is no job {job_id[:60]!r}, or it has expired")
+        job.missed = False
         return job
 
-    async def cancel(self, job: Job, reason: str = "the job was cancelled") -> None:
+    async def cancel(self, job: Job, reason: str | ImagegenError = "the job was cancelled") -> None:
         """End a queued job at once, a running one by ending its engine. Harmless on a finished one."""
         if job.ended:
             return
+        error = Cancelled(reason) if isinstance(reason, str) else reason
+        job.cancel_requested = job.cancel_requested or error
         if job in self.queue:
             self.queue.remove(job)
-            self._publish(job, Ended(Cancelled(reason)))
-            return
-        job.cancel_requested = reason
+            ending = asyncio.create_task(self._settle(job, Ended(error)))  # whoever wants it may leave
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
         for lane in self._busy:
             if self._work[lane.name].job is job:
                 await lane.kill()
@@ -143,7 +148,7 @@ class Scheduler:
             self.queue.remove(job)
             job.priority = priority
             self.queue.put_back(job)
-            self._tell_change()
+            self.news.wake()
             self._wake.set()
 
     def want(self, entry: Entry) -> None:
@@ -167,18 +172,6 @@ class Scheduler:
         self._wishes.pop(entry.name, None)
         self._wishes[entry.name] = entry, loaded
         self._wake.set()
-
-    def changed_since(self, told: int) -> list[Job]:
-        """The jobs that had events since there were `told` of them; perhaps more than these."""
-        new = self.told - told
-        if new > len(self._latest):
-            return list(self.jobs.values())
-        return list(dict.fromkeys(islice(self._latest, len(self._latest) - new, None)))
-
-    async def change(self, timeout: float) -> None:
-        """Wait until something happens to any job, at most `timeout` seconds."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), timeout)
 
     @property
     def running(self) -> list[Job]:
@@ -231,26 +224,20 @@ class Scheduler:
         Jobs that could not begin in this time, for the pause after crashes, are not waited for.
         """
         self.draining = True
-        self._tell_change()
+        self.news.wake()
         if not self.running and self.pool.pause > grace:
             grace = 0
         left = [job for job in self.jobs.values() if not job.ended]
         if left:
             log.info("finishing %d job(s), at most %.0f s", len(left), grace)
             await asyncio.wait([asyncio.ensure_future(job.wait()) for job in left], timeout=grace)
-        for job in reversed(left):
-            await self.cancel(job, "the server is shutting down")
+        await asyncio.gather(
+            *(self.cancel(job, ShuttingDown(CLOSING, retry_after=5)) for job in reversed(left))
+        )
 
     def sweep(self) -> None:
         """Forget jobs that are past their time."""
-        now = time.time()
-        ended = [job for job in self.jobs.values() if job.ended]
-        for newer, job in enumerate(reversed(ended)):
-            age = now - job.times[-1]
-            if age > self._settings.job_ttl or newer >= MAX_ENDED:
-                del self.jobs[job.id]
-            elif age > PREVIEW_TTL:
-                job.drop_previews()
+        forget_old(self.jobs, self._settings.job_ttl)
 
     # -- the loop -------------------------------------------------------------------------------------
 
@@ -331,15 +318,19 @@ class Scheduler:
         try:
             error = await self._runner.run(job, lane)
         except NoRoomYet as full:
-            error = Cancelled(job.cancel_requested) if job.cancel_requested else full.refusal
+            error = job.cancel_requested or full.refusal
             if not job.cancel_requested and self._may_wait(job, lane, full):
                 self._end(lane)
-                self.queue.put_back(job)
-                self._publish(job, Queued(self.position(job) or 0, self.eta(job)))
+                self._enqueue(job, again=True)
                 return
         self._end(lane)
         self.pool.memory_changed()
-        self._publish(job, Ended(error))
+        if isinstance(error, WorkerKilled) and job.lost < MOST_LOST - 1:
+            job.lost += 1
+            self._publish(job, Notice(f"{error.message} Attempt {job.lost + 1} of {MOST_LOST} follows."))
+            self._enqueue(job, again=True)
+        else:
+            await self._settle(job, Ended(error))
 
     async def _load(self, entry: Entry, lane: Lane) -> None:
         """What somebody wished for; nobody waits for it."""
@@ -388,13 +379,19 @@ class Scheduler:
 
     # -- telling --------------------------------------------------------------------------------------
 
+    def _enqueue(self, job: Job, *, again: bool = False) -> None:
+        """Put it into the queue, or back, and say so."""
+        (self.queue.put_back if again else self.queue.add)(job)
+        self._publish(job, Queued(self.position(job) or 0, self.eta(job)))
+        self._wake.set()
+
+    async def _settle(self, job: Job, event: JobEvent) -> None:
+        """Publish what clients build on, once it is stored."""
+        if self._store is not None:
+            await self._store(job, event)
+        self._publish(job, event)
+
     def _publish(self, job: Job, event: JobEvent) -> None:
         job.publish(event)
         self._observer(job, job.events[-1])
-        self._latest.append(job)
-        self.told += 1
-        self._tell_change()
-
-    def _tell_change(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self.news.add(job)

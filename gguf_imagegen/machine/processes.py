@@ -27,6 +27,11 @@ def become_worker() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def was_killed(code: int) -> bool:
+    """Whether a process was ended from outside, which no fault of its own does; by its exit code."""
+    return code < 0 and signal.Signals(-code).name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT")
+
+
 def exit_name(code: int) -> str:
     """How a process ended, in words: the signal, or the exit code."""
     if code >= 0:

@@ -18,7 +18,7 @@ NOTHING_MORE: Mapping[str, object] = MappingProxyType({})
 
 # A1111's pattern, with the length of a key bounded: unbounded, hostile text takes quadratic time.
 _PAIR = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-_NEGATIVE = "Negative prompt:"
+PROMPT, NEGATIVE = "Prompt", "Negative prompt"
 _UNICODE = b"UNICODE\0"
 _ASCII = b"ASCII\0\0\0"
 _JPEG_SEGMENT_BYTES = 65533
@@ -27,7 +27,7 @@ MAX_LINE = 1 << 15
 """Characters of a last line that is searched for pairs: a pattern holds the interpreter meanwhile."""
 
 
-def parameters_text(
+def settings_of(
     *,
     prompt: str,
     negative_prompt: str = "",
@@ -42,12 +42,15 @@ def parameters_text(
     model_hash: str | None = None,
     version: str,
     extra: Mapping[str, object] = NOTHING_MORE,
-) -> str:
-    """The text for one image. `extra` pairs stand before the version; those whose value is None are left out.
+) -> dict[str, str]:
+    """What made one image, by the names that A1111 gives: `text_of` prints it, `parse_parameters` reads it.
 
-    Of `model` only the last path component is written.
+    `extra` stands before the version; what is None is left out. Of `model` only the last path component is
+    told.
     """
-    pairs: dict[str, object] = {
+    said: dict[str, object] = {
+        PROMPT: prompt.strip(),
+        NEGATIVE: negative_prompt.strip(),
         "Steps": steps,
         "Sampler": sampler,
         "Schedule type": schedule,
@@ -59,10 +62,16 @@ def parameters_text(
         **extra,
         "Version": version,
     }
-    lines = [prompt.strip()]
-    if negative_prompt.strip():
-        lines.append(f"{_NEGATIVE} {negative_prompt.strip()}")
-    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items() if value is not None))
+    return {key: _plain(value) for key, value in said.items() if value is not None}
+
+
+def text_of(settings: Mapping[str, str]) -> str:
+    """The text for one image."""
+    pairs = {key: value for key, value in settings.items() if key not in (PROMPT, NEGATIVE)}
+    lines = [settings.get(PROMPT, "")]
+    if negative := settings.get(NEGATIVE):
+        lines.append(f"{NEGATIVE}: {negative}")
+    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in pairs.items()))
     return "\n".join(lines).strip()
 
 
@@ -74,11 +83,11 @@ def parse_parameters(text: str) -> dict[str, str]:
         pairs = []
     else:
         lines.pop()
-    cut = next((i for i, line in enumerate(lines) if line.strip().startswith(_NEGATIVE)), len(lines))
-    negative = "\n".join(line.strip() for line in lines[cut:]).removeprefix(_NEGATIVE)
+    cut = next((i for i, line in enumerate(lines) if line.strip().startswith(f"{NEGATIVE}:")), len(lines))
+    negative = "\n".join(line.strip() for line in lines[cut:]).removeprefix(f"{NEGATIVE}:")
     return {
-        "Prompt": "\n".join(line.strip() for line in lines[:cut]),
-        "Negative prompt": negative.strip(),
+        PROMPT: "\n".join(line.strip() for line in lines[:cut]),
+        NEGATIVE: negative.strip(),
         **{key: _unquoted(value) for key, value in pairs},
     }
 
@@ -123,10 +132,11 @@ def _bounded(text: str) -> str:
     return text
 
 
-def _quoted(value: object) -> str:
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    text = str(value)
+def _plain(value: object) -> str:
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,:"\n\r]', text) else text
 
 

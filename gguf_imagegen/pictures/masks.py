@@ -62,6 +62,15 @@ def filled(picture: Image.Image, mask: RawImage) -> Image.Image:
     return result.convert("RGB")
 
 
+def smaller(mask: RawImage, width: int, height: int) -> RawImage:
+    """The mask in a smaller size, in which all that it repaints is repainted; the same object in its own."""
+    if (mask.width, mask.height) == (width, height):
+        return mask
+    whole = Image.frombytes("L", (mask.width, mask.height), mask.data)
+    fitted = whole.resize((width, height), Image.Resampling.BOX)
+    return RawImage(width, height, 1, fitted.point([0, *[255] * 255]).tobytes())
+
+
 def check_mask_aspect(mask: Size, image: Size) -> None:
     """Raises InvalidRequest if a mask of this size cannot be meant for such an image."""
     if abs(mask[0] * image[1] / (mask[1] * image[0]) - 1) > MASK_ASPECT_TOLERANCE:

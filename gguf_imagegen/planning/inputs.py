@@ -8,12 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.pictures import decode, insets, masks
-from gguf_imagegen.planning.bounds import LEAST_SIDE, MOST_ASPECT, Bounds
+from gguf_imagegen.pictures import decode, encode, insets, masks
+from gguf_imagegen.planning.bounds import LEAST_SIDE, Bounds
+from gguf_imagegen.planning.canvas import Canvas
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
 
 Size = tuple[int, int]
 REFERENCE_MULTIPLE = 32
@@ -52,41 +53,22 @@ def read_headers(request: ImageRequest, settings: Settings) -> Headers:
     )
 
 
-def delivered_size(
+def asked_size(
     request: ImageRequest, entry: Entry, settings: Settings, pictures: tuple[decode.Header, ...]
 ) -> Size:
-    """Width and height of the result: as asked for, else the first picture's aspect, else the model's own."""
-    bounds = Bounds.of(entry, settings)
+    """Width and height as asked for, else the first picture's aspect, else the model's own."""
     if request.size:
-        width, height = request.size
-    elif request.width or request.height:
-        width = request.width or request.height or 0
-        height = request.height or request.width or 0
-    elif pictures:
-        budget = min(entry.defaults.size[0] * entry.defaults.size[1], bounds.pixels)
-        coarse = entry.edit_mode == "reference" or budget >= LARGE
-        multiple = max(REFERENCE_MULTIPLE * coarse, entry.traits.multiple)
-        width, height = decode.edit_size(pictures[0].size, budget, multiple, bounds.side, down=coarse)
-        return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
-    else:
-        width, height = entry.defaults.size
-    if min(width, height) < LEAST_SIDE:
-        raise InvalidSize(
-            f"size: {width}x{height} is too small; the least side is {LEAST_SIDE}", param="size"
-        )
-    if max(width, height) > bounds.side or width * height > bounds.pixels:
-        raise InvalidSize(
-            f"size: {width}x{height} is too large for {entry.id}; at most {bounds.side} a side and"
-            f" {bounds.pixels} pixels in all",
-            param="size",
-        )
-    if max(width, height) > MOST_ASPECT * min(width, height):
-        raise InvalidSize(f"size: {width}x{height} is too narrow; at most {MOST_ASPECT}:1", param="size")
-    return width, height
-
-
-def align(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
+        return request.size
+    if request.width or request.height:
+        return request.width or request.height or 0, request.height or request.width or 0
+    if not pictures:
+        return entry.defaults.size
+    bounds = Bounds.of(entry, settings)
+    budget = min(entry.defaults.size[0] * entry.defaults.size[1], bounds.pixels)
+    coarse = entry.edit_mode == "reference" or budget >= LARGE
+    multiple = max(REFERENCE_MULTIPLE * coarse, entry.traits.multiple)
+    width, height = decode.edit_size(pictures[0].size, budget, multiple, bounds.side, down=coarse)
+    return max(width, LEAST_SIDE), max(height, LEAST_SIDE)
 
 
 @dataclass(frozen=True)
@@ -134,7 +116,7 @@ def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, header
 
 
 def edit_inputs(
-    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, size: Size, aligned: Size
+    request: ImageRequest, entry: Entry, settings: Settings, headers: Headers, canvas: Canvas
 ) -> EditInputs:
     """What the engine gets of the pictures, by the way in which this model edits.
 
@@ -142,13 +124,13 @@ def edit_inputs(
     first picture and is put back at the end. Each picture is decoded by itself, no larger than needed.
     """
     by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
-    references = _references(request, entry, settings, headers, aligned) if by_reference else ()
+    references = _references(request, entry, settings, headers, canvas.aligned) if by_reference else ()
     follows = entry.edit_mode == "control"
     if not headers.pictures or follows or (by_reference and request.mask is None):
         return EditInputs(references=references)
     if repaints_only_masked(request):
-        return _only_masked(request, settings, references, size, aligned)
-    most = settings.max_input_pixels
+        return _only_masked(request, settings, references, canvas.drawn, canvas.aligned)
+    most, size = settings.max_input_pixels, canvas.delivered
     picture = decode.decode(request.image[0], max_pixels=most, param="image", enough=size)
     masking = (
         decode.decode(request.mask, max_pixels=most, param="mask", enough=size)
@@ -161,8 +143,8 @@ def edit_inputs(
     white = masks.touched(mask) if mask else None
     begun = decode.to_raw(masks.filled(fitted, white)) if white and request.mask_fill == "fill" else original
     return EditInputs(
-        init=decode.pad(begun, *aligned),
-        init_mask=decode.pad(white, *aligned) if white else None,
+        init=decode.pad(encode.resized(begun, *canvas.drawn), *canvas.aligned),
+        init_mask=decode.pad(masks.smaller(white, *canvas.drawn), *canvas.aligned) if white else None,
         references=references,
         original=original if mask else None,
         mask=mask,
@@ -214,15 +196,15 @@ def _fitted(data: bytes, param: str, settings: Settings, size: Size) -> RawImage
     return decode.to_raw(decode.fit(picture, *size))
 
 
-def control_image(
-    request: ImageRequest, entry: Entry, settings: Settings, size: Size, aligned: Size
-) -> RawImage | None:
+def control_image(request: ImageRequest, entry: Entry, settings: Settings, canvas: Canvas) -> RawImage | None:
     """The picture to follow: for a ControlNet, or for a model that draws along any image it is sent."""
     if request.control is not None:
-        return decode.pad(_fitted(request.control, "control", settings, size), *aligned)
-    if entry.edit_mode == "control" and request.image:
-        return decode.pad(_fitted(request.image[0], "image", settings, size), *aligned)
-    return None
+        sent, param = request.control, "control"
+    elif entry.edit_mode == "control" and request.image:
+        sent, param = request.image[0], "image"
+    else:
+        return None
+    return decode.pad(_fitted(sent, param, settings, canvas.drawn), *canvas.aligned)
 
 
 def whole_pictures(request: ImageRequest, settings: Settings) -> tuple[RawImage, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gguf_imagegen.planning import bounded_json
+from gguf_imagegen.planning.said import said
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 
@@ -16,9 +17,9 @@ def with_kwargs(data: Mapping[str, Any]) -> dict[str, Any]:
     expect a `url` when they say no `response_format` (`TextToImageRequest` and `create_variations` in
     https://github.com/xorbitsai/inference/blob/main/xinference/api/restful_api.py).
     """
-    if data.get("kwargs") is None:
-        return dict(data)
-    rest = {key: value for key, value in data.items() if key != "kwargs" and value is not None}
+    if data.get("kwargs") in (None, ""):
+        return {key: value for key, value in data.items() if key != "kwargs"}
+    rest = {key: value for key, value in said(data).items() if key != "kwargs"}
     return {"response_format": "url", **json_object(data["kwargs"], "kwargs"), **rest}
 
 

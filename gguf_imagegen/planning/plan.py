@@ -20,13 +20,13 @@ from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures.insets import Inset
 from gguf_imagegen.planning import sampling
 from gguf_imagegen.planning.addons import named_file
-from gguf_imagegen.planning.bounds import Bounds, check_least
+from gguf_imagegen.planning.bounds import check_least
+from gguf_imagegen.planning.canvas import Canvas, canvas_of, enlarger, hires_canvas
 from gguf_imagegen.planning.inputs import (
     Headers,
-    align,
+    asked_size,
     check_inputs,
     control_image,
-    delivered_size,
     edit_inputs,
     read_headers,
     repaints_only_masked,
@@ -42,7 +42,7 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Decoder, Generate, Hires, SkipLayers
-from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation, missing
 
 Operation = Literal["generation", "edit", "variation", "upscale"]
 OPENAI_QUALITIES = ("low", "medium", "high", "auto")
@@ -52,8 +52,9 @@ OPENAI_QUALITIES = ("low", "medium", "high", "auto")
 class Plan:
     """A job to do: what the engine makes, and how its pixels become the answer.
 
-    `width` x `height` is the size delivered, the centre of the engine's aligned size. `original` and
-    `mask` (of that size) restore the pixels that an edit must keep. With `upscale` the picture is then made
+    `drawn` is the centre of the engine's aligned size; where it is smaller than `width` x `height`, the size
+    delivered, it is enlarged to that, by the upscaler `enlarger` or by Lanczos. `original` and `mask` (of the
+    size delivered) restore the pixels that an edit must keep. With `upscale` the picture is then made
     larger; an operation that does nothing else has `pictures` and nothing to generate.
     """
 
@@ -62,6 +63,7 @@ class Plan:
     name: str
     """What the client called the model."""
     generate: Generate | None
+    drawn: tuple[int, int]
     width: int
     height: int
     output_format: Literal["png", "jpeg", "webp"]
@@ -73,6 +75,7 @@ class Plan:
     partial_steps: tuple[int, ...]
     """Steps after which OpenAI's partial images are due."""
     warnings: tuple[str, ...]
+    enlarger: Path | None = None
     upscale: Enlargement | None = None
     priority: int = 0
     whole: tuple[int, int] | None = None
@@ -138,8 +141,8 @@ class Sketch:
     request: ImageRequest
     settings: Settings
     headers: Headers
-    size: tuple[int, int]
-    """To which the pictures are brought: the delivered one, before a second pass makes it larger."""
+    canvas: Canvas
+    """To which the pictures are brought, before a second pass makes it larger."""
     bare: Plan
 
     @property
@@ -154,14 +157,13 @@ class Sketch:
         request, settings, bare = self.request, self.settings, self.bare
         if bare.generate is None:
             return dataclasses.replace(bare, pictures=whole_pictures(request, settings))
-        aligned = bare.generate.width, bare.generate.height
-        edit = edit_inputs(request, bare.entry, settings, self.headers, self.size, aligned)
+        edit = edit_inputs(request, bare.entry, settings, self.headers, self.canvas)
         spec = replace(
             bare.generate,
             init_image=edit.init,
             mask=edit.init_mask,
             ref_images=edit.references,
-            control_image=control_image(request, bare.entry, settings, self.size, aligned),
+            control_image=control_image(request, bare.entry, settings, self.canvas),
         )
         partial_steps = spread_steps(spec, request.partial_images or 0)
         if partial_steps and not (request.stream_options and request.stream_options.preview):
@@ -192,15 +194,10 @@ def sketch(
     prompt = checked_prompt(request.prompt, "prompt", settings, notes)
     negative = checked_prompt(request.negative_prompt, "negative_prompt", settings, notes)
     if operation != "generation" and not request.image:
-        raise InvalidRequest("image: at least one image is needed", param="image")
-    if not prompt.strip() and operation in ("generation", "edit"):
-        raise InvalidRequest("prompt: is required and must not be empty", param="prompt")
+        raise InvalidRequest("image: at least one image is needed", param="image", faults=missing("image"))
     notes += unknown_words(entry, prompt)
     if request.background == "transparent":
-        raise UnsupportedOperation(
-            f"background: {entry.id} cannot make transparent images; use 'opaque' or 'auto'",
-            param="background",
-        )
+        notes.append(f"background: {entry.id} cannot make transparent images; this one is opaque")
     if request.decoder is not None:
         entry = _decoded_by(request.decoder, entry)
     n = request.n or 1
@@ -215,14 +212,15 @@ def sketch(
     if operation == "upscale":
         return _upscale_sketch(request, entry, settings, headers, notes)
     check_inputs(request, entry, settings, headers)
-    size = width, height = delivered_size(request, entry, settings, headers.pictures)
-    check_least(size, settings)
-    aligned = align(width, entry.traits.multiple), align(height, entry.traits.multiple)
+    canvas = canvas_of(asked_size(request, entry, settings, headers.pictures), entry, settings, notes)
+    check_least(canvas.delivered, settings)
     from_noise = bool(headers.pictures) and entry.edit_mode in ("reference", "control")
     steps = sampling.steps(request, entry, settings, notes)
     sampler = request.sampler or sampling.own(entry.defaults.sampler, able.samplers)
-    schedule = request.schedule or sampling.own(entry.defaults.schedule, able.schedules)
-    sampling.check_schedule(schedule, steps, entry)
+    last = _last_canvas(request, entry, settings, canvas, notes)
+    hires = _hires(request, entry, settings, last, steps, notes, able)
+    fewest = min(steps, int(hires.steps / hires.denoising_strength)) if hires else steps
+    schedule = sampling.schedule(request, entry, able, fewest, notes)
     step_cache = sampling.step_cache(request, entry, notes)
     if from_noise and request.strength is not None:
         notes.append(f"strength: has no effect, {entry.id} edits by {entry.edit_mode}")
@@ -237,8 +235,8 @@ def sketch(
     spec = Generate(
         prompt=prompt,
         negative_prompt=negative,
-        width=aligned[0],
-        height=aligned[1],
+        width=canvas.aligned[0],
+        height=canvas.aligned[1],
         steps=steps,
         sampler=sampler,
         schedule=schedule,
@@ -260,22 +258,21 @@ def sketch(
         control_image=None,
         control_strength=request.control_strength,
         loras=fitting_loras(request.lora, entry, settings, notes),
-        hires=_hires(request, entry, settings, aligned, steps, schedule, notes, able),
+        hires=hires,
         skip_layers=_skip_layers(request),
         preview=preview_mode(request, entry),
         preview_steps=(),
         preview_interval=settings.preview_interval,
     )
     whole = _whole(request, headers, notes)
-    if spec.hires is not None:
-        width, height = spec.hires.width, spec.hires.height
     bare = Plan(
         operation=operation,
         entry=entry,
         name=request.model or entry.id,
         generate=spec,
-        width=width,
-        height=height,
+        drawn=last.drawn,
+        width=last.delivered[0],
+        height=last.delivered[1],
         output_format=request.output_format or "png",
         output_compression=request.output_compression,
         quality=request.quality if request.quality in OPENAI_QUALITIES else "auto",
@@ -284,11 +281,12 @@ def sketch(
         mask=None,
         partial_steps=(),
         warnings=tuple(few(notes)),
-        upscale=upscale_of(request, settings, whole or (width, height)),
+        enlarger=enlarger(settings) if last.drawn != last.delivered else None,
+        upscale=upscale_of(request, settings, whole or last.delivered),
         whole=whole,
         priority=request.priority,
     )
-    return Sketch(request, settings, headers, size, bare)
+    return Sketch(request, settings, headers, canvas, bare)
 
 
 def _whole(request: ImageRequest, headers: Headers, notes: list[str]) -> tuple[int, int] | None:
@@ -316,6 +314,7 @@ def _upscale_sketch(
         entry=entry,
         name=request.model or entry.id,
         generate=None,
+        drawn=size,
         width=width,
         height=height,
         output_format=request.output_format or "png",
@@ -329,16 +328,27 @@ def _upscale_sketch(
         upscale=upscale_of(request, settings, size, needed=True),
         priority=request.priority,
     )
-    return Sketch(request, settings, headers, size, bare)
+    return Sketch(request, settings, headers, Canvas(size, size, size), bare)
+
+
+def _last_canvas(
+    request: ImageRequest, entry: Entry, settings: Settings, canvas: Canvas, notes: list[str]
+) -> Canvas:
+    """Of the last pass: the second one, if there is one."""
+    if request.hires is None:
+        return canvas
+    first = canvas.aligned if canvas.drawn == canvas.delivered else canvas.delivered
+    width, height = (round(side * request.hires.scale) for side in first)
+    asked = request.hires.width or width, request.hires.height or height
+    return hires_canvas(asked, entry, settings, notes)
 
 
 def _hires(
     request: ImageRequest,
     entry: Entry,
     settings: Settings,
-    aligned: tuple[int, int],
+    canvas: Canvas,
     steps: int,
-    schedule: str,
     notes: list[str],
     able: Abilities,
 ) -> Hires | None:
@@ -346,17 +356,10 @@ def _hires(
     if request.hires is None:
         return None
     steps = sampling.checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
-    sampling.check_schedule(schedule, int(steps / request.hires.denoising_strength), entry, "hires")
-    bounds = Bounds.of(entry, settings)
-    scaled = [round(side * request.hires.scale) for side in aligned]
-    wanted = [request.hires.width or scaled[0], request.hires.height or scaled[1]]
-    width, height = (align(side, entry.traits.multiple) for side in wanted)
-    if max(width, height) > bounds.side or width * height > bounds.pixels:
-        raise InvalidSize(f"hires: {width}x{height} is too large for {entry.id}", param="hires")
     upscaler, model = _hires_upscaler(request.hires.upscaler, settings, able)
     return Hires(
-        width=width,
-        height=height,
+        width=canvas.aligned[0],
+        height=canvas.aligned[1],
         steps=steps,
         denoising_strength=request.hires.denoising_strength,
         upscaler=upscaler,

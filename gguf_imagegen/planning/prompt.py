@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.errors import InvalidRequest, PromptTooLong
+from gguf_imagegen.vocabulary.errors import InvalidRequest, PromptTooLong, missing
 
 _WEIGHT = re.compile(r":([+-]?[.\d]+)\)")
 _PLAIN_WEIGHT = re.compile(r"(?:\d{1,2}(?:\.\d{0,6})?|\.\d{1,6})")
@@ -20,6 +20,14 @@ beyond it. glibc's own memory reaches to about U+2B600.
 """
 MAX_NESTING = 16
 """Weights multiply with each level, and an infinite one makes the whole picture NaN."""
+
+
+def require_prompt(prompt: str) -> None:
+    """Raises InvalidRequest if there is nothing to draw by."""
+    if not _LORA_TAG.sub("", prompt).strip():
+        raise InvalidRequest(
+            "prompt: is required and must not be empty", param="prompt", faults=missing("prompt")
+        )
 
 
 def checked_prompt(text: str, param: str, settings: Settings, notes: list[str]) -> str:

@@ -21,12 +21,16 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
+    model_validator,
 )
 
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures.data_urls import decode_data_url
 from gguf_imagegen.planning import bounded_json
+from gguf_imagegen.planning.faults import explained
 from gguf_imagegen.planning.kwargs import json_object, with_kwargs
+from gguf_imagegen.planning.said import said, says_nothing
+from gguf_imagegen.planning.solvers import MODELS_OWN, NEAREST, key_of, models_own_note, stand_in_note
 from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT, warnings_of
 from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
@@ -58,12 +62,13 @@ def _known(kind: Literal["sampler", "schedule"]) -> BeforeValidator:
 
 
 def _size(value: object) -> object:
-    if value in (None, "auto", "original"):
+    if value in (None, "auto", "original", "0x0"):
         return None
     match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*×]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("must be 'auto' or WIDTHxHEIGHT such as 512x512")
-    return int(match[1]), int(match[2])
+    width, height = int(match[1]), int(match[2])
+    return width or height, height or width
 
 
 def _image(value: object, info: ValidationInfo) -> object:
@@ -83,14 +88,17 @@ def _jpeg(value: object) -> object:
     return "jpeg" if value == "jpg" else value
 
 
+def _base64(value: object) -> object:
+    return "b64_json" if value == "base64" else value
+
+
 def _off(value: object) -> object:
     return "none" if value in ("disabled", "off", False) else value
 
 
 def _images(value: object) -> object:
-    if value is None:
-        return ()
-    return value if isinstance(value, list | tuple) else [value]
+    every = value if isinstance(value, list | tuple) else [value]
+    return [each for each in every if not says_nothing(each)]
 
 
 def _loras(value: object) -> object:
@@ -153,6 +161,11 @@ Weight = Annotated[float, Field(allow_inf_nan=False, ge=-10, le=10)]
 class _Lenient(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, data: object) -> object:
+        return said(data, ("steps", "width", "height")) if isinstance(data, Mapping) else data
+
 
 class StreamOptions(_Lenient):
     """llama-box's `stream_options`, plus `dialect`."""
@@ -172,12 +185,17 @@ class LoraRequest(_Lenient):
 class HiresRequest(_Lenient):
     """`width` and `height`, where given, are the size after the second pass in the place of `scale`."""
 
-    scale: Finite = Field(2.0, gt=1, le=4)
+    scale: Finite = Field(2.0, ge=0, le=4)
     width: int | None = Field(None, ge=1)
     height: int | None = Field(None, ge=1)
     steps: int | None = Field(None, ge=1, le=1000)
     denoising_strength: Finite = Field(0.7, gt=0, le=1)
     upscaler: str = Field("latent", max_length=200)
+
+
+def _second_pass(hires: HiresRequest | None) -> HiresRequest | None:
+    """A scale up to 1 asks for none."""
+    return hires if hires and (hires.scale > 1 or hires.width or hires.height) else None
 
 
 class ImageRequest(_Lenient):
@@ -196,14 +214,14 @@ class ImageRequest(_Lenient):
     background: Literal["auto", "opaque", "transparent"] | None = None
     output_format: Annotated[Literal["png", "jpeg", "webp"] | None, BeforeValidator(_jpeg)] = None
     output_compression: int | None = Field(None, ge=0, le=100)
-    response_format: Literal["b64_json", "url", "file"] | None = None
+    response_format: Annotated[Literal["b64_json", "url", "file"] | None, BeforeValidator(_base64)] = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     partial_images: int | None = Field(None, ge=0, le=3)
     on_disconnect: Literal["cancel", "continue"] = "cancel"
     keep_alive: Finite | None = Field(None, ge=-1)
     priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
-    request_id: str | None = Field(None, max_length=200)
+    request_id: Text | None = Field(None, max_length=200)
 
     sampler: Sampler | None = _option(
         "sampler", "sample_method", "sampler_name", "sampling_method", "sampler_index", default=None
@@ -237,7 +255,7 @@ class ImageRequest(_Lenient):
     t5xxl: Literal["auto", "none"] | None = _option("t5xxl", "text_encoder_3", default=None)
     vae_tiling: bool = False
     tiling: bool = False
-    hires: HiresRequest | None = None
+    hires: Annotated[HiresRequest | None, AfterValidator(_second_pass)] = None
     lora_alphas: Annotated[dict[str, Weight], BeforeValidator(_object), Field(max_length=8)] = _option(
         "lora_alphas", "lora_weights", default={}
     )
@@ -275,16 +293,19 @@ _FIELD_OF = {
     if isinstance(name, str)
 }
 """The canonical field by every name that a request may use."""
+_COUNTS = {name for name, field in _FIELD_OF.items() if field in ("n", "steps", "width", "height")}
+"""Of these 0 says nothing."""
 
 
 def parse_request(data: Mapping[str, Any], able: Abilities = ABILITIES) -> tuple[ImageRequest, list[str]]:
     """The validated request and warnings on keys that have no effect; raises InvalidRequest kinds.
 
-    A null is a field not said: many clients send one for every field they know. Only diffusers' null text
-    encoder is a wish.
+    What is empty is a field not said: many clients send one for every field they know. Only diffusers' null
+    text encoder is a wish.
     """
+    renamed: list[str] = []
     without_t5 = {"t5xxl": "none"} if NULL_ENCODER in data and data[NULL_ENCODER] is None else {}
-    data = {**without_t5, **{key: value for key, value in with_kwargs(data).items() if value is not None}}
+    data = _named_here({**without_t5, **said(with_kwargs(data), _COUNTS)}, able, renamed)
     flat = {name.removeprefix(FLAT): data.pop(name) for name in list(data) if name.startswith(FLAT)}
     if flat and isinstance(data.setdefault("stream_options", {}), Mapping):
         data["stream_options"] = {**flat, **data["stream_options"]}
@@ -295,7 +316,26 @@ def parse_request(data: Mapping[str, Any], able: Abilities = ABILITIES) -> tuple
     others = sorted(set(data) - set(_FIELD_OF))
     unknown = [f"unknown field {key[:80]!r} was ignored" for key in others if key not in WITHOUT_EFFECT]
     known = [key for key in others if key in WITHOUT_EFFECT]
-    return request, [*_ignored(data, request), *unknown, *warnings_of(known, data)]
+    return request, [*renamed, *_ignored(data, request), *unknown, *warnings_of(known, data)]
+
+
+def _named_here(data: dict[str, Any], able: Abilities, warnings: list[str]) -> dict[str, Any]:
+    """The fields with samplers and schedules by our names for them, as far as there are any."""
+    samplers = {key_of(name): name for name in able.samplers}
+    for field, name in list(data.items()):
+        kind = _FIELD_OF.get(field)
+        if kind not in ("sampler", "schedule") or not isinstance(name, str) or len(name) > LONGEST_NAME:
+            continue
+        key = key_of(name)
+        if key in MODELS_OWN and (kind == "sampler" or key != "default"):
+            warnings.append(models_own_note(field, name))
+            del data[field]
+        elif kind == "sampler" and key in samplers:
+            data[field] = samplers[key]
+        elif kind == "sampler" and NEAREST.get(key) in able.samplers:
+            warnings.append(stand_in_note(field, name, NEAREST[key]))
+            data[field] = NEAREST[key]
+    return data
 
 
 def _ignored(data: Mapping[str, Any], request: ImageRequest) -> list[str]:
@@ -327,51 +367,13 @@ def _plain(value: object) -> object:
 
 
 def _translate(exc: ValidationError) -> InvalidRequest:
-    fault = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = str(fault["loc"][0]) if fault["loc"] else None
-    where = ".".join(map(str, fault["loc"]))
-    message = f"{where}: {fault['msg'].removeprefix('Value error, ')}"
+    message, param, faults = explained(exc)
     match _FIELD_OF.get(param or ""):
         case "size":
-            return InvalidSize(message, param=param)
+            return InvalidSize(message, param=param, faults=faults)
         case "sampler" | "schedule":
-            return UnknownSampler(message, param=param)
+            return UnknownSampler(message, param=param, faults=faults)
         case "image" | "mask" | "control":
-            return InvalidImage(message, param=param)
+            return InvalidImage(message, param=param, faults=faults)
         case _:
-            return InvalidRequest(message, param=param)
-
-
-def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:
-    """The request data of multipart parts: `image[]` and `image[0]` become a list, `stream_options[x]` is
-    `stream_options_x`, `lora[0][id]` a list of objects. Values stay text.
-    """
-    data: dict[str, Any] = {}
-    latest_lora: dict[str, dict[str, Any]] = {}
-    for name, value in parts:
-        match = re.fullmatch(r"(image|images|init_images|url)(?:\[\d*\])?", name)
-        if match:
-            data.setdefault("image", []).append(value)
-        elif match := re.fullmatch(r"stream_options\[(\w+)\]", name):
-            data[FLAT + match[1]] = value
-        elif match := re.fullmatch(r"lora\[(\d*)\]\[(\w+)\]", name):
-            loras = data.setdefault("lora", [])
-            if isinstance(loras, list):
-                _add_to_lora(loras, latest_lora, match[1], match[2], value)
-        elif name in ("stream_options", "hires") and isinstance(value, str):
-            data[name] = json_object(value, name)
-        elif name == "slg_skip_layers" and isinstance(value, str):
-            data[name] = [part for part in re.split(r"[,\s\[\]]+", value, maxsplit=MAX_LAYERS + 2) if part]
-        elif value != "" or name in ("prompt", "negative_prompt"):
-            data[name] = value
-    return data
-
-
-def _add_to_lora(
-    loras: list[Any], latest: dict[str, dict[str, Any]], index: str, key: str, value: str | bytes
-) -> None:
-    """Parts of one index make one LoRA; `lora[][id]` starts a new one whenever its key is there already."""
-    if index not in latest or (not index and key in latest[index]):
-        latest[index] = {}
-        loras.append(latest[index])
-    latest[index][key] = value
+            return InvalidRequest(message, param=param, faults=faults)

@@ -8,8 +8,9 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.bounds import Bounds
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.engine import StepCache
-from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 _NEXT_QUALITY = {"standard": "medium", "hd": "high", "max": "xhigh", "xhigh": "high"}
 """What a quality means for a model that has no preset of this name."""
@@ -44,14 +45,27 @@ def checked_steps(steps: int, entry: Entry, settings: Settings, param: str, note
     return min(steps, most)
 
 
-def check_schedule(schedule: str, steps: int, entry: Entry, param: str = "steps") -> None:
+def schedule(
+    request: ImageRequest, entry: Entry, able: Abilities, fewest_steps: int, notes: list[str]
+) -> str:
+    """As asked; what this family or so few steps cannot have becomes the model's own, with a note."""
+    models_own = own(entry.defaults.schedule, able.schedules)
+    asked = request.schedule or models_own
+    why = _unusable(asked, entry, fewest_steps)
+    if why is None:
+        return asked
+    rest = (models_own, *sorted(able.schedules, key=lambda name: name != "default"))
+    used = next(each for each in rest if _unusable(each, entry, fewest_steps) is None)
+    notes.append(f"schedule: {why}; {used!r} was used")
+    return used
+
+
+def _unusable(schedule: str, entry: Entry, steps: int) -> str | None:
     if schedule == "ays" and not entry.traits.ays:
-        raise UnsupportedOperation(
-            f"schedule: 'ays' is defined for SD 1.x and SDXL only, {entry.id} is {entry.family}",
-            param="schedule",
-        )
+        return f"'ays' is defined for SD 1.x and SDXL only, {entry.id} is {entry.family}"
     if steps < 2 and schedule in ("gits", "karras", "exponential"):
-        raise InvalidRequest(f"{param}: schedule {schedule!r} needs at least 2 steps", param=param)
+        return f"{schedule!r} needs at least 2 steps"
+    return None
 
 
 def own(default: str, able: Sequence[str]) -> str:

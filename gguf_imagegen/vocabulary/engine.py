@@ -91,9 +91,10 @@ class SkipLayers(Struct, frozen=True):
 class Generate(Struct, frozen=True, tag=True):
     """One request, complete. Sizes are pixels, aligned to what the model family needs.
 
-    `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. Image i uses
-    seed `seed + i`. `preview_steps` names the denoising steps after which a preview is wanted (empty: after
-    every step, at most one each `preview_interval` seconds).
+    `n` images are wanted, and those before number `first` are there already. Image i uses seed `seed + i`.
+    `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. `preview_steps` names
+    the denoising steps after which a preview is wanted (empty: after every step, at most one each
+    `preview_interval` seconds).
     """
 
     prompt: str
@@ -126,6 +127,7 @@ class Generate(Struct, frozen=True, tag=True):
     preview: PreviewMode
     preview_steps: tuple[int, ...]
     preview_interval: float
+    first: int = 0
 
     @property
     def decoded(self) -> tuple[int, int]:

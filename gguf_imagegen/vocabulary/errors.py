@@ -12,10 +12,12 @@
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
     ├── Cancelled (499)
-    ├── GenerationFailed, ReadingFailed, WorkerCrashed, ModelLoadFailed, InternalError
+    ├── GenerationFailed, ReadingFailed, ModelLoadFailed, InternalError
+    ├── WorkerCrashed
+    │   └── WorkerKilled
     ├── NotInstalled (501)
     ├── ServerBusy, ShuttingDown, EnginePaused (503)
-    ├── InsufficientMemory (507)
+    ├── InsufficientMemory, StorageFailed (507)
     └── PullFailed (502): a model's files could not be fetched
         ├── HubTokenMissing, HubTokenInvalid, LicenceNotAccepted (403)
         ├── HubRepositoryNotFound, HubRevisionNotFound, HubFileNotFound (404)
@@ -28,9 +30,22 @@ An error says what was wrong, where, and what to do. No message carries a local 
 from __future__ import annotations
 
 import copy
-from typing import ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import ClassVar, TypedDict, TypeVar
 
 Kind = TypeVar("Kind", bound="ImagegenError")
+
+
+class Fault(TypedDict):
+    """A field that is missing or of a wrong type: `loc` is `["body", NAME, …]`, `type` pydantic's word."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+def missing(field: str) -> list[Fault]:
+    return [{"loc": ["body", field], "msg": "Field required", "type": "missing"}]
 
 
 class ImagegenError(Exception):
@@ -60,9 +75,26 @@ class ImagegenError(Exception):
 
 
 class InvalidRequest(ImagegenError):
+    """`faults` say which fields are missing or of a wrong type, in the form of FastAPI and so of vLLM."""
+
     status = 400
     code = "invalid_request"
     type = "invalid_request_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        faults: Sequence[Fault] = (),
+    ) -> None:
+        super().__init__(message, param=param, retry_after=retry_after)
+        self.faults = faults
+
+    def body(self) -> dict[str, object]:
+        body = super().body()
+        return {**body, "detail": list(self.faults)} if self.faults else body
 
 
 class InvalidSize(InvalidRequest):
@@ -74,15 +106,15 @@ class InvalidImage(InvalidRequest):
 
     code = "invalid_image"
 
-    def __init__(self, reason: str, *, param: str | None = None) -> None:
-        super().__init__("Invalid image", param=param)
+    def __init__(self, reason: str, *, param: str | None = None, faults: Sequence[Fault] = ()) -> None:
+        super().__init__("Invalid image", param=param, faults=faults)
         self.reason = reason
 
     def __str__(self) -> str:
         return f"Invalid image: {self.reason}"
 
     def body(self) -> dict[str, object]:
-        return {**super().body(), "detail": str(self)}
+        return {**super().body(), "detail": list(self.faults) or str(self)}
 
 
 class UnknownSampler(InvalidRequest):
@@ -206,6 +238,10 @@ class WorkerCrashed(ImagegenError):
     code = "worker_crashed"
 
 
+class WorkerKilled(WorkerCrashed):
+    """Not by a fault of its own: somebody ended the engine's process, or the kernel, for want of memory."""
+
+
 class ModelLoadFailed(ImagegenError):
     code = "model_load_failed"
 
@@ -213,6 +249,14 @@ class ModelLoadFailed(ImagegenError):
 class InsufficientMemory(ImagegenError):
     status = 507
     code = "insufficient_memory"
+
+
+class StorageFailed(ImagegenError):
+    """The state folder takes no more, so a job accepted now would be lost in a crash."""
+
+    status = 507
+    code = "storage_failed"
+    should_retry = True
 
 
 class ServerBusy(ImagegenError):

@@ -43,7 +43,7 @@ async function read() {
   readAt = Date.now();
   try {
     const [list, me, { loras, upscalers }] = await Promise.all([
-      call("GET", "/v1/models"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
+      call("GET", "/v1/models?all=true"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
     ]);
     models.offer(list.data, me.admin);
     create.offer(list.data, loras, upscalers.map((each) => each.name));

@@ -30,6 +30,7 @@ from scripts.bench import (
     process,
     pull,
     request,
+    restarts,
     sd_server,
     text,
 )
@@ -47,6 +48,8 @@ OWN: dict[str, Bench] = {
     "concurrency": jobs.concurrency,
     "lanes": lanes.lanes,
     "mixed": mixed.mixed,
+    "restarts": restarts.restarts,
+    "journal": restarts.journal,
     "start": process.start,
     "memory": process.memory,
     "swap": process.swap,

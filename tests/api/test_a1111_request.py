@@ -21,7 +21,7 @@ from gguf_imagegen.api.dialects.a1111.names import (
     schedule_of,
     take_loras,
 )
-from gguf_imagegen.api.dialects.a1111.request import Translated, translate
+from gguf_imagegen.api.dialects.a1111.request import SAME, A1111Request, Translated, translate
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures import masks
 from gguf_imagegen.planning.request import parse_request
@@ -107,8 +107,8 @@ def test_scheduler_names(name: str, schedule: str | None) -> None:
     ("name", "words"),
     [
         ("Euler b", "did you mean 'Euler a'"),
-        ("UniPC", "Valid: Euler a"),
-        ("DPM++ 2M SDE", "did you mean 'DPM++ 2M'"),
+        ("Best", "Valid: Euler a"),
+        ("DPM++ 2N", "did you mean 'DPM++ 2M'"),
     ],
 )
 def test_unknown_samplers_are_refused(name: str, words: str) -> None:
@@ -117,6 +117,58 @@ def test_unknown_samplers_are_refused(name: str, words: str) -> None:
         sampler_of(name)
     assert words in caught.value.message
     assert caught.value.param == "sampler_name"
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("DPM++ SDE", ("dpm++2s_a", None)),
+        ("DPM++ SDE Karras", ("dpm++2s_a", "karras")),
+        ("DPM++ 2M SDE Exponential", ("dpm++2m", "exponential")),
+        ("DPM++ 2M SDE Heun", ("dpm++2m", None)),
+        ("DPM++ 3M SDE", ("dpm++2m", None)),
+        ("UniPC", ("dpm++2m", None)),
+        ("LMS Karras", ("ipndm", "karras")),
+        ("PLMS", ("ipndm", None)),
+        ("Restart", ("heun", None)),
+        ("DPM2 a", ("dpm2", None)),
+        ("euler_ancestral", ("euler_a", None)),
+    ],
+)
+def test_solvers_that_are_not_here(name: str, nearest: tuple[str, str | None]) -> None:
+    """The nearest one draws, and the answer says so."""
+    assert sampler_of(name) == nearest
+    (warning,) = told(sampler_name=name).warnings
+    assert warning.startswith(f"sampler_name: {name!r} is not known here; ")
+
+
+def test_the_models_own_sampler() -> None:
+    """Of the two names for it, A1111's own is what every client sends."""
+    assert told(sampler_name="Default").fields == told(sampler_name="Automatic").fields
+    assert told(sampler_name="Default").warnings == ["sampler_name: 'Default' means the model's own"]
+    assert told(sampler_name="Automatic", scheduler="Automatic").warnings == []
+
+
+EMPTY: list[Any] = [None, "", [], {}]
+
+
+@pytest.mark.parametrize("nothing", EMPTY, ids=repr)
+def test_nothing_is_not_something(nothing: Any) -> None:
+    """A key without a value is a key not said, whatever the type of its field."""
+    for key in A1111Request.model_fields.keys() | set(SAME):
+        result = translate({"prompt": "a cat", key: nothing}, img2img=False, loras=())
+        assert result.warnings == []
+        parse_request(result.fields)
+
+
+def test_zero_is_not_said() -> None:
+    """Of how many and how large; of a scale up to 1 no second pass is made."""
+    zero: dict[str, Any] = dict.fromkeys(("steps", "width", "height", "batch_size", "n_iter"), 0)
+    request, _ = parse_request(told(**zero).fields)
+    assert (request.steps, request.width, request.height, request.n) == (None, None, None, 1)
+    for scale in (0, 0.5, 1, 1.0):
+        assert parse_request(told(enable_hr=True, hr_scale=scale).fields)[0].hires is None
+    assert parse_request(told(enable_hr=True, hr_scale=1, hr_resize_x=128).fields)[0].hires is not None
 
 
 @pytest.mark.parametrize("name", ["Polyexponential", "Karras Exponential", "Turbo", "DDIM"])
@@ -268,7 +320,7 @@ def test_single_keys(data: dict[str, Any], fields: dict[str, Any]) -> None:
         ),
         (
             {"hr_resize_y": 256, "width": 256, "height": 128, "hr_upscaler": ""},
-            {"width": 512, "height": 256, "denoising_strength": 0.75, "upscaler": "latent"},
+            {"width": 512, "height": 256, "denoising_strength": 0.75, "upscaler": "Latent"},
         ),
     ],
 )
@@ -326,7 +378,7 @@ def test_what_counts_on_masks() -> None:
 @pytest.mark.parametrize(
     ("data", "param"),
     [
-        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": -1}, "batch_size"),
         ({"batch_size": "many"}, "batch_size"),
         ({"n_iter": -1}, "n_iter"),
         ({"prompt": 7}, "prompt"),

@@ -175,7 +175,7 @@ async def test_a_lora_of_another_model_is_refused(client: Client) -> None:
     assert "/" not in message
 
 
-@pytest.mark.parametrize("name", ["../loras/bright", "/etc/passwd", "bright.gguf/..", "absent", "", "a/b"])
+@pytest.mark.parametrize("name", ["../loras/bright", "/etc/passwd", "bright.gguf/..", "absent", "a/b"])
 async def test_loras_are_names_inside_the_folder(client: Client, name: str) -> None:
     """No path reaches another file; the message tells the names that there are."""
     message = await client.refusal(lora=[{"name": name}])

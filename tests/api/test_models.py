@@ -70,7 +70,7 @@ async def test_meta_tells_all_that_a_client_must_know(running: RunningApp) -> No
 async def test_every_listed_model_is_described(running: RunningApp) -> None:
     """No entry of the catalog lacks what a client reads, on disk or not; only one is the default."""
     async with running(engine=QuickEngine) as app:
-        _, body = await app.get("/v1/models")
+        _, body = await app.get("/v1/models?all=true")
         await wait_for_state(app, "loaded")
     keys = {"state", "family", "capabilities", "limits", "defaults", "samplers", "schedules", "previews"}
     assert all(model["meta"].keys() >= keys for model in body["data"])
@@ -211,7 +211,7 @@ async def test_limits_can_be_reached(running: RunningApp, tmp_path: Path) -> Non
         status, body = await app.post(EDITS, **fields, size=f"{side}x{side // 8}", steps=steps)
         assert (status, body["warnings"]) == (200, []), body
         assert (body["data"][0]["steps"], body["data"][0]["width"]) == (200, side)
-        for beyond in ({"size": f"{side + 1}x{side // 8 + 1}"}, {"size": "64x64", "steps": steps + 1}):
+        for beyond in ({"size": f"{side}x{side // 8 + 2}"}, {"size": "64x64", "steps": steps + 1}):
             assert (await app.post(EDITS, **{**fields, **beyond}))[0] == 400
 
 

@@ -1,9 +1,8 @@
-"""GET /openapi.json and GET /docs: complete, valid, made from the code, and readable without a network."""
+"""GET /openapi.json: complete, valid, and made from the code."""
 
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from typing import Any
 
 import aiohttp
@@ -14,7 +13,6 @@ from pydantic import SecretStr
 from gguf_imagegen.api.app import DIALECTS, OURS, ROUTES
 from gguf_imagegen.api.openapi import document as openapi
 from gguf_imagegen.api.openapi.contract import contract_of
-from gguf_imagegen.api.openapi.docs_page import render
 from gguf_imagegen.api.openapi.schemas import names_of
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.request import ImageRequest
@@ -23,6 +21,8 @@ from tests.conftest import RunningApp
 from tests.fake_engines import QuickEngine
 
 EVERY = (*OURS, *DIALECTS)
+MODELS_ELSEWHERE = ("/v1/models/pull", "/v1/models")
+"""Their examples name a model that is not on this machine."""
 
 
 @pytest.fixture(scope="module")
@@ -135,45 +135,6 @@ async def test_both_are_open_and_nothing_is_changed_without_a_key(running: Runni
             assert answer.status == 401
 
 
-async def test_the_page_needs_nothing_and_lets_nothing_in(running: RunningApp) -> None:
-    async with running(engine=QuickEngine) as app, app.session.get(f"{app.url}/docs") as answer:
-        policy, text = answer.headers["Content-Security-Policy"], await answer.text()
-        assert answer.content_type == "text/html"
-    assert f"curl -s -X POST {app.url}/v1/images/generations" in text
-    assert policy.startswith("default-src 'none'; style-src 'sha256-")
-    assert "unsafe" not in policy
-    page = Page(text)
-    assert page.tags.isdisjoint({"script", "link", "img", "iframe", "form", "object"})
-    assert not page.handlers
-    assert all(link.startswith("#") or link == "openapi.json" for link in page.links)
-    assert {link[1:] for link in page.links if link.startswith("#")} <= page.ids
-
-
-def test_the_page_has_every_route_field_and_alias(document: dict[str, Any]) -> None:
-    text = render(document)
-    page = Page(text)
-    assert page.open == []
-    for route in ROUTES:
-        assert f"<b>{route.method}</b> <code>{route.path}</code>" in text
-    for field in ImageRequest.model_fields:
-        for name in names_of(ImageRequest, field):
-            assert f"<code>{name}</code>" in text
-    assert text.count("curl -s -X POST") >= 15
-
-
-def test_the_page_escapes_what_it_is_given(document: dict[str, Any]) -> None:
-    evil = "<script>alert(1)</script>\"'"
-    info = {**document["info"], "description": evil, "title": evil}
-    path = {
-        "get": {"operationId": evil, "tags": [evil], "summary": evil, "description": evil, "responses": {}}
-    }
-    schema = {"properties": {evil: {"type": evil, "default": evil, "description": evil}}}
-    components = {"schemas": {evil: schema}}
-    text = render({"info": info, "tags": [{"name": evil}], "paths": {evil: path}, "components": components})
-    assert "<script" not in text
-    assert Page(text).tags.isdisjoint({"script"})
-
-
 async def test_the_document_is_the_one_of_this_server(running: RunningApp) -> None:
     async with running(engine=QuickEngine, max_steps=7) as app:
         status, body = await app.get("/openapi.json")
@@ -181,7 +142,7 @@ async def test_the_document_is_the_one_of_this_server(running: RunningApp) -> No
     assert body["components"]["schemas"]["ImageRequest"]["properties"]["steps"]["anyOf"][0]["maximum"] == 7
 
 
-async def test_examples_of_the_page_work(
+async def test_examples_work(
     running: RunningApp, document: dict[str, Any], session: aiohttp.ClientSession
 ) -> None:
     """Those that need no picture of one's own are sent as they stand."""
@@ -190,39 +151,9 @@ async def test_examples_of_the_page_work(
         for path, methods in document["paths"].items():
             example = methods.get("post", {}).get("requestBody", {}).get("content", {})
             body = example.get("application/json", {}).get("example")
-            if body is None or "..." in str(body) or path == "/v1/models/pull":
+            if body is None or "..." in str(body) or path in MODELS_ELSEWHERE or "{" in path:
                 continue
             async with session.post(app.url + path, json=body) as answer:
                 assert answer.status in (200, 202), (path, await answer.text())
             sent += 1
     assert sent >= 7
-
-
-class Page(HTMLParser):
-    """What is in a page; `open` has the tags that are not closed."""
-
-    VOID = ("meta", "!doctype")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.links: list[str] = []
-        self.ids: set[str] = set()
-        self.handlers: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        for name, value in attrs:
-            if name in ("href", "src"):
-                self.links.append(value or "")
-            if name == "id":
-                self.ids.add(value or "")
-            if name.startswith("on") or name == "style":
-                self.handlers.append(name)
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag

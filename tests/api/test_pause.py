@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gguf_imagegen.jobs.job import Started
 from gguf_imagegen.vocabulary.engine import Generate
-from gguf_imagegen.vocabulary.errors import WorkerCrashed
+from gguf_imagegen.vocabulary.errors import WorkerCrashed, WorkerKilled
 from gguf_imagegen.vocabulary.events import EngineEvent
 from gguf_imagegen.vocabulary.waits import Waits
 from tests.api.client import GENERATIONS, SMALL, eventually
@@ -105,7 +106,60 @@ async def test_the_end_does_not_wait_for_it(running: RunningApp, doomed: type[Do
     async with running(engine=doomed) as app:
         tasks = await paused(app, doomed, behind=3)
         await asyncio.wait_for(app.scheduler.drain(10), 9)
-        assert [status for status, _ in await asyncio.gather(*tasks)] == [499] * 3
+        assert [status for status, _ in await asyncio.gather(*tasks)] == [503] * 3
+
+
+class Victim(QuickEngine):
+    """Is killed from outside in the second step, as often as `kills` is long; not before `go`."""
+
+    kills: list[None]
+    go: asyncio.Event
+
+    async def at_step(self, step: int) -> None:
+        await self.go.wait()
+        if step == 2 and self.kills:
+            self.kills.pop()
+            await self.close()
+            raise WorkerKilled("The engine stopped unexpectedly (SIGKILL, perhaps out of memory).")
+
+
+def victim(kills: int) -> type[Victim]:
+    return type("Own", (Victim,), {"kills": [None] * kills, "go": asyncio.Event()})
+
+
+async def test_a_lost_lane_costs_an_attempt(running: RunningApp) -> None:
+    """The job is begun again and says so; events go on, and pictures that were made are not made again."""
+    engines = Engines(killed := victim(2))
+    killed.go.set()
+    async with running(engine=engines) as app:
+        status, body = await app.post(GENERATIONS, **{**SMALL, "steps": 2, "n": 2, "seed": 5})
+        assert (status, [item["seed"] for item in body["data"]]) == (200, [5, 6])
+        words = "The engine stopped unexpectedly (SIGKILL, perhaps out of memory)."
+        assert body["warnings"] == [f"{words} Attempt {number} of 3 follows." for number in (2, 3)]
+        job = app.scheduler.jobs[body["id"]]
+        assert job.ids == list(range(len(job.events)))
+        assert [event.index for event in job.images] == [0, 1]
+        assert sum(isinstance(event, Started) for event in job.events) == 3
+    assert len(engines.loads) == 3
+
+
+async def test_a_job_is_begun_three_times_at_most(running: RunningApp) -> None:
+    """Perhaps it is what takes all memory. Whoever waits sits out the pause that follows."""
+    killed = victim(3)
+    async with running(engine=killed, waits=Waits(crash_pause=1.0)) as app:
+        lost = asyncio.create_task(app.post(GENERATIONS, **{**SMALL, "steps": 2}))
+
+        async def begun() -> bool:
+            return bool(app.scheduler.running)
+
+        await eventually("it runs", begun)
+        behind = asyncio.create_task(app.post(GENERATIONS, **{**SMALL, "steps": 2}))
+        await waiting(app, 1)
+        killed.go.set()
+        status, body = await lost
+        assert (status, body["error"]["code"]) == (500, "worker_crashed")
+        assert "SIGKILL" in body["error"]["message"]
+        assert (await behind)[0] == 200
 
 
 async def test_a_model_in_memory_goes_on(running: RunningApp, catalog: Path) -> None:

@@ -178,7 +178,7 @@ async def test_the_page_is_small_and_complete(running: RunningApp) -> None:
                 text, tag = await answer.text(), answer.headers["ETag"]
             async with app.session.get(app.url + path, headers={"If-None-Match": tag}) as answer:
                 assert answer.status == 304
-            named = re.findall(r'(?:href|src)="(/web/[^"]+)"', text)
+            named = [f"/{name}" for name in re.findall(r'(?:href|src)="(web/[^"]+)"', text)]
             named += [f"/web/{name}" for name in re.findall(r'from "\./([^"]+)"', text)]
             todo += [name for name in named if name not in seen and name not in todo]
             assert not re.search(r"https?://(?!www\.w3\.org)", text), path

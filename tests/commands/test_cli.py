@@ -177,7 +177,7 @@ def test_a_missing_component_ends_in_one_line(model_dir: Path, tmp_path: Path) -
         (["a fox", "-o", "out.gif"], "output_format: "),
         (["a fox", "--steps", "9999"], "steps: "),
         (["a fox", "--sampler", "eulr_a"], "did you mean 'euler_a'?"),
-        (["a fox", "--size", "9x9"], "too small"),
+        (["a fox", "--size", "9x99"], "too narrow"),
         ([" "], "prompt: is required"),
     ],
 )
@@ -188,7 +188,7 @@ def test_wrong_requests_end_in_one_line(arguments: list[str], words: str, model_
 
 def test_other_failures_end_in_one_line(model_dir: Path, tmp_path: Path) -> None:
     """An unknown model, one whose files are missing, an unreadable catalog: what to do is said."""
-    fails_in_one_line(cli("generate", "--model", "nope", "x"), "known models: ")
+    fails_in_one_line(cli("generate", "--model", "nope", "x"), "Models on this machine: ")
     fails_in_one_line(cli("generate", "--models-dir", tmp_path, "--model", "test", "x"), "make-test-model")
     fails_in_one_line(cli("models", "--catalog", tmp_path / "no.yaml"), "no.yaml: cannot be read")
     fails_in_one_line(cli("serve", "--models-dir", tmp_path, "--model", "test"), "make-test-model")

@@ -134,7 +134,7 @@ def test_ctrl_c_leaves_the_previous_tuning(folder: Path, here: Machine) -> None:
 
 def test_what_cannot_be_tuned_ends_in_one_line(tmp_path: Path) -> None:
     """A model that is not there, and one that nobody knows."""
-    fails_in_one_line(cli("tune", "nope", "--models-dir", tmp_path), "known models: ")
+    fails_in_one_line(cli("tune", "nope", "--models-dir", tmp_path), "Models on this machine: ")
     fails_in_one_line(cli("tune", "test", "--models-dir", tmp_path), "make-test-model")
 
 

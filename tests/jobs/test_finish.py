@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gguf_imagegen.jobs.finish import describe
+from gguf_imagegen.jobs.finish import describe, settings_of
 from gguf_imagegen.pictures import infotext
 from tests.planning.test_plan import entry, picture, planned
 
@@ -64,3 +64,12 @@ def test_a_second_pass_is_told_beside_the_size_of_the_first() -> None:
     assert found["Denoising strength"] == "0.6"
     edited = told(entry("sd1"), "edit", image=picture(128, 128), size="128x128", strength=0.3, hires=hires)
     assert (edited["Denoising strength"], edited["Hires denoising strength"]) == ("0.3", "0.6")
+
+
+def test_the_text_is_the_settings_printed() -> None:
+    """A1111's text and our JSON are one dict, also where the prompt looks like a line of the text."""
+    plan = planned(prompt="a cat\nNegative prompt: is no such line, Steps: 3, Seed: 4, Size: 1x1")
+    told = settings_of(plan, 7)
+    assert told["Prompt"] == plan.spec.prompt
+    assert told["Seed"] == "7"
+    assert describe(plan, 7) == infotext.text_of(told)

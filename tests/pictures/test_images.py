@@ -410,20 +410,22 @@ def example(
     negative_prompt: str = "blurry, 🚫\nugly",
     extra: Mapping[str, object] = infotext.NOTHING_MORE,
 ) -> str:
-    return infotext.parameters_text(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        steps=20,
-        sampler="Euler",
-        schedule="Karras",
-        cfg_scale=7.0,
-        seed=5,
-        width=512,
-        height=768,
-        model="/srv/models/sd15.q8_0.gguf",
-        model_hash="abcdef0123",
-        version="0.1.0",
-        extra=extra,
+    return infotext.text_of(
+        infotext.settings_of(
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            steps=20,
+            sampler="Euler",
+            schedule="Karras",
+            cfg_scale=7.0,
+            seed=5,
+            width=512,
+            height=768,
+            model="/srv/models/sd15.q8_0.gguf",
+            model_hash="abcdef0123",
+            version="0.1.0",
+            extra=extra,
+        )
     )
 
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from pydantic import AliasChoices
 
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
+from gguf_imagegen.planning.form import from_form
 from gguf_imagegen.planning.request import (
     MAX_SEED,
     NULL_ENCODER,
+    HiresRequest,
     ImageRequest,
-    from_form,
     parse_request,
 )
 from gguf_imagegen.vocabulary.errors import (
@@ -123,6 +124,68 @@ def test_uploads(field: str, value: object) -> None:
     assert (found[0] if field == "image" else found) == PIXEL
 
 
+EVERY_NAME = sorted({*ImageRequest.model_fields, *(name for v in ALIASES.values() for name in v[2])})
+
+
+@pytest.mark.parametrize("nothing", [None, "", [], {}], ids=repr)
+@pytest.mark.parametrize("name", EVERY_NAME)
+def test_nothing_is_not_something(name: str, nothing: Any) -> None:
+    """What is empty is not said, in whatever field, by whatever name, in JSON and in a form."""
+    if not (name == "text_encoder_3" and nothing is None):  # which is a wish
+        assert parse_request({name: nothing}) == (ImageRequest(), [])
+    if nothing == "":
+        assert parse_request(from_form([(name, "")])) == (ImageRequest(), [])
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, "0"], ids=repr)
+def test_zero_of_how_many_is_not_said(zero: Any) -> None:
+    """0 pictures, steps or pixels ask for the default; a second pass of at most the same size for none."""
+    for name in ("n", "batch_count", "steps", "num_inference_steps", "width", "height"):
+        assert parse_request({name: zero}) == (ImageRequest(), [])
+    assert parsed(size="0x0") == ImageRequest(size=None)
+    assert parsed(size="512x0").size == (512, 512)
+    for scale in (0, 0.5, 1):
+        assert parsed(hires={"scale": scale}).hires is None
+    second = parsed(hires={"steps": 0, "width": 0, "height": None, "upscaler": "", "scale": 2}).hires
+    assert second == HiresRequest(scale=2.0)
+    assert parsed(image=["", None]).image == ()
+    assert parsed(cfg_scale=0, strength=0, seed=0).model_fields_set == {"cfg_scale", "strength", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("euler_ancestral", "euler_a"),
+        ("dpmpp_sde", "dpm++2s_a"),
+        ("DPM++ 2M SDE", "dpm++2m"),
+        ("dpmpp_2m_sde_gpu", "dpm++2m"),
+        ("dpmpp_3m_sde", "dpm++2m"),
+        ("uni_pc", "dpm++2m"),
+        ("PLMS", "ipndm"),
+        ("lms", "ipndm"),
+        ("Restart", "heun"),
+    ],
+)
+def test_samplers_of_other_programs(name: str, sampler: str) -> None:
+    """A1111's and ComfyUI's: the nearest one draws, never in silence."""
+    request, warnings = parse_request({"sampler": name})
+    assert request.sampler == sampler
+    assert warnings == [f"sampler: {name!r} is not known here; {sampler!r}, the nearest to it, was used"]
+
+
+def test_another_spelling_is_the_same_sampler() -> None:
+    """Blanks, capitals and k-diffusion's own names; names that mean the model's own are not said."""
+    for name, sampler in (("Euler a", "euler_a"), ("dpmpp_2m", "dpm++2m"), ("sample_k_heun", "heun")):
+        assert parse_request({"sampler_name": name}) == (ImageRequest(sampler=sampler), [])
+    for name in ("Default", "Automatic", "auto"):
+        assert parse_request({"sampler": name}) == (
+            ImageRequest(),
+            [f"sampler: {name!r} means the model's own"],
+        )
+    assert parse_request({"scheduler": "automatic"})[0].schedule is None
+    assert parsed(schedule="default").schedule == "default"
+
+
 def each(
     kind: type[InvalidRequest], name: str, *values: Any
 ) -> list[tuple[type[InvalidRequest], dict[str, Any]]]:
@@ -139,10 +202,10 @@ WRONG: list[tuple[type[InvalidRequest], dict[str, Any]]] = [
     (InvalidImage, {"mask": {"image_url": None}}),
     (InvalidImage, {"image": [PIXEL_64] * 17}),
     *((InvalidRequest, {name: "https://example.com/a.png"}) for name in ("image", "mask", "control")),
-    *each(InvalidRequest, "steps", 0, -1, 2.5, "many", [], {}, ""),
-    *each(InvalidRequest, "n", 0, -3, "x", 1.5),
-    *each(InvalidRequest, "seed", -2, MAX_SEED + 1, 1.5, "x", []),
-    *each(InvalidRequest, "cfg_scale", -1, 101, "x", [], {}),
+    *each(InvalidRequest, "steps", -1, 2.5, "many", [1], {"a": 1}, False),
+    *each(InvalidRequest, "n", -3, "x", 1.5),
+    *each(InvalidRequest, "seed", -2, MAX_SEED + 1, 1.5, "x", [1]),
+    *each(InvalidRequest, "cfg_scale", -1, 101, "x", [1], {"a": 1}),
     *each(InvalidRequest, "strength", -0.1, 1.1),
     *each(InvalidRequest, "output_compression", -1, 101),
     *each(InvalidRequest, "partial_images", -1, 4),
@@ -163,10 +226,10 @@ WRONG: list[tuple[type[InvalidRequest], dict[str, Any]]] = [
     (InvalidRequest, {"lora": [{"scale": 1}]}),
     (InvalidRequest, {"lora": [{"name": "a"}] * 9}),
     (InvalidRequest, {"lora": ["ink"]}),
-    (InvalidRequest, {"hires": {"scale": 1}}),
+    (InvalidRequest, {"hires": {"scale": -1}}),
     (InvalidRequest, {"hires": 2}),
     (InvalidRequest, {"slg_skip_layers": [-1]}),
-    (InvalidRequest, {"width": 0}),
+    (InvalidRequest, {"width": -1}),
     (InvalidRequest, {"keep_alive": -2}),
 ]
 
@@ -204,7 +267,7 @@ def test_no_float_field_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("eulr_a", "euler_a"), ("Euler a", "euler_a"), ("dpm+2m", "dpm++2m"), ("hen", "heun")]
+    ("name", "near"), [("eulr_a", "euler_a"), ("euler_aa", "euler_a"), ("dpm+2m", "dpm++2m"), ("hen", "heun")]
 )
 def test_a_near_miss_is_helped(name: str, near: str) -> None:
     """A misspelt sampler is answered with the nearest one and with the whole list."""
@@ -342,15 +405,15 @@ def test_form_booleans(text: str, value: bool) -> None:
 
 
 def test_empty_form_parts_are_not_said() -> None:
-    """Browsers send every input of a form: an empty one leaves its field alone, an empty prompt stays one."""
+    """Browsers send every input of a form: an empty one leaves its field alone."""
     data = from_form([("prompt", ""), ("steps", ""), ("size", ""), ("slg_skip_layers", "[7, 8]")])
     request, warnings = parse_request(data)
-    assert request.model_fields_set == {"prompt", "slg_skip_layers"}
+    assert request.model_fields_set == {"slg_skip_layers"}
     assert request.slg_skip_layers == (7, 8)
     assert warnings == []
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "5", "", "[" * 100_000])
+@pytest.mark.parametrize("text", ["{", "[]", "5", "[" * 100_000])
 @pytest.mark.parametrize("name", ["stream_options", "hires"])
 def test_form_objects_must_be_objects(name: str, text: str) -> None:
     """JSON in a form part that is no object, or too deep, is a 400 that names the part."""

@@ -26,10 +26,10 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(1)
     for number in range(MANY):
         small = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
-        text = infotext.parameters_text(
+        text = infotext.text_of(infotext.settings_of(
             prompt=f"picture {number}", steps=4, sampler="euler", schedule="discrete", cfg_scale=2.5,
             seed=number, width=512, height=512, model="tiny-random", version="a test",
-        )  # fmt: skip
+        ))  # fmt: skip
         name = f"20260101-{number // 60:02}{number % 60:02}00-{secrets.token_urlsafe(18)}.png"
         small.resize((512, 512), 0).save(folder / name, pnginfo=infotext.png_text(text))
     return folder

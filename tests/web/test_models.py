@@ -182,7 +182,7 @@ async def test_a_refresh_disturbs_nobody(studio: ServerProcess, visit: OpenPage)
         await choice.select_option(index=2)
         chosen = await choice.input_value()
         await choice.focus()
-        async with page.expect_response("**/v1/models"):
+        async with page.expect_response("**/v1/models?all=true"):
             await page.evaluate("window.dispatchEvent(new HashChangeEvent('hashchange'))")
             await page.evaluate("location.hash = '#/gallery'")
             await page.evaluate("location.hash = '#/models'")

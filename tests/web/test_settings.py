@@ -161,7 +161,7 @@ def shelf(tmp_path: Path) -> Path:
         "width": 64, "height": 64, "model": "tiny-random", "version": "a test",
     }  # fmt: skip
     for day, prompt, extra in ((1, "full", TOLD), (2, "bare", {})):
-        text = infotext.parameters_text(prompt=prompt, extra=extra, **plain)
+        text = infotext.text_of(infotext.settings_of(prompt=prompt, extra=extra, **plain))
         name = f"2026010{day}-000000-{secrets.token_urlsafe(18)}.png"
         Image.new("RGB", (64, 64)).save(folder / name, pnginfo=infotext.png_text(text))
     return folder

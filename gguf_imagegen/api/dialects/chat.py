@@ -26,8 +26,9 @@ from gguf_imagegen.api.openapi.contract import (
     JSON,
     PICTURE,
     PREFER,
+    Contract,
     Param,
-    endpoint,
+    with_contract,
 )
 from gguf_imagegen.api.openapi.schemas import Schema, uploads
 from gguf_imagegen.api.shapes import image_item, usage_of
@@ -65,7 +66,7 @@ class ChatRequest(BaseModel):
     extra_body: dict[str, Any] = {}
 
 
-@endpoint(
+CONTRACT = Contract(
     answers.ChatAnswer,
     request=ChatRequest,
     errors=PICTURE,
@@ -75,9 +76,17 @@ class ChatRequest(BaseModel):
     params=(PREFER, IDEMPOTENCY, CONTENT),
     example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
 )
+"""That of routes that answer a chat."""
+
+
+@with_contract(CONTRACT)
 async def completions(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions: the answer's message has the pictures; `?content=parts`, as its content."""
-    asked = await read_body(request)
+    return await respond(request, await read_body(request))
+
+
+async def respond(request: web.Request, asked: Mapping[str, Any]) -> web.StreamResponse:
+    """The pictures that a chat's body asks for, as it wants them."""
     parts = wants_parts(request, asked)
     fields = chat_fields(asked)
     del asked
@@ -90,7 +99,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
         encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta, parts=parts)
         return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
     body = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get, parts=parts)
-    return await answer_job(request, work.job, body, cancel_on_leave=work.cancel_on_leave)
+    return await answer_job(request, work.job, answers.ChatAnswer, body, cancel_on_leave=work.cancel_on_leave)
 
 
 # -- the request --------------------------------------------------------------------------------------
@@ -206,12 +215,12 @@ class ChatEncoder:
         self._read = read
         self._comments = OpenAIEncoder(job, options, read, eta)
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
         words = "" if self._parts else in_words(self._job)
-        begin = self._delta({"role": "assistant", "content": words}) if index == 0 else b""
-        return begin + self._encode(index, event)
+        begin = self._delta({"role": "assistant", "content": words}) if id == 0 else b""
+        return begin + self._encode(id, event)
 
-    def _encode(self, index: int | None, event: JobEvent) -> bytes:
+    def _encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case ImageReady():
                 picture = image_part(self._job, event.index, self._read(event.name))
@@ -224,7 +233,7 @@ class ChatEncoder:
             case PreviewReady():
                 return b""
             case _:
-                return self._comments.encode(index, event)
+                return self._comments.encode(id, event)
 
     def _delta(self, delta: dict[str, Any], finish_reason: str | None = None, **fields: object) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}

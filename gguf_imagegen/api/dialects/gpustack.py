@@ -10,9 +10,10 @@ from typing import Any
 
 from aiohttp import web
 
-from gguf_imagegen.api import answers, models
+from gguf_imagegen.api import models
 from gguf_imagegen.api.dialect import Dialect, ErrorForm
 from gguf_imagegen.api.dialects import openai
+from gguf_imagegen.api.error_answers import NumericErrorAnswer
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
 
@@ -35,5 +36,5 @@ DIALECT = Dialect(
         web.get("/v1-openai/models/{org}/{name}", models.get_model),
     ],
     roots=("/v1-openai/",),
-    errors=ErrorForm(answers.NumericErrorAnswer, error_body),
+    errors=ErrorForm(NumericErrorAnswer, error_body),
 )

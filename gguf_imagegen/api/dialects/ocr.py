@@ -16,9 +16,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
-from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import PICTURE_TEXT, READING, endpoint
+from gguf_imagegen.api.reply import Answer, reply
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.planning.kwargs import with_kwargs
 from gguf_imagegen.planning.request import Upload
 from gguf_imagegen.vocabulary.engine import Read
@@ -53,7 +54,7 @@ class OcrRequest(BaseModel):
     return_dict: bool = False
 
 
-class OcrLine(BaseModel):
+class OcrLine(Answer):
     """`box` is the line's corners in pixels, clockwise from the top left one; `score` is 0 to 1."""
 
     text: str
@@ -61,7 +62,7 @@ class OcrLine(BaseModel):
     box: list[tuple[float, float]]
 
 
-class OcrLines(BaseModel):
+class OcrLines(Answer):
     """With `return_dict`."""
 
     task: Literal["ocr"]
@@ -92,8 +93,8 @@ async def ocr(request: web.Request) -> web.Response:
     max_pixels = request.app[SERVICE].settings.max_input_pixels
     lines = await reader.read(Read(wanted.image, max_pixels), caller)
     if wanted.return_dict:
-        return web.json_response({"task": TASK, "lines": to_builtins(lines)})
-    return web.json_response("\n".join(line.text for line in lines))
+        return reply(OcrAnswer, {"task": TASK, "lines": to_builtins(lines)})
+    return reply(OcrAnswer, "\n".join(line.text for line in lines))
 
 
 def _parsed(fields: dict[str, Any]) -> OcrRequest:

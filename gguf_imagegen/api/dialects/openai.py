@@ -6,7 +6,7 @@ import io
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 
@@ -102,13 +102,19 @@ async def respond(
     if wanted.response_format == "file":
         return _file(job, await finish(request, work))
     body = partial(_answer, request, job, wanted)
-    return await answer_job(request, job, body, cancel_on_leave=work.cancel_on_leave)
+    return await answer_job(request, job, answers.ImagesAnswer, body, cancel_on_leave=work.cancel_on_leave)
 
 
 def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, Any]:
-    return answer(
-        job, wanted.response_format, request.app[SERVICE].scheduler.results.get, partial(file_url, request)
-    )
+    read = request.app[SERVICE].scheduler.results.get
+    return answer(job, _response_format(wanted), read, partial(file_url, request))
+
+
+def _response_format(wanted: ImageRequest) -> Literal["b64_json", "url", "file"] | None:
+    """As asked; OpenAI's `gpt-image` models have no addresses, and their clients take one where it is."""
+    if wanted.response_format is None and (wanted.model or "").startswith("gpt-image"):
+        return "b64_json"
+    return wanted.response_format
 
 
 def _file(job: Job, made: list[bytes]) -> web.Response:

@@ -8,16 +8,22 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import web
+from pydantic import RootModel
 
-from gguf_imagegen.api import answers, models
+from gguf_imagegen.api import models
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects import openai
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.catalog.entry import Entry
 
 
-@endpoint(answers.ModelStates)
+class ModelStates(RootModel[dict[str, dict[str, Any]]]):
+    """`model_version_status` of each model by its id."""
+
+
+@endpoint(ModelStates)
 async def config(request: web.Request) -> web.Response:
     """GET /v1/config and /v3/config: which models can be asked for, in OVMS's words.
 
@@ -28,7 +34,7 @@ async def config(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     states = {service.name_of(entry): _state(request.app, entry) for entry in service.catalog.entries}
     listed = {name for name, state in states.items() if state != "END"} | {service.served_name}
-    return web.json_response({name: _status(state) for name, state in states.items() if name in listed})
+    return reply(ModelStates, {name: _status(state) for name, state in states.items() if name in listed})
 
 
 def _state(app: web.Application, entry: Entry) -> str:

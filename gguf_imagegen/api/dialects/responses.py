@@ -14,11 +14,10 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, Field
 
-from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import Dialect
-from gguf_imagegen.api.dialects.responses_stream import ResponsesEncoder, response_object
+from gguf_imagegen.api.dialects.responses_stream import ResponseAnswer, ResponsesEncoder, response_object
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
     ASYNC,
@@ -58,7 +57,7 @@ class ResponsesRequest(BaseModel):
 
 
 @endpoint(
-    answers.ResponseAnswer,
+    ResponseAnswer,
     request=ResponsesRequest,
     errors=(*PICTURE, JobNotFound),
     also=ASYNC,
@@ -82,7 +81,7 @@ async def create(request: web.Request) -> web.StreamResponse:
         encoder = ResponsesEncoder(work.job, options, read, scheduler.eta)
         return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
     answer = partial(response_object, work.job, read)
-    return await answer_job(request, work.job, answer, cancel_on_leave=work.cancel_on_leave)
+    return await answer_job(request, work.job, ResponseAnswer, answer, cancel_on_leave=work.cancel_on_leave)
 
 
 async def _fields(request: web.Request, body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

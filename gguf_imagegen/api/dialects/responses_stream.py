@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import Field
+
+from gguf_imagegen.api.reply import Answer
 from gguf_imagegen.api.shapes import openai_fields
 from gguf_imagegen.api.streams.encoders import Eta, OpenAIEncoder, Read
 from gguf_imagegen.api.streams.frames import b64, frame
@@ -13,14 +16,52 @@ from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewRead
 from gguf_imagegen.planning.request import StreamOptions
 from gguf_imagegen.vocabulary.events import PhaseChanged
 
-STATUS: Mapping[str, str] = {
+Status = Literal["queued", "in_progress", "completed", "failed", "cancelled"]
+STATUS: Mapping[str, Status] = {
     "queued": "queued",
     "running": "in_progress",
     "succeeded": "completed",
     "failed": "failed",
     "cancelled": "cancelled",
 }
+USAGE = {
+    "input_tokens": 0,
+    "input_tokens_details": {"cached_tokens": 0},
+    "output_tokens": 0,
+    "output_tokens_details": {"reasoning_tokens": 0},
+    "total_tokens": 0,
+}
+"""Nothing is billed."""
 CALL = "response.image_generation_call"
+
+
+class ResponseError(Answer):
+    """In OpenAI's words, which have no other code for this."""
+
+    code: Literal["server_error"] = "server_error"
+    message: str
+
+
+class ResponseAnswer(Answer):
+    """The output's items are of the type `image_generation_call`, their `result` is base64."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    status: Status
+    model: str
+    output: list[dict[str, Any]]
+    error: ResponseError | None
+    incomplete_details: None = None
+    instructions: None = None
+    metadata: dict[str, str] = Field({})
+    parallel_tool_calls: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    tool_choice: Literal["auto"] = "auto"
+    tools: list[dict[str, str]] = Field([{"type": "image_generation"}])
+    usage: dict[str, Any] = USAGE
+    warnings: list[str]
 
 
 def response_object(
@@ -29,37 +70,16 @@ def response_object(
     """The response as it is now; `read` gives the pictures, unless `output` has them. Reads files."""
     if output is None:
         output = [_call(job, image.index, read(image.name)) for image in job.images] if read else []
-    error = {"code": "server_error", "message": job.error.message} if job.error else None
-    return {
-        "id": f"resp_{job.id.removeprefix('job_')}",
-        "object": "response",
-        "created_at": int(job.created),
-        "status": STATUS[job.status],
-        "model": job.plan.name,
-        "output": output,
-        "error": error,
-        "incomplete_details": None,
-        "instructions": None,
-        "metadata": {},
-        "parallel_tool_calls": False,
-        "temperature": None,
-        "top_p": None,
-        "tool_choice": "auto",
-        "tools": [{"type": "image_generation"}],
-        "usage": _usage(),
-        "warnings": job.warnings,
-    }
-
-
-def _usage() -> dict[str, Any]:
-    """Nothing is billed."""
-    return {
-        "input_tokens": 0,
-        "input_tokens_details": {"cached_tokens": 0},
-        "output_tokens": 0,
-        "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": 0,
-    }
+    answer = ResponseAnswer(
+        id=f"resp_{job.id.removeprefix('job_')}",
+        created_at=int(job.created),
+        status=STATUS[job.status],
+        model=job.plan.name,
+        output=output,
+        error=ResponseError(message=job.error.message) if job.error else None,
+        warnings=job.warnings,
+    )
+    return answer.model_dump()
 
 
 def _id(job: Job, index: int) -> str:
@@ -91,13 +111,13 @@ class ResponsesEncoder:
         self._job = job
         self._read = read
         self._comments = OpenAIEncoder(job, options, read, eta)
-        self._partials = PartialCounter()
+        self._partials = PartialCounter(job)
         self._sampling: set[int] = set()
         self._items: list[dict[str, Any]] = []
         self._number = -1
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
-        return (self._begin() if index == 0 else b"") + self._encode(index, event)
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
+        return (self._begin() if id == 0 else b"") + self._encode(id, event)
 
     def _begin(self) -> bytes:
         response = response_object(self._job)
@@ -108,13 +128,13 @@ class ResponsesEncoder:
             frames.append(self._call_frame("in_progress", index))
         return b"".join(frames)
 
-    def _encode(self, index: int | None, event: JobEvent) -> bytes:
+    def _encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case PhaseChanged(phase="sampling") if event.index not in self._sampling:
                 self._sampling.add(event.index)
                 return self._call_frame("generating", event.index)
             case PreviewReady(data=data):
-                return self._partial(event) if data and event.step in self._job.plan.partial_steps else b""
+                return self._partial(event) if data and self._partials.is_due(event) else b""
             case ImageReady():
                 return self._image(event)
             case Ended(error=None):
@@ -125,11 +145,11 @@ class ResponsesEncoder:
                 failed = {"status": "failed", "error": {"code": "server_error", "message": error.message}}
                 return self._frame("response.failed", response={**response, **failed})
             case _:
-                return self._comments.encode(index, event)
+                return self._comments.encode(id, event)
 
     def _partial(self, event: PreviewReady) -> bytes:
         made = {key: value for key, value in openai_fields(self._job).items() if key != "created_at"}
-        number = self._partials.next(event.index)
+        number = self._partials.number(event)
         picture = {"partial_image_b64": b64(event.data), "partial_image_index": number}
         return self._call_frame("partial_image", event.index, **picture, **made)
 

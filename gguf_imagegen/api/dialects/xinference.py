@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -21,6 +21,7 @@ from gguf_imagegen.api.dialects import ocr
 from gguf_imagegen.api.dialects.openai import images_endpoint, respond
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, PICTURE_TEXT, READING, Param, endpoint
+from gguf_imagegen.api.reply import Answer, reply
 from gguf_imagegen.api.submit import named_job
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
@@ -48,8 +49,14 @@ class LaunchRequest(BaseModel):
     quantization: str | None = None
 
 
+class LaunchAnswer(Answer):
+    """`model_uid` is the name by which requests ask for it."""
+
+    model_uid: str
+
+
 @endpoint(
-    answers.LaunchAnswer,
+    LaunchAnswer,
     request=LaunchRequest,
     required=("model_name",),
     errors=(
@@ -71,7 +78,7 @@ async def launch(request: web.Request) -> web.Response:
     service.scheduler.want(entry)
     if request.query.get("wait_ready", "true").lower() != "false":
         await _until_loaded(service, entry)
-    return web.json_response({"model_uid": name})
+    return reply(LaunchAnswer, {"model_uid": name})
 
 
 async def _until_loaded(service: Service, entry: Entry) -> None:
@@ -92,7 +99,7 @@ async def registrations(request: web.Request) -> web.Response:
     listed = catalog.entries if request.match_info["type"] == "image" else []
     detailed = request.query.get("detailed", "").lower() == "true"
     data = await asyncio.to_thread(lambda: [_registration(catalog, entry, detailed) for entry in listed])
-    return web.json_response(data)
+    return reply(answers.ObjectList, data)
 
 
 @endpoint(errors=(ModelNotFound,))
@@ -104,7 +111,7 @@ async def registration(request: web.Request) -> web.Response:
             f"there is no {request.match_info['type'][:40]} model {name[:100]!r}", param="name"
         )
     entry = catalog.get(name)
-    return web.json_response(await asyncio.to_thread(_registration, catalog, entry, True))
+    return reply(answers.AnyObject, await asyncio.to_thread(_registration, catalog, entry, True))
 
 
 def _registration(catalog: Catalog, entry: Entry, detailed: bool) -> dict[str, Any]:
@@ -143,19 +150,23 @@ async def progress(request: web.Request) -> web.Response:
     if job is None:
         name = request.match_info["request_id"]
         raise InvalidRequest(f"there is no request {name[:60]!r}, or it has expired", param="request_id")
-    return web.json_response({"progress": round(job.progress / 100, 4)})
+    return reply(answers.RequestProgress, {"progress": round(job.progress / 100, 4)})
 
 
-@endpoint(answers.AbortAnswer, errors=(ModelNotFound,))
+class AbortAnswer(Answer):
+    msg: Literal["DONE", "NO_OP", "NOT_FOUND"]
+
+
+@endpoint(AbortAnswer, errors=(ModelNotFound,))
 async def abort(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/requests/{request_id}/abort: DONE, NO_OP on an ended one, NOT_FOUND."""
     job, model = _job(request), request.app[SERVICE].model(request.match_info["id"])
     if job is None or job.plan.entry.id != model.id:
-        return web.json_response({"msg": "NOT_FOUND"})
+        return reply(AbortAnswer, {"msg": "NOT_FOUND"})
     if job.ended:
-        return web.json_response({"msg": "NO_OP"})
+        return reply(AbortAnswer, {"msg": "NO_OP"})
     await request.app[SERVICE].scheduler.cancel(job)
-    return web.json_response({"msg": "DONE"})
+    return reply(AbortAnswer, {"msg": "DONE"})
 
 
 def _job(request: web.Request) -> Job | None:

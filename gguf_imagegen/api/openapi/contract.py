@@ -27,7 +27,7 @@ PICTURE = (
     *READING, *MODEL, errors.InvalidSize, errors.InvalidImage, errors.UnknownSampler, errors.PromptTooLong,
     errors.UnsupportedOperation, errors.MissingComponent, errors.InvalidModelFile, errors.QueueFull,
     errors.Cancelled, errors.GenerationFailed, errors.WorkerCrashed, errors.ModelLoadFailed,
-    errors.InsufficientMemory, errors.ShuttingDown, errors.EnginePaused,
+    errors.InsufficientMemory, errors.StorageFailed, errors.ShuttingDown, errors.EnginePaused,
 )  # fmt: skip
 """What can go wrong from the body of a request to its pictures."""
 

@@ -14,7 +14,6 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.middleware import AZURE, is_open
 from gguf_imagegen.api.openapi.contract import EVENTS, FORM, JSON, Contract, Param, contract_of, doc_of
-from gguf_imagegen.api.openapi.docs_page import EXAMPLE_BASE
 from gguf_imagegen.api.openapi.schemas import (
     Schema,
     any_of,
@@ -32,6 +31,8 @@ INTRODUCTION = (
     "Pictures from GGUF diffusion models through stable-diffusion.cpp, in the words of several APIs. Unknown"
     " fields are ignored and named in `warnings`; a null is a field not said. Numbers may come as text."
 )
+EXAMPLE_BASE = "http://127.0.0.1:8080"
+"""Stands for the address of the server that is asked; who sends the document puts it there."""
 HEADERS: Mapping[str, Schema] = {
     "X-Request-ID": {"description": "the request's own, or one made for it", "schema": {"type": "string"}},
     "X-Job-Id": {"description": "the job that was made", "schema": {"type": "string"}},

@@ -1,53 +1,32 @@
-"""GET /openapi.json and GET /docs: the API described to programs and to people; static, and open to all."""
+"""GET /openapi.json and GET /docs: the API described to programs and to people; open to all."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from html import escape
 from typing import Any
 
 from aiohttp import web
 
+from gguf_imagegen.api import web_page
 from gguf_imagegen.api.openapi.contract import endpoint
-from gguf_imagegen.api.openapi.docs_page import EXAMPLE_BASE
+from gguf_imagegen.api.openapi.document import EXAMPLE_BASE
 from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.api.urls import base_url
 
 
 @dataclass
 class Description:
-    """What is made at the first look and kept: `build` gives the document, `render` a page from it."""
+    """The document as JSON, built at the first look and kept."""
 
     build: Callable[[], dict[str, Any]]
-    render: Callable[[dict[str, Any]], str]
-    style: str
-
-    @cached_property
-    def document(self) -> dict[str, Any]:
-        return self.build()
 
     @cached_property
     def json(self) -> bytes:
-        return json.dumps(self.document, ensure_ascii=False, separators=(",", ":")).encode()
-
-    @cached_property
-    def page(self) -> bytes:
-        return self.render(self.document).encode()
-
-    @cached_property
-    def policy(self) -> str:
-        """Nothing but the page itself and its own style, known by its hash: no scripts, no network."""
-        digest = base64.b64encode(hashlib.sha256(self.style.encode()).digest()).decode("ascii")
-        return (
-            f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none';"
-            " frame-ancestors 'none'"
-        )
+        return json.dumps(self.build(), ensure_ascii=False, separators=(",", ":")).encode()
 
 
 DESCRIPTION = web.AppKey("description", Description)
@@ -63,11 +42,7 @@ async def openapi_json(request: web.Request) -> web.Response:
     return web.Response(body=body, content_type="application/json")
 
 
-@endpoint(None, media=("text/html",))
+@endpoint(None, also={304: None}, media=("text/html",))
 async def docs(request: web.Request) -> web.Response:
-    """GET /docs: the same as a page to read."""
-    description = request.app[DESCRIPTION]
-    page = await asyncio.to_thread(lambda: description.page)
-    body = page.replace(EXAMPLE_BASE.encode(), escape(base_url(request)).encode())
-    headers = {"Content-Security-Policy": description.policy, "Referrer-Policy": "no-referrer"}
-    return web.Response(body=body, content_type="text/html", charset="utf-8", headers=headers)
+    """GET /docs: the same to read and to try, in Swagger UI."""
+    return await web_page.answer(request, "docs.html")

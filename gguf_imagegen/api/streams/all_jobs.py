@@ -76,7 +76,7 @@ async def _follow(request: web.Request, response: web.StreamResponse, follower: 
             beat = time.monotonic() + heartbeat
             await asyncio.sleep(service.waits.together)
         else:
-            await scheduler.change(max(0.0, min(beat - time.monotonic(), follower.pause)))
+            await scheduler.news.wait(max(0.0, min(beat - time.monotonic(), follower.pause)))
 
 
 class Follower:
@@ -103,8 +103,9 @@ class Follower:
 
     def news(self) -> bytes:
         """All that has happened since the last look."""
-        jobs = self._scheduler.changed_since(self._seen)
-        self._seen = self._scheduler.told
+        news = self._scheduler.news
+        jobs = news.since(self._seen, self._scheduler.jobs.values())
+        self._seen = news.count
         data = [data for job in jobs if self._caller.may_see(job.caller) for data in self._of(job)]
         if len(self._sent) > len(self._scheduler.jobs):
             self._sent = {id: count for id, count in self._sent.items() if id in self._scheduler.jobs}
@@ -141,11 +142,11 @@ class Frames:
 
     def events(self, job: Job, first: int, base: str) -> Iterator[bytes]:
         """What happened to the job from event `first` on; of previews only the newest."""
-        for index, event in enumerate(job.events[first:], first):
+        for id, event in zip(job.ids[first:], job.events[first:], strict=True):
             if not isinstance(event, PreviewReady):
-                yield self._once((base, job.id, index), partial(self._event, job, index, event, base))
+                yield self._once((base, job.id, id), partial(self._event, job, id, event, base))
             elif event is job.last_preview:
-                yield frame(self._event(job, index, event, base))
+                yield frame(self._event(job, id, event, base))
 
     def queue(self, caller: Caller) -> bytes:
         """Those who wait and may be seen, the next one first, with their places."""
@@ -155,8 +156,8 @@ class Frames:
     def _job(self, job: Job, base: str) -> dict[str, Any]:
         return {"type": "job", **job_object(job, self._scheduler, base.__add__)}
 
-    def _event(self, job: Job, index: int, event: JobEvent, base: str) -> dict[str, Any]:
-        head = {"job": job.id, "index": index, "status": job.status, "progress": round(job.progress, 2)}
+    def _event(self, job: Job, id: int, event: JobEvent, base: str) -> dict[str, Any]:
+        head = {"job": job.id, "index": id, "status": job.status, "progress": round(job.progress, 2)}
         return {**head, "eta": self._scheduler.eta(job), **_words(event, base)}
 
     def _queue(self, caller: Caller) -> dict[str, Any]:

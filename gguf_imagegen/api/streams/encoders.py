@@ -1,7 +1,7 @@
 """Job events as server-sent events, in llama-box's dialect, OpenAI's, both at once, and as our job stream.
 
-Every encoder is a pure reading of a job's history: `encode(index, event)` gives the bytes to send, and may
-give none. A place in the queue that has changed is no part of the history: its index is None. The shapes are
+Every encoder is a pure reading of a job's history: `encode(id, event)` gives the bytes to send, and may give
+none. A place in the queue that has changed is no part of the history: its id is None. The shapes are
 those of llama-box's `image.chunk` and of OpenAI's image streaming events.
 """
 
@@ -31,9 +31,9 @@ Eta = Callable[[Job], float | None]
 
 
 class Encoder(Protocol):
-    """Turns the event with this index of one job's history into bytes, `b""` if there is nothing to say."""
+    """Turns the event with this id of one job's history into bytes, `b""` if there is nothing to say."""
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes: ...
+    def encode(self, id: int | None, event: JobEvent) -> bytes: ...
 
 
 class LlamaBoxEncoder:
@@ -47,7 +47,7 @@ class LlamaBoxEncoder:
         self._progress = ProgressItems(job)
         self._last: dict[str, Any] | None = None
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case Queued():
                 return comment(queue_words(event))
@@ -96,9 +96,9 @@ class OpenAIEncoder:
         self._job = job
         self._read = read
         self._eta = eta
-        self._partials = PartialCounter()
+        self._partials = PartialCounter(job)
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
         match event:
             case Queued():
                 return comment(queue_words(event))
@@ -110,8 +110,8 @@ class OpenAIEncoder:
                 return comment(f"loading {event.done}/{event.total}")
             case PhaseChanged():
                 return comment(f"phase {event.phase}")
-            case PreviewReady(data=data) if data and event.step in self._job.plan.partial_steps:
-                body = partial(self._job, event, self._partials.next(event.index))
+            case PreviewReady(data=data) if data and self._partials.is_due(event):
+                body = partial(self._job, event, self._partials.number(event))
                 return frame(body, event=body["type"])
             case ImageReady():
                 body = completed(self._job, event, b64(self._read(event.name)))
@@ -127,7 +127,7 @@ class OpenAIEncoder:
 class BothEncoder:
     """Every frame has OpenAI's `type` and keys, and llama-box's `data` list.
 
-    With `ids` it is the job's own stream: each event of the history is one frame that carries its index,
+    With `ids` it is the job's own stream: each event of the history is one frame that carries its id,
     so a client that comes back continues with `Last-Event-ID`.
     """
 
@@ -137,14 +137,14 @@ class BothEncoder:
         self._eta = eta
         self._ids = ids
         self._progress = ProgressItems(job)
-        self._partials = PartialCounter()
+        self._partials = PartialCounter(job)
 
-    def encode(self, index: int | None, event: JobEvent) -> bytes:
-        id = index if self._ids else None
+    def encode(self, id: int | None, event: JobEvent) -> bytes:
+        id = id if self._ids else None
         prefix = openai_prefix(self._job)
         match event:
             case PreviewReady(data=data) if data:
-                body = partial(self._job, event, self._partials.next(event.index))
+                body = partial(self._job, event, self._partials.number(event))
                 item = {**self._progress.item(event.index), "b64_json": body["b64_json"]}
             case ImageReady():
                 body = completed(self._job, event, b64(self._read(event.name)))

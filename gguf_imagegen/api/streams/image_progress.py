@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, image_fraction
+from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, PreviewReady, image_fraction
 from gguf_imagegen.vocabulary.events import Loaded, Loading, PhaseChanged, Progress
 
 
@@ -64,12 +64,19 @@ class ProgressItems:
 
 
 class PartialCounter:
-    """`partial_image_index` counts from 0 for each image."""
+    """`partial_image_index` counts from 0 for each image; of a step that is made again it is the same."""
 
-    def __init__(self) -> None:
-        self._next: dict[int, int] = {}
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._steps: dict[int, list[int]] = {}
 
-    def next(self, index: int) -> int:
-        number = self._next.get(index, 0)
-        self._next[index] = number + 1
-        return number
+    def is_due(self, preview: PreviewReady) -> bool:
+        """Whether its step was asked for, and not sent before: a job may be begun again."""
+        had = self._steps.get(preview.index, ())
+        return preview.step in self._job.plan.partial_steps and preview.step not in had
+
+    def number(self, preview: PreviewReady) -> int:
+        steps = self._steps.setdefault(preview.index, [])
+        if preview.step not in steps:
+            steps.append(preview.step)
+        return steps.index(preview.step)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import math
 import time
@@ -12,9 +11,12 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel
 
+from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS, read_timeout
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.reply import encoded, reply
 from gguf_imagegen.api.streams.encoders import Encoder
 from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, frames_of
 from gguf_imagegen.api.streams.writing import hang_up, write
@@ -38,8 +40,8 @@ async def stream_job(
     cancel_on_leave: bool,
     frame_by_frame: bool = False,
 ) -> web.StreamResponse:
-    """Send the job's events from index `start` on, with heartbeats, to the end; with `frame_by_frame` each
-    frame is a write of its own.
+    """Send the job's events from the one at place `start` on, with heartbeats, to the end; with
+    `frame_by_frame` each frame is a write of its own.
 
     A client that leaves, or takes nothing for too long, cancels the job if it asked so.
     """
@@ -76,13 +78,13 @@ async def _send_events(
     start: int,
     frame_by_frame: bool,
 ) -> None:
-    index, pause = start, Pause(request.app[SERVICE].scheduler, job, request.app[SERVICE].settings.heartbeat)
-    for past in range(min(start, len(job.events))):
-        encoder.encode(past, job.events[past])
-    while not (job.ended and index >= len(job.events)):
-        if await job.more_than(index, pause.left):
-            data = encoder.encode(index, job.events[index])
-            index += 1
+    place, pause = start, Pause(request.app[SERVICE].scheduler, job, request.app[SERVICE].settings.heartbeat)
+    for past in range(start):
+        encoder.encode(job.ids[past], job.events[past])
+    while not (job.ended and place >= len(job.events)):
+        if await job.more_than(place, pause.left):
+            data = encoder.encode(job.ids[place], job.events[place])
+            place += 1
         else:
             data = pause.words(encoder)
         if data:
@@ -138,9 +140,14 @@ async def wait_for_job(request: web.Request, job: Job, *, cancel_on_leave: bool)
 
 
 async def answer_job(
-    request: web.Request, job: Job, body: Callable[[], dict[str, Any]], *, cancel_on_leave: bool
+    request: web.Request,
+    job: Job,
+    model: type[BaseModel],
+    body: Callable[[], dict[str, Any]],
+    *,
+    cancel_on_leave: bool,
 ) -> web.StreamResponse:
-    """`body` as JSON at the job's end; it reads files, so it is called in a thread.
+    """The model's answer of `body` at the job's end; it reads files, so it is made in a thread.
 
     A client that says how long it waits for a byte gets blanks before the JSON from half of that time on.
     The status is 200 from then on, and a failure is told in the body alone.
@@ -152,12 +159,16 @@ async def answer_job(
         if await _ends_within(job, pause):
             if job.error is not None:
                 raise job.error.bare()
-            return web.json_response(await asyncio.to_thread(body), headers={"X-Job-Id": job.id})
+            return await asyncio.to_thread(lambda: reply(model, body(), headers={"X-Job-Id": job.id}))
         await response.prepare(request)
         while not await _ends_within(job, pause):
             await write(request, response, b" ")
-        content = job.error.body() if job.error is not None else await asyncio.to_thread(body)
-        await write(request, response, json.dumps(content).encode())
+        if job.error is not None:
+            form = request.app[DIALECTS].of(request).errors
+            content = encoded(form.model, form.body(job.error))
+        else:
+            content = await asyncio.to_thread(lambda: encoded(model, body()))
+        await write(request, response, content)
         await response.write_eof()
     return response
 

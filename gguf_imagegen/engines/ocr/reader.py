@@ -90,17 +90,18 @@ class Reader:
         if self._idle is not None:
             self._idle.cancel()
         engine = self._engine = self._engine or self._make()
+        reading = asyncio.create_task(_lines(engine, task))
         try:
-            return await asyncio.wait_for(_lines(engine, task), self._longest)
-        except asyncio.TimeoutError:
-            await self._end()
-            raise ReadingFailed(
-                f"the text was not read within {self._longest:g} s; send a smaller picture"
-            ) from None
-        except asyncio.CancelledError:
-            await self._end()
-            raise
+            if not (await asyncio.wait([reading], timeout=self._longest))[0]:
+                raise ReadingFailed(
+                    f"the text was not read within {self._longest:g} s; send a smaller picture"
+                )
+            return reading.result()
         finally:
+            if not reading.done():  # a closed engine ends it for sure; one cancellation may be lost
+                await self._end()
+                await asyncio.wait([reading])
+                reading.exception()
             if not engine.alive:  # the next picture starts another
                 self._engine = None
             if self._keep >= 0:

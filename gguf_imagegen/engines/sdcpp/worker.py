@@ -98,7 +98,7 @@ class Worker:
         self._send(Loaded(time.monotonic() - began, self._phases.family, self._sdcpp.backend))
 
     def _generate(self, spec: Generate) -> None:
-        index = 0
+        index = spec.first
         while index < spec.n:
             count = spec.n - index if self._shares_text and _is_text_only(spec) else 1
             try:

@@ -1,13 +1,15 @@
-"""The shapes of AUTOMATIC1111's answers, for the OpenAPI document: models that describe and never build."""
+"""The shapes of AUTOMATIC1111's answers, for the OpenAPI document."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from gguf_imagegen.api.reply import Answer
 
 
-class A1111Answer(BaseModel):
+class A1111Answer(Answer):
     """Pictures in base64; `info` is JSON text, `parameters` the request's keys."""
 
     images: list[str]
@@ -16,7 +18,7 @@ class A1111Answer(BaseModel):
     warnings: list[str]
 
 
-class A1111Progress(BaseModel):
+class A1111Progress(Answer):
     progress: float = Field(ge=0, le=1)
     eta_relative: float
     state: dict[str, Any]
@@ -25,7 +27,7 @@ class A1111Progress(BaseModel):
     current_task: str | None
 
 
-class InternalProgress(BaseModel):
+class InternalProgress(Answer):
     """`live_preview` is a data URL, null where the client has it."""
 
     active: bool
@@ -38,17 +40,17 @@ class InternalProgress(BaseModel):
     textinfo: str | None
 
 
-class ExtrasAnswer(BaseModel):
+class ExtrasAnswer(Answer):
     html_info: str
     image: str
 
 
-class ExtrasBatchAnswer(BaseModel):
+class ExtrasBatchAnswer(Answer):
     html_info: str
     images: list[str]
 
 
-class PngInfo(BaseModel):
+class PngInfo(Answer):
     info: str
     items: dict[str, Any]
     parameters: dict[str, Any]

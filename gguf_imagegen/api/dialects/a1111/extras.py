@@ -19,12 +19,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.dialects.a1111.answers import ExtrasAnswer, ExtrasBatchAnswer, PngInfo
 from gguf_imagegen.api.dialects.a1111.lists import PIXEL_UPSCALERS
-from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import PICTURE, PICTURE_TEXT, READING, endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import begin, finish
 from gguf_imagegen.pictures import data_urls, decode, encode, infotext
 from gguf_imagegen.planning.addons import names_in
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.planning.request import Finite, Upload
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnsupportedOperation
 
@@ -33,6 +34,10 @@ TO_SIZE = 1
 LARGEST_FACTOR = 8.0
 RESIZED_MEMORY = 2
 """Times the memory of decoding that it takes to resize and encode the picture as well."""
+
+
+SIDES = ("upscaling_resize_w", "upscaling_resize_h")
+"""Of these 0 says nothing."""
 
 
 class _File(BaseModel):
@@ -68,7 +73,7 @@ class PngInfoRequest(BaseModel):
 )
 async def extra_single_image(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-single-image."""
-    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request))
+    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
     if wanted.image is None:
         raise InvalidRequest("image: an image is needed", param="image")
     made = await _enlarged(request, wanted, wanted.image)
@@ -78,9 +83,9 @@ async def extra_single_image(request: web.Request) -> web.Response:
 def _answer(made: bytes | list[bytes]) -> web.Response:
     """Megabytes of base64 take their time: call it in a thread."""
     if isinstance(made, bytes):
-        return web.json_response({"html_info": "", "image": base64.b64encode(made).decode("ascii")})
+        return reply(ExtrasAnswer, {"html_info": "", "image": base64.b64encode(made).decode("ascii")})
     texts = [base64.b64encode(data).decode("ascii") for data in made]
-    return web.json_response({"html_info": "", "images": texts})
+    return reply(ExtrasBatchAnswer, {"html_info": "", "images": texts})
 
 
 @endpoint(
@@ -92,7 +97,7 @@ def _answer(made: bytes | list[bytes]) -> web.Response:
 )
 async def extra_batch_images(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-batch-images: one after the other."""
-    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request))
+    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
     if not wanted.image_list:
         raise InvalidRequest("imageList: at least one image is needed", param="imageList")
     made = [await _enlarged(request, wanted, file.data) for file in wanted.image_list]
@@ -165,7 +170,7 @@ async def png_info(request: web.Request) -> web.Response:
     given = (await read_body(request)).get("image")
     if not isinstance(given, str):
         raise InvalidRequest("image: must be a base64 text", param="image")
-    return web.json_response(await asyncio.to_thread(_info, given))
+    return reply(PngInfo, await asyncio.to_thread(_info, given))
 
 
 def _info(given: str) -> dict[str, Any]:

@@ -7,8 +7,6 @@ their bare names, never by a path.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -18,15 +16,22 @@ from pydantic import BaseModel
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only, require_admin
+from gguf_imagegen.api.dialects.a1111.checkpoints import (
+    find_model,
+    main_role,
+    on_disk,
+    sha256_of,
+    title_of,
+    use_by_default,
+)
 from gguf_imagegen.api.dialects.a1111.names import SAMPLERS, SCHEDULES
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.models import ALL, wants_all
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, READING, endpoint
 from gguf_imagegen.api.packing import compressed
-from gguf_imagegen.catalog.catalog import Catalog
-from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.machine.memory import available
 from gguf_imagegen.planning.addons import names_in
-from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 PIXEL_UPSCALERS = ("None", "Lanczos", "Nearest")
@@ -46,55 +51,19 @@ class OptionsRequest(BaseModel):
 # -- models -------------------------------------------------------------------------------------------
 
 
-def main_role(entry: Entry) -> Role:
-    """Which of its files gives a model its name."""
-    return next((role for role in entry.files if role in ("model", "diffusion")), next(iter(entry.files)))
-
-
-def sha256_of(entry: Entry) -> str | None:
-    """The hash of the main file, if the catalog states one."""
-    source = entry.sources.get(main_role(entry)) if entry.files else None
-    return source.sha256 if source is not None and source.rename is None else None
-
-
-def title_of(entry: Entry) -> str:
-    """ "NAME [SHORT HASH]", as AUTOMATIC1111 writes it; the name alone where no hash is known."""
-    sha256 = sha256_of(entry)
-    return f"{entry.name} [{sha256[:10]}]" if sha256 else entry.name
-
-
-def on_disk(catalog: Catalog) -> Iterator[Entry]:
-    """Every quantisation that could be loaded now."""
-    for entry in catalog.entries:
-        for each in catalog.quants(entry.id):
-            if catalog.on_disk(each) and not each.unsupported:
-                yield each
-
-
-def find_model(catalog: Catalog, name: str) -> Entry:
-    """By title, id, alias, file name with or without suffix, or hash; ModelNotFound lists the known ones."""
-    wanted = name.strip().casefold()
-    for entry in on_disk(catalog):
-        file, sha256 = entry.files[main_role(entry)], sha256_of(entry) or ""
-        names = (title_of(entry), entry.name, file.name, file.stem, sha256, sha256[:10])
-        if wanted and wanted in (each.casefold() for each in names):
-            return entry
-    return catalog.get(re.sub(r"\s*\[[0-9a-fA-F]{8,64}\]$", "", name.strip()))
-
-
-def use_by_default(app: web.Application, entry: Entry) -> None:
-    """Make it the model of requests that name none, and have it loaded as soon as no job waits."""
-    catalog = app[SERVICE].catalog
-    catalog.require_on_disk(entry)
-    app[SERVICE].default_model = entry.id if catalog.get(entry.id) == entry else entry.name
-    app[SERVICE].scheduler.want(entry)
-
-
-@endpoint(answers.ObjectList)
+@endpoint(answers.ObjectList, params=(ALL,))
 @compressed
 async def sd_models(request: web.Request) -> web.Response:
-    """GET /sdapi/v1/sd-models: only those that are on disk."""
-    return web.json_response(
+    """GET /sdapi/v1/sd-models: the default model, then what is on disk; `?all=true` the whole catalog."""
+    catalog, default = request.app[SERVICE].catalog, request.app[SERVICE].default
+    entries = list(on_disk(catalog))
+    if wants_all(request):
+        here = {entry.name for entry in entries}
+        every = [each for entry in catalog.entries for each in catalog.quants(entry.id)]
+        entries += [each for each in every if each.name not in here and each.files and not each.unsupported]
+    entries.sort(key=lambda entry: entry.name != default.name)
+    return reply(
+        answers.ObjectList,
         [
             {
                 "title": title_of(entry),
@@ -104,8 +73,8 @@ async def sd_models(request: web.Request) -> web.Response:
                 "filename": entry.files[main_role(entry)].name,
                 "config": None,
             }
-            for entry in on_disk(request.app[SERVICE].catalog)
-        ]
+            for entry in entries
+        ],
     )
 
 
@@ -113,14 +82,15 @@ async def sd_models(request: web.Request) -> web.Response:
 async def get_options(request: web.Request) -> web.Response:
     """GET /sdapi/v1/options: the few options that this server has."""
     entry = request.app[SERVICE].default
-    return web.json_response(
+    return reply(
+        answers.AnyObject,
         {
             "samples_format": "png",
             "sd_model_checkpoint": title_of(entry),
             "sd_checkpoint_hash": sha256_of(entry) or "",
             "sd_vae": "Automatic",
             "CLIP_stop_at_last_layers": 1,
-        }
+        },
     )
 
 
@@ -133,7 +103,7 @@ async def set_options(request: web.Request) -> web.Response:
     if name:
         require_admin(request)
         use_by_default(request.app, find_model(request.app[SERVICE].catalog, name))
-    return web.json_response(None)
+    return reply(answers.Nothing, None)
 
 
 @endpoint(errors=ADMIN)
@@ -142,7 +112,7 @@ async def unload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/unload-checkpoint: free the memory of all models as soon as no job waits."""
     for entry in request.app[SERVICE].pool.entries:
         await request.app[SERVICE].scheduler.unload(entry)
-    return web.json_response({})
+    return reply(answers.AnyObject, {})
 
 
 @endpoint(errors=(*MODEL, *ADMIN))
@@ -150,7 +120,7 @@ async def unload_checkpoint(request: web.Request) -> web.Response:
 async def reload_checkpoint(request: web.Request) -> web.Response:
     """POST /sdapi/v1/reload-checkpoint: load the default model as soon as no job waits."""
     use_by_default(request.app, request.app[SERVICE].default)
-    return web.json_response({})
+    return reply(answers.AnyObject, {})
 
 
 # -- names --------------------------------------------------------------------------------------------
@@ -159,12 +129,13 @@ async def reload_checkpoint(request: web.Request) -> web.Response:
 @endpoint(answers.ObjectList)
 async def samplers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/samplers."""
-    return web.json_response(
+    return reply(
+        answers.ObjectList,
         [
             {"name": label, "aliases": sorted({ours, *aliases} - {label}), "options": {}}
             for ours in request.app[SERVICE].abilities.samplers
             for label, aliases in [SAMPLERS.get(ours, (ours, ()))]
-        ]
+        ],
     )
 
 
@@ -174,8 +145,9 @@ async def schedulers(request: web.Request) -> web.Response:
     able = request.app[SERVICE].abilities.schedules
     names = [("automatic", "Automatic", ()), *(each for ours, each in SCHEDULES.items() if ours in able)]
     rest = {"default_rho": -1, "need_inner_model": False}
-    return web.json_response(
-        [{"name": name, "label": label, "aliases": list(aliases), **rest} for name, label, aliases in names]
+    return reply(
+        answers.ObjectList,
+        [{"name": name, "label": label, "aliases": list(aliases), **rest} for name, label, aliases in names],
     )
 
 
@@ -183,7 +155,9 @@ async def schedulers(request: web.Request) -> web.Response:
 async def loras(request: web.Request) -> web.Response:
     """GET /sdapi/v1/loras: names that prompts and the field `lora` may use."""
     names = await asyncio.to_thread(names_in, request.app[SERVICE].settings.lora_dir, "lora")
-    return web.json_response([{"name": name, "alias": name, "path": name, "metadata": {}} for name in names])
+    return reply(
+        answers.ObjectList, [{"name": name, "alias": name, "path": name, "metadata": {}} for name in names]
+    )
 
 
 @endpoint(answers.ObjectList)
@@ -191,24 +165,25 @@ async def upscalers(request: web.Request) -> web.Response:
     """GET /sdapi/v1/upscalers: built-in ones, and the files of --upscaler-dir."""
     names = await asyncio.to_thread(names_in, request.app[SERVICE].settings.upscaler_dir, "upscaler")
     items = [(name, None) for name in PIXEL_UPSCALERS] + [(name, name) for name in names]
-    return web.json_response(
+    return reply(
+        answers.ObjectList,
         [
             {"name": name, "model_name": model, "model_path": None, "model_url": None, "scale": 4}
             for name, model in items
-        ]
+        ],
     )
 
 
 @endpoint(answers.ObjectList)
 async def latent_upscale_modes(request: web.Request) -> web.Response:
     """GET /sdapi/v1/latent-upscale-modes."""
-    return web.json_response([{"name": name} for name in LATENT_MODES])
+    return reply(answers.ObjectList, [{"name": name} for name in LATENT_MODES])
 
 
 @endpoint()
 async def cmd_flags(request: web.Request) -> web.Response:
     """GET /sdapi/v1/cmd-flags: that there is an API and no Gradio."""
-    return web.json_response({"api": True, "nowebui": True})
+    return reply(answers.AnyObject, {"api": True, "nowebui": True})
 
 
 @endpoint()
@@ -220,28 +195,28 @@ async def memory(request: web.Request) -> web.Response:
     cuda: dict[str, Any] = {"error": "unavailable"}
     if free.vram is not None:
         cuda = {"system": {"free": free.vram}}
-    return web.json_response({"ram": ram, "cuda": cuda})
+    return reply(answers.AnyObject, {"ram": ram, "cuda": cuda})
 
 
 @endpoint()
 async def scripts(request: web.Request) -> web.Response:
     """GET /sdapi/v1/scripts: none."""
-    return web.json_response({"txt2img": [], "img2img": []})
+    return reply(answers.AnyObject, {"txt2img": [], "img2img": []})
 
 
 @endpoint()
 async def embeddings(request: web.Request) -> web.Response:
     """GET /sdapi/v1/embeddings: none."""
-    return web.json_response({"loaded": {}, "skipped": {}})
+    return reply(answers.AnyObject, {"loaded": {}, "skipped": {}})
 
 
 @endpoint(answers.ObjectList)
 async def nothing(request: web.Request) -> web.Response:
     """Lists of things that this server does not have."""
-    return web.json_response([])
+    return reply(answers.ObjectList, [])
 
 
 @endpoint(answers.Nothing)
 async def done(request: web.Request) -> web.Response:
     """POST refresh-…: folders are looked at with every request."""
-    return web.json_response(None)
+    return reply(answers.Nothing, None)

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from gguf_imagegen.planning.solvers import MODELS_OWN, NEAREST, key_of
 from gguf_imagegen.vocabulary.errors import UnknownSampler
 
 SAMPLERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "euler_a": ("Euler a", ("k_euler_a", "k_euler_ancestral")),
+    "euler_a": ("Euler a", ("k_euler_a",)),
     "euler": ("Euler", ("k_euler",)),
     "heun": ("Heun", ("k_heun",)),
     "dpm2": ("DPM2", ("k_dpm_2",)),
@@ -51,20 +52,13 @@ SCHEDULES: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
 
 "Beta" spends its steps at both ends of the noise as "smoothstep" does; nothing else here comes as near.
 """
-AUTOMATIC = ("", "automatic", "none", "usesamescheduler", "usesamesampler")
+AUTOMATIC = ("", "none", "usesamescheduler", "usesamesampler", *MODELS_OWN)
 """What means "as the model likes it", as a key."""
-
-
-def _key(name: str) -> str:
-    """Spaces, underscores and case do not count: "DPM++ 2S a" is "dpm++2s_a"."""
-    return re.sub(r"[^a-z0-9+]", "", name.lower())
-
-
 _SAMPLER_OF = {
-    _key(name): ours for ours, (label, aliases) in SAMPLERS.items() for name in (ours, label, *aliases)
+    key_of(name): ours for ours, (label, aliases) in SAMPLERS.items() for name in (ours, label, *aliases)
 }
 _SCHEDULE_OF = {
-    _key(name): ours
+    key_of(name): ours
     for ours, (code, label, aliases) in SCHEDULES.items()
     for name in (ours, code, label, *aliases)
 }
@@ -74,26 +68,40 @@ _SUFFIXES = sorted([*_SCHEDULE_OF.items(), ("ka", "karras")], key=lambda pair: -
 def sampler_of(name: str, able: Collection[str] = ()) -> tuple[str | None, str | None]:
     """Our sampler, and the schedule that the name ends with ("DPM++ 2M Karras"); None = not said.
 
-    A name that the engine is `able` to do needs no label here. Raises UnknownSampler with the valid labels
-    and the nearest one.
+    A name that the engine is `able` to do needs no label here, and a sampler that it lacks becomes the
+    nearest one. Raises UnknownSampler with the valid labels and the nearest one.
     """
-    key = _key(name)
+    key, schedule = _parted(name)
     if key in AUTOMATIC:
         return None, None
     if name.lower() in able:
         return name.lower(), None
-    if key in _SAMPLER_OF:
-        return _SAMPLER_OF[key], None
-    for suffix, schedule in _SUFFIXES:
-        if key.endswith(suffix) and key[: -len(suffix)] in _SAMPLER_OF:
-            return _SAMPLER_OF[key[: -len(suffix)]], schedule
+    if sampler := _SAMPLER_OF.get(key) or NEAREST.get(key):
+        return sampler, schedule
     raise _unknown("sampler", name, [label for label, _ in SAMPLERS.values()], "sampler_name")
+
+
+def is_stand_in(name: str) -> bool:
+    """Whether `sampler_of` gives another sampler than this name means."""
+    return _parted(name)[0] not in _SAMPLER_OF
+
+
+def _parted(name: str) -> tuple[str, str | None]:
+    """The key of a sampler, and the schedule that its name ends with."""
+    key = key_of(name)
+    if key in _SAMPLER_OF or key in NEAREST:
+        return key, None
+    for suffix, schedule in _SUFFIXES:
+        bare = key.removesuffix(suffix)
+        if bare != key and (bare in _SAMPLER_OF or bare in NEAREST):
+            return bare, schedule
+    return key, None
 
 
 def schedule_of(name: str) -> str | None:
     """Our schedule; None = the model's own. Raises UnknownSampler as `sampler_of` does."""
-    key = _key(name)
-    if key in AUTOMATIC:
+    key = key_of(name)
+    if key in AUTOMATIC and key != "default":
         return None
     if key in _SCHEDULE_OF:
         return _SCHEDULE_OF[key]

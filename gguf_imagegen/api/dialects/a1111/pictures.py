@@ -16,16 +16,12 @@ from aiohttp import web
 from gguf_imagegen import __version__
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
-from gguf_imagegen.api.dialects.a1111 import lists
+from gguf_imagegen.api.dialects.a1111 import checkpoints
 from gguf_imagegen.api.dialects.a1111.answers import A1111Answer
 from gguf_imagegen.api.dialects.a1111.inputs import input_images, memory_of
 from gguf_imagegen.api.dialects.a1111.names import sampler_label, schedule_label
 from gguf_imagegen.api.dialects.a1111.progress import timestamp
-from gguf_imagegen.api.dialects.a1111.request import (
-    A1111Request,
-    Translated,
-    translate,
-)
+from gguf_imagegen.api.dialects.a1111.request import A1111Request, Translated, translate
 from gguf_imagegen.api.dialects.a1111.styles import read_styles, with_styles
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
@@ -38,13 +34,15 @@ from gguf_imagegen.api.openapi.contract import (
     Endpoint,
     with_contract,
 )
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import accepted, begin, finish, pictures, prefers_async
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.finish import describe
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.warnings import few
-from gguf_imagegen.vocabulary.errors import Cancelled, UnsupportedOperation
+from gguf_imagegen.service import Service
+from gguf_imagegen.vocabulary.errors import Cancelled, ModelNotFound, UnsupportedOperation
 
 PICTURES = {"init_images", "mask", "extra_images"}
 """Keys that are not echoed, unless `include_init_images` asks for them."""
@@ -88,8 +86,7 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
     told = await asyncio.to_thread(translate, styled, img2img=img2img, loras=known, samplers=own)
     told.warnings.extend(strange)
     wanted, fields = told.wanted, told.fields
-    find = lists.find_model
-    entry = find(app[SERVICE].catalog, wanted.checkpoint) if wanted.checkpoint else app[SERVICE].model(None)
+    entry = _model(app[SERVICE], wanted, told.warnings)
     if wanted.extra_images and entry.edit_mode != "reference":
         raise UnsupportedOperation(f"extra_images: {entry.id} takes no references", param="extra_images")
     fields |= {"model": entry.name, "request_id": wanted.force_task_id or None, **_preview(entry)}
@@ -101,12 +98,12 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
         memory, partial(input_images, wanted, img2img=img2img, max_pixels=most)
     )
     told = replace(told, wanted=wanted.without_files())
-    work = await begin(request, fields, told.operation)
+    work = await begin(request, fields, told.operation, prompt_needed=False)
     del fields, wanted  # with the pictures in them, while the job waits and runs
     wanted = told.wanted
     if wanted.checkpoint and not wanted.override_settings_restore_afterwards:
         if caller_of(request).admin:
-            lists.use_by_default(app, entry)
+            checkpoints.use_by_default(app, entry)
         else:
             told.warnings.append("override_settings: the default model stays; an admin's key may change it")
     if prefers_async(request):
@@ -118,7 +115,17 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
             raise
         made = await asyncio.to_thread(pictures, app, work.job)  # what was finished before the interrupt
     body = await asyncio.to_thread(_answer, work.job, data, told, made, app[SERVICE].results.keeps)
-    return web.json_response(body, headers={"X-Job-Id": work.job.id})
+    return reply(A1111Answer, body, headers={"X-Job-Id": work.job.id})
+
+
+def _model(service: Service, wanted: A1111Request, warnings: list[str]) -> Entry:
+    """The checkpoint by any of its names, else what such a name means to every dialect."""
+    if not wanted.checkpoint:
+        return service.default
+    try:
+        return checkpoints.find_model(service.catalog, wanted.checkpoint)
+    except ModelNotFound:
+        return service.meant(wanted.checkpoint, warnings)
 
 
 def _preview(entry: Entry) -> dict[str, Any]:
@@ -159,7 +166,7 @@ def _info(job: Job, wanted: A1111Request) -> dict[str, Any]:
     """What `Processed.js` of modules/processing.py tells. The prompt is the one sent, with its LoRA tags."""
     plan, spec = job.plan, job.plan.spec
     strength = spec.strength if spec.init_image else None
-    sha256 = lists.sha256_of(plan.entry) or ""
+    sha256 = checkpoints.sha256_of(plan.entry) or ""
     return {
         "prompt": wanted.prompt,
         "all_prompts": [wanted.prompt] * spec.n,

@@ -17,12 +17,13 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import CALLERS, sender_of
 from gguf_imagegen.api.dialects.a1111.answers import A1111Progress, InternalProgress
-from gguf_imagegen.api.dialects.a1111.request import validated
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import READING, Param, endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import name_of, named_job
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.vocabulary.events import Loading, Progress
 
 DIALECT = "a1111"
@@ -62,7 +63,7 @@ async def progress(request: web.Request) -> web.Response:
         "textinfo": _textinfo(job) if job else None,
         "current_task": name_of(request, job) if job else None,
     }
-    return web.json_response(body)
+    return reply(A1111Progress, body)
 
 
 @endpoint(
@@ -91,21 +92,21 @@ async def internal_progress(request: web.Request) -> web.Response:
         done = round(job.progress / 100, 4)
         body |= {"progress": done, "eta": _eta(request.app[SERVICE].scheduler, job, done)}
         body |= _live_preview(job, wanted.id_live_preview) if wanted.live_preview else {}
-    return web.json_response(body)
+    return reply(InternalProgress, body)
 
 
 @endpoint()
 async def interrupt(request: web.Request) -> web.Response:
     """POST /sdapi/v1/interrupt: end the caller's running job; it is answered with the pictures so far."""
     await _end_running(request)
-    return web.json_response({})
+    return reply(answers.AnyObject, {})
 
 
 @endpoint(answers.Nothing)
 async def skip(request: web.Request) -> web.Response:
     """POST /sdapi/v1/skip: as interrupt, because the pictures of one job are made in one go."""
     await _end_running(request)
-    return web.json_response(None)
+    return reply(answers.Nothing, None)
 
 
 async def _end_running(request: web.Request) -> None:

@@ -10,15 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from gguf_imagegen.api.dialects.a1111.names import sampler_of, schedule_of, take_loras
+from gguf_imagegen.api.dialects.a1111.names import (
+    is_stand_in,
+    sampler_label,
+    sampler_of,
+    schedule_of,
+    take_loras,
+)
+from gguf_imagegen.planning.faults import validated
 from gguf_imagegen.planning.request import Finite, Text, Upload
-from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
-
-Model = TypeVar("Model", bound=BaseModel)
+from gguf_imagegen.planning.solvers import models_own_note, stand_in_note
+from gguf_imagegen.vocabulary.errors import UnsupportedOperation
 
 SAME = (
     "negative_prompt", "seed", "steps", "cfg_scale", "distilled_cfg_scale", "eta", "width", "height",
@@ -29,6 +35,8 @@ NO_EFFECT_ON_HIRES = (
     "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt",
 )  # fmt: skip
 FORMATS = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+COUNTS = ("batch_size", "n_iter", "width", "height")
+"""Keys of which 0 says nothing."""
 CROP_AND_RESIZE, RESIZE_AND_FILL = 1, 2
 """Values of `resize_mode`; 0 and 3 stretch."""
 FILLS = ("fill", "original", "latent noise", "latent nothing")
@@ -100,23 +108,11 @@ class Translated:
     warnings: list[str]
 
 
-def validated(kind: type[Model], data: Mapping[str, Any]) -> Model:
-    """The request in its types; a null or an empty mask is a key not said. Raises InvalidRequest."""
-    said = {key: value for key, value in data.items() if value is not None and (key, value) != ("mask", "")}
-    try:
-        return kind.model_validate(said)
-    except ValidationError as exc:
-        fault = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(map(str, fault["loc"]))
-        param = str(fault["loc"][0]) if fault["loc"] else None
-        raise InvalidRequest(f"{where}: {fault['msg'].removeprefix('Value error, ')}", param=param) from exc
-
-
 def translate(
     data: Mapping[str, Any], *, img2img: bool, loras: Collection[str], samplers: Collection[str] = ()
 ) -> Translated:
     """The request in our fields. `loras` are names that tags may use, `samplers` the engine's own."""
-    wanted = validated(A1111Request, data)
+    wanted = validated(A1111Request, data, COUNTS)
     if wanted.script_name not in ("", "None"):
         raise UnsupportedOperation(
             f"script_name: there is no script {wanted.script_name[:60]!r}; this server has none",
@@ -144,15 +140,20 @@ def translate(
     operation: Literal["generation", "edit", "variation"] = "generation"
     if img2img or wanted.extra_images:
         operation = "edit" if prompt.strip() else "variation"
-    return Translated(wanted, operation, fields, _without_effect(data, wanted, img2img))
+    warnings = [*_without_effect(data, wanted, img2img), *_other_names(wanted, samplers)]
+    return Translated(wanted, operation, fields, warnings)
 
 
 def _sampling(wanted: A1111Request, samplers: Collection[str]) -> dict[str, str]:
     """A schedule in the sampler's name goes before the scheduler, as in AUTOMATIC1111."""
-    by_index = wanted.sampler_index if isinstance(wanted.sampler_index, str) else ""
-    sampler, schedule = sampler_of(wanted.sampler_name or by_index, samplers)
+    sampler, schedule = sampler_of(_sampler_name(wanted), samplers)
     said = {"sampler": sampler, "schedule": schedule or schedule_of(wanted.scheduler)}
     return {key: value for key, value in said.items() if value is not None}
+
+
+def _sampler_name(wanted: A1111Request) -> str:
+    by_index = wanted.sampler_index if isinstance(wanted.sampler_index, str) else ""
+    return wanted.sampler_name or by_index
 
 
 def _lora(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,3 +214,12 @@ def _without_effect(data: Mapping[str, Any], wanted: A1111Request, img2img: bool
     if schedule_of(wanted.scheduler) == "smoothstep" and wanted.scheduler.lower() == "beta":
         warnings.append("scheduler: 'Beta' is not known here; 'Smoothstep', the nearest to it, was used")
     return warnings
+
+
+def _other_names(wanted: A1111Request, samplers: Collection[str]) -> list[str]:
+    """What became of a sampler that is not here."""
+    name = _sampler_name(wanted)
+    sampler, _ = sampler_of(name, samplers)
+    if sampler is not None and sampler != name.lower() and is_stand_in(name):
+        return [stand_in_note("sampler_name", name, sampler_label(sampler))]
+    return [models_own_note("sampler_name", name)] if name.strip().lower() == "default" else []

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.dialect import Dialect
-from gguf_imagegen.api.dialects.a1111 import extras, lists, pictures, progress, styles
+from gguf_imagegen.api.dialects.a1111 import controlnet, extras, lists, pictures, progress, styles
 from gguf_imagegen.api.dialects.a1111.request import NO_EFFECT, NO_EFFECT_ON_HIRES, SAME
 from gguf_imagegen.api.openapi.schemas import Schema, without_effect
 
@@ -55,6 +55,9 @@ ROUTES = [
     *(web.get(BASE + name, handler) for name, handler in GET.items()),
     *(web.post(BASE + name, handler) for name, handler in POST.items()),
     web.post("/internal/progress", progress.internal_progress),
+    web.get("/controlnet/version", controlnet.version),
+    web.get("/controlnet/model_list", controlnet.model_list),
+    web.get("/controlnet/module_list", controlnet.module_list),
 ]
 
 
@@ -69,7 +72,7 @@ DIALECT = Dialect(
     "a1111",
     "AUTOMATIC1111",
     ROUTES,
-    roots=("/sdapi/", "/internal/"),
+    roots=("/sdapi/", "/internal/", "/controlnet/"),
     auth=("bearer", "azure", "basic"),
     describe=_describe,
 )

@@ -18,6 +18,7 @@ from aiohttp import web
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 PLACE = "{prompt}"
@@ -79,4 +80,4 @@ def applied(style: str, prompt: str) -> str:
 async def prompt_styles(request: web.Request) -> web.Response:
     """GET /sdapi/v1/prompt-styles."""
     styles = read_styles(request.app[SERVICE].settings.styles)
-    return web.json_response([asdict(style) for style in styles.values()])
+    return reply(answers.ObjectList, [asdict(style) for style in styles.values()])

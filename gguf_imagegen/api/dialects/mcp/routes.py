@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import Dialect, ErrorForm
+from gguf_imagegen.api.dialects.mcp.messages import FRAMES, HELLO, JsonRpc, refusal, refused
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, JSON, READING, endpoint
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.streams.writing import hang_up, write
-from gguf_imagegen.vocabulary.errors import ImagegenError, MethodNotAllowed, NotFound, NotInstalled
+from gguf_imagegen.vocabulary.errors import MethodNotAllowed, NotFound, NotInstalled
 
 Message: TypeAlias = MutableMapping[str, Any]
 Asgi: TypeAlias = Callable[
@@ -29,18 +30,10 @@ Asgi: TypeAlias = Callable[
     Coroutine[Any, Any, None],
 ]
 INSTALL = "pip install 'gguf-imagegen[mcp]'"
-FRAMES = "JSON-RPC messages of the Model Context Protocol: progress, then the answer."
-HELLO = {
-    "protocolVersion": "2025-11-25",
-    "capabilities": {},
-    "clientInfo": {"name": "curl", "version": "8"},
-}
 REFUSALS = (*READING, NotFound, MethodNotAllowed, NotInstalled)
 SAID_ANEW = ("accept", "content-type", "content-length", "content-encoding", "transfer-encoding")
 LAST_WORDS = 5.0
 """Seconds that the application has to notice that its client left."""
-INVALID = -32600
-"""JSON-RPC's code for a request that is none."""
 ESCAPED = 6
 """Times the length of a body that it takes to write it anew, at most."""
 
@@ -88,8 +81,8 @@ def require_sdk() -> None:
 
 
 @endpoint(
-    answers.JsonRpc,
-    request=answers.JsonRpc,
+    JsonRpc,
+    request=JsonRpc,
     required=("jsonrpc", "method"),
     errors=REFUSALS,
     also={202: None},
@@ -128,14 +121,6 @@ async def _handled(request: web.Request) -> web.StreamResponse:
         serving.cancel()
         raise
     return await answer.whole()
-
-
-def _refused(error: ImagegenError) -> Mapping[str, Any]:
-    return _refusal(str(error.body()["detail"]))
-
-
-def _refusal(words: str) -> Mapping[str, Any]:
-    return {"jsonrpc": "2.0", "id": None, "error": {"code": INVALID, "message": words}}
 
 
 def _server() -> Any:
@@ -227,7 +212,8 @@ class _Answer:
         """Errors that the application has no words for, or plain ones, get those of JSON-RPC."""
         made = self._made(web.Response(body=data))
         if made.status >= 400 and b"content-type" not in dict(self._start.get("headers", ())):
-            return web.json_response(_refusal(data.decode() or made.reason or "refused"), status=made.status)
+            words = data.decode() or made.reason or "refused"
+            return reply(JsonRpc, refusal(words), status=made.status)
         return made
 
     def _made(self, response: web.StreamResponse) -> web.StreamResponse:
@@ -248,6 +234,6 @@ DIALECT = Dialect(
     "MCP",
     [web.get("/mcp", stream, allow_head=False), web.post("/mcp", mcp), web.delete("/mcp", end)],
     roots=("/mcp",),
-    errors=ErrorForm(answers.JsonRpc, _refused),
+    errors=ErrorForm(JsonRpc, refused),
     prepare=_prepare,
 )

@@ -88,7 +88,7 @@ async def _call(context: ServerRequestContext[Any], params: CallToolRequestParam
     try:
         return _result(await TOOLS[params.name](Call(request, tell), params.arguments or {}))
     except ImagegenError as exc:
-        return _failed(f"{exc.code}: {exc.body()['detail']}")
+        return _failed(f"{exc.code}: {exc}")
 
 
 def _failed(words: str) -> CallToolResult:

@@ -139,7 +139,7 @@ TOOLS: Mapping[str, Tool[Any]] = {
 
 async def _made(call: Call, wanted: Waiting, fields: dict[str, Any], operation: Operation) -> Shown:
     """The job's pictures; one that is cut off by its client is cancelled, one that takes longer goes on."""
-    work = await begin(call.request, {**fields, "partial_images": PREVIEWS}, operation)
+    work = await begin(call.request, {**fields, "partial_images": PREVIEWS}, operation, lasting=True)
     with leaving(call.request, work.job, cancel=True):
         await _wait(call, work.job, wanted.wait_seconds)
     return await call.shown(work.job)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.planning.said import says_nothing
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 Read = Callable[[Any], Any]
@@ -172,7 +173,7 @@ def native_name(field: str | None) -> str | None:
 def to_fields(native: Mapping[str, Any]) -> dict[str, Any]:
     """Canonical fields of a native request; other keys stay, so that `model` and the like work here too.
 
-    Nulls and empty texts are fields not said. Raises InvalidRequest, naming the field, on a wrong type.
+    Nulls and what is empty are fields not said. Raises InvalidRequest, naming the field, on a wrong type.
     """
     fields: dict[str, Any] = {}
     others: dict[str, Any] = {}
@@ -196,7 +197,7 @@ def _leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     """Paths and values, the schema's own objects opened."""
     for key, part in value.items():
         path = f"{prefix}{key}"
-        if part is None or part == "":
+        if says_nothing(part):
             continue
         if path not in _OBJECTS:
             yield path, part
@@ -220,7 +221,7 @@ def _joined(fields: dict[str, Any]) -> dict[str, Any]:
         del fields["output_compression"]
     hires = {name[6:]: fields.pop(name) for name in list(fields) if name.startswith("hires.")}
     if hires.pop("enabled", False) and hires.get("upscaler", "").strip().lower() != "none":
-        fields["hires"] = _sized(hires)
+        fields["hires"] = _sized(hires) or {"scale": LEAVES["hires.scale"].default}
     return fields
 
 

@@ -14,18 +14,24 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel
 
-from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import Dialect, ErrorForm
+from gguf_imagegen.api.dialects.sdcpp.answers import (
+    NativeCapabilities,
+    NativeJob,
+    NativeSubmitted,
+)
 from gguf_imagegen.api.dialects.sdcpp.capabilities import capabilities_of
 from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
 from gguf_imagegen.api.dialects.sdcpp.request import native_name, to_fields
 from gguf_imagegen.api.dialects.sdcpp.schema import native_properties
+from gguf_imagegen.api.error_answers import NativeErrorAnswer
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import IDEMPOTENCY, PICTURE, endpoint
 from gguf_imagegen.api.openapi.schemas import Schema
 from gguf_imagegen.api.packing import compressed
+from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import begin, pictures
 from gguf_imagegen.api.urls import prefix
 from gguf_imagegen.jobs.job import Job, Status
@@ -78,18 +84,18 @@ def error_body(error: ImagegenError) -> dict[str, Any]:
     return {"error": WORDS.get(error.code, text), "message": text, **ours}
 
 
-@endpoint(answers.NativeCapabilities, errors=(ModelNotFound,))
+@endpoint(NativeCapabilities, errors=(ModelNotFound,))
 @compressed
 async def capabilities(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/capabilities, of the default model."""
     entry = request.app[SERVICE].model(None)
     service = request.app[SERVICE]
     found = await asyncio.to_thread(capabilities_of, entry, service.settings, service.abilities)
-    return web.json_response(found)
+    return reply(NativeCapabilities, found)
 
 
 @endpoint(
-    answers.NativeSubmitted,
+    NativeSubmitted,
     request=NativeRequest,
     required=("prompt",),
     errors=PICTURE,
@@ -100,7 +106,7 @@ async def capabilities(request: web.Request) -> web.Response:
 async def img_gen(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/img_gen: 202, and the job goes on whether anybody waits or not."""
     fields = await asyncio.to_thread(to_fields, await read_body(request))
-    work = await begin(request, fields, "edit" if fields.get("image") else "generation")
+    work = await begin(request, fields, "edit" if fields.get("image") else "generation", lasting=True)
     job = work.job
     request.app[SUBMITTED].append((job.caller, job.id))
     body = {
@@ -111,7 +117,7 @@ async def img_gen(request: web.Request) -> web.Response:
         "poll_url": f"{prefix(request)}/sdcpp/v1/jobs/{job.id}",
         "warnings": job.warnings,
     }
-    return web.json_response(body, status=202, headers={"X-Job-Id": job.id})
+    return reply(NativeSubmitted, body, status=202, headers={"X-Job-Id": job.id})
 
 
 @endpoint(request=NativeRequest, errors=(UnsupportedOperation,), status=0)
@@ -120,18 +126,18 @@ async def vid_gen(request: web.Request) -> web.Response:
     raise UnsupportedOperation("loaded model does not support vid_gen; this server makes images: use img_gen")
 
 
-@endpoint(answers.NativeJob, errors=(JobExpired, JobNotFound))
+@endpoint(NativeJob, errors=(JobExpired, JobNotFound))
 async def get_job(request: web.Request) -> web.Response:
     """GET /sdcpp/v1/jobs/{id}: a job of this API or any other."""
-    return web.json_response(await _job_object(request.app, _job(request)))
+    return reply(NativeJob, await _job_object(request.app, _job(request)))
 
 
-@endpoint(answers.NativeJob, errors=(JobExpired, JobNotFound))
+@endpoint(NativeJob, errors=(JobExpired, JobNotFound))
 async def cancel_job(request: web.Request) -> web.Response:
     """POST /sdcpp/v1/jobs/{id}/cancel: queued or running; a finished job stays as it is."""
     job = _job(request)
     await request.app[SERVICE].scheduler.cancel(job, "job cancelled by client")
-    return web.json_response(await _job_object(request.app, job))
+    return reply(NativeJob, await _job_object(request.app, job))
 
 
 def _job(request: web.Request) -> Job:
@@ -206,7 +212,7 @@ DIALECT = Dialect(
         web.post("/sdcpp/v1/jobs/{id}/cancel", cancel_job),
     ],
     roots=("/sdcpp/",),
-    errors=ErrorForm(answers.NativeErrorAnswer, error_body, _status),
+    errors=ErrorForm(NativeErrorAnswer, error_body, _status),
     unwrap=with_extra_args,
     describe=_describe,
     prepare=_prepare,

@@ -1,0 +1,88 @@
+"""The events of a job that are stored, in a form that can be: those that change its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from gguf_imagegen.jobs.job import Ended, ImageReady, JobEvent, Started
+from gguf_imagegen.vocabulary import errors
+from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidImage
+from gguf_imagegen.vocabulary.events import Notice, Timings
+
+
+class StoredStart(Struct, frozen=True, tag="started"):
+    lane: str = ""
+
+
+class StoredImage(Struct, frozen=True, tag="image"):
+    index: int
+    seed: int
+    name: str
+    width: int
+    height: int
+    timings: Timings
+
+
+class StoredNotice(Struct, frozen=True, tag="notice"):
+    message: str
+
+
+class StoredEnd(Struct, frozen=True, tag="ended"):
+    """`kind` is the class of the error, empty after a success."""
+
+    kind: str = ""
+    message: str = ""
+    param: str | None = None
+    retry_after: int | None = None
+
+
+Stored: TypeAlias = StoredStart | StoredImage | StoredNotice | StoredEnd
+
+
+def stored(event: JobEvent) -> Stored | None:
+    """None for events that are not stored."""
+    match event:
+        case Started():
+            return StoredStart(event.lane)
+        case ImageReady():
+            return StoredImage(event.index, event.seed, event.name, event.width, event.height, event.timings)
+        case Notice():
+            return StoredNotice(event.message)
+        case Ended(error=None):
+            return StoredEnd()
+        case Ended(error=error) if error is not None:
+            message = error.reason if isinstance(error, InvalidImage) else error.message
+            return StoredEnd(type(error).__name__, message, error.param, error.retry_after)
+        case _:
+            return None
+
+
+def restored(event: Stored) -> JobEvent:
+    match event:
+        case StoredStart():
+            return Started(event.lane)
+        case StoredImage():
+            return ImageReady(event.index, event.seed, event.name, event.width, event.height, event.timings)
+        case StoredNotice():
+            return Notice(event.message)
+        case StoredEnd(kind=""):
+            return Ended(None)
+        case StoredEnd():
+            return Ended(_error(event))
+
+
+def _error(event: StoredEnd) -> ImagegenError:
+    kinds = {kind.__name__: kind for kind in _kinds(ImagegenError)}
+    kind = kinds.get(event.kind, errors.InternalError)
+    if issubclass(kind, InvalidImage):
+        return kind(event.message, param=event.param)
+    return kind(event.message, param=event.param, retry_after=event.retry_after)
+
+
+def _kinds(kind: type[ImagegenError]) -> Iterator[type[ImagegenError]]:
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _kinds(each)
