@@ -11,8 +11,8 @@ from playwright.async_api import Page, expect
 from tests.api.client import noise, png
 from tests.conftest import RunningApp, ServerProcess
 from tests.fake_engines import QuickEngine
-from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, settled
 from tests.modelfiles.test_lora_card import lora
+from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, settled
 from tests.weights import write_lora
 
 VIEWS = {"create": "#model", "gallery": "#gallery li", "models": ".model"}
