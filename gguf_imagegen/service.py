@@ -28,6 +28,7 @@ from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.canvas import enlarger
+from gguf_imagegen.planning.control import with_control_net
 from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
@@ -273,6 +274,7 @@ class Service:
         require_engine(request, entry, task, self.abilities)
         if task == "generate":
             require_able(request, entry, self.catalog, settings)
+            entry = with_control_net(request, entry, self.catalog, settings)
         sketched = sketch(request, entry, settings, operation, warnings, self.abilities)
         bare = sketched.bare
         if bare.generate is None:

@@ -90,7 +90,9 @@ class Settings(BaseSettings):
     config: Path | None = Field(None, description="TOML file of settings; flags and variables go before it")
 
     # what is served
-    model: str = Field("embedded", description="catalog id or FILE.gguf to serve by default")
+    model: str = Field(
+        "embedded", description="catalog id, FILE.gguf, folder or hf.co/OWNER/REPO to serve by default"
+    )
     served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
         (),
@@ -99,12 +101,18 @@ class Settings(BaseSettings):
     alias: Words = Field((), description="NAME=ID of further names that requests may use for a model")
     any_model: bool = Field(False, description="draw with the default model where a request names none here")
     models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
+    models_from: Path | None = Field(
+        None, description="folder of another program, such as ComfyUI/models, whose models are served, too"
+    )
     catalog: Path | None = Field(None, description="catalog file that adds to or overrides the built-in one")
+    yes: bool = Field(False, description="fetch what an address of a hub names without asking")
     lora_dir: Path | None = Field(None, description="folder of LoRA files that requests may name")
     lora_names: Words = Field(
         (), description="NAME=FILE or NAME=@A:0.5+@B:0.4 of LoRAs that a request may name as its model"
     )
     upscaler_dir: Path | None = Field(None, description="folder of ESRGAN files that requests may name")
+    control_dir: Path | None = Field(None, description="folder of ControlNets that requests may name")
+    embedding_dir: Path | None = Field(None, description="folder of textual inversions that prompts may name")
 
     styles: Path | None = Field(None, description="CSV file of prompt styles, as AUTOMATIC1111 has it")
 
@@ -292,9 +300,12 @@ class Settings(BaseSettings):
 
     @field_validator(
         "models_dir",
+        "models_from",
         "catalog",
         "lora_dir",
         "upscaler_dir",
+        "control_dir",
+        "embedding_dir",
         "styles",
         "state_dir",
         "output_dir",

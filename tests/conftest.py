@@ -51,8 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """What needs a library of 400 MB is there with `--all` alone; tests/clients/install has it then."""
-    return True if collection_path.name == "test_rapidocr.py" and not config.getoption("all") else None
+    """With `--all` alone: what needs a library of 400 MB (tests/clients/install has it), or minutes."""
+    large = collection_path.name in ("test_rapidocr.py", "test_unet.py")
+    return True if large and not config.getoption("all") else None
 
 
 def pytest_configure() -> None:

@@ -98,6 +98,24 @@ class QuickEngine:
             raise WorkerCrashed("The engine was closed.")
 
 
+class SeeingEngine(QuickEngine):
+    """Keeps what it is asked to load and to do."""
+
+    def __init__(self, seen: list[object]) -> None:
+        super().__init__()
+        self._seen = seen
+
+    async def load(self, model: LoadSpec) -> AsyncIterator[EngineEvent]:
+        self._seen.append(model)
+        async for event in super().load(model):
+            yield event
+
+    async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
+        self._seen.append(spec)
+        async for event in super().generate(spec):
+            yield event
+
+
 class FakeBackend(SdCpp):
     """stable-diffusion.cpp's abilities and devices, and engines of another make."""
 

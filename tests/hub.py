@@ -2,7 +2,8 @@
 
 The hub answers for files with a redirect to a CDN of another origin, as the real one does for large files
 (X-Repo-Commit, X-Linked-Size, X-Linked-Etag), or, for files kept in git, with one to its own cache. Denials
-carry X-Error-Code and X-Error-Message as the real hub's do.
+carry X-Error-Code and X-Error-Message as the real hub's do. The same repositories are there by the routes of
+ModelScope.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class Repo:
     in_git: frozenset[str] = frozenset()
     gated: bool = False
     readers: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     commit: str = "c0ffee" + "0" * 34
 
 
@@ -138,6 +140,9 @@ class HubServer:
                 web.get("/api/models/{org}/{name}", self._info),
                 web.get("/api/models/{org}/{name}/revision/{revision}", self._info),
                 web.get("/{org}/{name}/resolve/{revision}/{file:.+}", self._resolve),
+                web.get("/api/v1/models/{org}/{name}", self._modelscope_info),
+                web.get("/api/v1/models/{org}/{name}/repo/files", self._modelscope_files),
+                web.get("/api/v1/models/{org}/{name}/repo", self._modelscope_file),
                 web.get("/cdn/{sha256}", self._content),
             ]
         )
@@ -186,8 +191,15 @@ class HubServer:
     async def _info(self, request: web.Request) -> web.Response:
         repo = self._repo(request)
         name = "{org}/{name}".format(**request.match_info)
-        siblings = [{"rfilename": file} for file in repo.files]
-        return web.json_response({"id": name, "sha": repo.commit, "gated": repo.gated, "siblings": siblings})
+        siblings = [self._sibling(file, sha256, file in repo.in_git) for file, sha256 in repo.files.items()]
+        said = {"id": name, "sha": repo.commit, "gated": repo.gated, "tags": repo.tags, "siblings": siblings}
+        return web.json_response(said)
+
+    def _sibling(self, file: str, sha256: str, in_git: bool) -> dict[str, Any]:
+        """A file of a list, as `?blobs=true` describes it."""
+        size = len(self._contents[sha256])
+        stored = {} if in_git else {"lfs": {"sha256": sha256, "size": size, "pointerSize": 134}}
+        return {"rfilename": file, "size": size, **stored}
 
     async def _resolve(self, request: web.Request) -> web.Response:
         repo, name = self._repo(request), request.match_info["file"]
@@ -208,6 +220,29 @@ class HubServer:
         }
         return web.Response(status=302, headers=headers)
 
+    def _of_modelscope(self, request: web.Request) -> Repo:
+        repo = self.repos.get("{org}/{name}".format(**request.match_info))
+        if repo is None or request.query.get("Revision", "master") != "master":
+            raise web.HTTPNotFound(text='{"Code": 10010205001, "Success": false}')
+        return repo
+
+    async def _modelscope_info(self, request: web.Request) -> web.Response:
+        bases = [tag.rsplit(":", 1)[1] for tag in self._of_modelscope(request).tags if "base_model" in tag]
+        return web.json_response({"Code": 200, "Data": {"BaseModel": bases}})
+
+    async def _modelscope_files(self, request: web.Request) -> web.Response:
+        files = [
+            {"Path": name, "Type": "blob", "Size": len(self._contents[sha256]), "Sha256": sha256}
+            for name, sha256 in self._of_modelscope(request).files.items()
+        ]
+        return web.json_response({"Code": 200, "Data": {"Files": [{"Path": "a", "Type": "tree"}, *files]}})
+
+    async def _modelscope_file(self, request: web.Request) -> web.Response:
+        sha256 = self._of_modelscope(request).files.get(request.query["FilePath"])
+        if sha256 is None:
+            raise web.HTTPNotFound
+        return web.Response(status=302, headers={"Location": f"{self.cdn}/cdn/{sha256}?auth_key=s3cret"})
+
     async def _from_git(self, request: web.Request) -> web.Response:
         repo = self._repo(request)
         data = self._contents[repo.files[request.match_info["file"]]]
@@ -223,18 +258,21 @@ class HubServer:
         data = self._contents[request.match_info["sha256"]]
         if faults.corrupt:
             data = bytes([data[0] ^ 1]) + data[1:]
-        start = 0
+        start, whole = 0, len(data)
         if served.range and not faults.ignore_ranges:
-            start = int(re.fullmatch(r"bytes=(\d+)-", served.range)[1])  # type: ignore[index]
-            if start >= len(data):
+            first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", served.range).groups()  # type: ignore[union-attr]
+            start = int(first)
+            if start >= whole:
                 return web.Response(status=416)
-        return await self._send(request, data, start)
+            data = data[: int(last or whole) + 1]
+        return await self._send(request, data, start, whole)
 
-    async def _send(self, request: web.Request, data: bytes, start: int) -> web.StreamResponse:
-        response = web.StreamResponse(status=206 if start else 200)
+    async def _send(self, request: web.Request, data: bytes, start: int, whole: int) -> web.StreamResponse:
+        part = start > 0 or len(data) < whole
+        response = web.StreamResponse(status=206 if part else 200)
         response.content_length = len(data) - start
-        if start:
-            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        if part:
+            response.headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{whole}"
         await response.prepare(request)
         served: Served = request[SERVED]
         while start + served.sent < len(data):

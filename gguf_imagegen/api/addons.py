@@ -1,4 +1,4 @@
-"""Files beside the models that requests may name: LoRAs and upscalers."""
+"""Files beside the models that requests may name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.modelfiles.lora_card import LoraCard, lora_card
 from gguf_imagegen.planning.addons import listed_files, names_in
+from gguf_imagegen.planning.control import listed_control_nets
+from gguf_imagegen.planning.embeddings import listed_embeddings
 from gguf_imagegen.settings import Settings
 
 
 @endpoint(answers.Addons)
 async def list_addons(request: web.Request) -> web.Response:
-    """GET /v1/addons: LoRAs and upscalers that a request may name, and what LoRAs say of themselves."""
+    """GET /v1/addons: what requests may name of LoRAs, upscalers, textual inversions, ControlNets."""
     found = await asyncio.to_thread(_found, request.app[SERVICE].settings)
     return reply(answers.Addons, found.model_dump())
 
@@ -30,6 +32,19 @@ def _found(settings: Settings) -> answers.Addons:
         object="addons",
         loras=[_lora(name, lora_card(path)) for name, path in loras],
         upscalers=[answers.Addon(name=name) for name in names_in(settings.upscaler_dir, "upscaler")],
+        embeddings=[
+            answers.EmbeddingAddon(
+                name=each.name,
+                family=each.family or None,
+                vectors=each.vectors or None,
+                fault=each.fault or None,
+            )
+            for each in listed_embeddings(settings.embedding_dir)
+        ],
+        control_nets=[
+            answers.ControlNetAddon(name=each.name, family=each.family or None, fault=each.fault or None)
+            for each in listed_control_nets(settings.control_dir)
+        ],
     )
 
 

@@ -154,12 +154,29 @@ class LoraAddon(Addon):
     trigger_words: list[str]
 
 
+class EmbeddingAddon(Addon):
+    """A textual inversion, for models of this family; `fault` says why no model can use it."""
+
+    family: str | None
+    vectors: int | None
+    fault: str | None
+
+
+class ControlNetAddon(Addon):
+    """A ControlNet, for models of this family; `fault` says why no model can use it."""
+
+    family: str | None
+    fault: str | None
+
+
 class Addons(Answer):
     """Files that requests may name."""
 
     object: Literal["addons"]
     loras: list[LoraAddon]
     upscalers: list[Addon]
+    embeddings: list[EmbeddingAddon]
+    control_nets: list[ControlNetAddon]
 
 
 class Deleted(Answer):

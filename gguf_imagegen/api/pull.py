@@ -23,6 +23,7 @@ from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, error_frame, frame
 from gguf_imagegen.api.streams.writing import hang_up, write
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.kept import keep
 from gguf_imagegen.catalog.store import Removal, Store
 from gguf_imagegen.download.progress import Downloading, FileReady, Planned, PullEvent, Rewriting, Verifying
 from gguf_imagegen.download.pull import Pull
@@ -52,7 +53,7 @@ Status = Literal["waiting", "running", "succeeded", "failed", "cancelled"]
 
 
 class PullRequest(BaseModel):
-    model: str = Field(min_length=1, max_length=200)
+    model: str = Field(min_length=1, max_length=500)
     stream: bool = True
 
 
@@ -207,10 +208,12 @@ async def pull_model(request: web.Request) -> web.StreamResponse:
         fault = exc.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, fault["loc"]))
         raise InvalidRequest(f"{field}: {fault['msg']}", param=field) from None
-    app = request.app
-    running = app[PULLS].start(
-        await asyncio.to_thread(to_pull, app[SERVICE].catalog, asked.model, app[SERVICE].settings)
-    )
+    service = request.app[SERVICE]
+    target = await asyncio.to_thread(to_pull, service.catalog, asked.model, service.settings)
+    if target.new:
+        await asyncio.to_thread(keep, service.settings.models_dir, target.new)
+        service.catalog.learn(target.new)
+    running = request.app[PULLS].start(target.entry)
     return (
         await _follow(request, running)
         if asked.stream

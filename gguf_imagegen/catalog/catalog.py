@@ -9,7 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import cast
 
+from gguf_imagegen.catalog.address import address_of
 from gguf_imagegen.catalog.entry import PACKAGED, Capability, Defaults, Entry, Source
+from gguf_imagegen.catalog.kept import kept
 from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
 from gguf_imagegen.modelfiles.header import SAFETENSORS, Header
 from gguf_imagegen.modelfiles.inspect import (
@@ -31,12 +33,6 @@ from gguf_imagegen.vocabulary.errors import (
 )
 
 MODEL_SUFFIXES = {".gguf", *SAFETENSORS}
-
-
-def names_file(target: str) -> bool:
-    """Whether this means a file, rather than a model of the catalog."""
-    path = Path(target).expanduser()
-    return path.suffix.lower() in MODEL_SUFFIXES or (len(path.parts) > 1 and path.is_file())
 
 
 class Catalog:
@@ -67,7 +63,7 @@ class Catalog:
 
     def get(self, name: str) -> Entry:
         """The entry named ID, ALIAS or ID:QUANT; ModelNotFound lists those that are on disk."""
-        name, _, quant = name.partition(":")
+        name, _, quant = self._plain(name).partition(":")
         quants = self._quants(name)
         if not quant:
             return self._preferred(quants)
@@ -80,7 +76,19 @@ class Catalog:
 
     def knows(self, name: str) -> bool:
         """Whether this is an id or alias, with or without a quantisation."""
-        return name.partition(":")[0] in self._names
+        return self._plain(name).partition(":")[0] in self._names
+
+    def _plain(self, name: str) -> str:
+        """An address of a hub as the one alias that stands for all its spellings; else the name itself."""
+        if "/" not in name or name.partition(":")[0] in self._names or (found := address_of(name)) is None:
+            return name
+        return f"{found.name}:{found.quant}" if found.quant else found.name
+
+    def learn(self, entries: Iterable[Entry]) -> None:
+        """Know these from now on: models that were found while a server runs."""
+        for entry in entries:
+            self._entries.setdefault(entry.id, {})[entry.quant] = entry
+            self._names |= dict.fromkeys((entry.id, *entry.aliases), entry.id)
 
     def _quants(self, name: str) -> Mapping[str, Entry]:
         """By quantisation; ModelNotFound for what is neither id nor alias."""
@@ -105,7 +113,8 @@ class Catalog:
 
     def quants(self, name: str) -> list[Entry]:
         """All quantisations of a model, in the catalog's order."""
-        return [self._as_here(entry) for entry in self._quants(name.partition(":")[0]).values()]
+        name = self._plain(name).partition(":")[0]
+        return [self._as_here(entry) for entry in self._quants(name).values()]
 
     def _preferred(self, quants: Mapping[str, Entry]) -> Entry:
         every = list(quants.values())
@@ -116,6 +125,10 @@ class Catalog:
         if all(self._path(entry, role).is_file() for role in entry.files.keys() - required.keys()):
             return entry
         return entry.model_copy(update={"files": required}) if self.on_disk(entry) else entry
+
+    def with_entries(self, entries: Iterable[Entry]) -> Catalog:
+        """This catalog with further models."""
+        return Catalog([*self._every(), *entries], self.models_dir, self.components)
 
     def with_aliases(self, id: str, names: Iterable[str]) -> Catalog:
         """This catalog with further names of a model; they mean no other model any more."""
@@ -220,8 +233,13 @@ class Catalog:
 
 
 def load_catalog(models_dir: Path, extra: Path | None = None) -> Catalog:
-    """The built-in catalog; entries of the file `extra` add to it or replace those of the same id."""
+    """The built-in catalog and what the models folder keeps of others (`catalog.kept`).
+
+    Entries of the file `extra` add to it or replace those of the same id.
+    """
     entries, components = parse_catalog(builtin_text(), "model_catalog.yaml")
+    taken = {name for entry in entries for name in (entry.id, *entry.aliases)}
+    entries += [entry for entry in kept(models_dir, components) if entry.id not in taken]
     if extra is not None:
         try:
             text = extra.read_text(encoding="utf-8")
@@ -241,13 +259,13 @@ def builtin_text() -> str:
     return (Path(__file__).parents[2] / "model_catalog.yaml").read_text(encoding="utf-8")
 
 
-_CAPABILITIES: Mapping[EditMode, tuple[Capability, ...]] = {
+CAPABILITIES: Mapping[EditMode, tuple[Capability, ...]] = {
     "img2img": ("text-to-image", "image-to-image", "inpainting"),
     "inpaint": ("inpainting",),
     "reference": ("text-to-image", "reference-edit"),
     "control": ("text-to-image", "image-to-image"),
 }
-"""What a bare file can do, by how its family edits."""
+"""What a model can do of which only the header is known, by how its family edits."""
 
 
 def entry_of_file(path: Path, components: Mapping[Role, Path | None] | None = None) -> Entry:
@@ -287,7 +305,7 @@ def entry_of_file(path: Path, components: Mapping[Role, Path | None] | None = No
         id=re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "model",
         description=f"{path.name} ({family})",
         family=family,
-        capabilities=_CAPABILITIES[traits.edit_mode],
+        capabilities=CAPABILITIES[traits.edit_mode],
         files=files,
         vae_inside=any(holds_vae(headers[role]) for role in headers if role in ("model", "diffusion")),
         defaults=Defaults.model_validate(traits.defaults),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gguf_imagegen.catalog.catalog import Catalog, entry_of_file, load_catalog, names_file
+from gguf_imagegen.catalog.address import address_of
+from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.tree import entry_of_folder, models_in
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest, MissingComponent
@@ -21,15 +23,49 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
 
     The name has a quantisation where the settings name one.
     """
+    path = Path(settings.model).expanduser()
     if names_file(settings.model):
-        path = Path(settings.model).expanduser()
-        catalog = load_catalog(settings.models_dir, settings.catalog)
+        catalog = known_models(settings)
         catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
+        return _served(catalog, entry, settings), entry.id
+    if names_folder(settings):
+        entry = entry_of_folder(path)
+        catalog = known_models(settings).with_entries([entry])
         return _served(catalog, entry, settings), entry.id
     catalog = catalog_for(settings)
     entry = catalog.get(settings.model)
     catalog.checked_files(entry)
-    return _served(catalog, entry, settings), entry.name if ":" in settings.model else entry.id
+    return _served(catalog, entry, settings), entry.name if _says_quant(settings.model) else entry.id
+
+
+def known_models(settings: Settings) -> Catalog:
+    """The catalog, and the models in the folder of another program that the settings name."""
+    catalog = load_catalog(settings.models_dir, settings.catalog)
+    if settings.models_from is None:
+        return catalog
+    if not settings.models_from.is_dir():
+        raise InvalidRequest(f"models_from: {settings.models_from.name} is no folder", param="models_from")
+    taken = {name for entry in catalog.entries for name in (entry.id, *entry.aliases)}
+    return catalog.with_entries(models_in(settings.models_from, taken))
+
+
+def names_file(model: str) -> bool:
+    """Whether `--model` means a file of this machine: no id, and no address of a hub."""
+    path = Path(model).expanduser()
+    if len(path.parts) > 1 and path.is_file():  # whatever its suffix: the content decides
+        return True
+    return path.suffix.lower() in MODEL_SUFFIXES and (path.is_file() or address_of(model) is None)
+
+
+def names_folder(settings: Settings) -> bool:
+    """Whether `--model` means a folder; what the catalog knows by this name goes before."""
+    folder = Path(settings.model).expanduser().is_dir()
+    return folder and not load_catalog(settings.models_dir, settings.catalog).knows(settings.model)
+
+
+def _says_quant(model: str) -> bool:
+    address = address_of(model)
+    return bool(address.quant) if address else ":" in model
 
 
 def _served(catalog: Catalog, entry: Entry, settings: Settings) -> Catalog:
@@ -58,7 +94,7 @@ def served_name(settings: Settings, catalog: Catalog, default_model: str) -> str
 
 def catalog_for(settings: Settings) -> Catalog:
     """The catalog, in which the model that the settings name by its id has the components that they name."""
-    catalog = load_catalog(settings.models_dir, settings.catalog)
+    catalog = known_models(settings)
     given = _components(settings.component)
     if not given:
         return catalog

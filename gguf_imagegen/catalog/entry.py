@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from gguf_imagegen.catalog.address import HUGGINGFACE, MODELSCOPE, HubName
 from gguf_imagegen.modelfiles.traits import EditMode, Traits, traits_of
 from gguf_imagegen.vocabulary.engine import Decoder, Role, StepCache
 
@@ -34,7 +35,7 @@ class Strict(BaseModel):
 
 
 class Source(Strict):
-    """A file of a repository of the Hugging Face hub; `bytes` and `sha256` only where a source states them.
+    """A file of a repository of a hub; `bytes` and `sha256` only where a source states them.
 
     With `rename` the file is rewritten after the download so that sd.cpp finds its text encoders
     (`modelfiles.rename`); the hash is that of the file as downloaded.
@@ -47,6 +48,7 @@ class Source(Strict):
     sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
     gated: bool = False
     licence: str | None = None
+    hub: HubName = "huggingface"
     rename: Literal["text-encoders"] | None = None
 
     @field_validator("file")
@@ -58,9 +60,14 @@ class Source(Strict):
         return value
 
     @property
+    def folder(self) -> Path:
+        """Where the files of the repository lie in the models folder."""
+        return Path(self.repo) if self.hub == "huggingface" else Path("modelscope.cn") / self.repo
+
+    @property
     def downloaded(self) -> Path:
         """Where the file as it is on the hub lies in the models folder."""
-        return Path(self.repo) / self.file
+        return self.folder / self.file
 
     @cached_property
     def path(self) -> Path:
@@ -70,7 +77,10 @@ class Source(Strict):
 
     @property
     def url(self) -> str:
-        return f"https://huggingface.co/{self.repo}"
+        """The page of the repository."""
+        return (
+            f"{HUGGINGFACE}/{self.repo}" if self.hub == "huggingface" else f"{MODELSCOPE}/models/{self.repo}"
+        )
 
 
 class Defaults(Strict):
@@ -191,6 +201,10 @@ class Entry(Strict):
         files = {role: path for role, path in self.files.items() if role not in roles}
         sources = {role: source for role, source in self.sources.items() if role not in roles}
         return self.model_copy(update={"files": files, "sources": sources})
+
+    def serves(self, other: Entry) -> bool:
+        """Whether who has loaded this model has the other one too: a ControlNet can be left unused."""
+        return other in (self, self.without("control_net"))
 
     @property
     def name(self) -> str:

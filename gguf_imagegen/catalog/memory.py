@@ -147,6 +147,8 @@ def _used_tensors(files: Files, family: str) -> Iterator[tuple[str, TensorInfo]]
         for name, tensor in file.tensors.items() if isinstance(file, Header) else ():
             if name.startswith(unused):
                 continue
+            if role == "control_net" and len(tensor.shape) == 2:  # F32 whatever the file has (`Linear`)
+                tensor = replace(tensor, type="F32", nbytes=_F32 * math.prod(tensor.shape))
             if role != "model":
                 yield _PARTS.get(role, "diffusion"), tensor
             elif name.startswith(_TEXT):

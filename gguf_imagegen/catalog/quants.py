@@ -87,7 +87,7 @@ class Survey:
         self._asked = asked or {}
         self._store = Store(catalog.models_dir)
         self._sizes: dict[Path, int | None] = {}
-        self._fetched: dict[str, bool] = {}
+        self._fetched: dict[Path, bool] = {}
         self._states: dict[Path, FileState] = {}
 
     def quants(self, id: str) -> list[Quant]:
@@ -114,6 +114,10 @@ class Survey:
             fits=room.fits if room else None,
             memory=room,
         )
+
+    def words(self, entry: Entry) -> str:
+        """What it takes of the memory, to complete "the model ..."; unknown sizes count as none."""
+        return self._verdict(entry, self._bytes(entry)[1]).words
 
     def refuse(self, entry: Entry) -> None:
         """Raise InsufficientMemory for a model that is not here and does not fit."""
@@ -167,12 +171,13 @@ class Survey:
 
     def _file_state(self, source: Source) -> FileState:
         if source.path not in self._states:
-            if source.repo not in self._fetched:
+            if source.folder not in self._fetched:
                 root = self._catalog.models_dir
-                self._fetched[source.repo] = any(
-                    (folder / source.repo).is_dir() for folder in (root, root / STATE)
+                self._fetched[source.folder] = any(
+                    (folder / source.folder).is_dir() for folder in (root, root / STATE)
                 )
-            self._states[source.path] = self._store.state(source) if self._fetched[source.repo] else "absent"
+            fetched = self._fetched[source.folder]
+            self._states[source.path] = self._store.state(source) if fetched else "absent"
         return self._states[source.path]
 
 

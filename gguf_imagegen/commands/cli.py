@@ -20,7 +20,7 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import CallersError
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
-MODEL_FLAGS = ("model", "component", "models_dir", "catalog")
+MODEL_FLAGS = ("model", "component", "models_dir", "models_from", "catalog", "yes")
 ENGINE_FLAGS = (
     "threads", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap",
     "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
@@ -82,7 +82,7 @@ def mcp(
 
 
 @command("generate")
-@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "memory_check", "lora_dir", "tuning")
+@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "memory_check", "lora_dir", "embedding_dir", "tuning")
 def generate(
     settings: Settings,
     prompt: Annotated[str, typer.Argument(help="what the picture shows; <lora:NAME:WEIGHT> applies a LoRA")],
@@ -103,7 +103,10 @@ def generate(
 ) -> int:
     """Make a picture and write it to a file, without a server."""
     from gguf_imagegen.commands import generate
+    from gguf_imagegen.commands.pull import pull_address
 
+    if code := pull_address(settings):
+        return code
     output_format = {"jpg": "jpeg"}.get(output.suffix[1:].lower(), output.suffix[1:].lower() or "png")
     fields: dict[str, object] = {
         "prompt": prompt, "negative_prompt": negative_prompt, "size": size, "steps": steps, "seed": seed,
@@ -123,7 +126,7 @@ def generate(
 
 
 @command("models")
-@with_settings("models_dir", "catalog")
+@with_settings("models_dir", "models_from", "catalog")
 def models(
     settings: Settings, json: Annotated[bool, typer.Option("--json", help="for programs")] = False
 ) -> int:
@@ -140,10 +143,12 @@ def models(
 
 
 @command("pull")
-@with_settings("models_dir", "catalog", "memory_check", "lora_dir", "upscaler_dir")
+@with_settings("models_dir", "catalog", "memory_check", "lora_dir", "upscaler_dir", "yes")
 def pull(
     settings: Settings,
-    model: Annotated[str, typer.Argument(help="ID or ID:QUANT, see `models`, or a component of the catalog")],
+    model: Annotated[
+        str, typer.Argument(help="ID[:QUANT], a component, hf.co/OWNER/REPO[:QUANT], a file's URL")
+    ],
 ) -> int:
     """Fetch the files of a model that fits into memory; what was interrupted goes on from there."""
     from gguf_imagegen.commands import pull
@@ -245,7 +250,7 @@ def check_catalog(
     if online:
         from gguf_imagegen.download.drift import check_hub
 
-        findings += asyncio.run(check_hub(checked.sources))
+        findings += check_hub(checked.sources)
     for finding in findings:
         print(finding)
     faults = sum(finding.fault for finding in findings)

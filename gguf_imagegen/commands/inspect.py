@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gguf_imagegen.catalog.catalog import Catalog, load_catalog, names_file
+from gguf_imagegen.catalog.catalog import Catalog, load_catalog
+from gguf_imagegen.catalog.default_model import known_models, names_file
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, State, Survey, best_of
 from gguf_imagegen.catalog.store import size_words
@@ -72,7 +73,7 @@ class ListedModel:
 
 def list_models(settings: Settings) -> list[ListedModel]:
     """All of the catalog, in its order; nothing is asked of the hub."""
-    catalog = load_catalog(settings.models_dir, settings.catalog)
+    catalog = known_models(settings)
     survey = Survey(catalog, settings)
     return [_listed(entry, tuple(survey.quants(entry.id))) for entry in catalog.entries]
 
@@ -136,10 +137,11 @@ def _headers(
         if file.is_file():
             yield role, (read_header(file), False)
         elif role in entry.sources:
-            from gguf_imagegen.download.remote import source_url
+            from gguf_imagegen.download.hubs import Hubs
+            from gguf_imagegen.download.remote import hub_header
 
             source = entry.sources[role]
-            header = _remote(source_url(source))
+            header = hub_header(Hubs().of(source), source)
             yield role, (renamed(header) if source.rename else header, True)
         else:
             raise ModelNotDownloaded(f"{file.name} is not on this machine", param="model")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from gguf_imagegen.catalog.catalog import Catalog, load_catalog, names_file
-from gguf_imagegen.catalog.default_model import catalog_for
+from gguf_imagegen.catalog.address import address_of
+from gguf_imagegen.catalog.catalog import Catalog, load_catalog
+from gguf_imagegen.catalog.default_model import catalog_for, names_file, names_folder
 from gguf_imagegen.catalog.entry import Source
+from gguf_imagegen.catalog.kept import keep
 from gguf_imagegen.catalog.quants import choose_quant
 from gguf_imagegen.catalog.store import Removal, Store, size_words
-from gguf_imagegen.download.hub import Hub
+from gguf_imagegen.commands.consent import agreed
+from gguf_imagegen.download.hubs import Hubs
 from gguf_imagegen.download.progress import (
     Downloading,
     FileReady,
@@ -37,21 +40,29 @@ INTERRUPTED = 130
 
 
 def pull(settings: Settings, name: str) -> int:
-    """Fetch what is missing of a model, or a component, with progress; the exit code."""
+    """Fetch what is missing of a model, or a component, with progress; the exit code.
+
+    A model of a repository that the catalog does not know is shown first, and kept in the user's catalog.
+    """
     return _pull(settings, name, load_catalog(settings.models_dir, settings.catalog))
 
 
 def _pull(settings: Settings, name: str, catalog: Catalog) -> int:
     console = Console(stderr=True)
     component = catalog.component(name)
-    if component is None and catalog.get(name).packaged:
+    if component is None and catalog.knows(name) and catalog.get(name).packaged:
         console.print(f"{name} comes with the package; nothing is to be fetched", highlight=False)
         return 0
     console.print(f"looking for {name} on the hub", highlight=False)
-    entry = None if component else to_pull(catalog, name, settings)
-    name, sources = (
-        (entry.name, entry.sources.values()) if entry else (name, [component] if component else [])
-    )
+    if component is not None:
+        sources: Iterable[Source] = [component]
+    else:
+        target = to_pull(catalog, name, settings)
+        name, sources = target.entry.name, target.entry.sources.values()
+        if target.new:
+            if not agreed(console, target, catalog, settings):
+                return 1
+            keep(settings.models_dir, target.new)
     try:
         with shown(console) as show:
             Pull(Store(settings.models_dir), sources, show).run()
@@ -82,15 +93,23 @@ def _offered(settings: Settings, name: str, source: Source) -> str:
 
 
 def pull_missing(settings: Settings) -> int:
-    """Before serving: pull the model that is served, if it is one of the catalog and not on this machine."""
-    if names_file(settings.model):
+    """Before serving: pull the model that is served, if it is one of a hub and not on this machine."""
+    if names_file(settings.model) or names_folder(settings):
         return 0
+    plain = load_catalog(settings.models_dir, settings.catalog)
+    if address_of(settings.model) is not None and not plain.knows(settings.model):
+        return _pull(settings, settings.model, plain)
     catalog = catalog_for(settings)
     with Console(stderr=True).status(f"looking for {settings.model}"):
         entry = choose_quant(catalog, settings.model, settings, sizes_on_hub)
     if catalog.on_disk(entry) or entry.unsupported or not entry.sources:
         return 0
     return _pull(settings, entry.name, catalog)
+
+
+def pull_address(settings: Settings) -> int:
+    """Before a picture: pull the model whose address is given; what has an id is pulled by `pull`."""
+    return pull_missing(settings) if address_of(settings.model) is not None else 0
 
 
 def remove(settings: Settings, name: str) -> Removal:
@@ -134,7 +153,7 @@ def _published(store: Store, source: Source) -> str | None:
     if source.rename or source.sha256 or store.record(source.path):
         return None
     try:
-        return Hub().look(source).sha256
+        return Hubs().look(source).sha256
     except PullFailed:
         return None
 

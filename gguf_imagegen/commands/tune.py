@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from gguf_imagegen.catalog.catalog import Catalog, names_file
-from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.default_model import choose_models, names_file
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Survey
 from gguf_imagegen.catalog.verdict import needs_tiling, refusal, verdict_of

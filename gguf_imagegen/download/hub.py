@@ -1,83 +1,35 @@
-"""The Hugging Face hub: what a file is, its bytes from an offset on, and the hub's errors as ours.
+"""Hubs: what a repository holds, what a file is, and its bytes from an offset on; first the Hugging Face one.
 
-The one module that knows huggingface_hub. Its `hf_hub_download` is not used: since version 1.18 it writes to
-a file of a new name each time and deletes it on failure, so that nothing is left to go on from
-(https://github.com/huggingface/huggingface_hub/pull/4228). Its addresses, token, headers, session, offline
-switch and errors are. What the environment says is read anew each time, the library keeps some of it.
+huggingface_hub's `hf_hub_download` is not used: since version 1.18 it writes to a file of a new name each
+time and deletes it on failure, so that nothing is left to resume from
+(https://github.com/huggingface/huggingface_hub/pull/4228). Its addresses, token, headers, session and
+offline switch are. What the environment says is read anew each time, the library keeps some of it.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
-import socket
-import threading
-from collections.abc import Iterator
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import httpcore2
-import httpx2
-from huggingface_hub import (
-    constants,
-    get_hf_file_metadata,
-    get_session,
-    get_token,
-    hf_hub_url,
-    hf_raise_for_status,
-    is_offline_mode,
-)
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, get_token, is_offline_mode
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented, not re-exported
 
 from gguf_imagegen import __version__
+from gguf_imagegen.catalog.address import file_url, hub_endpoint, same_origin
 from gguf_imagegen.catalog.entry import Source
-from gguf_imagegen.vocabulary.errors import (
-    HubFailed,
-    HubFileNotFound,
-    HubOffline,
-    HubRepositoryNotFound,
-    HubRevisionNotFound,
-    HubTimeout,
-    HubTokenInvalid,
-    HubTokenMissing,
-    HubUnreachable,
-    LicenceNotAccepted,
-    PullFailed,
-)
+from gguf_imagegen.download.web import Asked, Response, Web, name_of, offline
+from gguf_imagegen.vocabulary.errors import HubFailed, HubTimeout, HubTokenInvalid, PullFailed
 
-TOKENS = "https://huggingface.co/settings/tokens"
-RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
-
-httpcore2.HTTP11Connection.READ_NUM_BYTES = 1 << 20
-"""Bytes that are read at a time: with its 64 KiB a fast line takes more of the CPU than curl does."""
-
-
-def hub_endpoint() -> str:
-    """Where the hub is: HF_ENDPOINT, else the real one."""
-    return os.environ.get("HF_ENDPOINT", "").strip().rstrip("/") or "https://huggingface.co"
-
-
-def hub_token() -> str | None:
-    """HF_TOKEN or the stored login; one that cannot stand in a header is refused without repeating it."""
-    given = os.environ.get("HF_TOKEN", "").strip()  # the library takes line breaks out of it
-    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
-    if not all(re.fullmatch(r"[\x21-\x7e]*", text) for text in (given, token or "")):
-        raise HubTokenInvalid("HF_TOKEN holds characters that no token has; set it anew")
-    return token
-
-
-def hub_is_off() -> bool:
-    """HF_HUB_OFFLINE: nobody asks the hub anything."""
-    said = os.environ.get("HF_HUB_OFFLINE", "").strip()
-    return is_offline_mode() or said.upper() in constants.ENV_VARS_TRUE_VALUES
+MOST_JSON = 16 << 20
+JSON_DEADLINE = 60.0
+"""Bytes, and seconds, that the description of a repository may take."""
 
 
 @dataclass(frozen=True)
@@ -94,147 +46,188 @@ class Remote:
     revision: str
 
 
-class Hub:
-    """HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured; usable from several threads."""
+@dataclass(frozen=True)
+class Repository:
+    """What a hub lists: `files` with what it states of them, and the repositories this one was made from."""
+
+    files: tuple[Source, ...]
+    base_models: tuple[str, ...] = ()
+    licence: str = "unknown"
+
+
+class Hub(ABC):
+    """One hub; usable from several threads, and `web.hang_up` ends its transfers."""
 
     def __init__(self) -> None:
-        self._endpoint = hub_endpoint()
-        self._sockets: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self.web = Web()
 
+    @abstractmethod
+    def url(self, source: Source) -> str:
+        """Where a file can be read."""
+
+    @abstractmethod
+    def headers(self, url: str) -> dict[str, str]:
+        """What a request to this address carries: a token only if it is the hub's own."""
+
+    @abstractmethod
     def look(self, source: Source) -> Remote:
         """Size and hash of a file; PullFailed says what stands in the way."""
-        with _our_errors(source):
-            found = get_hf_file_metadata(
-                self._url(source, source.revision), headers=self._headers(), endpoint=self._endpoint
-            )
-        etag = found.etag or ""
-        key = re.sub(r"[^0-9a-f]", "", etag.lower())[:16]
-        if found.size is None or found.commit_hash is None or len(key) < 16:
-            raise PullFailed(
-                f"{source.file}: what answered does not describe files as a hub does; check HF_ENDPOINT"
-            )
-        sha256 = etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None
-        return Remote(found.size, sha256, key, found.commit_hash)
+
+    @abstractmethod
+    def repository(self, repo: str, revision: str) -> Repository:
+        """The files of a repository; no revision means its newest."""
 
     @contextmanager
     def bytes_from(self, source: Source, remote: Remote, start: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         """Where the bytes that come begin (`start`, or 0 if the server cannot resume), and the bytes."""
-        headers = {**self._headers(), "Accept-Encoding": "identity"}
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        url = self._url(source, remote.revision)
-        with (
-            _our_errors(source),
-            get_session().stream("GET", url, headers=headers, timeout=timeout) as response,
-            self._open(response),
-        ):
-            hf_raise_for_status(response)
-            yield (start if response.status_code == 206 else 0), response.iter_bytes()
+        url = self.url(source.model_copy(update={"revision": remote.revision}))
+        for begin in dict.fromkeys((start, 0)):
+            headers = self._from(begin)
+            with self.web.answer("GET", url, source, headers) as response:
+                if response.status_code == 416 and begin:
+                    continue  # some mirrors know no ranges but their own
+                self._check_content(source, response, begin)
+                yield (begin if response.status_code == 206 else 0), response.iter_bytes()
+                return
 
-    def hang_up(self) -> None:
-        """Break off all transfers, also those that wait for the server."""
-        with self._lock:
-            for one in self._sockets:
-                try:
-                    socket.socket.shutdown(
-                        one, socket.SHUT_RDWR
-                    )  # not TLS's own, which is not for two threads
-                except OSError:  # it has ended by itself
-                    continue
+    def _from(self, begin: int) -> Callable[[str], dict[str, str]]:
+        part = {"Range": f"bytes={begin}-"} if begin else {}
+        return lambda url: self.headers(url) | part
 
-    def _url(self, source: Source, revision: str) -> str:
-        return hf_hub_url(source.repo, source.file, revision=revision, endpoint=self._endpoint)
+    def _check_content(self, source: Source, response: Response, begin: int) -> None:
+        """A login page of a network, and another part than was asked for, are no part of a file."""
+        kind = response.headers.get("Content-Type", "").lower()
+        if kind.startswith("text/html") and not source.file.endswith((".html", ".htm")):
+            raise PullFailed(
+                f"{name_of(source)}: a web page came instead of the file; check HF_ENDPOINT, proxies and"
+                " whether this network wants a login"
+            )
+        if response.status_code == 416:
+            raise PullFailed(f"{name_of(source)}: the hub says that this file is empty")
+        first = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+        if response.status_code == 206 and (first is None or int(first[1]) != begin):
+            raise HubFailed(f"{name_of(source)}: the hub sends another part of the file than was asked for")
 
-    def _headers(self) -> dict[str, str]:
-        return build_hf_headers(
-            token=hub_token() or False, library_name="gguf-imagegen", library_version=__version__
-        )
-
-    @contextmanager
-    def _open(self, response: httpx2.Response) -> Iterator[None]:
-        network = response.extensions.get("network_stream")
-        one = network.get_extra_info("socket") if network is not None else None
-        with self._lock:
-            self._sockets |= {one} if one is not None else set()
+    def _json(self, url: str, asked: Asked) -> Any:
+        """The answer to a question, of bounded size and within bounded time."""
+        until, body = time.monotonic() + JSON_DEADLINE, b""
+        with self.web.answer("GET", url, asked, self.headers) as response:
+            for piece in response.iter_bytes():
+                body += piece
+                if len(body) > MOST_JSON:
+                    raise HubFailed(f"{name_of(asked)}: the hub's answer does not end")
+                if time.monotonic() > until:
+                    raise HubTimeout(f"{name_of(asked)}: the hub did not answer in time; try again")
         try:
-            yield
-        finally:
-            with self._lock:
-                self._sockets.discard(one)
+            return json.loads(body)
+        except (ValueError, RecursionError) as exc:
+            raise PullFailed(f"{name_of(asked)}: what answered is no hub; check HF_ENDPOINT") from exc
 
 
-@contextmanager
-def _our_errors(source: Source) -> Iterator[None]:
-    try:
-        yield
-    except (httpx2.HTTPError, httpx2.StreamError, httpx2.InvalidURL, OfflineModeIsEnabled) as exc:
-        raise _translated(exc, source) from exc
+def hub_token() -> str | None:
+    """HF_TOKEN or the stored login; one that cannot stand in a header is refused without repeating it."""
+    given = os.environ.get("HF_TOKEN", "").strip()  # the library takes line breaks out of it
+    token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
+    if not all(re.fullmatch(r"[\x21-\x7e]*", text) for text in (given, token or "")):
+        raise HubTokenInvalid("HF_TOKEN holds characters that no token has; set it anew")
+    return token
 
 
-def _translated(exc: Exception, source: Source) -> PullFailed:
-    """One of ours for every error of the hub's client; no address but the repository's is in the words."""
-    where = f"{source.repo}, revision {source.revision}"
-    match exc:
-        case OfflineModeIsEnabled():
-            return HubOffline(f"{source.file} is not on this machine, and HF_HUB_OFFLINE forbids to fetch it")
-        case GatedRepoError() if exc.response.status_code == 401 and not hub_token():
-            return HubTokenMissing(
-                f"{source.url} is gated: accept its licence there, make a token at {TOKENS} and set HF_TOKEN"
-            )
-        case GatedRepoError() if exc.response.status_code != 401:
-            return LicenceNotAccepted(
-                f"{source.url} is gated and the token's account has no access: accept the licence there,"
-                " and let the token read gated repositories"
-            )
-        case GatedRepoError():
-            return _bad_token(source)
-        case RevisionNotFoundError():
-            return HubRevisionNotFound(f"the hub has no revision {source.revision!r} of {source.url}")
-        case RemoteEntryNotFoundError():
-            return HubFileNotFound(f"the hub has no file {source.file!r} in {where}")
-        case RepositoryNotFoundError():
-            private = "" if hub_token() else ", or it is private and HF_TOKEN is not set"
-            return HubRepositoryNotFound(f"the hub has no repository {source.repo!r}{private}")
-        case HfHubHTTPError():
-            return _by_status(exc, source)
-        case httpx2.TimeoutException():
-            return HubTimeout(f"{source.file}: the hub did not answer in time; pull again to go on")
-        case httpx2.ConnectError() | httpx2.ProxyError():
-            return HubUnreachable(
-                f"{source.file}: the hub cannot be reached; check the network, HF_ENDPOINT and proxies"
-            )
-        case httpx2.TransportError():
-            return HubFailed(f"{source.file}: the connection to the hub was broken off; pull again to go on")
-        case _:
-            return PullFailed(f"{source.file}: the hub's answer is not understood ({type(exc).__name__})")
+def hub_is_off() -> bool:
+    """HF_HUB_OFFLINE: nobody asks a hub anything."""
+    said = os.environ.get("HF_HUB_OFFLINE", "").strip()
+    return is_offline_mode() or said.upper() in constants.ENV_VARS_TRUE_VALUES
 
 
-def _by_status(exc: HfHubHTTPError, source: Source) -> PullFailed:
-    status = exc.response.status_code
-    if status == 401:
-        if hub_token():
-            return _bad_token(source)
-        return HubRepositoryNotFound(
-            f"the hub has no repository {source.repo!r}, or HF_TOKEN must be set for it"
+class HuggingFace(Hub):
+    """HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are honoured."""
+
+    def url(self, source: Source) -> str:
+        return file_url(source.repo, source.file, source.revision)
+
+    def headers(self, url: str) -> dict[str, str]:
+        own = same_origin(url, hub_endpoint())
+        if own and hub_is_off():
+            raise offline(url.rsplit("/", 1)[-1].split("?")[0])
+        headers = build_hf_headers(
+            token=(own and hub_token()) or False, library_name="gguf-imagegen", library_version=__version__
         )
-    if status == 403:
-        return LicenceNotAccepted(f"the hub forbids to read {source.url}: look there what the token lacks")
-    if status == 404:
-        return HubFileNotFound(
-            f"the hub has no file {source.file!r} in {source.repo}, revision {source.revision}"
-        )
-    if status in RETRY_STATUS:
-        wait = exc.response.headers.get("Retry-After", "")
-        return HubFailed(
-            f"{source.file}: the hub answers with status {status}; try again later",
-            retry_after=int(wait) if wait.isdecimal() else None,
-        )
-    return PullFailed(f"{source.file}: the hub answers with status {status}")
+        return {**headers, "Accept-Encoding": "identity"}
+
+    def look(self, source: Source) -> Remote:
+        with self.web.answer(
+            "HEAD", self.url(source), source, self.headers, _describes, float(constants.HF_HUB_ETAG_TIMEOUT)
+        ) as response:
+            headers = response.headers
+            length = "" if response.is_redirect else headers.get("Content-Length", "")
+            size = _number(headers.get("X-Linked-Size") or length)
+            etag = (headers.get("X-Linked-Etag") or headers.get("ETag") or "").removeprefix("W/").strip('"')
+        key = re.sub(r"[^0-9a-f]", "", etag.lower())[:16]
+        if len(key) < 16:
+            raise PullFailed(
+                f"{source.file}: what answered does not describe files as a hub does; check HF_ENDPOINT"
+            )
+        sha256 = etag if re.fullmatch(r"[0-9a-f]{64}", etag) else None
+        commit = headers.get("X-Repo-Commit", "")
+        pinned = commit if re.fullmatch(r"[0-9a-f]{40}", commit) else source.revision
+        return Remote(size or self._measured(source), sha256, key, pinned)
+
+    def _measured(self, source: Source) -> int:
+        """The size of a file for which a mirror states none, or 0: that of a part says it."""
+        with self.web.answer(
+            "GET", self.url(source), source, lambda url: self.headers(url) | {"Range": "bytes=0-0"}
+        ) as response:
+            whole = re.search(r"/(\d{1,18})$", response.headers.get("Content-Range", ""))
+            length = response.headers.get("Content-Length", "") if response.status_code == 200 else ""
+            size = int(whole[1]) if whole else _number(length)
+        if not size:
+            raise PullFailed(f"{source.file}: the hub does not say how large the file is; check HF_ENDPOINT")
+        return size
+
+    def repository(self, repo: str, revision: str) -> Repository:
+        asked = Source(repo=repo, file=repo.split("/")[1], revision=revision or "main")
+        path = f"/revision/{revision}" if revision else ""
+        found = self._json(f"{hub_endpoint()}/api/models/{repo}{path}?blobs=true", asked)
+        try:
+            commit = str(found.get("sha") or revision or "main")
+            gated = bool(found.get("gated"))
+            files = [_listed(repo, commit, gated, each) for each in found["siblings"]]
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise PullFailed(f"{repo}: what answered does not list files as a hub does") from exc
+        return Repository(tuple(files), _base_models(found), _licence(found))
 
 
-def _bad_token(source: Source) -> HubTokenInvalid:
-    return HubTokenInvalid(
-        f"the hub refuses the token for {source.url}: check HF_TOKEN, or make one at {TOKENS}"
+def _describes(response: Response) -> bool:
+    """A redirect to where the content lies says what it is; one to another name or host says nothing."""
+    return "X-Linked-Etag" in response.headers or "X-Linked-Size" in response.headers
+
+
+def _number(text: str) -> int:
+    return int(text) if re.fullmatch(r"\d{1,18}", text) else 0
+
+
+def _listed(repo: str, commit: str, gated: bool, sibling: dict[str, Any]) -> Source:
+    stored = sibling.get("lfs") or {}
+    return Source(
+        repo=repo,
+        file=sibling["rfilename"],
+        revision=commit,
+        bytes=stored.get("size") or sibling.get("size") or None,
+        sha256=stored.get("sha256"),
+        gated=gated,
     )
+
+
+def _base_models(found: dict[str, Any]) -> tuple[str, ...]:
+    """From the card, else from tags such as `base_model:quantized:OWNER/REPO`."""
+    card = found.get("cardData")
+    said = card.get("base_model") if isinstance(card, dict) else None
+    names = [said] if isinstance(said, str) else said if isinstance(said, list) else []
+    tags = [tag for tag in found.get("tags") or [] if isinstance(tag, str)]
+    names = [*names, *(tag.rsplit(":", 1)[1] for tag in tags if tag.startswith("base_model:"))]
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name.count("/") == 1))
+
+
+def _licence(found: dict[str, Any]) -> str:
+    tags = [tag for tag in found.get("tags") or [] if isinstance(tag, str)]
+    return next((tag.removeprefix("license:")[:100] for tag in tags if tag.startswith("license:")), "unknown")

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.catalog.store import Store, sha256_of
-from gguf_imagegen.download.hub import Hub, Remote
+from gguf_imagegen.download.hub import Remote
+from gguf_imagegen.download.hubs import Hubs
 from gguf_imagegen.download.progress import (
     FileReady,
     Meter,
@@ -61,7 +62,7 @@ class Pull:
         self._sources = list({source.path: source for source in sources}.values())
         self._tell = on_event
         self._pause = pause
-        self._hub = Hub()
+        self._hub = Hubs()
         self._stop = threading.Event()
 
     def cancel(self) -> None:
@@ -254,7 +255,9 @@ def disk_errors() -> Iterator[None]:
             ) from exc
         if exc.errno == errno.EFBIG:
             raise DiskFull(f"the models folder cannot hold so large a file: {reason}") from exc
-        raise PullFailed(f"the models folder cannot be written: {reason}") from exc
+        raise PullFailed(
+            f"the models folder cannot be written: {reason}; choose another with --models-dir"
+        ) from exc
 
 
 def _size(path: Path) -> int:

@@ -1,40 +1,22 @@
 """Headers of model files on the web, read by HTTP ranges: a few megabytes, however large the file is.
 
-A token goes to the hub's own host alone, wherever it redirects to. No server can make this read more than
-`MOST_BYTES`, or take longer than `DEADLINE`.
+No server can make this read more than `MOST_BYTES`, or take longer than `DEADLINE`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from io import BufferedReader, RawIOBase
-from urllib.parse import quote, unquote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
-import aiohttp
-from yarl import URL
-
+from gguf_imagegen.catalog.address import HUGGINGFACE, address_of, hub_endpoint, is_url, same_origin
 from gguf_imagegen.catalog.entry import Source
-from gguf_imagegen.download.hub import hub_endpoint, hub_is_off, hub_token
+from gguf_imagegen.download.hub import Hub, HuggingFace
+from gguf_imagegen.download.web import Asked, Response, Web, name_of
 from gguf_imagegen.modelfiles.header import Header, parse_header
-from gguf_imagegen.vocabulary.errors import (
-    HubFailed,
-    HubFileNotFound,
-    HubOffline,
-    HubRepositoryNotFound,
-    HubRevisionNotFound,
-    HubTimeout,
-    HubTokenInvalid,
-    HubTokenMissing,
-    HubUnreachable,
-    ImagegenError,
-    InvalidModelFile,
-    InvalidRequest,
-    LicenceNotAccepted,
-)
+from gguf_imagegen.vocabulary.errors import HubFailed, HubTimeout, InvalidModelFile, InvalidRequest
 
 FIRST_WINDOW = 1 << 20
 LARGEST_WINDOW = 8 << 20
@@ -42,17 +24,7 @@ MOST_BYTES = 64 << 20
 DEADLINE = 60.0
 PAUSE = 15.0
 """Seconds: for all of a header, and for a server that says nothing."""
-REDIRECTS = 5
 _PIECE = 64 << 10
-
-
-def source_url(source: Source) -> str:
-    """Where a file of the catalog can be read."""
-    return f"{hub_endpoint()}/{source.repo}/resolve/{quote(source.revision, safe='')}/{quote(source.file)}"
-
-
-def is_url(text: str) -> bool:
-    return text.lower().startswith(("http://", "https://"))
 
 
 def remote_header(url: str, deadline: float = DEADLINE) -> Header:
@@ -61,29 +33,23 @@ def remote_header(url: str, deadline: float = DEADLINE) -> Header:
     Blocks for `deadline` seconds at most. Raises InvalidModelFile for what the file holds, and errors
     below PullFailed for what prevents reading it.
     """
-    file = _RemoteFile(_direct(url), deadline)
+    direct, hub = _direct(url), HuggingFace()
+    address = address_of(direct)
+    if address is not None and address.file and same_origin(direct, hub_endpoint()):
+        return hub_header(
+            hub, Source(repo=address.repo, file=address.file, revision=address.revision), deadline
+        )
+    return _header(_RemoteFile(direct, direct, hub.web, hub.headers, deadline))
+
+
+def hub_header(hub: Hub, source: Source, deadline: float = DEADLINE) -> Header:
+    """The same of a file of a hub."""
+    return _header(_RemoteFile(hub.url(source), source, hub.web, hub.headers, deadline))
+
+
+def _header(file: _RemoteFile) -> Header:
     file.readinto(bytearray(0))  # learns the size
     return parse_header(BufferedReader(file, _PIECE), file.name, file.size)
-
-
-def headers_for(url: str) -> dict[str, str]:
-    """What a request to this address carries: the token, if it is the hub's own."""
-    headers = {"Accept-Encoding": "identity", "User-Agent": "gguf-imagegen"}
-    if same_origin(url, hub_endpoint()):
-        if hub_is_off():
-            raise HubOffline("HF_HUB_OFFLINE says that this machine is offline")
-        if token := hub_token():
-            headers["Authorization"] = f"Bearer {token}"
-    return headers
-
-
-def same_origin(one: str, other: str) -> bool:
-    return _origin(one) == _origin(other)
-
-
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or {"http": 80}.get(parts.scheme, 443)
 
 
 def _direct(url: str) -> str:
@@ -96,7 +62,7 @@ def _direct(url: str) -> str:
     if not known:
         raise InvalidRequest(f"{url[:100]!r} is not a web address")
     path = parts.path
-    if same_origin(url, hub_endpoint()) or same_origin(url, "https://huggingface.co"):
+    if same_origin(url, hub_endpoint()) or same_origin(url, HUGGINGFACE):
         path = re.sub(r"^(/[^/]+/[^/]+)/blob/", r"\1/resolve/", path)
     query = f"?{quote(parts.query, safe='=&%+,:;/@!~*')}" if parts.query else ""
     return f"{parts.scheme}://{parts.netloc}{quote(path, safe='/%:@+,;=!~*()')}{query}"
@@ -109,10 +75,16 @@ class _RemoteFile(RawIOBase):
     read over, which counts as well, so that this ends soon.
     """
 
-    def __init__(self, url: str, deadline: float) -> None:
-        self.name = "".join(c if c.isprintable() else "?" for c in unquote(urlsplit(url).path).split("/")[-1])
+    def __init__(
+        self, url: str, asked: Asked, web: Web, headers: Callable[[str], dict[str, str]], deadline: float
+    ) -> None:
+        self.name = name_of(asked)
         self.size = -1
         self._url = url
+        self._asked = asked
+        self._web = web
+        self._headers = headers
+        self._ranges = True
         self._position = 0
         self._start = 0
         self._window = b""
@@ -148,56 +120,36 @@ class _RemoteFile(RawIOBase):
         start, count = self._position, min(self._next, self._left)
         if count <= 0:
             raise InvalidModelFile(f"{self.name}: its header does not end within {MOST_BYTES >> 20} MiB")
-        host = urlsplit(self._url).hostname
-        try:
-            self._window, self._start = asyncio.run(self._fetch(start, count)), start
-        except asyncio.TimeoutError as exc:
-            raise HubTimeout(f"{self.name}: {host} did not send it in time") from exc
-        except aiohttp.ClientConnectorError as exc:
-            raise HubUnreachable(f"{self.name}: {host} cannot be reached") from exc
-        except (OSError, aiohttp.ClientError, ValueError) as exc:
-            raise HubFailed(f"{self.name}: {host} broke its answer off") from exc
+        self._window, self._start = self._fetch(start, count), start
         self._next = min(2 * self._next, LARGEST_WINDOW)
 
-    async def _fetch(self, start: int, count: int) -> bytes:
-        left = max(self._deadline - time.monotonic(), 0.001)
-        timeout = aiohttp.ClientTimeout(total=left, sock_connect=PAUSE, sock_read=PAUSE)
-        async with (
-            aiohttp.ClientSession(timeout=timeout, auto_decompress=False, trust_env=True) as session,
-            self._answer(session, f"bytes={start}-{start + count - 1}") as answer,
-        ):
-            before = self._look_at(answer, start)
-            if before + count > self._left:
-                raise InvalidModelFile(f"{self.name}: the server cannot send a part of a file")
-            await self._read(answer, before)
-            return await self._read(answer, min(count, self.size - start))
+    def _fetch(self, start: int, count: int) -> bytes:
+        """One that refuses every range with 416 is asked once more, without."""
+        part = {"Range": f"bytes={start}-{start + count - 1}"} if self._ranges else {}
+        pause = max(min(self._deadline - time.monotonic(), PAUSE), 0.001)
+        with self._web.answer(
+            "GET", self._url, self._asked, lambda url: self._headers(url) | part, timeout=pause
+        ) as answer:
+            if answer.status_code != 416:
+                return self._part(answer, start, count)
+            whole = re.search(r"/(\d{1,18})$", answer.headers.get("Content-Range", ""))
+        if not (self._ranges and whole and int(whole[1]) > start):
+            raise InvalidModelFile(f"{self.name}: the file is empty")
+        self._ranges = False
+        return self._fetch(start, count)
 
-    @asynccontextmanager
-    async def _answer(
-        self, session: aiohttp.ClientSession, part: str
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer of the last of all addresses that one is redirected to, each asked in its own right."""
-        url = self._url
-        for _ in range(REDIRECTS):
-            headers = {"Range": part, **headers_for(url)}
-            async with session.get(URL(url, encoded=True), headers=headers, allow_redirects=False) as answer:
-                if answer.status not in (301, 302, 303, 307, 308):
-                    if answer.status not in (200, 206):
-                        raise refusal(answer, self.name)
-                    yield answer
-                    return
-                place = urljoin(url, answer.headers.get("Location", ""))
-            if not is_url(place) or (is_secure(url) and not is_secure(place)):
-                raise HubFailed(f"{self.name}: {urlsplit(url).hostname} redirects to an unsafe address")
-            url = place
-        raise HubFailed(f"{self.name}: {urlsplit(url).hostname} redirects in a ring")
+    def _part(self, answer: Response, start: int, count: int) -> bytes:
+        before = self._look_at(answer, start)
+        if before + count > self._left:
+            raise InvalidModelFile(f"{self.name}: the server cannot send a part of a file")
+        return self._read(answer, before, min(count, self.size - start))
 
-    def _look_at(self, answer: aiohttp.ClientResponse, start: int) -> int:
+    def _look_at(self, answer: Response, start: int) -> int:
         """Learn the size; the number of bytes that come before those asked for."""
         headers = answer.headers
         if headers.get("Content-Encoding", "identity") != "identity":
             raise HubFailed(f"{self.name}: the server sends the file compressed")
-        if answer.status == 206:
+        if answer.status_code == 206:
             match = re.fullmatch(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", headers.get("Content-Range", ""))
             if match is None or int(match[1]) != start:
                 raise HubFailed(f"{self.name}: the server sends another part of the file than was asked for")
@@ -212,43 +164,16 @@ class _RemoteFile(RawIOBase):
         self.size = size
         return before
 
-    async def _read(self, answer: aiohttp.ClientResponse, count: int) -> bytes:
-        pieces: list[bytes] = []
-        while count > 0:
-            piece = await answer.content.read(min(count, _PIECE))
-            if not piece:
-                raise HubFailed(f"{self.name}: the server broke its answer off")
-            pieces.append(piece)
-            count -= len(piece)
-            self._left -= len(piece)
-        return b"".join(pieces)
-
-
-def is_secure(url: str) -> bool:
-    return url.lower().startswith("https:")
-
-
-def refusal(answer: aiohttp.ClientResponse, name: str) -> ImagegenError:
-    """What a status other than success means; the hub says more in `X-Error-Code`."""
-    said, status, host = answer.headers.get("X-Error-Code", ""), answer.status, answer.url.host
-    asked = "Authorization" in answer.request_info.headers
-    if status == 416:
-        return InvalidModelFile(f"{name}: the file is empty")
-    if said == "GatedRepo" or (status == 403 and asked):
-        page = "/".join(["https://huggingface.co", *answer.url.parts[1:3]])
-        if asked:
-            return LicenceNotAccepted(f"{name}: accept the licence of its repository first, at {page}")
-        return HubTokenMissing(
-            f"{name}: its repository is gated; accept its licence at {page} and set HF_TOKEN"
-        )
-    if said == "RepoNotFound":
-        return HubRepositoryNotFound(f"{name}: there is no such repository, or it is private")
-    if said == "RevisionNotFound":
-        return HubRevisionNotFound(f"{name}: its repository has no such revision")
-    if status in (401, 403):
-        if asked:
-            return HubTokenInvalid(f"{name}: {host} does not take HF_TOKEN")
-        return HubTokenMissing(f"{name}: {host} wants to know who asks; set HF_TOKEN")
-    if status in (404, 410):
-        return HubFileNotFound(f"{name}: there is no such file at {host}")
-    return HubFailed(f"{name}: {host} answered with HTTP {status}")
+    def _read(self, answer: Response, before: int, count: int) -> bytes:
+        """`count` bytes after `before` others; no more of them is read than comes with the last."""
+        content = bytearray()
+        for piece in answer.iter_raw(_PIECE) if count else ():
+            content += piece
+            if len(content) >= before + count:
+                break
+            if time.monotonic() > self._deadline:
+                raise HubTimeout(f"{self.name}: {answer.url.host} did not send it in time")
+        if len(content) < before + count:
+            raise HubFailed(f"{self.name}: {answer.url.host} broke its answer off")
+        self._left -= before + count
+        return bytes(content[before : before + count])

@@ -5,27 +5,70 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from gguf_imagegen.catalog.address import Address, address_of, is_url
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry, Source
 from gguf_imagegen.catalog.quants import choose_quant
-from gguf_imagegen.download.hub import Hub
+from gguf_imagegen.download.hubs import Hubs
+from gguf_imagegen.download.repository import Finder, matching
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.errors import PullFailed
+from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelNotFound, PullFailed
 
 
-def to_pull(catalog: Catalog, name: str, settings: Settings) -> Entry:
-    """The model that is to be pulled; an error for one whose files cannot be."""
+@dataclass(frozen=True)
+class Target:
+    """A model to pull; `new` are the entries, its quantisations, that the catalog does not have yet."""
+
+    entry: Entry
+    new: tuple[Entry, ...] = ()
+
+
+def to_pull(catalog: Catalog, name: str, settings: Settings) -> Target:
+    """The model that is to be pulled; an error for one whose files cannot be.
+
+    What the catalog does not know may be the address of a repository, or of a file in one.
+    """
+    address = address_of(name)
+    if address is not None and not _knows(catalog, address):
+        return _found(catalog, address, settings)
+    if address is None and is_url(name):
+        raise InvalidRequest(
+            f"{name[:100]!r} is no model file or repository of a hub; models come from huggingface.co,"
+            " modelscope.cn, or the hub of HF_ENDPOINT",
+            param="model",
+        )
     entry = choose_quant(catalog, name, settings, sizes_on_hub)
     if entry.unsupported or not entry.sources:
         catalog.require_on_disk(entry)
-    return entry
+    return Target(entry)
+
+
+def _knows(catalog: Catalog, address: Address) -> bool:
+    if not catalog.knows(address.name):
+        return False
+    return not address.quant or any(each.quant == address.quant for each in catalog.quants(address.name))
+
+
+def _found(catalog: Catalog, address: Address, settings: Settings) -> Target:
+    """The quantisation that is asked for, else the largest that fits into memory."""
+    entries = Finder(catalog).models(address)
+    meant = list(matching(entries, address))
+    if not meant:
+        there = ", ".join(entry.quant for entry in entries)
+        raise ModelNotFound(
+            f"{address.name} has no quantisation {address.quant!r}; there are: {there}", param="model"
+        )
+    whole = catalog.with_entries(entries)
+    name = meant[0].name if len(meant) == 1 else meant[0].id
+    return Target(choose_quant(whole, name, settings, sizes_on_hub), tuple(entries))
 
 
 def sizes_on_hub(sources: Iterable[Source]) -> dict[Path, int]:
     """Bytes of each file by its path, without those that the hub does not tell."""
-    hub, sizes = Hub(), dict[Path, int]()
+    hub, sizes = Hubs(), dict[Path, int]()
 
     def look(source: Source) -> None:
         with suppress(PullFailed):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
+import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -66,6 +68,7 @@ class EngineProcess:
         self._stall_timeout = stall_timeout
         self._command = tuple(command)
         self._process: Process | None = None
+        self._scratch: str | None = None
         self._events: asyncio.Queue[EngineEvent | None] = asyncio.Queue(EVENTS_AHEAD)
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._tasks: list[asyncio.Task[None]] = []
@@ -100,6 +103,8 @@ class EngineProcess:
         await asyncio.shield(self._closing)
 
     async def _start(self, *, huge_pages: bool) -> None:
+        self._scratch = tempfile.mkdtemp(prefix="gguf-imagegen-worker-")
+        environment = {**worker_environment(os.environ, huge_pages=huge_pages), wire.SCRATCH: self._scratch}
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=PIPE,
@@ -107,7 +112,7 @@ class EngineProcess:
             stderr=PIPE,
             limit=PIPE_BUFFER,
             start_new_session=True,
-            env=self._device.applied(worker_environment(os.environ, huge_pages=huge_pages)),
+            env=self._device.applied(environment),
         )
         self._tasks = [
             asyncio.create_task(self._read_events(self._process)),
@@ -206,6 +211,8 @@ class EngineProcess:
         self._end_events()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(_drain(process), EXIT_TIMEOUT)
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _end_events(self) -> None:
         """Whoever still waits for an event must not wait for ever."""

@@ -20,6 +20,9 @@ from gguf_imagegen.vocabulary.events import EngineEvent
 PREFIX: Final = struct.Struct(">I")
 MAX_FRAME: Final = 1 << 30
 
+SCRATCH: Final = "GGUF_IMAGEGEN_SCRATCH"
+"""The variable with the worker's folder for short-lived files, which goes when it ends, even killed."""
+
 # How lines of the worker's stderr begin that say why something failed.
 CRASH: Final = "CRASH: "
 ERROR: Final = "ERROR: "

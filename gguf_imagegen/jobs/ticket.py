@@ -121,7 +121,7 @@ def pinned(plan: Plan, fresh: Plan) -> Plan:
     generate, now = plan.generate, fresh.generate
     if generate is not None and now is not None:
         hires = generate.hires and now.hires and replace(generate.hires, model=now.hires.model)
-        generate = replace(generate, loras=now.loras, hires=hires)
+        generate = replace(generate, loras=now.loras, embeddings=now.embeddings, hires=hires)
     upscale = plan.upscale and fresh.upscale and dataclasses.replace(plan.upscale, path=fresh.upscale.path)
     entry = _as_asked(fresh.entry, plan.entry)
     return dataclasses.replace(

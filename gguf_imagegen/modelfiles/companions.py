@@ -64,6 +64,8 @@ def check_companions(family: str, files: Mapping[Role, Header], components: Mapp
 def _check_place(role: Role, header: Header, component: str) -> None:
     if component in (role, "unknown") or {role, component} == {"model", "diffusion"}:
         return
+    if role == "control_net":
+        return  # compared with the model where it is named
     if role == "llm" and any(header.has(part) for part in _LANGUAGE):
         return  # one that sees comes with its eyes
     if component in _KINDS and role in _KINDS:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gguf_imagegen.modelfiles.companions import check_companions
+from gguf_imagegen.modelfiles.embeddings import embedding_family
 from gguf_imagegen.modelfiles.formats import WORDS
 from gguf_imagegen.modelfiles.header import Header, read_header
 from gguf_imagegen.modelfiles.strangers import kind_of
@@ -101,6 +102,38 @@ def _width(header: Header, names: Mapping[str, str], name: str) -> int | None:
     return tensor.shape[-1] if tensor and tensor.shape else None
 
 
+_CONTEXTS = ("txt_in.weight", "cap_embedder.1.weight")
+
+
+def context_width(header: Header) -> int | None:
+    """How wide a diffusion model wants what its text encoder gives; None where its tensors do not say."""
+    names = _full_names(header)
+    widths = (_width(header, names, DIFFUSION + name) for name in _CONTEXTS)
+    return next((width for width in widths if width), None)
+
+
+def latent_channels(header: Header) -> int | None:
+    """Channels of the latents that a VAE or TAESD decodes."""
+    for name in (
+        "decoder.conv_in.weight",
+        "decoder.layers.0.weight",
+        "decoder.layers.1.weight",
+        "decoder.1.weight",
+    ):
+        found = next((t for key, t in header.tensors.items() if key.endswith(name)), None)
+        if found is not None and len(found.shape) > 1:
+            return found.shape[1]
+    return None
+
+
+def embedding_width(header: Header) -> int | None:
+    """How wide a language model is."""
+    found = (
+        t for name, t in header.tensors.items() if name.endswith(("token_embd.weight", "embed_tokens.weight"))
+    )
+    return next((tensor.shape[-1] for tensor in found if tensor.shape), None)
+
+
 def _unet_kind(header: Header, names: Mapping[str, str]) -> str:
     if any(f"{DIFFUSION}input_blocks.8.0.time_mixer.mix_factor" in name for name in names):
         return "svd"
@@ -118,10 +151,12 @@ def _unet_kind(header: Header, names: Mapping[str, str]) -> str:
 
 
 def component_of(header: Header) -> str:
-    """A role of the protocol, "lora" or "unknown"; a "model" holds more than the diffusion part."""
+    """A role of the protocol, "lora", "embedding" or "unknown"; a "model" is more than the diffusion part."""
     has = header.has
     if _is_lora(header):
         return "lora"
+    if has("input_hint_block") or has("controlnet"):
+        return "control_net"
     if family_of(header) is not None:
         rest = ("first_stage_model.", "text_encoders.", "vae.", "tae.", *_CLIP_IN_UNET_FILES)
         whole = any(name.startswith(rest) for name in header.tensors)
@@ -130,8 +165,6 @@ def component_of(header: Header) -> str:
         return "taesd"
     if any(has(part) for part in _VAE):
         return "vae"
-    if has("input_hint_block") or has("controlnet"):
-        return "control_net"
     if has("v.blk.0.") or has("visual.blocks.0."):
         return "llm_vision"
     if has("vision_model.encoder.layers.0"):
@@ -146,6 +179,8 @@ def component_of(header: Header) -> str:
         return "llm"
     if has("body.0.rdb1.conv1.weight") or has("model.1.sub.0.RDB1"):
         return "upscaler"
+    if embedding_family(header) is not None:
+        return "embedding"
     return "unknown"
 
 

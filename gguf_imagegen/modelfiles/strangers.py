@@ -79,14 +79,11 @@ _KINDS: tuple[tuple[str, str], ...] = (
 _DIFFUSERS = re.compile(
     r"^(single_transformer_blocks\.|transformer_blocks\.\d+\.(attn|norm1)\.|down_blocks\.|up_blocks\.|mid_block\.)"
 )
-_EMBEDDING = {"emb_params", "string_to_param", "string_to_token"}
 
 
 def kind_of(names: Iterable[str]) -> str:
     """In words that follow "it is", what a model of no family that the engine runs is; empty if unknown."""
     names = tuple(names)
-    if _EMBEDDING.intersection(names) or set(names) <= {"clip_l", "clip_g"}:
-        return "a textual inversion, not a model"
     for pattern, words in _KINDS:
         if any(re.search(pattern, name) for name in names):
             return f"{words}: a family that this server does not run"

@@ -1,4 +1,4 @@
-"""Files that requests may name: LoRAs and upscalers, each kind in a folder of its own and folders in that."""
+"""Files that requests may name, each kind in a folder of its own and in folders of that."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from typing import Literal
 from gguf_imagegen.modelfiles.inspect import component_of, inspect_file
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
-Kind = Literal["lora", "upscaler"]
+Kind = Literal["lora", "upscaler", "control_net"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
     "lora": (".safetensors", ".sft", ".gguf"),
     "upscaler": (".safetensors", ".sft", ".gguf", ".pth"),
+    "control_net": (".safetensors", ".sft", ".gguf"),
 }
 _WORDS: dict[Kind, tuple[str, str]] = {
     "lora": ("LoRA", "--lora-dir"),
     "upscaler": ("upscaler", "--upscaler-dir"),
+    "control_net": ("ControlNet", "--control-dir"),
 }
 
 

@@ -95,7 +95,10 @@ def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, header
                 param="control",
             )
     elif request.control is not None and "control_net" not in entry.files:
-        raise UnsupportedOperation(f"control: {entry.id} is served without a ControlNet", param="control")
+        raise UnsupportedOperation(
+            f"control: {entry.id} is served without a ControlNet; name one of --control-dir in control_model",
+            param="control",
+        )
     if not pictures:
         return
     by_tiny = "taesd" in entry.files and (entry.decoder == "tiny" or not entry.has_vae)

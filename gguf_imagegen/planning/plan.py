@@ -22,6 +22,7 @@ from gguf_imagegen.planning import sampling
 from gguf_imagegen.planning.addons import named_file
 from gguf_imagegen.planning.bounds import check_least
 from gguf_imagegen.planning.canvas import Canvas, canvas_of, enlarger, hires_canvas
+from gguf_imagegen.planning.embeddings import named_embeddings
 from gguf_imagegen.planning.inputs import (
     Headers,
     asked_size,
@@ -257,12 +258,14 @@ def sketch(
         ref_images=(),
         control_image=None,
         control_strength=request.control_strength,
+        control_canny=request.canny,
         loras=fitting_loras(request.lora, entry, settings, notes),
         hires=hires,
         skip_layers=_skip_layers(request),
         preview=preview_mode(request, entry),
         preview_steps=(),
         preview_interval=settings.preview_interval,
+        embeddings=named_embeddings((prompt, negative), entry, settings, notes),
     )
     whole = _whole(request, headers, notes)
     bare = Plan(

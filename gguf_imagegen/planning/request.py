@@ -270,9 +270,17 @@ class ImageRequest(_Lenient):
     only_masked: bool = False
     only_masked_padding: int = Field(32, ge=0, le=1024)
     control: Upload | None = _option("control", "control_image", default=None)
+    control_model: str | None = _option("control_model", "control_net", default=None, max_length=255)
     control_strength: Finite = Field(0.9, ge=0, le=2)
+    control_preprocess: Literal["none", "canny"] = "none"
+    control_canny: bool = False
     upscale: Finite | None = Field(None, gt=1, le=8)
     upscaler: str | None = Field(None, max_length=200)
+
+    @property
+    def canny(self) -> bool:
+        """Whether the ControlNet gets the edges of its image."""
+        return self.control_canny or self.control_preprocess == "canny"
 
     def without_files(self) -> ImageRequest:
         return self.model_copy(update={"image": (), "mask": None, "control": None})
@@ -305,7 +313,8 @@ def parse_request(data: Mapping[str, Any], able: Abilities = ABILITIES) -> tuple
     """
     renamed: list[str] = []
     without_t5 = {"t5xxl": "none"} if NULL_ENCODER in data and data[NULL_ENCODER] is None else {}
-    data = _named_here({**without_t5, **said(with_kwargs(data), _COUNTS)}, able, renamed)
+    data = _flat_control({**without_t5, **said(with_kwargs(data), _COUNTS)})
+    data = _named_here(data, able, renamed)
     flat = {name.removeprefix(FLAT): data.pop(name) for name in list(data) if name.startswith(FLAT)}
     if flat and isinstance(data.setdefault("stream_options", {}), Mapping):
         data["stream_options"] = {**flat, **data["stream_options"]}
@@ -336,6 +345,15 @@ def _named_here(data: dict[str, Any], able: Abilities, warnings: list[str]) -> d
             warnings.append(stand_in_note(field, name, NEAREST[key]))
             data[field] = NEAREST[key]
     return data
+
+
+def _flat_control(data: dict[str, Any]) -> dict[str, Any]:
+    """`control` may be an object of its image and all that is said about it."""
+    control = data.get("control")
+    if not isinstance(control, Mapping) or "image_url" in control or "b64_json" in control:
+        return data
+    fields = {f"control_{name}": value for name, value in control.items() if value is not None}
+    return {**{name: value for name, value in data.items() if name != "control"}, **fields}
 
 
 def _ignored(data: Mapping[str, Any], request: ImageRequest) -> list[str]:

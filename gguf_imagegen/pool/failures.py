@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.vocabulary.errors import ImagegenError, InsufficientMemory, ModelLoadFailed
@@ -35,12 +36,12 @@ class Failures:
         """Why the last load failed; None once another one went well."""
         self.by_model: dict[str, ImagegenError] = {}
         """By name of a model: why its last load failed."""
-        self._failed: dict[str, tuple[float, ImagegenError]] = {}
+        self._failed: dict[tuple[str, Path | None], tuple[float, ImagegenError]] = {}
 
     def add(self, entry: Entry, error: ImagegenError) -> None:
         self.last = self.by_model[entry.name] = error.bare()
         if isinstance(error, ModelLoadFailed):
-            self._failed[entry.name] = (time.monotonic(), self.last)
+            self._failed[_key(entry)] = (time.monotonic(), self.last)
 
     def loaded(self, entry: Entry) -> None:
         """This model could be loaded after all."""
@@ -49,12 +50,17 @@ class Failures:
 
     def refuse_hopeless(self, entry: Entry) -> None:
         """Raise why this model failed to load, if that was a moment ago."""
-        failed = self._failed.pop(entry.name, None)
+        failed = self._failed.pop(_key(entry), None)
         if failed is not None and time.monotonic() - failed[0] < self._wait:
-            self._failed[entry.name] = failed
+            self._failed[_key(entry)] = failed
             raise failed[1].bare()
 
     def forget(self, entry: Entry) -> None:
         """Somebody asked for this model by hand: try again at once."""
-        self._failed.pop(entry.name, None)
+        self._failed = {key: failed for key, failed in self._failed.items() if key[0] != entry.name}
         self.by_model.pop(entry.name, None)
+
+
+def _key(entry: Entry) -> tuple[str, Path | None]:
+    """A ControlNet that cannot be loaded says nothing of the model."""
+    return entry.name, entry.files.get("control_net")

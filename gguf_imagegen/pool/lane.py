@@ -122,7 +122,9 @@ class Lane:
 
     def ready(self, entry: Entry | None) -> bool:
         """Whether an engine lives that has this model as it is wanted, decoder and all; None: any engine."""
-        return any(model.engine.alive and (entry is None or model.entry == entry) for model in self._models)
+        return any(
+            model.engine.alive and (entry is None or model.entry.serves(entry)) for model in self._models
+        )
 
     @property
     def being_loaded(self) -> str:
@@ -178,7 +180,7 @@ class Lane:
 
     async def _found_or_loaded(self, entry: Entry, tell: Callable[[Loading | Loaded], None]) -> LoadedModel:
         model = self._model(entry)
-        if model is not None and (model.entry != entry or not model.engine.alive):
+        if model is not None and not (model.engine.alive and model.entry.serves(entry)):
             await self.close("switched" if model.engine.alive else "crashed", entry)
             model = None
         if model is None:

@@ -195,12 +195,14 @@ class Pool:
 
 def key_of(entry: Entry) -> str:
     """What is loaded for this entry: equal keys are served by the same engine."""
-    t5, tiling = "t5xxl" in entry.files, entry.tiling
-    return f"{entry.name}, {entry.decoder} decoder" + ", T5" * t5 + ", tiling" * tiling
+    t5, tiling, control = "t5xxl" in entry.files, entry.tiling, entry.files.get("control_net")
+    key = f"{entry.name}, {entry.decoder} decoder" + ", T5" * t5 + ", tiling" * tiling
+    return f"{key}, ControlNet {control}" if control else key
 
 
 def _held(lane: Lane) -> frozenset[str]:
-    return frozenset(key_of(model.entry) for model in lane.models if model.engine.alive)
+    alive = [model.entry for model in lane.models if model.engine.alive]
+    return frozenset(key_of(each) for entry in alive for each in (entry, entry.without("control_net")))
 
 
 def _alike(settings: Settings, devices: Sequence[Device]) -> Settings:

@@ -33,6 +33,8 @@ class LoadSpec(Struct, frozen=True, tag=True):
     previews only, unless `decoder` is "tiny". `zero_cond_t` is how Qwen-Image-Edit 2511 wants its timestep
     (sd.cpp's docs/qwen_image_edit.md). With `tiling` opposite edges of pictures fit.
 
+    With `embeddings` prompts may name textual inversions (`Generate.embeddings`).
+
     Direct convolutions need less memory and may be faster or slower.
     `huge_pages` is for the worker's malloc, see `engines.process`. `flash_attention` None leaves it to the
     backend. `mmap` says how files are read: mapped, or in pieces; the weights are copied either way.
@@ -54,6 +56,7 @@ class LoadSpec(Struct, frozen=True, tag=True):
     vae_on_cpu: bool = False
     text_encoders_on_cpu: bool = False
     rng: Literal["cuda", "cpu"] = "cuda"
+    embeddings: bool = False
 
     def uses_flash_attention(self, backend: str) -> bool:
         """As it is said, else where sd.cpp's docs/performance.md calls it faster, which is CUDA alone."""
@@ -66,6 +69,13 @@ class Lora(Struct, frozen=True):
     path: Path
     scale: float
     name: str = ""
+
+
+class Embedding(Struct, frozen=True):
+    """A textual inversion; `word` is how prompts name it, in small or capital letters."""
+
+    word: str
+    path: Path
 
 
 class Hires(Struct, frozen=True):
@@ -94,7 +104,7 @@ class Generate(Struct, frozen=True, tag=True):
     `n` images are wanted, and those before number `first` are there already. Image i uses seed `seed + i`.
     `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. `preview_steps` names
     the denoising steps after which a preview is wanted (empty: after every step, at most one each
-    `preview_interval` seconds).
+    `preview_interval` seconds). With `control_canny` the ControlNet gets the edges of its image.
     """
 
     prompt: str
@@ -127,6 +137,8 @@ class Generate(Struct, frozen=True, tag=True):
     preview: PreviewMode
     preview_steps: tuple[int, ...]
     preview_interval: float
+    embeddings: tuple[Embedding, ...] = ()
+    control_canny: bool = False
     first: int = 0
 
     @property

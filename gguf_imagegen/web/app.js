@@ -42,11 +42,11 @@ function refresh() {
 async function read() {
   readAt = Date.now();
   try {
-    const [list, me, { loras, upscalers }] = await Promise.all([
+    const [list, me, addons] = await Promise.all([
       call("GET", "/v1/models?all=true"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
     ]);
     models.offer(list.data, me.admin);
-    create.offer(list.data, loras, upscalers.map((each) => each.name));
+    create.offer(list.data, addons);
     if (list.data.some((each) => ["loading", "pulling"].includes(each.meta.state))) setTimeout(refresh, 1000);
   } catch (error) {
     models.fail(error.message);

@@ -1,5 +1,6 @@
 // The form: what to make, with which model. It shows what the chosen model can do and remembers everything.
 
+import * as addons from "./addons.js";
 import { ApiError, call } from "./api.js";
 import { $, button, h, needWords, press, pressed, say, toast, toCreate } from "./dom.js";
 import * as inputs from "./inputs.js";
@@ -49,6 +50,7 @@ export function start() {
   $("more").querySelector("summary").onclick = () => $("more").addEventListener("toggle", () => $("more").scrollIntoView({ block: "nearest" }), { once: true });
   inputs.start((size) => { if (size) fitSize(size); show(); }, load);
   sources.start();
+  addons.start(() => { remember(); show(); });
   jobs.listen((job, event) => { if (event.type === "online" && unanswered) complain(""); });
 }
 
@@ -61,8 +63,8 @@ function lock(on) {
   $("seed-hint").textContent = on ? "The same for every run." : $("seed").value ? "Used last. The next one is drawn anew; Lock keeps it." : "A new one for every run.";
 }
 
-/** New from the server: the models, LoRAs with what their files say, and the names of upscalers. */
-export function offer(list, offered, upscalers) {
+/** New from the server: the models, and the files beside them. */
+export function offer(list, found) {
   models = list.filter((each) => HERE.includes(each.meta.state) || each.meta.quants.some((quant) => quant.on_disk));
   const before = $("model").value;
   const options = models.flatMap(optionsOf);
@@ -73,7 +75,8 @@ export function offer(list, offered, upscalers) {
     const found = [before, kept.get("model", ""), own].map(optionOf).find(Boolean);
     if (found) $("model").value = found;
   }
-  offerAddons(offered, upscalers);
+  offerAddons(found.loras, found.upscalers.map(({ name }) => name));
+  addons.offer(found);
   if (model() && $("model").value !== before) fill();
   else show();
   heard();
@@ -187,6 +190,7 @@ function show() {
   $("strength-value").textContent = Number($("strength").value).toFixed(2);
   $("cfg-field").hidden = meta.limits.max_cfg_scale === 1;
   $("negative-field").hidden = $("cfg-field").hidden || Number($("cfg").value) <= 1;
+  addons.show(meta.family);
   $("guidance-field").hidden = !meta.distilled_guidance;
   $("quality-field").hidden = !Object.keys(meta.quality).length;
   $("prompt").placeholder = meta.examples.length ? `Such as: ${meta.examples.join(" · ")}` : "";
@@ -313,6 +317,7 @@ function wanted() {
     upscale: factor ? Number(factor) : undefined,
     upscaler,
     lora: chosen.length ? chosen.map((each) => ({ name: each.dataset.lora, scale: Number(each.value) })) : undefined,
+    control: addons.control(),
     image: images.length ? images : undefined,
     mask: inputs.givenMask() ?? undefined,
     strength: images.length && visible("strength") ? number("strength") : undefined,

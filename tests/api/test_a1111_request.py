@@ -351,7 +351,7 @@ def test_references_make_an_edit() -> None:
         ({"restore_faces": True}, "'restore_faces'"),
         ({"subseed_strength": 0.5}, "'subseed_strength'"),
         ({"enable_hr": True, "hr_prompt": "more"}, "'hr_prompt'"),
-        ({"alwayson_scripts": {"ControlNet": {"args": []}}}, "'ControlNet'"),
+        ({"alwayson_scripts": {"ADetailer": {"args": []}}}, "'ADetailer'"),
         ({"scheduler": "Beta"}, "Smoothstep"),
     ],
 )

@@ -418,7 +418,7 @@ async def test_controlnet_and_loading_by_body(running: RunningApp, small: dict[s
     """What extensions' clients ask first, and a load with the model in the body."""
     async with running(**small) as app:
         assert (await app.get("/controlnet/model_list"))[1] == {"model_list": []}
-        assert (await app.get("/controlnet/module_list"))[1]["module_list"] == ["none"]
+        assert (await app.get("/controlnet/module_list"))[1]["module_list"] == ["none", "canny"]
         assert (await app.get("/controlnet/version"))[0] == 200
         assert (await app.post("/v1/models", model="small"))[0] == 200
         assert (await app.post("/v1/models", model="dall-e-3"))[0] == 404

@@ -20,7 +20,7 @@ from gguf_imagegen.machine.memory import Available
 from tests.api.client import Stream, eventually, read_stream
 from tests.conftest import App, RunningApp
 from tests.fake_engines import QuickEngine
-from tests.hub import HubServer, write_catalog
+from tests.hub import HubServer, Repo, write_catalog
 
 MB = 1_000_000
 DATA = np.random.default_rng(2).bytes(2 * MB)
@@ -159,6 +159,21 @@ async def test_a_pulled_model_makes_pictures(place: Place) -> None:
         assert status == 200, body
 
 
+async def test_a_repository_that_no_catalog_knows(place: Place, hub: HubServer) -> None:
+    """Its model is found, pulled, kept and served under its name, and under its address."""
+    for source in ("tiny.gguf", "tae.gguf"):
+        hub.repos.setdefault("some/new", Repo({})).files[source] = hub.repos["org/tiny"].files[source]
+    async with place.serve() as app:
+        assert (await pull(app, "hf.co/some/new")).events[-1].event == "done"
+        for name in ("new", "hf.co/some/new", "some/new"):
+            body = {"model": name, "prompt": "a cat", "size": "64x64", "steps": 1}
+            status, answer = await app.post("/v1/images/generations", **body)
+            assert status == 200, answer
+        assert "new" in {model["id"] for model in (await app.get("/v1/models"))[1]["data"]}
+    async with place.serve() as app:
+        assert app.service.catalog.on_disk(app.service.catalog.get("new"))
+
+
 async def test_without_a_stream(place: Place) -> None:
     """`"stream": false` answers 202 at once, and the state can be read until after the end."""
     async with place.serve() as app:
@@ -245,10 +260,12 @@ async def test_errors_in_the_stream(place: Place) -> None:
     [
         ({}, 400, "invalid_request"),
         ({"model": 7}, 400, "invalid_request"),
-        ({"model": "x" * 300}, 400, "invalid_request"),
+        ({"model": "x" * 501}, 400, "invalid_request"),
         ({"model": "nothing"}, 404, "model_not_found"),
         ({"model": "two:q4"}, 404, "model_not_found"),
         ({"model": "bare"}, 404, "model_not_downloaded"),
+        ({"model": "http://169.254.169.254/org/one/resolve/main/one.gguf"}, 400, "invalid_request"),
+        ({"model": "hf.co/org/nothing"}, 404, "hub_repository_not_found"),
     ],
 )
 async def test_refusals(place: Place, body: dict[str, Any], status: int, code: str) -> None:

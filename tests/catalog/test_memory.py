@@ -378,3 +378,15 @@ def test_the_memory_of_a_gpu_by_the_tool(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert available().vram == expected
+
+
+def test_the_matrices_of_a_control_net_are_f32() -> None:
+    """sd.cpp asks the main model's file for their types, and does not find them there."""
+    matrix, kernel = (
+        TensorInfo("a.weight", (8, 16), "F16", 0, 256),
+        TensorInfo("b", (1, 1, 3, 3), "F16", 0, 18),
+    )
+    control = Header("control.safetensors", "safetensors", {"a.weight": matrix, "b": kernel}, 274)
+    with_it = estimate({"model": 1000, "control_net": control}, "sd1", 64, 64, gpu=False)
+    without = estimate({"model": 1000}, "sd1", 64, 64, gpu=False)
+    assert with_it.weights - without.weights == 4 * 8 * 16 + 18

@@ -206,7 +206,7 @@ def test_a_gated_model_says_where_to_accept_its_licence(tmp_path: Path) -> None:
         hub.repos["org/secret"].gated = True
         catalog = write_catalog(tmp_path / "my.yaml", secret={"quants": {"Q8_0": source}})
         run = cli("inspect", "secret", "--catalog", catalog, "--models-dir", tmp_path, HF_ENDPOINT=hub.url)
-    fails_in_one_line(run, "accept its licence at https://huggingface.co/org/secret and set HF_TOKEN")
+    fails_in_one_line(run, "https://huggingface.co/org/secret is gated: accept its licence there")
 
 
 def test_help_names_the_commands() -> None:

@@ -23,6 +23,7 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary import errors
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidRequest
+from tests.unet import write_embedding
 
 ENTRY = Entry(
     id="m",
@@ -126,3 +127,15 @@ def test_errors_come_back(kind: type[ImagegenError]) -> None:
     assert (str(again.error), again.error.param) == (str(error), "size")
     assert again.error.retry_after == error.retry_after
     assert again.error.body() == error.body()
+
+
+def test_embeddings_are_those_of_the_folder_now(tmp_path: Path) -> None:
+    """A ticket has no paths; the plan made again has."""
+    write_embedding(tmp_path / "easyneg.safetensors")
+    request, _ = parse_request({"prompt": "a cat, easyneg"})
+    fresh = plan(request, ENTRY, Settings(embedding_dir=tmp_path), "generation", [])
+    job = Job(fresh, Sender(Caller("ann"), "v1", "ann at home"), lasting=True)
+    ticket = ticket_of(job, request, Spool(tmp_path / "spool"), None)
+    (bare,) = plan_of(ticket, lambda name: ENTRY).spec.embeddings
+    assert str(bare.path) == "easyneg.safetensors"
+    assert pinned(plan_of(ticket, lambda name: ENTRY), fresh).spec.embeddings == fresh.spec.embeddings

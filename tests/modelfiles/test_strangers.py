@@ -120,7 +120,6 @@ def write_gguf(path: Path, shapes: Mapping[str, tuple[int, ...]], kind: int | No
         ("double_layers.0.attn.w1q.weight", "AuraFlow"),
         ("net.blocks.0.self_attn.q_proj.weight", "Cosmos"),
         ("patchify_proj.weight", "LTX-Video"),
-        ("emb_params", "textual inversion"),
     ],
 )
 def test_models_of_other_kinds_are_named(tmp_path: Path, name: str, words: str) -> None:

@@ -50,6 +50,7 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "lora_alphas": ({"x": 0.5}, {"x": 0.5}, ("lora_weights",)),
     "mask": (PIXEL_64, PIXEL, ("mask_image",)),
     "control": (PIXEL_64, PIXEL, ("control_image",)),
+    "control_model": ("edges", "edges", ("control_net",)),
 }  # fmt: skip
 
 

@@ -73,9 +73,22 @@ def _complete(schemas: dict[str, Schema], settings: Settings, able: Abilities) -
         "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
         "description": "further fields, as Xinference's clients send them; others go before them",
     }
+    image["control"]["anyOf"].append(CONTROL)
     _name(image, able)
     _limit(image, settings)
     _limit(schemas["HiresRequest"]["properties"], settings)
+
+
+CONTROL: Schema = {
+    "type": "object",
+    "description": "a ControlNet with its image; `control_model` and the like are the same as single fields",
+    "properties": {
+        "image": {"type": "string"},
+        "model": {"type": "string"},
+        "strength": {"type": "number", "minimum": 0, "maximum": 2},
+        "preprocess": {"enum": ["none", "canny"]},
+    },
+}
 
 
 def without_effect(names: Iterable[str]) -> dict[str, Schema]:

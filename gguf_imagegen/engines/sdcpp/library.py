@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final, Protocol, get_args
 
 import stable_diffusion_cpp.stable_diffusion_cpp as low
@@ -17,6 +18,8 @@ import stable_diffusion_cpp.stable_diffusion_cpp as low
 from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
 from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
 from gguf_imagegen.engines.sdcpp.build import default_backend, devices
+from gguf_imagegen.engines.sdcpp.embeddings import EmbeddingSlots
+from gguf_imagegen.engines.sdcpp.paths import path_fields
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import (
     Generate,
@@ -24,7 +27,6 @@ from gguf_imagegen.vocabulary.engine import (
     LoadSpec,
     Lora,
     PreviewMode,
-    Role,
     SkipLayers,
     StepCache,
 )
@@ -32,21 +34,9 @@ from gguf_imagegen.vocabulary.engine import (
 PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
 STEP_CACHES: Final[tuple[StepCache, ...]] = get_args(StepCache)
 RNGS: Final = ("std_default", "cuda", "cpu")
+CANNY: Final = (0.08, 0.08, 0.8, 1.0, False)
+"""Thresholds, grey of weak and strong edges, and whether to invert, as in sd.cpp's command."""
 LORA_MODES: Final = ("auto", "immediately", "at_runtime")
-PATH_FIELDS: Final[Mapping[Role, str]] = {
-    "model": "model_path",
-    "diffusion": "diffusion_model_path",
-    "clip_l": "clip_l_path",
-    "clip_g": "clip_g_path",
-    "clip_vision": "clip_vision_path",
-    "t5xxl": "t5xxl_path",
-    "llm": "llm_path",
-    "llm_vision": "llm_vision_path",
-    "vae": "vae_path",
-    "taesd": "taesd_path",
-    "control_net": "control_net_path",
-}
-
 AbortCallback: Final = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 _KEPT: Final[list[object]] = []  # the library keeps its callbacks for ever, so the closures must live as long
 
@@ -67,8 +57,10 @@ class Handler(Protocol):
 class SdCpp:
     """The library with its one context. One per process; one call at a time."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, scratch: Path) -> None:
         self._handler = handler
+        self._scratch = scratch
+        self._slots = EmbeddingSlots(scratch)
         self._context: Any = None
         self._preview_mode = 0
         self._on_preview = _preview_closure(handler)
@@ -77,7 +69,10 @@ class SdCpp:
     def load(self, model: LoadSpec) -> bool:
         """Load `model` in place of what was loaded before; False if that fails, for which see the log."""
         self.unload()
-        context = low.new_sd_ctx(ctypes.byref(context_params(model, self.backend)))
+        params, self._slots = context_params(model, self.backend), EmbeddingSlots(self._scratch)
+        if model.embeddings:
+            _set_embeddings(params, self._slots.every)
+        context = low.new_sd_ctx(ctypes.byref(params))
         if not context:  # a NULL pointer object, not None
             return False
         self._context = context
@@ -92,6 +87,10 @@ class SdCpp:
         """Width, height and RGB of `count` images; image i has seed `spec.seed + i`. None if that fails."""
         if self._context is None:
             raise RuntimeError("no model is loaded")
+        with self._slots.filled(spec) as filled:
+            return self._generate(filled, index, count)
+
+    def _generate(self, spec: Generate, index: int, count: int) -> list[tuple[int, int, bytes]] | None:
         params, _kept = generation_params(spec, index, count)
         if spec.schedule == "default":
             method = params.sample_params.sample_method
@@ -155,9 +154,8 @@ def context_params(model: LoadSpec, backend: str) -> Any:
     flash_attention = model.uses_flash_attention(backend)
     params = low.sd_ctx_params_t()
     low._lib.sd_ctx_params_init(ctypes.byref(params))
-    for role, name in PATH_FIELDS.items():
-        if path := model.files.get(role):
-            setattr(params, name, str(path).encode())
+    for name, path in path_fields(model.files).items():
+        setattr(params, name, str(path).encode())
     params.circular_x = params.circular_y = model.tiling
     params.n_threads = model.threads
     params.vae_decode_only = False
@@ -177,6 +175,13 @@ def context_params(model: LoadSpec, backend: str) -> Any:
     has_vae = model.built_in_vae or "vae" in model.files
     params.tae_preview_only = has_vae and model.decoder == "full"
     return params
+
+
+def _set_embeddings(params: Any, files: Sequence[tuple[str, Path]]) -> None:
+    array = (low.sd_embedding_t * len(files))(
+        *(low.sd_embedding_t(name=name.encode(), path=str(path).encode()) for name, path in files)
+    )
+    params.embeddings, params.embedding_count = array, len(files)  # a pointer keeps its array
 
 
 def generation_params(spec: Generate, index: int, count: int) -> tuple[Any, list[object]]:
@@ -200,6 +205,8 @@ def generation_params(spec: Generate, index: int, count: int) -> tuple[Any, list
     set_image(params.init_image, spec.init_image, kept)
     set_image(params.mask_image, spec.mask, kept)
     set_image(params.control_image, spec.control_image, kept)
+    if spec.control_image is not None and spec.control_canny:
+        low.preprocess_canny(params.control_image, *CANNY)  # in place
     _set_references(params, spec.ref_images, kept)
     _set_loras(params, spec.loras, kept)
     _set_hires(params.hires, spec.hires)

@@ -5,6 +5,8 @@ The main thread computes; commands and events go through `gguf_imagegen.engines.
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,7 +67,7 @@ class Worker:
         self._notices: list[Notice] = []
         self._shares_text = False
         self._paths: set[Path] = set()
-        self._sdcpp = SdCpp(self)
+        self._sdcpp = SdCpp(self, Path(os.environ.get(wire.SCRATCH) or tempfile.gettempdir()))
         self._upscaler = Upscaler()
 
     def run(self, command: wire.Command) -> None:
@@ -212,6 +214,7 @@ def _paths(command: wire.Command) -> Iterator[Path]:
             yield from command.files.values()
         case Generate():
             yield from (lora.path for lora in command.loras)
+            yield from (embedding.path for embedding in command.embeddings)
             if command.hires is not None and command.hires.model is not None:
                 yield command.hires.model
         case Upscale():

@@ -32,6 +32,7 @@ from gguf_imagegen.api.packing import compressed
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.machine.memory import available
 from gguf_imagegen.planning.addons import names_in
+from gguf_imagegen.planning.embeddings import listed_embeddings
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 PIXEL_UPSCALERS = ("None", "Lanczos", "Nearest")
@@ -206,8 +207,20 @@ async def scripts(request: web.Request) -> web.Response:
 
 @endpoint()
 async def embeddings(request: web.Request) -> web.Response:
-    """GET /sdapi/v1/embeddings: none."""
-    return reply(answers.AnyObject, {"loaded": {}, "skipped": {}})
+    """GET /sdapi/v1/embeddings: those that fit the default model, and the others."""
+    service = request.app[SERVICE]
+    found = await asyncio.to_thread(listed_embeddings, service.settings.embedding_dir)
+    loaded, skipped = dict[str, object](), dict[str, object]()
+    for each in found:
+        misfit = each.misfit(service.default.family)
+        (skipped if misfit else loaded)[each.name] = {
+            "step": None,
+            "sd_checkpoint": None,
+            "sd_checkpoint_name": None,
+            "shape": each.width,
+            "vectors": each.vectors,
+        }
+    return reply(answers.AnyObject, {"loaded": loaded, "skipped": skipped})
 
 
 @endpoint(answers.ObjectList)

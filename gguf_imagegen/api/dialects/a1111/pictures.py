@@ -44,7 +44,7 @@ from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.service import Service
 from gguf_imagegen.vocabulary.errors import Cancelled, ModelNotFound, UnsupportedOperation
 
-PICTURES = {"init_images", "mask", "extra_images"}
+PICTURES = {"init_images", "mask", "extra_images", "alwayson_scripts"}
 """Keys that are not echoed, unless `include_init_images` asks for them."""
 MAX_ECHO_DEPTH = 16
 

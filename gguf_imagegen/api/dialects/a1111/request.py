@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gguf_imagegen.api.dialects.a1111.controlnet import control_fields, without_controlnet
 from gguf_imagegen.api.dialects.a1111.names import (
     is_stand_in,
     sampler_label,
@@ -85,7 +86,9 @@ class A1111Request(BaseModel):
     save_images: bool = False
 
     def without_files(self) -> A1111Request:
-        return self.model_copy(update={"init_images": [], "extra_images": [], "mask": None})
+        return self.model_copy(
+            update={"init_images": [], "extra_images": [], "mask": None, "alwayson_scripts": {}}
+        )
 
     @property
     def only_masked(self) -> bool:
@@ -137,10 +140,11 @@ def translate(
         fields |= _inpainting(wanted)
     if wanted.enable_hr and not img2img:
         fields["hires"] = _hires(wanted)
+    warnings = [*_without_effect(data, wanted, img2img), *_other_names(wanted, samplers)]
+    fields |= control_fields(wanted.alwayson_scripts, wanted.init_images if img2img else [], warnings)
     operation: Literal["generation", "edit", "variation"] = "generation"
     if img2img or wanted.extra_images:
         operation = "edit" if prompt.strip() else "variation"
-    warnings = [*_without_effect(data, wanted, img2img), *_other_names(wanted, samplers)]
     return Translated(wanted, operation, fields, warnings)
 
 
@@ -209,7 +213,7 @@ def _without_effect(data: Mapping[str, Any], wanted: A1111Request, img2img: bool
         )
     if img2img and wanted.resize_mode == RESIZE_AND_FILL:
         warnings.append("resize_mode: 'resize and fill' is not known here; the image is cropped and resized")
-    for name in wanted.alwayson_scripts:
+    for name in without_controlnet(wanted.alwayson_scripts):
         warnings.append(f"alwayson_scripts: {name[:60]!r} is not known here and was ignored")
     if schedule_of(wanted.scheduler) == "smoothstep" and wanted.scheduler.lower() == "beta":
         warnings.append("scheduler: 'Beta' is not known here; 'Smoothstep', the nearest to it, was used")
