@@ -10,7 +10,8 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.api.reply import reply
-from gguf_imagegen.planning.addons import Kind, names_in
+from gguf_imagegen.modelfiles.lora_card import LoraCard, lora_card
+from gguf_imagegen.planning.addons import listed_files, names_in
 from gguf_imagegen.planning.control import listed_control_nets
 from gguf_imagegen.planning.embeddings import listed_embeddings
 from gguf_imagegen.settings import Settings
@@ -26,14 +27,11 @@ async def list_addons(request: web.Request) -> web.Response:
 def _found(settings: Settings) -> answers.Addons:
     """Reads folders: call it in a thread."""
 
-    def names(kind: Kind) -> list[answers.Addon]:
-        folder = {"lora": settings.lora_dir, "upscaler": settings.upscaler_dir}[kind]
-        return [answers.Addon(name=name) for name in names_in(folder, kind)]
-
+    loras = sorted(listed_files(settings.lora_dir, "lora").items())
     return answers.Addons(
         object="addons",
-        loras=names("lora"),
-        upscalers=names("upscaler"),
+        loras=[_lora(name, lora_card(path)) for name, path in loras],
+        upscalers=[answers.Addon(name=name) for name in names_in(settings.upscaler_dir, "upscaler")],
         embeddings=[
             answers.EmbeddingAddon(
                 name=each.name,
@@ -48,3 +46,7 @@ def _found(settings: Settings) -> answers.Addons:
             for each in listed_control_nets(settings.control_dir)
         ],
     )
+
+
+def _lora(name: str, card: LoraCard) -> answers.LoraAddon:
+    return answers.LoraAddon(name=name, base_model=card.base_model, trigger_words=list(card.trigger_words))

@@ -147,6 +147,13 @@ class Addon(Answer):
     name: str
 
 
+class LoraAddon(Addon):
+    """`base_model` and `trigger_words` as the file's metadata has them, else empty."""
+
+    base_model: str
+    trigger_words: list[str]
+
+
 class EmbeddingAddon(Addon):
     """A textual inversion, for models of this family; `fault` says why no model can use it."""
 
@@ -166,7 +173,7 @@ class Addons(Answer):
     """Files that requests may name."""
 
     object: Literal["addons"]
-    loras: list[Addon]
+    loras: list[LoraAddon]
     upscalers: list[Addon]
     embeddings: list[EmbeddingAddon]
     control_nets: list[ControlNetAddon]

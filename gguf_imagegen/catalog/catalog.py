@@ -13,9 +13,16 @@ from gguf_imagegen.catalog.address import address_of
 from gguf_imagegen.catalog.entry import PACKAGED, Capability, Defaults, Entry, Source
 from gguf_imagegen.catalog.kept import kept
 from gguf_imagegen.catalog.parse import CatalogError, parse_catalog
-from gguf_imagegen.modelfiles.header import Header
-from gguf_imagegen.modelfiles.inspect import check_complete, component_of, family_of, holds_vae, inspect_file
-from gguf_imagegen.modelfiles.traits import EditMode, traits_of
+from gguf_imagegen.modelfiles.header import SAFETENSORS, Header
+from gguf_imagegen.modelfiles.inspect import (
+    check_complete,
+    component_of,
+    family_of,
+    holds_vae,
+    inspect_file,
+    unfit_words,
+)
+from gguf_imagegen.modelfiles.traits import FAMILIES, EditMode
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import (
     InvalidModelFile,
@@ -25,7 +32,7 @@ from gguf_imagegen.vocabulary.errors import (
     UnsupportedOperation,
 )
 
-MODEL_SUFFIXES = {".gguf", ".safetensors"}
+MODEL_SUFFIXES = {".gguf", *SAFETENSORS}
 
 
 class Catalog:
@@ -256,6 +263,7 @@ CAPABILITIES: Mapping[EditMode, tuple[Capability, ...]] = {
     "img2img": ("text-to-image", "image-to-image", "inpainting"),
     "inpaint": ("inpainting",),
     "reference": ("text-to-image", "reference-edit"),
+    "control": ("text-to-image", "image-to-image"),
 }
 """What a model can do of which only the header is known, by how its family edits."""
 
@@ -266,10 +274,12 @@ def entry_of_file(path: Path, components: Mapping[Role, Path | None] | None = No
     Components are those given, and files beside it whose names start with the model's own name
     (`x.gguf` takes `x-vae.gguf`); one given as None is left out.
     """
-    if path.suffix not in MODEL_SUFFIXES or not path.is_file():
+    if not path.is_file():
         raise InvalidModelFile(f"{path.name}: no such model file (.gguf or .safetensors)", param="model")
-    path = path.resolve()
+    path = path.absolute()  # a hub's cache has names in links, and hashes where they lead to
     header = inspect_file(path)
+    if words := unfit_words(header):
+        raise InvalidModelFile(f"{path.name}: {words}", param="model")
     family = family_of(header)
     if family is None:
         raise InvalidModelFile(
@@ -277,12 +287,10 @@ def entry_of_file(path: Path, components: Mapping[Role, Path | None] | None = No
             " and name this one with --component ROLE=FILE",
             param="model",
         )
-    traits = traits_of(family)
-    if traits is None:
-        raise InvalidModelFile(f"{path.name}: family {family} cannot make images", param="model")
+    traits = FAMILIES[family]
     files: dict[Role, Path] = {"diffusion" if component_of(header) == "diffusion" else "model": path}
     for sibling in sorted(path.parent.glob(f"{_escape(path.stem)}?*")):
-        if sibling.suffix in MODEL_SUFFIXES and (role := _role(inspect_file(sibling))) is not None:
+        if sibling.suffix.lower() in MODEL_SUFFIXES and (role := _role(inspect_file(sibling))) is not None:
             files[role] = sibling
     for role, file in (components or {}).items():
         files.pop(role, None)

@@ -52,6 +52,8 @@ def known_models(settings: Settings) -> Catalog:
 def names_file(model: str) -> bool:
     """Whether `--model` means a file of this machine: no id, and no address of a hub."""
     path = Path(model).expanduser()
+    if len(path.parts) > 1 and path.is_file():  # whatever its suffix: the content decides
+        return True
     return path.suffix.lower() in MODEL_SUFFIXES and (path.is_file() or address_of(model) is None)
 
 

@@ -86,7 +86,9 @@ def estimate(
     activations = network.buffer(width, height, references, flash_attention)
     vae = _vae_per_pixel(files, family, tensors)
     previewer = {"none": 0, "proj": 0, "tae": _TAE_PER_PIXEL if "taesd" in files else vae, "vae": vae}
-    tile_side = 32 * (16 if family == "flux2" else 8)  # 32 latents (`get_tile_sizes` in vae.hpp)
+    tile_side = 32 * (
+        16 if family in ("flux2", "ernie-image") else 8
+    )  # 32 latents (`get_tile_sizes` in vae.hpp)
     picture, tile = _PICTURE * width * height, min(width, tile_side) * min(height, tile_side)
     base = _PROGRAM + (_TOKENIZERS if isinstance(network, _Transformer) else 0)
     on_gpu = {"text": gpu and not text_encoders_on_cpu, "diffusion": gpu, "decoder": gpu and not vae_on_cpu}
@@ -241,11 +243,15 @@ _TRANSFORMERS: Mapping[str, _Transformer] = {
     "sd3": _Transformer(2432, 64, 154, 6.5, 9),
     "flux": _flux(3072, 256, 7),
     "flux-fill": _flux(3072, 256, 7),
+    "flux-controls": _flux(3072, 256, 7),
     "chroma": _flux(3072, 512, 7),
+    "chroma-radiance": _flux(3072, 512, 7),
     "flux2": _flux(4096, 512, 9, _QWEN * 4096),
     "ovis-image": _flux(3072, 256, 11, _QWEN * 2048),
     "qwen-image": _Transformer(3072, 128, 200, 6, 13, _QWEN * 3584),
     "z-image": _Transformer(3840, 128, 200, 7.2, 11.4, _QWEN * 2560),
+    "anima": _Transformer(2048, 128, 0, 7.2, 11.4, _QWEN * 1024),
+    "ernie-image": _Transformer(4096, 128, 200, 7.2, 11.4, 131_072 * _F32 * 3072),
 }
 
 
@@ -266,6 +272,7 @@ def _network(family: str, tensors: Mapping[str, TensorInfo]) -> _UNet | _Transfo
 # Bytes per pixel: nine taps of every channel in F16 (im2col) and a few maps in F32.
 _CONV_IN = "decoder.conv_in.weight"
 _TAE_PER_PIXEL = 64 * (9 * _F16 + 3 * _F32)  # tae.hpp
+_NERF_PER_PIXEL = 64 * 12 * _F32 + 3 * 64 * 64 * 4 * _F32 // 256  # maps, and a patch's own weights (flux.hpp)
 _WAN_PER_PIXEL = 96 * (27 * _F16 + 6 * _F32)  # wan.hpp, whose kernels reach over three frames
 
 
@@ -278,7 +285,9 @@ def _vae_per_pixel(files: Files, family: str, tensors: _Tensors) -> int:
     inside = isinstance(files.get("model"), int) or any(t.name.startswith(_VAE) for _, t in tensors)
     if "taesd" in files and "vae" not in files and not inside:
         return _TAE_PER_PIXEL
-    if family == "qwen-image":
+    if family == "chroma-radiance":
+        return _NERF_PER_PIXEL
+    if family in ("qwen-image", "anima"):
         return _WAN_PER_PIXEL
     shape = next((t.shape for _, t in tensors if t.shape and t.name.endswith(_CONV_IN)), (512,))
     maps = 3 if family.startswith("sdxl") and "vae" not in files else 2

@@ -12,15 +12,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, load_catalog
-from gguf_imagegen.catalog.default_model import known_models
+from gguf_imagegen.catalog.catalog import Catalog, load_catalog
+from gguf_imagegen.catalog.default_model import known_models, names_file
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, State, Survey, best_of
 from gguf_imagegen.catalog.store import size_words
 from gguf_imagegen.modelfiles.header import Header, read_header
-from gguf_imagegen.modelfiles.inspect import component_of, family_of, missing_parts
+from gguf_imagegen.modelfiles.inspect import component_of, family_of, missing_parts, unfit_words
 from gguf_imagegen.modelfiles.rename import needs_renaming, renamed
-from gguf_imagegen.modelfiles.traits import traits_of
+from gguf_imagegen.modelfiles.traits import FAMILIES
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import ModelNotDownloaded
@@ -107,7 +107,7 @@ def inspect_target(target: str, settings: Settings) -> Inspection:
     reports = tuple(_report(header, remote) for header, remote in headers.values())
     files = {role: header for role, (header, _) in headers.items()}
     family = next((report.family for report in reports if report.family), None)
-    missing = missing_parts(family, files) if family else []
+    missing = missing_parts(family, files) if family and family in FAMILIES else []
     needs = tuple(f"{words} (--component {role}=FILE)" for words, role in missing)
     return Inspection(reports, needs, tuple(_notes(family, files)))
 
@@ -115,7 +115,7 @@ def inspect_target(target: str, settings: Settings) -> Inspection:
 def _entry_of(target: str, settings: Settings) -> Entry | None:
     """The model of the catalog, None for a file or a web address."""
     path = Path(target).expanduser()
-    if _on_the_web(target) or path.suffix in MODEL_SUFFIXES or path.is_file():
+    if _on_the_web(target) or names_file(target) or (path.exists() and not path.is_dir()):
         return None
     return load_catalog(settings.models_dir, settings.catalog).get(target)
 
@@ -173,9 +173,10 @@ def _report(header: Header, remote: bool) -> FileReport:
 
 
 def _notes(family: str | None, files: Mapping[Role, Header]) -> Iterator[str]:
-    if family and traits_of(family) is None:
-        yield f"this server cannot make images with the family {family}"
     for header in files.values():
+        if words := unfit_words(header):
+            yield f"this server cannot make images with {header.name}: {words}"
+            continue
         if needs_renaming(header):
             yield (
                 f"the engine does not find the text encoders of {header.name} under their names;"

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog
-from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.default_model import choose_models, names_file
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Survey
 from gguf_imagegen.catalog.verdict import needs_tiling, refusal, verdict_of
@@ -90,7 +90,7 @@ def tune(
 def chosen(settings: Settings) -> tuple[Catalog, Entry]:
     """The model that is tuned, on this machine and complete."""
     catalog, default = choose_models(settings)
-    is_file = Path(settings.model).suffix in MODEL_SUFFIXES
+    is_file = names_file(settings.model)
     return catalog, catalog.get(default if is_file else settings.model)
 
 

@@ -88,7 +88,7 @@ def _sampled(plan: Plan) -> dict[str, object]:
         "Step cache threshold": spec.step_cache_threshold,
         "Tiling": True if entry.tiling else None,
         "Decoder": entry.decoder if len(entry.decoders) > 1 else None,
-        "LoRA": ", ".join(f"{lora.path.stem}: {lora.scale:g}" for lora in spec.loras) or None,
+        "LoRA": ", ".join(f"{lora.name or lora.path.stem}: {lora.scale:g}" for lora in spec.loras) or None,
     }
 
 

@@ -123,6 +123,8 @@ def _dotted(name: str) -> str:
 def _diffusion_name(name: str, family: str) -> str:
     if _is_unet(family):
         return _unet_name(name, family.startswith("sdxl"))
+    if family == "anima":
+        return f"net.{name.removeprefix('net.')}"
     table = _TABLES.get("flux" if family in _FLUX else family)
     return table.renamed(name) if table else name
 

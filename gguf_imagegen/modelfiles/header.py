@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import json
 import math
+import stat
 import struct
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import BinaryIO, Literal
 
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from gguf_imagegen.modelfiles.formats import WORDS, foreign_format
+from gguf_imagegen.modelfiles.strangers import HEAD, words_for
 from gguf_imagegen.vocabulary.errors import InvalidModelFile
 
 # Each bounds the time of reading to well under a second; the largest real files have a third of it.
@@ -29,6 +32,8 @@ MAX_LISTED_STRINGS = 1_000_000  # in all arrays together
 MAX_NAME = 128
 MAX_DIMS = 4
 NEWEST_TYPE = 40  # NVFP4: the last that the engine's ggml knows, it aborts on later ones
+_TYPES_TO_COME = 64
+_DROPPED_TYPES = frozenset({4, 5, 31, 32, 33, 36, 37, 38})  # Q4_0_4_4, IQ4_NL_4_4 and their kin
 MAX_JSON = 8 << 20
 SAFETENSORS = frozenset({".safetensors", ".sft"})
 """Suffixes, in small letters, of files that have no magic number of their own."""
@@ -63,13 +68,17 @@ class Layout:
 
 @dataclass(frozen=True)
 class Header:
-    """What a model file says of itself. `name` is the bare file name; only GGUF has a `layout`."""
+    """What a model file says of itself. `name` is the bare file name; only GGUF has a `layout`.
+
+    `metadata` are the texts of safetensors' `__metadata__`.
+    """
 
     name: str
     format: Literal["gguf", "safetensors"]
     tensors: dict[str, TensorInfo]
     size: int
     layout: Layout | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parameters(self) -> int:
@@ -90,8 +99,13 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check a header; InvalidModelFile says what is wrong with the file."""
+    """Read and check a header; InvalidModelFile says what is wrong with the file.
+
+    Nothing but a file is opened: a pipe would block, a device never ends.
+    """
     try:
+        if not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
+            raise InvalidModelFile(f"{path.name}: it is a pipe or a device, not a file", param="model")
         with path.open("rb") as file:
             return parse_header(file, path.name, path.stat().st_size)
     except OSError as exc:
@@ -100,20 +114,30 @@ def read_header(path: Path) -> Header:
 
 def parse_header(file: BinaryIO, name: str, size: int) -> Header:
     """The header of an open file of `size` bytes, of which nothing behind the header is read."""
-    magic = file.read(4)
+    head = file.read(HEAD)
     file.seek(0)
-    if magic == b"GGUF":
+    if size == 0:
+        raise _bad(name, "the file is empty")
+    safetensors = _begins_as_safetensors(head)  # its length may look like any text's first letters
+    if not safetensors and (words := words_for(head)):
+        raise InvalidModelFile(f"{name}: {words}", param="model")
+    if head.startswith(b"GGUF"):
         gguf = _Gguf(file, name, size)
         header = Header(name, "gguf", gguf.read(), size, gguf.layout)
-    elif PurePath(name).suffix.lower() in SAFETENSORS:
-        header = Header(name, "safetensors", _safetensors(file, name, size), size)
-    elif size == 0:
-        raise _bad(name, "the file is empty")
+    elif PurePath(name).suffix.lower() in SAFETENSORS or safetensors:
+        tensors, metadata = _safetensors(file, name, size)
+        header = Header(name, "safetensors", tensors, size, metadata=metadata)
     else:
-        raise _bad(name, "it is not a GGUF file (it does not begin with 'GGUF')")
+        raise _bad(name, "it is neither a GGUF nor a safetensors file")
     if not header.tensors:
         raise _bad(name, "it holds no tensors")
     return header
+
+
+def _begins_as_safetensors(head: bytes) -> bool:
+    """The length of a JSON object, and its brace: as files of a hub's cache are, whose names say nothing."""
+    length = struct.unpack("<Q", head[:8])[0] if len(head) > 8 else 0
+    return head[8:9] == b"{" and 2 <= length <= MAX_JSON
 
 
 def _bad(name: str, reason: str) -> InvalidModelFile:
@@ -166,6 +190,12 @@ class _Gguf:
         shape = tuple(self._number("Q") for _ in range(dims))[::-1]
         kind = self._number("I")
         offset = self._number("Q")
+        if kind in _DROPPED_TYPES or NEWEST_TYPE < kind < _TYPES_TO_COME:
+            raise InvalidModelFile(
+                f"{self._name}: tensor {name[:100]!r} has the type {kind} of GGML, which the engine does not"
+                " know; take another quantisation, such as Q4_K or Q8_0",
+                param="model",
+            )
         if kind not in GGML_QUANT_SIZES or kind > NEWEST_TYPE:
             raise self._bad(f"tensor {name!r} has the unknown type {kind}")
         elements = math.prod(shape)
@@ -247,7 +277,7 @@ class _Gguf:
         return _bad(self._name, reason)
 
 
-def _safetensors(file: BinaryIO, name: str, size: int) -> dict[str, TensorInfo]:
+def _safetensors(file: BinaryIO, name: str, size: int) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     prefix = file.read(8)
     length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
     if not 2 <= length <= min(MAX_JSON, size - 8):
@@ -256,11 +286,14 @@ def _safetensors(file: BinaryIO, name: str, size: int) -> dict[str, TensorInfo]:
         content = json.loads(file.read(length))
         if not isinstance(content, dict):
             raise ValueError("not an object")
-        content.pop("__metadata__", None)
+        said = content.pop("__metadata__", None)
+        said = said if isinstance(said, dict) else {}
+        metadata = {key: text for key, text in said.items() if isinstance(text, str)}
         if len(content) > MAX_TENSORS:
             raise _bad(name, f"it claims {len(content)} tensors")
         _refuse_foreign(name, {key: str(value["dtype"]) for key, value in content.items()})
-        return {key: _safetensor(name, key, value, 8 + length, size) for key, value in content.items()}
+        tensors = {key: _safetensor(name, key, value, 8 + length, size) for key, value in content.items()}
+        return tensors, metadata
     except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise _bad(name, "its header is damaged") from exc
 

@@ -10,21 +10,28 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from gguf_imagegen.modelfiles.companions import check_companions
 from gguf_imagegen.modelfiles.embeddings import embedding_family
+from gguf_imagegen.modelfiles.formats import WORDS
 from gguf_imagegen.modelfiles.header import Header, read_header
+from gguf_imagegen.modelfiles.strangers import kind_of
+from gguf_imagegen.modelfiles.traits import REFUSED
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidModelFile, MissingComponent
 
 DIFFUSION = "model.diffusion_model."
+_LUMINA_2 = 2304  # width of its text encoder, Gemma 2; sd.cpp knows Z-Image's alone
 _CLIP_IN_UNET_FILES = ("cond_stage_model.", "conditioner.embedders.", "te.")
 _BARE_DIFFUSION = re.compile(
     r"(double_blocks|single_blocks|joint_blocks|transformer_blocks|input_blocks|single_transformer_blocks"
-    r"|cap_embedder|layers\.0\.adaLN|noise_refiner)"
+    r"|cap_embedder|layers\.0\.adaLN|noise_refiner|nerf_|(net\.)?llm_adapter\.|(net\.)?blocks\.0\.(self|cross)_attn)"
 )
 _LORA = re.compile(
     r"lora[._](up|down|mid|A|B|linear)\b|\.lora_linear_layer\.|\.(hada|lokr)_w[12]|\.diff(_b)?$"
 )
 """Marks of a LoRA, and of its kin LoHa and LoKr and plain differences, in the names of tensors."""
+_VAE = ("decoder.conv_in.weight", "decoder.up.0.block.0.conv1.weight", "decoder.middle.0.residual.")
+"""Of an image autoencoder, and of Wan's (Qwen-Image, Anima)."""
 
 
 def inspect_file(path: Path) -> Header:
@@ -34,6 +41,8 @@ def inspect_file(path: Path) -> Header:
 
 def family_of(header: Header) -> str | None:
     """The family as `gguf_imagegen.modelfiles.traits` names it; None if this is no diffusion model."""
+    if _is_lora(header):
+        return None
     names = _full_names(header)
 
     def has(part: str) -> bool:
@@ -45,12 +54,19 @@ def family_of(header: Header) -> str | None:
         return "sd3"
     if has(f"{DIFFUSION}transformer_blocks.0.img_mod.1.weight"):
         return "qwen-image"
+    if has("llm_adapter.blocks.0.cross_attn.q_proj.weight"):
+        return "anima"
     if has(f"{DIFFUSION}double_blocks.0.img_mlp.gate_proj.weight"):
         return "ovis-image"
     if has(f"{DIFFUSION}cap_embedder.0.weight"):
-        return "z-image"
+        width = _width(header, names, f"{DIFFUSION}cap_embedder.0.weight")
+        return "lumina-2" if width == _LUMINA_2 else "z-image"
+    if has(f"{DIFFUSION}layers.0.adaLN_sa_ln.weight"):
+        return "ernie-image"
     if has(f"{DIFFUSION}double_stream_modulation_img.lin.weight"):
         return "flux2"
+    if has("txt_in.individual_token_refiner."):
+        return "hunyuan-video"
     if has(f"{DIFFUSION}double_blocks."):
         return _flux_kind(header, names)
     if has(f"{DIFFUSION}blocks.0.cross_attn.norm_k.weight"):
@@ -58,6 +74,10 @@ def family_of(header: Header) -> str | None:
     if has(f"{DIFFUSION}input_blocks.") or has("unet.down_blocks."):
         return _unet_kind(header, names)
     return None
+
+
+def _is_lora(header: Header) -> bool:
+    return any(_LORA.search(name) for name in header.tensors)
 
 
 def _full_names(header: Header) -> dict[str, str]:
@@ -133,7 +153,7 @@ def _unet_kind(header: Header, names: Mapping[str, str]) -> str:
 def component_of(header: Header) -> str:
     """A role of the protocol, "lora", "embedding" or "unknown"; a "model" is more than the diffusion part."""
     has = header.has
-    if any(_LORA.search(name) for name in header.tensors):
+    if _is_lora(header):
         return "lora"
     if has("input_hint_block") or has("controlnet"):
         return "control_net"
@@ -143,7 +163,7 @@ def component_of(header: Header) -> str:
         return "model" if whole else "diffusion"
     if has("tae.encoder.layers.") or has("decoder.layers.") or "decoder.1.weight" in header.tensors:
         return "taesd"
-    if has("decoder.conv_in.weight") or has("decoder.up.0.block.0.conv1.weight"):
+    if any(has(part) for part in _VAE):
         return "vae"
     if has("v.blk.0.") or has("visual.blocks.0."):
         return "llm_vision"
@@ -162,6 +182,15 @@ def component_of(header: Header) -> str:
     if embedding_family(header) is not None:
         return "embedding"
     return "unknown"
+
+
+def unfit_words(header: Header) -> str:
+    """In words that follow a file's name, why it is no model to run here; empty if it is, or a part."""
+    family = family_of(header)
+    if family is not None and family in REFUSED:
+        return f"it is {REFUSED[family]}"
+    kind = kind_of(header.tensors) if family is None and component_of(header) == "unknown" else ""
+    return f"it is {kind}" if kind else ""
 
 
 def holds_vae(header: Header) -> bool:
@@ -190,11 +219,15 @@ _NEEDS: Mapping[str, tuple[_Need, ...]] = {
     "sd3": (_CLIP_L, _CLIP_G, _IMAGE_DECODER),
     "flux": (_CLIP_L, _T5, _IMAGE_DECODER),
     "flux-fill": (_CLIP_L, _T5, _IMAGE_DECODER),
+    "flux-controls": (_CLIP_L, _T5, _IMAGE_DECODER),
     "flux2": (_LLM, _IMAGE_DECODER),
     "chroma": (_T5, _IMAGE_DECODER),
+    "chroma-radiance": (_T5,),
     "ovis-image": (_LLM, _IMAGE_DECODER),
     "qwen-image": (_LLM, _IMAGE_DECODER),
     "z-image": (_LLM, _IMAGE_DECODER),
+    "anima": (_LLM, _IMAGE_DECODER),
+    "ernie-image": (_LLM, _IMAGE_DECODER),
 }
 
 
@@ -223,6 +256,7 @@ def check_complete(family: str, files: Mapping[Role, Header]) -> None:
         raise MissingComponent(
             f"this {family} model lacks {words}; give it with --component {role}=FILE", param="model"
         )
+    check_companions(family, files, {role: component_of(header) for role, header in files.items()})
     for role, header in files.items():
         if role in ("model", "diffusion"):
             _check_family(header, family)
@@ -248,8 +282,7 @@ def _check_types(header: Header) -> None:
     for tensor in header.tensors.values():
         if tensor.type in refused and sum(side > 1 for side in tensor.shape) > 1:
             raise InvalidModelFile(
-                f"{header.name}: tensor {tensor.name!r} has type {tensor.type}, which holds no weights;"
-                " get the file again"
+                f"{header.name}: tensor {tensor.name[:100]!r} has type {tensor.type}, {WORDS}"
             )
 
 

@@ -1,9 +1,11 @@
-"""Files that requests name by their bare names, each kind in a folder of its own."""
+"""Files that requests may name, each kind in a folder of its own and in folders of that."""
 
 from __future__ import annotations
 
 import difflib
+import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -23,18 +25,36 @@ _WORDS: dict[Kind, tuple[str, str]] = {
 }
 
 
+MAX_DEPTH = 4
+MAX_FILES = 10_000
+
+
 def names_in(folder: Path | None, kind: Kind) -> list[str]:
-    """The names that requests may use, without suffixes."""
-    return sorted({path.stem for path in _files_in(folder, kind)})
+    """The names that requests may use: without suffixes, those in folders as `folder/name`."""
+    return sorted(listed_files(folder, kind))
+
+
+def listed_files(folder: Path | None, kind: Kind) -> dict[str, Path]:
+    """The files that requests may name, by the name in the list."""
+    found: dict[str, Path] = {}
+    for path in _files_in(folder, kind):
+        found.setdefault(listed_name(path, folder), path)
+    return found
+
+
+def listed_name(path: Path, folder: Path | None) -> str:
+    """What the list calls a file of the folder."""
+    return (path.relative_to(folder) if folder else path).with_suffix("").as_posix()
 
 
 def named_file(name: str, folder: Path | None, kind: Kind) -> Path:
     """The file of this name, with or without its suffix; nothing but what lies in the folder can be named.
 
-    Raises InvalidRequest, with the names that there are, if there is none or its header is another kind's.
+    The bare name will do for a file in a folder, if one alone has it. Raises InvalidRequest, with the names
+    that there are, if there is none or its header is another kind's.
     """
     word, flag = _WORDS[kind]
-    path = next((path for path in _files_in(folder, kind) if name in (path.stem, path.name)), None)
+    path = _found(name, folder, kind)
     if path is not None:
         if not _is_kind(path, kind):
             raise InvalidRequest(f"{kind}: {name!r} is no {word} file", param=kind)
@@ -46,15 +66,46 @@ def named_file(name: str, folder: Path | None, kind: Kind) -> Path:
     raise InvalidRequest(f"{kind}: no {word} {name[:100]!r}; {hint}{there}", param=kind)
 
 
+def _found(name: str, folder: Path | None, kind: Kind) -> Path | None:
+    """By comparing with what is there: by its place, else by the bare name, which must be one file's."""
+    said = name.replace("\\", "/")
+    files = _files_in(folder, kind)
+    placed = (path for path in files if folder and said in _spellings(path.relative_to(folder)))
+    if (path := next(placed, None)) is not None:
+        return path
+    bare = {listed_name(path, folder): path for path in reversed(files) if said in (path.stem, path.name)}
+    if len(bare) > 1:
+        raise InvalidRequest(
+            f"{kind}: {name[:100]!r} lies in several folders; say which: {', '.join(sorted(bare))}",
+            param=kind,
+        )
+    return next(iter(bare.values()), None)
+
+
+def _spellings(place: Path) -> tuple[str, str]:
+    return place.as_posix(), place.with_suffix("").as_posix()
+
+
 def _files_in(folder: Path | None, kind: Kind) -> list[Path]:
-    """By suffix, in the order of preference, then by name; names that are no text cannot be said."""
-    here = folder.iterdir() if folder is not None and folder.is_dir() else ()
+    """By suffix, in the order of preference, then by place; names that are no text cannot be said."""
     suffixes = SUFFIXES[kind]
-    files = [path for path in here if path.suffix.lower() in suffixes and _is_text(path.name)]
+    here = _tree(folder) if folder is not None and folder.is_dir() else ()
+    files = [path for path in here if path.suffix.lower() in suffixes and _is_text(str(path))]
     return sorted(
         (path for path in files if path.is_file()),
-        key=lambda path: (suffixes.index(path.suffix.lower()), path.name),
+        key=lambda path: (suffixes.index(path.suffix.lower()), path.as_posix()),
     )
+
+
+def _tree(folder: Path) -> Iterator[Path]:
+    """Its files, and those of its folders; neither hidden ones nor links to folders, which may lead round."""
+    left = MAX_FILES
+    for where, folders, names in os.walk(folder):
+        depth = len(Path(where).relative_to(folder).parts)
+        folders[:] = sorted(name for name in folders if name[0] != "." and depth < MAX_DEPTH)
+        for name in names[:left]:
+            yield Path(where) / name
+        left -= min(left, len(names))
 
 
 def _is_text(name: str) -> bool:

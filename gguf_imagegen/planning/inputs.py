@@ -88,13 +88,25 @@ class EditInputs:
 def check_inputs(request: ImageRequest, entry: Entry, settings: Settings, headers: Headers) -> None:
     """All that can be wrong with the pictures before they are decoded."""
     pictures = headers.pictures
-    if request.control is not None and "control_net" not in entry.files:
+    if request.control is not None and entry.edit_mode == "control":
+        if pictures:
+            raise InvalidRequest(
+                f"control: {entry.id} follows one picture; send it as 'image' or as 'control'",
+                param="control",
+            )
+    elif request.control is not None and "control_net" not in entry.files:
         raise UnsupportedOperation(
             f"control: {entry.id} is served without a ControlNet; name one of --control-dir in control_model",
             param="control",
         )
     if not pictures:
         return
+    by_tiny = "taesd" in entry.files and (entry.decoder == "tiny" or not entry.has_vae)
+    if entry.traits.video_vae and by_tiny:
+        raise UnsupportedOperation(
+            f"image: the tiny decoder of {entry.id} cannot read pictures; use its VAE (decoder 'full')",
+            param="image",
+        )
     bounds = Bounds.of(entry, settings)
     if len(pictures) > bounds.images:
         raise UnsupportedOperation(
@@ -116,7 +128,8 @@ def edit_inputs(
     """
     by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
     references = _references(request, entry, settings, headers, canvas.aligned) if by_reference else ()
-    if not headers.pictures or (by_reference and request.mask is None):
+    follows = entry.edit_mode == "control"
+    if not headers.pictures or follows or (by_reference and request.mask is None):
         return EditInputs(references=references)
     if repaints_only_masked(request):
         return _only_masked(request, settings, references, canvas.drawn, canvas.aligned)
@@ -186,10 +199,15 @@ def _fitted(data: bytes, param: str, settings: Settings, size: Size) -> RawImage
     return decode.to_raw(decode.fit(picture, *size))
 
 
-def control_image(request: ImageRequest, settings: Settings, canvas: Canvas) -> RawImage | None:
-    if request.control is None:
+def control_image(request: ImageRequest, entry: Entry, settings: Settings, canvas: Canvas) -> RawImage | None:
+    """The picture to follow: for a ControlNet, or for a model that draws along any image it is sent."""
+    if request.control is not None:
+        sent, param = request.control, "control"
+    elif entry.edit_mode == "control" and request.image:
+        sent, param = request.image[0], "image"
+    else:
         return None
-    return decode.pad(_fitted(request.control, "control", settings, canvas.drawn), *canvas.aligned)
+    return decode.pad(_fitted(sent, param, settings, canvas.drawn), *canvas.aligned)
 
 
 def whole_pictures(request: ImageRequest, settings: Settings) -> tuple[RawImage, ...]:

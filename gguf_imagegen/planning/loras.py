@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.modelfiles.engine_names import role_prefix
 from gguf_imagegen.modelfiles.inspect import inspect_file
 from gguf_imagegen.modelfiles.lora import Fit, fit
-from gguf_imagegen.planning.addons import named_file
+from gguf_imagegen.planning.addons import listed_name, named_file
 from gguf_imagegen.planning.request import LoraRequest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Lora
@@ -23,7 +24,7 @@ def fitting_loras(
     Raises InvalidRequest for a name that is not there, InvalidModelFile for a file that the engine cannot
     apply to this model.
     """
-    loras = [Lora(named_file(lora.name, settings.lora_dir, "lora"), lora.scale) for lora in wanted]
+    loras = [_found(lora, settings.lora_dir) for lora in wanted]
     if not loras:
         return ()
     catalog = Catalog([entry], settings.models_dir)
@@ -37,6 +38,11 @@ def fitting_loras(
         found = fit(inspect_file(path), files, entry.family, entry.id)
         notes.extend(_note(path.name, found, entry.id))
     return tuple(loras)
+
+
+def _found(wanted: LoraRequest, folder: Path | None) -> Lora:
+    path = named_file(wanted.name, folder, "lora")
+    return Lora(path, wanted.scale, listed_name(path, folder))
 
 
 def _note(name: str, found: Fit, model: str) -> Iterable[str]:

@@ -164,7 +164,7 @@ class Sketch:
             init_image=edit.init,
             mask=edit.init_mask,
             ref_images=edit.references,
-            control_image=control_image(request, settings, self.canvas),
+            control_image=control_image(request, bare.entry, settings, self.canvas),
         )
         partial_steps = spread_steps(spec, request.partial_images or 0)
         if partial_steps and not (request.stream_options and request.stream_options.preview):
@@ -215,7 +215,7 @@ def sketch(
     check_inputs(request, entry, settings, headers)
     canvas = canvas_of(asked_size(request, entry, settings, headers.pictures), entry, settings, notes)
     check_least(canvas.delivered, settings)
-    by_reference = bool(headers.pictures) and entry.edit_mode == "reference"
+    from_noise = bool(headers.pictures) and entry.edit_mode in ("reference", "control")
     steps = sampling.steps(request, entry, settings, notes)
     sampler = request.sampler or sampling.own(entry.defaults.sampler, able.samplers)
     last = _last_canvas(request, entry, settings, canvas, notes)
@@ -223,8 +223,10 @@ def sketch(
     fewest = min(steps, int(hires.steps / hires.denoising_strength)) if hires else steps
     schedule = sampling.schedule(request, entry, able, fewest, notes)
     step_cache = sampling.step_cache(request, entry, notes)
-    if by_reference and request.strength is not None:
-        notes.append(f"strength: has no effect, {entry.id} edits by reference")
+    if from_noise and request.strength is not None:
+        notes.append(f"strength: has no effect, {entry.id} edits by {entry.edit_mode}")
+    if entry.edit_mode == "control" and not headers.pictures and request.control is None:
+        notes.append(f"image: {entry.id} was sent no picture of edges or depth to follow")
     if request.strength is not None and not headers.pictures:
         notes.append("strength: has no effect without an image")
     strength = entry.defaults.strength if request.strength is None else request.strength
@@ -249,7 +251,7 @@ def sketch(
         flow_shift=entry.defaults.flow_shift if request.flow_shift is None else request.flow_shift,
         step_cache=step_cache,
         step_cache_threshold=request.step_cache_threshold,
-        strength=1.0 if by_reference else strength,
+        strength=1.0 if from_noise else strength,
         vae_tiling=request.vae_tiling,
         init_image=None,
         mask=None,

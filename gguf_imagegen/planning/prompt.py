@@ -9,7 +9,7 @@ from gguf_imagegen.vocabulary.errors import InvalidRequest, PromptTooLong, missi
 
 _WEIGHT = re.compile(r":([+-]?[.\d]+)\)")
 _PLAIN_WEIGHT = re.compile(r"(?:\d{1,2}(?:\.\d{0,6})?|\.\d{1,6})")
-_LORA_TAG = re.compile(r"<lora:[^<>]*>")
+_LORA_TAG = re.compile(r"<(?:lora|lyco):[^<>]*>")
 _NO_TEXT = re.compile(
     "[^\0-\U0001ffff\U00020000-\U0002a6df\U0002a700-\U0002b81d\U0002b820-\U0002cead\U0002ceb0-\U0002ebe0"
     "\U0002ebf0-\U0002ee5d\U0002f800-\U0002fa1d\U00030000-\U0003134a\U00031350-\U00033479]+"
@@ -48,8 +48,8 @@ def checked_prompt(text: str, param: str, settings: Settings, notes: list[str]) 
         text = _NO_TEXT.sub("", text)
     for tag in _LORA_TAG.findall(text):
         notes.append(
-            f"{param}: {tag[:80]} was removed; tags work in prompts of /sdapi, with names of its list and"
-            " plain weights; everywhere else use the field 'lora'"
+            f"{param}: {tag[:80]} was removed; tags work in prompts of /sdapi, with names of its list"
+            " (see /v1/addons) and plain weights; everywhere else use the field 'lora'"
         )
     while _LORA_TAG.search(text):  # what is left of a nested tag may be a tag again
         text = _LORA_TAG.sub("", text)

@@ -64,10 +64,11 @@ class LoadSpec(Struct, frozen=True, tag=True):
 
 
 class Lora(Struct, frozen=True):
-    """`path` lies inside the LoRA folder; `scale` is the multiplier of its weights."""
+    """`path` lies inside the LoRA folder; `scale` multiplies its weights; `name` is that of the list."""
 
     path: Path
     scale: float
+    name: str = ""
 
 
 class Embedding(Struct, frozen=True):

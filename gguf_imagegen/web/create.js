@@ -75,8 +75,7 @@ export function offer(list, found) {
     const found = [before, kept.get("model", ""), own].map(optionOf).find(Boolean);
     if (found) $("model").value = found;
   }
-  const names = (kind) => found[kind].map(({ name }) => name);
-  offerAddons(names("loras"), names("upscalers"));
+  offerAddons(found.loras, found.upscalers.map(({ name }) => name));
   addons.offer(found);
   if (model() && $("model").value !== before) fill();
   else show();
@@ -96,13 +95,17 @@ function optionOf(name) {
   return name && (names.find((each) => each === name) ?? names.find((each) => idOf(each) === idOf(name)));
 }
 
-function offerAddons(loraNames, upscalers) {
-  if (JSON.stringify([loraNames, upscalers]) === loras) return;
-  loras = JSON.stringify([loraNames, upscalers]);
+/** What a LoRA's file says it was made for. */
+const about = ({ base_model }) => (base_model ? `made for ${base_model}` : "");
+
+function offerAddons(offered, upscalers) {
+  if (JSON.stringify([offered, upscalers]) === loras) return;
+  loras = JSON.stringify([offered, upscalers]);
   const scales = kept.get("loras", {});
-  $("loras").replaceChildren(...loraNames.map((name) => h("label", {}, h("span", {}, name),
-    h("input", { type: "number", step: "any", min: "-10", max: "10", inputmode: "decimal", "data-lora": name, value: scales[name] ?? "" }))));
-  $("lora-field").hidden = !loraNames.length;
+  $("loras").replaceChildren(...offered.map((each) => h("label", { title: about(each) }, h("span", {}, each.name),
+    h("input", { type: "number", step: "any", min: "-10", max: "10", inputmode: "decimal", "data-lora": each.name, value: scales[each.name] ?? "" }),
+    each.trigger_words?.length ? h("small", {}, each.trigger_words.join(", ")) : "")));
+  $("lora-field").hidden = !offered.length;
   $("upscale-field").hidden = !upscalers.length;
   const value = kept.get("upscale", "");
   $("upscale").replaceChildren(h("option", { value: "" }, "No"), ...upscalers.flatMap((name) =>

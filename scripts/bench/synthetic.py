@@ -20,12 +20,12 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 def write_synthetic_sd1(path: Path) -> Path:
     """A safetensors file of 2.1 GB in F16, sparse where the disk can have it so."""
-    return _write(path, (*_text_encoder(), *_unet(), *_vae()))
+    return _write(path, (*_text_encoder(), *_unet(), *vae()))
 
 
 def write_synthetic_taesd(path: Path) -> Path:
     """The tiny decoder and encoder that go with it, 5 MB."""
-    return _write(path, _taesd())
+    return _write(path, taesd())
 
 
 def _write(path: Path, tensors: Iterable[tuple[str, Shape]]) -> Path:
@@ -41,11 +41,12 @@ def _write(path: Path, tensors: Iterable[tuple[str, Shape]]) -> Path:
     return path
 
 
-def _taesd() -> Tensors:
+def taesd(latents: int = 4) -> Tensors:
+    """The tiny autoencoder (tae.hpp) with so many channels."""
     width = 64
     for part, inputs, outputs, blocks, resized in (
-        ("encoder.layers.", 3, 4, (1, 3, 4, 5, 7, 8, 9, 11, 12, 13), (2, 6, 10)),
-        ("decoder.layers.", 4, 3, (2, 3, 4, 7, 8, 9, 12, 13, 14, 17), (6, 11, 16)),
+        ("encoder.layers.", 3, latents, (1, 3, 4, 5, 7, 8, 9, 11, 12, 13), (2, 6, 10)),
+        ("decoder.layers.", latents, 3, (2, 3, 4, 7, 8, 9, 12, 13, 14, 17), (6, 11, 16)),
     ):
         yield from _conv(f"{part}0", inputs, width)
         for number in blocks:
@@ -148,8 +149,9 @@ def _transformer(prefix: str, width: int) -> Tensors:
     yield from _conv(f"{prefix}proj_out", width, width, 1)
 
 
-def _vae() -> Tensors:
-    encoder, decoder, width = f"{VAE}encoder.", f"{VAE}decoder.", 128
+def vae(prefix: str = VAE, latents: int = 4, narrow: int = 128) -> Tensors:
+    """The autoencoder (auto_encoder_kl.hpp), whose decoder may be `narrow`: multiples of 32."""
+    encoder, decoder, width = f"{prefix}encoder.", f"{prefix}decoder.", 128
     yield from _conv(f"{encoder}conv_in", 3, width)
     for level, factor in enumerate((1, 2, 4, 4)):
         for number in range(2):
@@ -159,27 +161,28 @@ def _vae() -> Tensors:
             yield from _conv(f"{encoder}down.{level}.downsample.conv", width, width)
     yield from _vae_middle(encoder)
     yield from _norm(f"{encoder}norm_out", 512)
-    yield from _conv(f"{encoder}conv_out", 512, 8)
-    yield from _conv(f"{decoder}conv_in", 4, 512)
-    yield from _vae_middle(decoder)
+    yield from _conv(f"{encoder}conv_out", 512, 2 * latents)
+    width = 4 * narrow
+    yield from _conv(f"{decoder}conv_in", latents, width)
+    yield from _vae_middle(decoder, width)
     for level, factor in reversed(list(enumerate((1, 2, 4, 4)))):
         for number in range(3):
-            yield from _vae_block(f"{decoder}up.{level}.block.{number}.", width, 128 * factor)
-            width = 128 * factor
+            yield from _vae_block(f"{decoder}up.{level}.block.{number}.", width, narrow * factor)
+            width = narrow * factor
         if level:
             yield from _conv(f"{decoder}up.{level}.upsample.conv", width, width)
-    yield from _norm(f"{decoder}norm_out", 128)
-    yield from _conv(f"{decoder}conv_out", 128, 3)
-    yield from _conv(f"{VAE}quant_conv", 8, 8, 1)
-    yield from _conv(f"{VAE}post_quant_conv", 4, 4, 1)
+    yield from _norm(f"{decoder}norm_out", narrow)
+    yield from _conv(f"{decoder}conv_out", narrow, 3)
+    yield from _conv(f"{prefix}quant_conv", 2 * latents, 2 * latents, 1)
+    yield from _conv(f"{prefix}post_quant_conv", latents, latents, 1)
 
 
-def _vae_middle(prefix: str) -> Tensors:
-    yield from _vae_block(f"{prefix}mid.block_1.", 512, 512)
-    yield from _norm(f"{prefix}mid.attn_1.norm", 512)
+def _vae_middle(prefix: str, width: int = 512) -> Tensors:
+    yield from _vae_block(f"{prefix}mid.block_1.", width, width)
+    yield from _norm(f"{prefix}mid.attn_1.norm", width)
     for part in ("q", "k", "v", "proj_out"):
-        yield from _conv(f"{prefix}mid.attn_1.{part}", 512, 512, 1)
-    yield from _vae_block(f"{prefix}mid.block_2.", 512, 512)
+        yield from _conv(f"{prefix}mid.attn_1.{part}", width, width, 1)
+    yield from _vae_block(f"{prefix}mid.block_2.", width, width)
 
 
 def _vae_block(prefix: str, inputs: int, outputs: int) -> Tensors:

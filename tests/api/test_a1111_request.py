@@ -34,7 +34,7 @@ from gguf_imagegen.vocabulary.errors import (
 )
 from tests.api.client import data_url, noise, picture, png
 
-LORAS = ("ink", "old-film", "_[style] 日本語", "a:b")
+LORAS = ("ink", "old-film", "_[style] 日本語", "a:b", "people/anna", "x/twice", "y/twice")
 
 
 def told(img2img: bool = False, **data: Any) -> Translated:
@@ -224,7 +224,11 @@ def test_any_text_is_a_name_or_a_clear_error(name: str) -> None:
         ("<lora:ink:1e9>", "<lora:ink:1e9>", {}),
         ("<lora:ink:99>", "<lora:ink:99>", {}),
         ("<lora:ink:>", "<lora:ink:>", {}),
-        ("<lora:ink:1:2>", "<lora:ink:1:2>", {}),
+        ("<lora:ink:0.6:0.8><lyco:old-film:0.5>", "", {"ink": 0.8, "old-film": 0.5}),
+        ("<lora:ink:te=0.2:unet=0.4><lyco:a:b:1:2>", "", {"ink": 0.4, "a:b": 2.0}),
+        ("<lora:people/anna:0.5><lora:anna:0.25>", "", {"people/anna": 0.75}),
+        ("<lora:x/twice:1><lora:twice:1>", "<lora:twice:1>", {"x/twice": 1.0}),
+        ("<lora:ink:1:2:3:4:5>", "<lora:ink:1:2:3:4:5>", {}),
         ("<lora:ink:0,8>", "<lora:ink:0,8>", {}),
         ("<lora:_[style] 日本語:0.5>", "", {"_[style] 日本語": 0.5}),
         ("<lora:a:b><lora:a:b:0.5><lora: ink :1>", "", {"a:b": 1.5, "ink": 1.0}),

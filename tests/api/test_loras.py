@@ -13,6 +13,7 @@ from gguf import GGUFReader, dequantize
 
 from tests.api.client import GENERATIONS, SMALL, picture
 from tests.conftest import RunningApp, ServerProcess
+from tests.modelfiles.test_lora_card import lora
 from tests.weights import Array, product, write_safetensors
 
 
@@ -23,7 +24,7 @@ def ones(*shape: int) -> Array:
 PROJ = "double_blocks.0.img_attn.proj"
 FLAT = f"lora_unet_{PROJ.replace('.', '_')}"
 GATE = "lora_unet_double_blocks_0_img_mlp_gate_proj"
-ODD = ("_underscore", "[style] 日本語 test", "add-detail-xl (1)", "MJ52_v2.0", "a:b", "é" * 90)
+ODD = ("_underscore", "[style] 日本語 test", "add-detail-xl (1)", "MJ52_v2.0", "a:b", "é" * 90, "people/anna")
 KOHYA = product(FLAT, 128, 128, ends="lora_up lora_down")
 LOHA = {f"{FLAT}.hada_w{n}_{half}": ones(*shape)
         for n in "12" for half, shape in (("a", (128, 4)), ("b", (4, 128)))}  # fmt: skip
@@ -60,10 +61,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loras")
     for name, tensors in {**FITTING, **PARTIAL, **{key: file for key, (file, _) in UNFIT.items()}}.items():
         write_safetensors(folder / f"{name}.safetensors", tensors)
+    (folder / "people").mkdir()
     for name in ODD:
         write_safetensors(folder / f"{name}.safetensors", KOHYA)
     write_safetensors(folder / "UPPER.SAFETENSORS", KOHYA)
     write_safetensors(folder / "short.sft", KOHYA)
+    lora(folder / "said.safetensors", {"ss_sd_model_name": "tiny", "modelspec.trigger_phrase": "TOK"})
     return folder
 
 
@@ -143,12 +146,19 @@ async def test_every_name_of_the_lists_can_be_used(client: Client) -> None:
     expected, _ = await client.made(lora=[{"name": "kohya"}])
     for name in (*ODD, "UPPER", "UPPER.SAFETENSORS", "short", "short.sft", "_underscore.safetensors"):
         assert await client.made(lora=[{"name": name}]) == (expected, []), name
-    for name in (*ODD, "UPPER", "short"):
-        for weight in ("", ":1"):
-            fields = {"prompt": f"a cat<lora:{name}{weight}>", "width": 64, "height": 64, "steps": 2}
+    for name in (*ODD, "UPPER", "short", "anna"):
+        for tag in (f"<lora:{name}>", f"<lora:{name}:1>", f"<lyco:{name}:0.5:1>"):
+            fields = {"prompt": f"a cat{tag}", "width": 64, "height": 64, "steps": 2}
             status, body = await client.post("/sdapi/v1/txt2img", **fields)
             assert status == 200, body
             assert picture(body["images"][0]).tobytes() == expected, name
+
+
+async def test_what_loras_say_of_themselves(client: Client) -> None:
+    """From the metadata of the file, beside its name; empty where it has none."""
+    listed = {item.pop("name"): item for item in (await client.get("/v1/addons"))["loras"]}
+    assert listed["said"] == {"base_model": "tiny", "trigger_words": ["TOK"]}
+    assert listed["people/anna"] == {"base_model": "", "trigger_words": []}
 
 
 async def test_a_refused_lora_in_each_dialects_shape(client: Client) -> None:

@@ -211,7 +211,7 @@ def test_no_model_is_refused_in_words(files: Path) -> None:
     (files / "x.gguf").write_bytes((files / "x.gguf").read_bytes()[:5000])
     for name, words in (
         ("x-tae.gguf", "this is a taesd file, not a diffusion model"),
-        ("x.txt", "no such model file"),
+        ("x.txt", "neither a GGUF nor a safetensors file"),
         ("gone.gguf", "no such model file"),
         ("x.gguf", "cut short"),
     ):

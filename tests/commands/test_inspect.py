@@ -99,7 +99,7 @@ def test_encoders_that_must_be_renamed_are_noted(tmp_path: Path) -> None:
 def test_what_this_server_cannot_use_is_noted(tmp_path: Path) -> None:
     """A family that it cannot run, and a file of no known kind."""
     video = model(tmp_path / "video.gguf", [f"{DIFFUSION}blocks.0.cross_attn.norm_k.weight"])
-    assert "cannot make images with the family wan" in inspect(video)["notes"][0]
+    assert "video.gguf: it is Wan, which makes videos" in inspect(video)["notes"][0]
     strange = inspect(model(tmp_path / "strange.gguf", ["x"]))
     assert (strange["needs"], strange["files"][0]["component"]) == ([], "unknown")
     assert "unknown file type" in strange["notes"][0]

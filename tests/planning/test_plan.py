@@ -353,6 +353,29 @@ def test_no_references_where_they_are_poison(family: str) -> None:
     assert spec.init_image is not None
 
 
+def test_models_that_follow_a_picture() -> None:
+    """The image of an edit, or `control`, is what they draw along, from pure noise; never both."""
+    canny = entry("flux-controls")
+    result = planned(canny, "edit", image=picture(128, 128), strength=0.5)
+    sent = planned(canny, control=picture(128, 128), size="256x256")
+    assert result.spec.control_image == sent.spec.control_image is not None
+    assert (result.spec.init_image, result.spec.ref_images, result.spec.strength) == (None, (), 1)
+    assert result.warnings == ("strength: has no effect, some-model edits by control",)
+    assert "no picture of edges or depth" in planned(canny).warnings[0]
+    with pytest.raises(InvalidRequest, match="as 'image' or as 'control'"):
+        planned(canny, "edit", image=picture(128, 128), control=picture(128, 128))
+
+
+@pytest.mark.parametrize("family", ["qwen-image", "anima"])
+def test_a_tiny_decoder_of_videos_reads_no_picture(family: str) -> None:
+    """sd.cpp ends its process when it encodes a still picture by one; a VAE beside it does that."""
+    tiny = entry(family, files={"taesd": Path("tiny.gguf")})
+    with pytest.raises(UnsupportedOperation, match="cannot read pictures; use its VAE"):
+        planned(tiny, "edit", image=picture(128, 128))
+    both = entry(family, files={"taesd": Path("tiny.gguf"), "vae": Path("vae.gguf")})
+    assert planned(both, "edit", image=picture(128, 128)).spec.init_image is not None
+
+
 @pytest.mark.parametrize("family", ["sd1-inpaint", "sd2-inpaint", "sdxl-inpaint", "flux-fill"])
 def test_inpainting_models_repaint_wholly(family: str) -> None:
     """Inpainting models run at strength 1 unless the request says otherwise."""

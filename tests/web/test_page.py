@@ -11,6 +11,7 @@ from playwright.async_api import Page, expect
 from tests.api.client import noise, png
 from tests.conftest import RunningApp, ServerProcess
 from tests.fake_engines import QuickEngine
+from tests.modelfiles.test_lora_card import lora
 from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, settled
 from tests.weights import write_lora
 
@@ -224,6 +225,7 @@ async def test_the_page_needs_openais_dialect_alone(
 ) -> None:
     """Pictures are made, add-ons offered and settings read from a picture, with every other dialect off."""
     write_lora(tmp_path / "watercolour.gguf")
+    lora(tmp_path / "said.safetensors", {"modelspec.trigger_phrase": "TOK, in ink"})
     async with (
         running(engine=QuickEngine, dialects="openai", lora_dir=tmp_path) as app,
         visit(app.url) as page,
@@ -232,6 +234,7 @@ async def test_the_page_needs_openais_dialect_alone(
         await settled(page)
         await page.click("#more summary")
         await expect(page.locator("[data-lora=watercolour]")).to_be_visible()
+        await expect(page.locator("#loras label", has_text="said")).to_contain_text("TOK, in ink")
         listed = (await app.get("/v1/images"))[1]["data"]
         async with app.session.get(listed[0]["url"]) as answer:
             file = {"name": "made.png", "mimeType": "image/png", "buffer": await answer.read()}

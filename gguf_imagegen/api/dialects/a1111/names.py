@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from gguf_imagegen.planning.solvers import MODELS_OWN, NEAREST, key_of
@@ -125,21 +126,26 @@ def _unknown(kind: str, name: str, labels: list[str], param: str) -> UnknownSamp
     )
 
 
-_TAG = re.compile(r"<lora:([^<>]{1,300})>")
+_TAG = re.compile(r"<(?:lora|lyco):([^<>]{1,300})>")
 _WEIGHT = re.compile(r"[+-]?(?:\d{1,3}(?:\.\d{0,9})?|\.\d{1,9})")
 MAX_WEIGHT = 10.0
+MAX_WEIGHTS = 4
+"""Fields after a name, as A1111 has them: text encoder, U-Net, rank, and words such as `unet=0.5`."""
 
 
 def take_loras(prompt: str, known: Collection[str]) -> tuple[str, list[dict[str, Any]]]:
     """The prompt without `<lora:NAME:WEIGHT>` tags of known LoRAs, and these as items of the field `lora`.
 
-    A tag of an unknown name or without a plain weight stays in the prompt, whose cleaner removes it and says
-    so. Tags of one name add up, as in sd.cpp's own server.
+    `<lyco:…>` means the same. Of two weights, the text encoder's and the U-Net's, the second counts: the
+    engine has one. A file in a folder may be named without the folder. A tag of an unknown name or without a
+    plain weight stays in the prompt, whose cleaner removes it and says so. Tags of one name add up, as in
+    sd.cpp's own server.
     """
     found: dict[str, float] = {}
+    bare = _bare_names(known)
 
     def take(match: re.Match[str]) -> str:
-        name, weight = _said(match[1], known)
+        name, weight = _said(match[1], {**bare, **{each: each for each in known}})
         if name not in known or not _WEIGHT.fullmatch(weight) or abs(float(weight)) > MAX_WEIGHT:
             return match[0]
         found[name] = found.get(name, 0.0) + float(weight)
@@ -149,9 +155,25 @@ def take_loras(prompt: str, known: Collection[str]) -> tuple[str, list[dict[str,
     return text, [{"name": name, "scale": scale} for name, scale in found.items()]
 
 
-def _said(tag: str, known: Collection[str]) -> tuple[str, str]:
+def _bare_names(known: Collection[str]) -> dict[str, str]:
+    """Names in folders by what stands after the last slash, where that is one file's alone."""
+    ends = Counter(name.rpartition("/")[2] for name in known)
+    return {end: name for name in known if ends[end := name.rpartition("/")[2]] == 1}
+
+
+def _said(tag: str, known: Mapping[str, str]) -> tuple[str, str]:
     """Name and weight of a tag; a name may itself have a colon, or blanks at its ends."""
-    name, colon, weight = tag.rpartition(":")
-    if tag in known or tag.strip() in known or not colon:
-        name, weight = tag, "1"
-    return name if name in known else name.strip(), weight.strip()
+    parts = tag.split(":")
+    for count in range(len(parts), 0, -1):
+        name, said = ":".join(parts[:count]), [part.strip() for part in parts[count:]]
+        for spelling in (name, name.strip()):
+            if spelling in known and len(said) <= MAX_WEIGHTS:
+                return known[spelling], _weight(said)
+    return tag, ""
+
+
+def _weight(said: Sequence[str]) -> str:
+    """Of what follows the name: one weight, or that of the text encoder and that of the U-Net."""
+    named = dict(part.split("=", 1) for part in said if "=" in part)
+    plain = [part for part in said if "=" not in part]
+    return named.get("unet") or (plain[1] if len(plain) > 1 else plain[0] if plain else "1")
