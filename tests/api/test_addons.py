@@ -198,7 +198,7 @@ def solid(colour: str) -> str:
 
 
 async def test_references_steer_the_picture(client: Client) -> None:
-    """Every reference counts, in its place; the size has the first one's aspect, each side rounded down to 32."""
+    """Every reference counts, in its place; the size has the first one's aspect, rounded down to 32."""
     by = {"model": "by-reference", "size": None}
     pictures = [
         await client.picture(EDITS, image=images, **by)
