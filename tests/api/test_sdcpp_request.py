@@ -95,7 +95,7 @@ def test_the_documented_example_is_understood_whole() -> None:
     request, notes = parsed(EXAMPLE)
     assert notes == []
     assert request.model_dump(exclude_unset=True) == {
-        "prompt": "a cat sitting on a chair", "width": 1024, "height": 1024, "strength": 0.75, "n": 1,
+        "prompt": "a cat sitting on a chair", "width": 1024, "height": 1024, "n": 1,
         "control_strength": 0.9, "schedule": "discrete", "sampler": "euler_a", "steps": 28, "eta": 1.0,
         "cfg_scale": 7.0, "image_cfg_scale": 7.0, "guidance": 3.5, "slg_skip_layers": (7, 8, 9),
         "slg_start": 0.01, "slg_end": 0.2, "slg_scale": 0.0, "vae_tiling": False,

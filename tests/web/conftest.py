@@ -162,8 +162,10 @@ async def send(page: Page) -> None:
 
 async def settled(page: Page) -> None:
     """The newest job has ended, and none goes on."""
-    await expect(page.locator("#activity")).to_be_hidden(timeout=3 * MS)
     await expect(page.locator(".job").first).to_be_visible()
+    going = page.locator(".job[data-status=queued], .job[data-status=running]")
+    await expect(going).to_have_count(0, timeout=3 * MS)
+    await expect(page.locator("#activity")).to_be_hidden(timeout=3 * MS)
 
 
 async def check_accessible(page: Page) -> None:
