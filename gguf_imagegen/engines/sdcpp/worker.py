@@ -84,7 +84,7 @@ class Worker:
                 case Upscale():
                     self._upscale(command)
                 case Read():
-                    raise NotImplementedError("this engine reads no text")
+                    raise TypeError("this engine reads no text; the OCR worker does")
         except NullResult:
             self._send(self._failure(command))
         except Exception as exc:
