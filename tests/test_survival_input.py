@@ -181,6 +181,28 @@ async def test_values_out_of_range(client: Client, fields: dict[str, Any]) -> No
     assert len(answer.message) < 5000
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"steps": 0},
+        {"n": 0},
+        {"size": "0x0"},
+        {"size": "63x64"},
+        {"size": "528x512"},
+        {"width": 0, "height": 0, "size": None},
+        {"hires": {"scale": 4}, "size": "256x256"},
+        {"schedule": "ays"},
+        {"schedule": "gits"},
+        {"schedule": "karras"},
+        {"schedule": "exponential"},
+    ],
+    ids=lambda fields: ",".join(f"{key}={value}" for key, value in fields.items()),
+)
+async def test_values_that_are_forgiven(client: Client, fields: dict[str, Any]) -> None:
+    """What clients send without asking becomes the nearest thing that the model does; the server lives on."""
+    (await client.make(**{"steps": 1, **fields})).picture().load()
+
+
 @pytest.mark.parametrize("schedule", ["gits", "karras", "exponential"])
 async def test_schedules_with_the_least_steps_they_can_do(client: Client, schedule: str) -> None:
     """Two steps, the least that is allowed, make a picture and no grey area."""
@@ -273,6 +295,19 @@ async def test_images_that_are_none(client: Client, kind: str, field: str, strea
     form = [("prompt", "x"), ("stream", str(stream).lower())]
     answer = await client.send("POST", EDITS, data=multipart(form, images))
     assert (answer.status, answer.code) == (400, "invalid_image")
+
+
+@pytest.mark.parametrize("field", ["image", "mask"])
+async def test_no_bytes(client: Client, field: str) -> None:
+    """A named file without bytes is no image; an empty text says nothing: no mask is needed, an image is."""
+    images = {"image": png(64, 64), field: b""}
+    answer = await client.send("POST", EDITS, data=multipart([("prompt", "x")], images))
+    assert (answer.status, answer.code) == (400, "invalid_image")
+    answer = await client.make(EDITS, **{name: b64(data) for name, data in images.items()}, steps=1)
+    if field == "mask":
+        answer.picture().load()
+    else:
+        assert (answer.status, answer.code) == (400, "invalid_request")
 
 
 def animated() -> bytes:

@@ -130,7 +130,7 @@ async def test_both_are_open_and_nothing_is_changed_without_a_key(running: Runni
     async with running(engine=QuickEngine, api_key="secret") as app:
         for path in ("/openapi.json", "/docs", "/health"):
             async with app.session.get(app.url + path) as answer:
-                assert answer.status != 401
+                assert answer.status == 200 or (path, answer.status) == ("/health", 503)  # it loads
         async with app.session.delete(f"{app.url}/v1/images/files/x.png") as answer:
             assert answer.status == 401
 

@@ -60,8 +60,10 @@ async def test_browsers_ask_again_for_what_is_no_secret(running: RunningApp) -> 
             assert headers["Cache-Control"] == ("private, no-cache" if kept else "no-store")
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny-random", "/openapi.json"])
-async def test_long_answers_are_compressed(running: RunningApp, path: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "most"), [("/v1/models", 0.5), ("/v1/models/tiny-random", 0.6), ("/openapi.json", 0.5)]
+)
+async def test_long_answers_are_compressed(running: RunningApp, path: str, most: float) -> None:
     """For those who take it: the same answer under the same tag, in a fraction of the bytes."""
     async with running(engine=QuickEngine) as app:
         await app.post(GENERATIONS, **SMALL)  # a model that is loaded does not change
@@ -73,7 +75,7 @@ async def test_long_answers_are_compressed(running: RunningApp, path: str) -> No
             assert packed["Content-Encoding"] == "gzip"
             assert json.loads(gzip.decompress(body)).keys() == json.loads(plain).keys()
             assert packed["ETag"] == headers["ETag"]
-            assert len(body) < len(plain) * 0.6
+            assert len(body) < len(plain) * most
         for accepts in ("", "br", "gzip;q=0", "gzip; q=0.0", "xgzip"):
             assert "Content-Encoding" not in (await raw(app, path, **{"Accept-Encoding": accepts}))[1]
         async with app.session.head(app.url + path, headers=GZIP) as answer:
