@@ -285,7 +285,8 @@ async def freeze(server: ServerProcess, but: int | None = None) -> psutil.Proces
 def crash(worker: psutil.Process) -> None:
     """Have it die of a fault of its own, even if it is frozen."""
     worker.send_signal(signal.SIGSEGV)
-    worker.send_signal(signal.SIGCONT)
+    with contextlib.suppress(psutil.NoSuchProcess):  # one that was not frozen may be dead already
+        worker.send_signal(signal.SIGCONT)
 
 
 def png(width: int, height: int, *, seed: int = 0) -> bytes:
