@@ -16,9 +16,9 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.callers import caller_of
+from gguf_imagegen.api.job_answers import JobObject
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, endpoint
-from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.streams.frames import HEARTBEAT, b64, frame
 from gguf_imagegen.api.streams.writing import Silence, send
 from gguf_imagegen.api.urls import file_url
@@ -144,7 +144,8 @@ class Frames:
         return self._once((seen, "queue", self._scheduler.queue.moves), partial(self._queue, caller))
 
     def _job(self, job: Job, base: str) -> dict[str, Any]:
-        return {"type": "job", **job_object(job, self._scheduler, base.__add__)}
+        view = JobObject.of(job, self._scheduler, base.__add__)
+        return {"type": "job", **view.model_dump(exclude_unset=True)}
 
     def _event(self, job: Job, id: int, event: JobEvent, base: str) -> dict[str, Any]:
         head = {"job": job.id, "index": id, "status": job.status, "progress": round(job.progress, 2)}

@@ -8,7 +8,6 @@ import math
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -129,7 +128,7 @@ async def answer_job(
     request: web.Request,
     job: Job,
     model: type[BaseModel],
-    body: Callable[[], dict[str, Any]],
+    body: Callable[[], object],
     *,
     cancel_on_leave: bool,
 ) -> web.StreamResponse:
