@@ -34,7 +34,7 @@ from gguf_imagegen.api.openapi.contract import (
 from gguf_imagegen.api.openapi.schemas import Schema, uploads
 from gguf_imagegen.api.streams.send import answer_job, stream_job
 from gguf_imagegen.api.submit import accepted, begin, prefers_async
-from gguf_imagegen.planning.kwargs import json_object
+from gguf_imagegen.planning.bounded_json import json_object
 from gguf_imagegen.planning.request import StreamOptions
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 

@@ -69,10 +69,6 @@ def _complete(schemas: dict[str, Schema], settings: Settings, able: Abilities) -
     """What the parser of image requests reads beside the model."""
     image = schemas["ImageRequest"]["properties"]
     image |= without_effect(WITHOUT_EFFECT.keys() - image.keys())
-    image["kwargs"] = {
-        "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
-        "description": "further fields, as Xinference's clients send them; others go before them",
-    }
     image["control"]["anyOf"].append(CONTROL)
     _name(image, able)
     _limit(image, settings)
