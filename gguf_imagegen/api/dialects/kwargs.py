@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gguf_imagegen.api.openapi.schemas import Schema
+from gguf_imagegen.api.openapi.schemas import JSON_OBJECT, Schema
 from gguf_imagegen.planning.bounded_json import json_object
 from gguf_imagegen.planning.said import said
 
@@ -29,6 +29,6 @@ def with_kwargs(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def describe_kwargs(schemas: dict[str, Schema]) -> None:
     schemas["ImageRequest"]["properties"]["kwargs"] = {
-        "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
+        **JSON_OBJECT,
         "description": "further fields, as Xinference's clients send them; others go before them",
     }

@@ -75,6 +75,10 @@ def _complete(schemas: dict[str, Schema], settings: Settings, able: Abilities) -
     _limit(schemas["HiresRequest"]["properties"], settings)
 
 
+JSON_OBJECT: Schema = {
+    "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
+}
+"""As such or as text."""
 CONTROL: Schema = {
     "type": "object",
     "description": "a ControlNet with its image; `control_model` and the like are the same as single fields",
