@@ -10,98 +10,11 @@ from typing import Any, Literal
 from pydantic import Field, RootModel
 
 from gguf_imagegen.api.error_answers import ErrorObject
+from gguf_imagegen.api.job_answers import ImageItem
 from gguf_imagegen.api.reply import Answer
 from gguf_imagegen.vocabulary.engine import Decoder, StepCache
 
-JobStatus = Literal["queued", "running", "succeeded", "failed", "cancelled"]
-
-
-# -- pictures and jobs --------------------------------------------------------------------------------
-
-
-class ImageItem(Answer):
-    """One picture and how it was made; `b64_json` and `url` as `response_format` wants them, else null."""
-
-    b64_json: str | None = Field(None, json_schema_extra={"contentEncoding": "base64"})
-    url: str | None = None
-    revised_prompt: str | None
-    index: int
-    seed: int
-    sampler: str
-    schedule: str
-    steps: int
-    cfg_scale: float
-    width: int
-    height: int
-    finish_reason: str
-
-
-class Usage(Answer):
-    """Token counts are 0; the times are measured."""
-
-    input_tokens: int
-    output_tokens: int
-    total_tokens: int
-    input_tokens_details: dict[str, int]
-    time_to_process_ms: float
-    time_per_generation_ms: float
-    generation_per_second: float
-
-
-class ImagesAnswer(Answer):
-    created: int
-    model: str
-    size: str
-    quality: str
-    background: str
-    output_format: Literal["png", "jpeg", "webp"]
-    id: str
-    data: list[ImageItem]
-    usage: Usage
-    warnings: list[str]
-
-
-class JobParameters(Answer):
-    prompt: str
-    negative_prompt: str
-    seed: int
-    steps: int
-    sampler: str
-    schedule: str
-    cfg_scale: float
-    guidance: float | None
-    width: int
-    height: int
-
-
-class JobObject(Answer):
-    """State, progress (0 to 100) and result of a job."""
-
-    id: str
-    object: Literal["job"]
-    caller: str
-    operation: Literal["generation", "edit", "variation", "upscale"]
-    status: JobStatus
-    model: str
-    created: int
-    started: float | None
-    ended: float | None
-    lane: str | None
-    priority: int
-    position: int | None
-    eta: float | None
-    progress: float = Field(ge=0, le=100)
-    step: int
-    steps: int
-    phase: str | None
-    n: int
-    parameters: JobParameters
-    settings: dict[str, str]
-    data: list[ImageItem]
-    usage: Usage
-    warnings: list[str]
-    error: ErrorObject | None
-    events: str
+# -- callers and pictures -----------------------------------------------------------------------------
 
 
 class Me(Answer):
@@ -111,12 +24,6 @@ class Me(Answer):
     name: str
     admin: bool
     bounds: dict[str, int | float | None]
-
-
-class JobList(Answer):
-    object: Literal["list"]
-    data: list[JobObject]
-    has_more: bool
 
 
 class KeptImage(Answer):

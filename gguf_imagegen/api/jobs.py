@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import dropwhile, islice
-from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
+from gguf_imagegen.api.job_answers import JobList, JobObject
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, Param, endpoint
 from gguf_imagegen.api.paging import LIMIT, limit_of
 from gguf_imagegen.api.reply import reply
-from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.streams.encoders import BothEncoder
 from gguf_imagegen.api.streams.send import stream_job
 from gguf_imagegen.api.urls import file_url
@@ -36,7 +34,7 @@ LAST_EVENT = Param(
 LAST_EVENT_QUERY = Param("last_event_id", "query", LAST_EVENT.schema, "the same, for browsers")
 
 
-@endpoint(answers.JobList, errors=(InvalidRequest, JobNotFound), params=(LIMIT, BEFORE))
+@endpoint(JobList, errors=(InvalidRequest, JobNotFound), params=(LIMIT, BEFORE))
 async def list_jobs(request: web.Request) -> web.Response:
     """GET /v1/jobs: the newest first; `limit` of 50, at most 200, from after the job named `before`."""
     limit, before = limit_of(request, PAGE), request.query.get("before")
@@ -47,13 +45,13 @@ async def list_jobs(request: web.Request) -> web.Response:
         jobs = islice(dropwhile(lambda job: job is not last, jobs), 1, None)
     page = list(islice(jobs, limit + 1))
     data = [_view(request, job) for job in page[:limit]]
-    return reply(answers.JobList, {"object": "list", "data": data, "has_more": len(page) > limit})
+    return reply(JobList, {"object": "list", "data": data, "has_more": len(page) > limit})
 
 
-@endpoint(answers.JobObject, errors=(JobNotFound,))
+@endpoint(JobObject, errors=(JobNotFound,))
 async def get_job(request: web.Request) -> web.Response:
     """GET /v1/jobs/{id}: state and result."""
-    return reply(answers.JobObject, _view(request, _job(request)))
+    return reply(JobObject, _view(request, _job(request)))
 
 
 @endpoint(
@@ -83,7 +81,7 @@ class JobChange(BaseModel):
 
 
 @endpoint(
-    answers.JobObject,
+    JobObject,
     request=JobChange,
     errors=(JobNotFound, InvalidRequest, Forbidden),
 )
@@ -97,20 +95,20 @@ async def change_job(request: web.Request) -> web.Response:
         field = ".".join(map(str, fault["loc"]))
         raise InvalidRequest(f"{field}: {fault['msg']}", param=field) from None
     request.app[SERVICE].move(job, change.priority, caller_of(request))
-    return reply(answers.JobObject, _view(request, job))
+    return reply(JobObject, _view(request, job))
 
 
-@endpoint(answers.JobObject, errors=(JobNotFound,))
+@endpoint(JobObject, errors=(JobNotFound,))
 async def cancel_job(request: web.Request) -> web.Response:
     """DELETE /v1/jobs/{id}: cancel, queued or running; a finished job stays as it is."""
     job = _job(request)
     await request.app[SERVICE].scheduler.cancel(job)
-    return reply(answers.JobObject, _view(request, job))
+    return reply(JobObject, _view(request, job))
 
 
 def _job(request: web.Request) -> Job:
     return request.app[SERVICE].scheduler.get(request.match_info["id"], caller_of(request))
 
 
-def _view(request: web.Request, job: Job) -> dict[str, Any]:
-    return job_object(job, request.app[SERVICE].scheduler, partial(file_url, request))
+def _view(request: web.Request, job: Job) -> JobObject:
+    return JobObject.of(job, request.app[SERVICE].scheduler, partial(file_url, request))

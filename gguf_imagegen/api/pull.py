@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Literal
 
 from aiohttp import web
@@ -20,8 +21,8 @@ from gguf_imagegen.api.callers import admins_only
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, EVENTS, MODEL, READING, Param, endpoint
 from gguf_imagegen.api.reply import reply
-from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, error_frame, frame
-from gguf_imagegen.api.streams.writing import hang_up, write
+from gguf_imagegen.api.streams.frames import error_frame, frame
+from gguf_imagegen.api.streams.writing import Silence, send
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.kept import keep
 from gguf_imagegen.catalog.store import Removal, Store
@@ -215,7 +216,7 @@ async def pull_model(request: web.Request) -> web.StreamResponse:
         service.catalog.learn(target.new)
     running = request.app[PULLS].start(target.entry)
     return (
-        await _follow(request, running)
+        await send(request, partial(_frames, running))
         if asked.stream
         else reply(answers.PullObject, running.view(), status=202)
     )
@@ -295,24 +296,17 @@ def _named(request: web.Request) -> list[Running]:
     return sorted(pulls, key=lambda running: not running.ended)
 
 
-async def _follow(request: web.Request, running: Running) -> web.StreamResponse:
-    """Send what the pull tells to its end, with heartbeats; a client that leaves ends only its answer."""
-    response = web.StreamResponse(headers=HEADERS)
+async def _frames(running: Running, silence: Silence) -> AsyncGenerator[bytes, None]:
+    """What the pull tells to its end; a client that leaves ends only its answer."""
     seen = 0
-    try:
-        await response.prepare(request)
-        while not (running.ended and running.number == seen):
-            if not await running.more_than(seen, request.app[SERVICE].settings.heartbeat):
-                await write(request, response, HEARTBEAT)
-                continue
-            events, seen = running.since(seen), running.number
-            for event in events:
-                await write(request, response, _frame(running, event))
-        await write(request, response, _last_frame(running))
-        await response.write_eof()
-    except (ConnectionError, asyncio.TimeoutError):
-        hang_up(request)
-    return response
+    while not (running.ended and running.number == seen):
+        if not await running.more_than(seen, silence.left):
+            yield b""
+            continue
+        events, seen = running.since(seen), running.number
+        for event in events:
+            yield _frame(running, event)
+    yield _last_frame(running)
 
 
 def _frame(running: Running, event: PullEvent) -> bytes:

@@ -10,13 +10,13 @@ from typing import Any
 
 from aiohttp import web
 
-from gguf_imagegen.api import answers, body
+from gguf_imagegen.api import body
 from gguf_imagegen.api.callers import caller_of, sender_of
 from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS
+from gguf_imagegen.api.job_answers import JobObject
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
 from gguf_imagegen.api.reply import reply
-from gguf_imagegen.api.shapes import job_object
 from gguf_imagegen.api.streams.send import wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
@@ -156,8 +156,8 @@ def prefers_async(request: web.Request) -> bool:
 def accepted(request: web.Request, job: Job) -> web.Response:
     """202 with the job object, and where to look for its end."""
     return reply(
-        answers.JobObject,
-        job_object(job, request.app[SERVICE].scheduler, partial(file_url, request)),
+        JobObject,
+        JobObject.of(job, request.app[SERVICE].scheduler, partial(file_url, request)),
         status=202,
         headers={
             "Location": f"{base_url(request)}/v1/jobs/{job.id}",

@@ -54,6 +54,18 @@ def loads(data: bytes, what: str, *, param: str | None = None, notes: list[str] 
     return _restored(value, scan.pictures) if scan.pictures else value
 
 
+def json_object(value: object, name: str) -> dict[str, Any]:
+    """An object, given as such or as JSON text."""
+    if isinstance(value, str):
+        try:
+            value = loads(value.encode(), name, param=name)
+        except (ValueError, RecursionError):
+            value = None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{name}: must be a JSON object", param=name)
+    return value
+
+
 @dataclass
 class _Scan:
     """One walk from string to string; `kept` is the text with a name in each picture's place."""

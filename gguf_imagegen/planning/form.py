@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from gguf_imagegen.planning.kwargs import json_object
+from gguf_imagegen.planning.bounded_json import json_object
 from gguf_imagegen.planning.request import FLAT, MAX_LAYERS
 
 

@@ -27,8 +27,8 @@ from pydantic import (
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures.data_urls import decode_data_url
 from gguf_imagegen.planning import bounded_json
+from gguf_imagegen.planning.bounded_json import json_object
 from gguf_imagegen.planning.faults import explained
-from gguf_imagegen.planning.kwargs import json_object, with_kwargs
 from gguf_imagegen.planning.said import said, says_nothing
 from gguf_imagegen.planning.solvers import MODELS_OWN, NEAREST, key_of, models_own_note, stand_in_note
 from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT, warnings_of
@@ -313,7 +313,7 @@ def parse_request(data: Mapping[str, Any], able: Abilities = ABILITIES) -> tuple
     """
     renamed: list[str] = []
     without_t5 = {"t5xxl": "none"} if NULL_ENCODER in data and data[NULL_ENCODER] is None else {}
-    data = _flat_control({**without_t5, **said(with_kwargs(data), _COUNTS)})
+    data = _flat_control({**without_t5, **said(data, _COUNTS)})
     data = _named_here(data, able, renamed)
     flat = {name.removeprefix(FLAT): data.pop(name) for name in list(data) if name.startswith(FLAT)}
     if flat and isinstance(data.setdefault("stream_options", {}), Mapping):

@@ -86,6 +86,17 @@ async def test_a_prompt_holds_fields_of_a_dialect_that_is_spoken(running: Runnin
     assert seeds == [5, 4]
 
 
+async def test_kwargs_hold_fields_where_xinference_is_spoken(running: RunningApp) -> None:
+    """They count with Xinference's dialect, and are an unknown field without it."""
+    body = {**SMALL, "seed": None, "kwargs": '{"seed": 5}'}
+    for dialects, spoken in (("openai,xinference", True), ("openai", False)):
+        async with running(engine=QuickEngine, dialects=dialects) as app:
+            _, answer = await app.post(GENERATIONS, **body)
+            described = (await app.get("/openapi.json"))[1]["components"]["schemas"]["ImageRequest"]
+        assert ("kwargs" in described["properties"]) == spoken
+        assert (answer["data"][0]["seed"] == 5, answer["warnings"] == []) == (spoken, spoken)
+
+
 async def test_streams_are_openais_without_llama_box(running: RunningApp) -> None:
     """Plain curl gets llama-box's frames where they are spoken."""
     body = {**SMALL, "stream": True}

@@ -10,6 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gguf_imagegen.api.dialects.kwargs import with_kwargs
 from gguf_imagegen.api.openapi.schemas import names_of
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning.form import from_form
@@ -158,8 +159,8 @@ def twins(draw: Draw) -> tuple[dict[str, Any], Parts]:
 @settings(max_examples=300)
 def test_a_form_says_what_json_says(pair: tuple[dict[str, Any], Parts]) -> None:
     body, parts = pair
-    from_json, json_warnings = parse_request(body)
-    from_parts, form_warnings = parse_request(from_form(parts))
+    from_json, json_warnings = parse_request(with_kwargs(body))
+    from_parts, form_warnings = parse_request(with_kwargs(from_form(parts)))
     assert from_parts.model_dump() == from_json.model_dump()
     assert set(form_warnings) == set(json_warnings)
 

@@ -15,6 +15,7 @@ import gguf_imagegen.api
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.app import ROUTES
 from gguf_imagegen.api.error_answers import ErrorAnswer
+from gguf_imagegen.api.job_answers import ImageItem
 from gguf_imagegen.api.openapi.contract import JSON, contract_of
 from gguf_imagegen.api.reply import Answer, encoded
 
@@ -62,5 +63,5 @@ def test_pictures_are_not_copied_into_a_model() -> None:
         "b64_json": text, "revised_prompt": None, "index": 0, "seed": 1, "sampler": "euler",
         "schedule": "default", "steps": 1, "cfg_scale": 1.0, "width": 1, "height": 1, "finish_reason": "stop",
     }  # fmt: skip
-    assert answers.ImageItem.model_validate(item).b64_json is text
-    assert json.loads(encoded(answers.ImageItem, item)) == item
+    assert ImageItem.model_validate(item).b64_json is text
+    assert json.loads(encoded(ImageItem, item)) == item

@@ -16,11 +16,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, RootModel
 
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
+from gguf_imagegen.api.dialects.kwargs import with_kwargs
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import PICTURE_TEXT, READING, endpoint
 from gguf_imagegen.api.reply import Answer, reply
 from gguf_imagegen.planning.faults import validated
-from gguf_imagegen.planning.kwargs import with_kwargs
 from gguf_imagegen.planning.request import Upload
 from gguf_imagegen.vocabulary.engine import Read
 from gguf_imagegen.vocabulary.errors import (

@@ -6,14 +6,14 @@ import io
 import zipfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 from aiohttp import web
 
-from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.dialect import DIALECTS, Dialect
 from gguf_imagegen.api.dialects.llamabox import through_gateway
+from gguf_imagegen.api.job_answers import ImagesAnswer, ResponseFormat
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
     ASYNC,
@@ -27,7 +27,6 @@ from gguf_imagegen.api.openapi.contract import (
     Endpoint,
     with_contract,
 )
-from gguf_imagegen.api.shapes import answer
 from gguf_imagegen.api.streams.encoders import Encoder, OpenAIEncoder
 from gguf_imagegen.api.streams.send import answer_job, stream_job
 from gguf_imagegen.api.submit import accepted, begin, finish, prefers_async
@@ -53,7 +52,7 @@ def images_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endp
     """The contract of routes that make pictures from an `ImageRequest`."""
     return with_contract(
         Contract(
-            answers.ImagesAnswer,
+            ImagesAnswer,
             ImageRequest,
             required=required,
             form=True,
@@ -102,15 +101,15 @@ async def respond(
     if wanted.response_format == "file":
         return _file(job, await finish(request, work))
     body = partial(_answer, request, job, wanted)
-    return await answer_job(request, job, answers.ImagesAnswer, body, cancel_on_leave=work.cancel_on_leave)
+    return await answer_job(request, job, ImagesAnswer, body, cancel_on_leave=work.cancel_on_leave)
 
 
-def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> dict[str, Any]:
+def _answer(request: web.Request, job: Job, wanted: ImageRequest) -> ImagesAnswer:
     read = request.app[SERVICE].scheduler.results.get
-    return answer(job, _response_format(wanted), read, partial(file_url, request))
+    return ImagesAnswer.of(job, _response_format(wanted), read, partial(file_url, request))
 
 
-def _response_format(wanted: ImageRequest) -> Literal["b64_json", "url", "file"] | None:
+def _response_format(wanted: ImageRequest) -> ResponseFormat | None:
     """As asked; OpenAI's `gpt-image` models have no addresses, and their clients take one where it is."""
     if wanted.response_format is None and (wanted.model or "").startswith("gpt-image"):
         return "b64_json"

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from gguf_imagegen.api.job_answers import Read, openai_fields
 from gguf_imagegen.api.reply import Answer
-from gguf_imagegen.api.shapes import openai_fields
-from gguf_imagegen.api.streams.encoders import Eta, OpenAIEncoder, Read
+from gguf_imagegen.api.streams.encoders import Eta, OpenAIEncoder
 from gguf_imagegen.api.streams.frames import b64, frame
 from gguf_imagegen.api.streams.image_progress import PartialCounter
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady

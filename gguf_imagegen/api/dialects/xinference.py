@@ -18,6 +18,7 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import admins_only
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects import ocr
+from gguf_imagegen.api.dialects.kwargs import describe_kwargs, with_kwargs
 from gguf_imagegen.api.dialects.openai import images_endpoint, respond
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, MODEL, PICTURE_TEXT, READING, Param, endpoint
@@ -26,7 +27,6 @@ from gguf_imagegen.api.submit import named_job
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.planning.kwargs import with_kwargs
 from gguf_imagegen.service import Service
 from gguf_imagegen.vocabulary.errors import (
     InsufficientMemory,
@@ -186,4 +186,6 @@ DIALECT = Dialect(
         web.get("/v1/requests/{request_id}/progress", progress),
         web.post("/v1/models/{id}/requests/{request_id}/abort", abort),
     ],
+    unwrap=with_kwargs,
+    describe=describe_kwargs,
 )

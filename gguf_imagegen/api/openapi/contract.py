@@ -11,6 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from gguf_imagegen.api import answers
+from gguf_imagegen.api.job_answers import JobObject
 from gguf_imagegen.vocabulary import errors
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
@@ -47,7 +48,7 @@ IDEMPOTENCY = Param(
     "Idempotency-Key", "header", {"type": "string", "pattern": "^[A-Za-z0-9-]{1,64}$"},
     "requests with one key and one body share one job",
 )  # fmt: skip
-ASYNC: Mapping[int, type[BaseModel]] = {202: answers.JobObject}
+ASYNC: Mapping[int, type[BaseModel]] = {202: JobObject}
 PICTURE_TEXT = "data:image/png;base64,..."
 """Stands for a picture in examples."""
 

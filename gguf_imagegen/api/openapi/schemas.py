@@ -69,16 +69,16 @@ def _complete(schemas: dict[str, Schema], settings: Settings, able: Abilities) -
     """What the parser of image requests reads beside the model."""
     image = schemas["ImageRequest"]["properties"]
     image |= without_effect(WITHOUT_EFFECT.keys() - image.keys())
-    image["kwargs"] = {
-        "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
-        "description": "further fields, as Xinference's clients send them; others go before them",
-    }
     image["control"]["anyOf"].append(CONTROL)
     _name(image, able)
     _limit(image, settings)
     _limit(schemas["HiresRequest"]["properties"], settings)
 
 
+JSON_OBJECT: Schema = {
+    "anyOf": [{"type": "object"}, {"type": "string", "contentMediaType": "application/json"}],
+}
+"""As such or as text."""
 CONTROL: Schema = {
     "type": "object",
     "description": "a ControlNet with its image; `control_model` and the like are the same as single fields",

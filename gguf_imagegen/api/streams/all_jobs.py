@@ -9,21 +9,22 @@ import asyncio
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from typing import Any
 
 from aiohttp import web
 
 from gguf_imagegen.api.callers import caller_of
+from gguf_imagegen.api.job_answers import JobObject
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, endpoint
-from gguf_imagegen.api.shapes import job_object
-from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, b64, frame
-from gguf_imagegen.api.streams.writing import hang_up, write
+from gguf_imagegen.api.streams.frames import HEARTBEAT, b64, frame
+from gguf_imagegen.api.streams.writing import Silence, send
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, PreviewReady, Queued, Started
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.service import Service
 from gguf_imagegen.vocabulary.callers import Caller
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 from gguf_imagegen.vocabulary.events import Loaded, Loading, Notice, PhaseChanged, Progress
@@ -43,15 +44,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     """
     scheduler, recent = request.app[SERVICE].scheduler, _recent(request)
     follower = Follower(scheduler, request.app[FRAMES], file_url(request, ""), caller_of(request))
-    response = web.StreamResponse(headers=HEADERS)
-    try:
-        await response.prepare(request)
-        await write(request, response, HEARTBEAT + follower.over(recent))
-        await _follow(request, response, follower)
-        await response.write_eof()
-    except (ConnectionError, asyncio.TimeoutError):
-        hang_up(request)
-    return response
+    return await send(request, partial(_frames, request.app[SERVICE], follower, recent))
 
 
 def _recent(request: web.Request) -> int:
@@ -62,21 +55,18 @@ def _recent(request: web.Request) -> int:
     return int(asked)
 
 
-async def _follow(request: web.Request, response: web.StreamResponse, follower: Follower) -> None:
-    """Send what happens, with heartbeats."""
-    service = request.app[SERVICE]
-    scheduler, heartbeat = service.scheduler, service.settings.heartbeat
-    beat = time.monotonic() + heartbeat
-    while not scheduler.draining:
+async def _frames(
+    service: Service, follower: Follower, recent: int, silence: Silence
+) -> AsyncGenerator[bytes, None]:
+    """What has happened, then what happens."""
+    yield HEARTBEAT + follower.over(recent)
+    while not service.scheduler.draining:
         data = follower.news()
-        if not data and time.monotonic() >= beat:
-            data = HEARTBEAT
+        yield data
         if data:
-            await write(request, response, data)
-            beat = time.monotonic() + heartbeat
             await asyncio.sleep(service.waits.together)
         else:
-            await scheduler.news.wait(max(0.0, min(beat - time.monotonic(), follower.pause)))
+            await service.scheduler.news.wait(max(0.0, min(silence.left, follower.pause)))
 
 
 class Follower:
@@ -154,7 +144,8 @@ class Frames:
         return self._once((seen, "queue", self._scheduler.queue.moves), partial(self._queue, caller))
 
     def _job(self, job: Job, base: str) -> dict[str, Any]:
-        return {"type": "job", **job_object(job, self._scheduler, base.__add__)}
+        view = JobObject.of(job, self._scheduler, base.__add__)
+        return {"type": "job", **view.model_dump(exclude_unset=True)}
 
     def _event(self, job: Job, id: int, event: JobEvent, base: str) -> dict[str, Any]:
         head = {"job": job.id, "index": id, "status": job.status, "progress": round(job.progress, 2)}

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from gguf_imagegen.api.shapes import job_usage, openai_fields, usage_of
+from gguf_imagegen.api.job_answers import Read, job_usage, openai_fields, usage_of
 from gguf_imagegen.api.streams.frames import DONE, b64, comment, error_frame, frame
 from gguf_imagegen.api.streams.image_progress import PartialCounter, ProgressItems
 from gguf_imagegen.jobs.job import (
@@ -25,8 +25,6 @@ from gguf_imagegen.jobs.job import (
 from gguf_imagegen.planning.request import StreamOptions
 from gguf_imagegen.vocabulary.events import Loading, Notice, PhaseChanged, Progress
 
-Read = Callable[[str], bytes]
-"""Gives the encoded image stored under a name."""
 Eta = Callable[[Job], float | None]
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from functools import partial
 
 from aiohttp import web
 from pydantic import BaseModel
@@ -18,8 +17,8 @@ from gguf_imagegen.api.idempotency import ATTEMPTS, read_timeout
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.reply import encoded, reply
 from gguf_imagegen.api.streams.encoders import Encoder
-from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, frames_of
-from gguf_imagegen.api.streams.writing import hang_up, write
+from gguf_imagegen.api.streams.frames import HEADERS, frames_of
+from gguf_imagegen.api.streams.writing import Silence, hang_up, send
 from gguf_imagegen.jobs.job import Ended, Job, Queued
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.vocabulary.errors import ImagegenError
@@ -45,15 +44,12 @@ async def stream_job(
 
     A client that leaves, or takes nothing for too long, cancels the job if it asked so.
     """
-    response = web.StreamResponse(headers={**HEADERS, "X-Job-Id": job.id})
-    with leaving(request, job, cancel_on_leave):
-        await response.prepare(request)
-        try:
-            await _send_events(request, response, job, encoder, start, frame_by_frame)
-        except ImagegenError as exc:  # an image is gone, and the 200 is sent already
-            await write(request, response, encoder.encode(None, Ended(exc)))
-        await response.write_eof()
-    return response
+    return await send(
+        request,
+        partial(_events, request.app[SERVICE].scheduler, job, encoder, start, frame_by_frame),
+        headers={**HEADERS, "X-Job-Id": job.id},
+        leaving=leaving(request, job, cancel_on_leave),
+    )
 
 
 @contextmanager
@@ -70,61 +66,50 @@ def leaving(request: web.Request, job: Job, cancel: bool) -> Iterator[None]:
         hang_up(request)
 
 
-async def _send_events(
-    request: web.Request,
-    response: web.StreamResponse,
-    job: Job,
-    encoder: Encoder,
-    start: int,
-    frame_by_frame: bool,
-) -> None:
-    place, pause = start, Pause(request.app[SERVICE].scheduler, job, request.app[SERVICE].settings.heartbeat)
-    for past in range(start):
-        encoder.encode(job.ids[past], job.events[past])
-    while not (job.ended and place >= len(job.events)):
-        if await job.more_than(place, pause.left):
-            data = encoder.encode(job.ids[place], job.events[place])
-            place += 1
-        else:
-            data = pause.words(encoder)
-        if data:
-            for part in frames_of(data) if frame_by_frame else (data,):
-                await write(request, response, part)
-            pause.over()
+async def _events(
+    scheduler: Scheduler, job: Job, encoder: Encoder, start: int, frame_by_frame: bool, silence: Silence
+) -> AsyncGenerator[bytes, None]:
+    place, pause = start, Pause(scheduler, job, silence)
+    try:
+        for past in range(start):
+            encoder.encode(job.ids[past], job.events[past])
+        while not (job.ended and place >= len(job.events)):
+            if await job.more_than(place, pause.left):
+                data = encoder.encode(job.ids[place], job.events[place])
+                place += 1
+            else:
+                data = pause.words(encoder)
+            for part in frames_of(data) if frame_by_frame and data else (data,):
+                yield part
+    except ImagegenError as exc:  # an image is gone, and the 200 is sent already
+        yield encoder.encode(None, Ended(exc))
 
 
 class Pause:
-    """A time without news of the job: a place in the queue that has changed is told, else a heartbeat.
+    """A time without news of the job: a place in the queue that has changed is told.
 
     The ETA, which changes all the time, is told in the place of a heartbeat.
     """
 
-    def __init__(self, scheduler: Scheduler, job: Job, heartbeat: float) -> None:
+    def __init__(self, scheduler: Scheduler, job: Job, silence: Silence) -> None:
         self._scheduler = scheduler
         self._job = job
-        self._heartbeat = heartbeat
+        self._silence = silence
         self._told = next((each for each in job.events[:1] if isinstance(each, Queued)), None)
-        self._ends = 0.0
-        self.over()
 
     @property
     def left(self) -> float:
         """Seconds until there may be something to say."""
-        left = max(0.0, self._ends - time.monotonic())
+        left = self._silence.left
         return left if self._told is None else min(left, PLACES)
-
-    def over(self) -> None:
-        """Something was said."""
-        self._ends = time.monotonic() + self._heartbeat
 
     def words(self, encoder: Encoder) -> bytes:
         """What is to be said now, perhaps nothing."""
         told, self._told = self._told, self._place()
-        if self._told and told and self._told.position != told.position:
-            return encoder.encode(None, self._told)
-        if self.left:
+        if self._told is None or self._told == told:
             return b""
-        return encoder.encode(None, self._told) if self._told and self._told != told else HEARTBEAT
+        moved = told is not None and self._told.position != told.position
+        return encoder.encode(None, self._told) if moved or not self._silence.left else b""
 
     def _place(self) -> Queued | None:
         position = self._scheduler.position(self._job)
@@ -143,7 +128,7 @@ async def answer_job(
     request: web.Request,
     job: Job,
     model: type[BaseModel],
-    body: Callable[[], dict[str, Any]],
+    body: Callable[[], object],
     *,
     cancel_on_leave: bool,
 ) -> web.StreamResponse:
@@ -153,24 +138,29 @@ async def answer_job(
     The status is 200 from then on, and a failure is told in the body alone.
     """
     pause = (read_timeout(request) or math.inf) / 2
-    response = web.StreamResponse(headers={"X-Job-Id": job.id})
-    response.content_type = "application/json"
+    headers = {"X-Job-Id": job.id}
     with leaving(request, job, cancel_on_leave):
-        if await _ends_within(job, pause):
-            if job.error is not None:
-                raise job.error.bare()
-            return await asyncio.to_thread(lambda: reply(model, body(), headers={"X-Job-Id": job.id}))
-        await response.prepare(request)
+        await _ends_within(job, pause)
+    if job.ended:
+        if job.error is not None:
+            raise job.error.bare()
+        return await asyncio.to_thread(lambda: reply(model, body(), headers=headers))
+
+    async def blanks(_: Silence) -> AsyncGenerator[bytes, None]:
         while not await _ends_within(job, pause):
-            await write(request, response, b" ")
+            yield b" "
         if job.error is not None:
             form = request.app[DIALECTS].of(request).errors
-            content = encoded(form.model, form.body(job.error))
+            yield encoded(form.model, form.body(job.error))
         else:
-            content = await asyncio.to_thread(lambda: encoded(model, body()))
-        await write(request, response, content)
-        await response.write_eof()
-    return response
+            yield await asyncio.to_thread(lambda: encoded(model, body()))
+
+    return await send(
+        request,
+        blanks,
+        headers={**headers, "Content-Type": "application/json"},
+        leaving=leaving(request, job, cancel_on_leave),
+    )
 
 
 async def _ends_within(job: Job, seconds: float) -> bool:

@@ -4,16 +4,69 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Coroutine
-from contextlib import suppress
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, aclosing, contextmanager, suppress
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT
 
 LOOKS = 8
 """How often a client that reads nothing is looked at before it counts as gone."""
+
+
+class Silence:
+    """The time since something was written, which a heartbeat ends after so many seconds."""
+
+    def __init__(self, heartbeat: float) -> None:
+        self._heartbeat = heartbeat
+        self.end()
+
+    @property
+    def left(self) -> float:
+        """Seconds until the heartbeat."""
+        return max(0.0, self._ends - time.monotonic())
+
+    def end(self) -> None:
+        """Something was written."""
+        self._ends = time.monotonic() + self._heartbeat
+
+
+Frames = Callable[[Silence], AsyncGenerator[bytes, None]]
+"""What to send; an empty frame when there is nothing to say for as long as the silence may last."""
+
+
+async def send(
+    request: web.Request,
+    frames: Frames,
+    *,
+    headers: Mapping[str, str] = HEADERS,
+    leaving: AbstractContextManager[None] | None = None,
+) -> web.StreamResponse:
+    """Stream the frames to their end, with heartbeats; `leaving` handles a client that leaves before."""
+    response = web.StreamResponse(headers=headers)
+    with leaving or hanging_up(request):
+        await response.prepare(request)
+        silence = Silence(request.app[SERVICE].settings.heartbeat)
+        async with aclosing(frames(silence)) as stream:
+            async for data in stream:
+                if data or not silence.left:
+                    await write(request, response, data or HEARTBEAT)
+                    silence.end()
+        await response.write_eof()
+    return response
+
+
+@contextmanager
+def hanging_up(request: web.Request) -> Iterator[None]:
+    """End the connection if the client is gone before the end of this block."""
+    try:
+        yield
+    except (ConnectionError, asyncio.TimeoutError):
+        hang_up(request)
 
 
 async def write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
