@@ -89,7 +89,9 @@ async def compared(settings: Settings, order: Order, result: Path, tell: Tell) -
     for number, work in enumerate((source_work, result_work)):
         tell("comparing", number, 2)
         pictures.append(await _picture(_engine(settings), work))
-    if is_flat(pictures[1]) and not is_flat(pictures[0]):
+    if is_flat(pictures[0]):
+        return Likeness(None, "the source draws one colour, which says nothing")
+    if is_flat(pictures[1]):
         raise ConversionFailed("The result draws nothing; take a larger type, or --rules for some tensors.")
     return Likeness(psnr(*pictures), "")
 

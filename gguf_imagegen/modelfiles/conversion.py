@@ -20,6 +20,7 @@ TYPES: Final[tuple[WeightType, ...]] = get_args(WeightType)
 CONVERTIBLE: Final = frozenset(
     {"model", "diffusion", "vae", "taesd", "clip_l", "clip_g", "clip_vision", "t5xxl", "llm", "llm_vision"}
 )
+PADDING: Final = "gguf_imagegen.padding"
 PIECE: Final = 8 << 20
 _COUNTS: Final = struct.Struct("<4sIQQ")  # magic, version, tensors, metadata
 _TEXT: Final = 8
@@ -89,13 +90,23 @@ def stamp(path: Path, facts: Mapping[str, str]) -> None:
             raise ConversionFailed(
                 f"{path.name}: the engine wrote metadata of its own, which is not expected"
             )
-        texts = b"".join(_text(key) + struct.pack("<I", _TEXT) + _text(value) for key, value in facts.items())
+        texts = _padded(facts, layout.alignment)
         records = file.read(layout.data - _COUNTS.size)
-        by = math.ceil(len(texts) / layout.alignment) * layout.alignment
-        _move(file, layout.data, by)
+        _move(file, layout.data, len(texts))
         file.seek(0)
-        head = _COUNTS.pack(magic, version, tensors, len(facts)) + texts + records
-        file.write(head.ljust(layout.data + by, b"\0"))
+        file.write(_COUNTS.pack(magic, version, tensors, len(facts) + 1) + texts + records)
+
+
+def _padded(facts: Mapping[str, str], alignment: int) -> bytes:
+    """Metadata of a length that keeps the data aligned, whatever the records behind them take."""
+    pairs = [*facts.items(), (PADDING, "")]
+    short = sum(len(_pair(*pair)) for pair in pairs)
+    pairs[-1] = (PADDING, " " * (-short % alignment))
+    return b"".join(_pair(*pair) for pair in pairs)
+
+
+def _pair(key: str, value: str) -> bytes:
+    return _text(key) + struct.pack("<I", _TEXT) + _text(value)
 
 
 def _text(text: str) -> bytes:
