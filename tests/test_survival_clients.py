@@ -217,7 +217,7 @@ async def test_a_result_folder_that_cannot_be(serve: Serve, tmp_path: Path) -> N
 
 async def test_a_disk_that_is_full_for_a_while(serve: Serve, tmp_path: Path) -> None:
     """While no file can grow, images are delivered from memory; afterwards they are on disk again."""
-    server = serve("--threads", "1", "--output-dir", str(tmp_path))
+    server = serve("--threads", "1", "--ephemeral", "--output-dir", str(tmp_path))
     server.wait_until_ready()
     pid = server.process.pid
     async with client_of(server) as client:

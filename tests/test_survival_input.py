@@ -152,34 +152,23 @@ async def test_floats_that_are_no_numbers(client: Client, value: str) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"steps": 0},
         {"steps": -1},
         {"steps": 10**9},
         {"steps": 10**4000},
-        {"n": 0},
         {"n": 10**9},
         {"seed": -2},
         {"seed": 2**63},
         {"strength": 1.1},
         {"cfg_scale": 1e30},
-        {"size": "0x0"},
         {"size": "-64x64"},
-        {"size": "63x64"},
         {"size": "64x4096"},
-        {"size": "528x512"},
         {"size": "999999x999999"},
         {"size": "64x513"},
         {"size": "513x64"},
         {"size": "99999999999x64"},
-        {"width": 0, "height": 0, "size": None},
         {"width": -128, "height": 128, "size": None},
         {"width": 2**31, "height": 2**31, "size": None},
         {"width": 2**64, "height": 1, "size": None},
-        {"hires": {"scale": 4}, "size": "256x256"},
-        {"schedule": "ays"},
-        {"schedule": "gits"},
-        {"schedule": "karras"},
-        {"schedule": "exponential"},
         {"slg_scale": 1, "slg_skip_layers": [-1]},
     ],
     ids=lambda fields: ",".join(f"{key}={str(value)[:20]}" for key, value in fields.items()),
@@ -188,7 +177,7 @@ async def test_values_out_of_range(client: Client, fields: dict[str, Any]) -> No
     """Each is refused by name before the engine hears of it."""
     answer = await client.make(**fields)
     assert (answer.status, answer.body["error"]["type"]) == (400, "invalid_request_error")
-    assert answer.body["error"]["param"] in {"schedule", "steps", *fields}
+    assert answer.body["error"]["param"] in fields
     assert len(answer.message) < 5000
 
 
@@ -261,7 +250,6 @@ def bomb() -> bytes:
 
 
 BAD_IMAGES = {
-    "no bytes": b"",
     "truncated": png(64, 64)[:5000],
     "bomb": bomb(),
     "too narrow": png(1, 3000),

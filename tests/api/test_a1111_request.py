@@ -479,7 +479,7 @@ def test_pictures_have_their_limits() -> None:
     """What is too large or no picture is refused before it is worked on."""
     with pytest.raises(InvalidImage, match="pixels allowed"):
         prepared(init_images=[data_url(png(Image.new("L", (2000, 1000))))])
-    with pytest.raises(InvalidImage, match="no PNG"):
+    with pytest.raises(InvalidImage, match="not a PNG"):
         prepared(init_images=["aGVsbG8="])
     data = png(noise(64, 32))
     assert prepared(init_images=[data_url(data)], width=10**6, height=10**6) == {"image": [data]}

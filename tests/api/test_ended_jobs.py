@@ -99,7 +99,7 @@ async def test_a_refused_edit_keeps_no_pixels(running: RunningApp) -> None:
     """Nor does a request that becomes no job, although its pictures were read."""
     before = pixels()
     async with running(engine=QuickEngine) as app:
-        status, _ = await app.post(EDITS, **EDIT, schedule="ays")
+        status, _ = await app.post(EDITS, **EDIT, lora=[{"name": "nobody"}])
         assert status == 400
         await left(app, before)
 

@@ -183,7 +183,7 @@ async def test_the_queue_is_bounded() -> None:
         held.check(ANN)
     waiting += [asyncio.create_task(held.read(task(HANGS))) for _ in range(2)]
     await asyncio.sleep(0)
-    with pytest.raises(QueueFull, match="3 pictures wait"):
+    with pytest.raises(QueueFull, match="3 pictures are waiting"):
         await held.read(task())
     for each in waiting:
         each.cancel()

@@ -37,7 +37,6 @@ CLOSED = [
     ("POST", EDITS),
     ("GET", "/metrics"),
     ("GET", "/no/such/path"),
-    ("GET", "/health/"),
     ("GET", "/v1/images/files/a/../../../models"),
 ]
 

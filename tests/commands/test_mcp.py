@@ -79,7 +79,7 @@ async def test_a_server_that_runs(server: ServerProcess, tmp_path: Path) -> None
     assert any(message.endswith("sampling 2/2") for message in told)
     assert (refused.is_error, wrong.is_error) == (True, True)
     assert "x.png cannot be read: No such file" in words(refused)
-    assert "promt: there is no such argument" in words(wrong)
+    assert "promt: unknown argument" in words(wrong)
 
 
 async def test_a_cancelled_call_cancels_the_job(server: ServerProcess) -> None:
@@ -147,7 +147,7 @@ def test_only_pictures_are_read(tmp_path: Path) -> None:
     """A model may be talked into asking for any file; what is no picture does not leave this machine."""
     secret = tmp_path / "id_rsa"
     secret.write_text("secret")
-    with pytest.raises(InvalidImage, match="no PNG, JPEG"):
+    with pytest.raises(InvalidImage, match="not a PNG, JPEG"):
         with_files({"image": [str(secret)]}, MANY)
     with pytest.raises(InvalidImage, match="cannot be read"):
         with_files({"mask": str(tmp_path / "none.png")}, MANY)

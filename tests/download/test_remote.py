@@ -336,7 +336,7 @@ async def ring(request: web.Request) -> web.StreamResponse:
         (answer(200, b"GGUF", Content_Encoding="gzip"), HubFailed, "compressed"),
         (answer(302, b"", Location="file:///etc/passwd"), HubFailed, "unsafe"),
         (answer(200, b""), InvalidModelFile, "the file is empty"),
-        (answer(200, b"<html>404</html>"), InvalidModelFile, "not a GGUF file"),
+        (answer(200, b"<html>404</html>"), InvalidModelFile, "it is a web page"),
         (answer(200, b"GGUF"), InvalidModelFile, "cut short"),
         (chunked, HubFailed, "how large"),
         (cut, HubFailed, "broke its answer off"),

@@ -70,7 +70,7 @@ def test_each_readable_format(format: str) -> None:
 
 @pytest.mark.parametrize("format", ["PPM", "ICO", "TGA"])
 def test_other_formats_are_refused(format: str) -> None:
-    with pytest.raises(InvalidImage, match="no PNG"):
+    with pytest.raises(InvalidImage, match="not a PNG"):
         decoded(saved(Image.new("RGB", (32, 32)), format))
 
 

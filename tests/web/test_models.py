@@ -119,7 +119,7 @@ async def test_a_gated_model(shop: ServerProcess, visit: OpenPage) -> None:
     """The card says what its publisher wants, with a link; a refused pull says why."""
     async with visit(shop.url, "#/models") as page:
         card = page.locator("[data-model=gated]")
-        await expect(card).to_contain_text("licence accepted first")
+        await expect(card).to_contain_text("Accept its licence first")
         link = card.get_by_role("link", name="org/gated")
         assert str(await link.get_attribute("href")).endswith("/org/gated")
         assert await link.get_attribute("rel") == "noreferrer noopener"
@@ -139,10 +139,10 @@ async def test_load_and_unload(studio: ServerProcess, visit: OpenPage) -> None:
             await expect(card.locator(".badge")).to_have_text(then)
             other = "Load" if verb == "Unload" else "Unload"
             await expect(card.get_by_role("button", name=f"{other} glyph-128", exact=True)).to_be_focused()
-        await page.get_by_label("Find").fill("glyph")
+        await page.get_by_role("searchbox", name="Find").fill("glyph")
         await expect(page.locator(".model")).to_have_count(1)
         await expect(page.locator("#models-hint")).to_contain_text("1 of ")
-        await page.get_by_label("Find").fill("nothing like it")
+        await page.get_by_role("searchbox", name="Find").fill("nothing like it")
         await expect(page.locator("#models-hint")).to_contain_text("No match")
         await page.get_by_role("link", name="Create").click()
         await ready(page)

@@ -215,6 +215,8 @@ def _joined(fields: dict[str, Any]) -> dict[str, Any]:
     images = [fields.pop("init_image")] if "init_image" in fields else []
     if images := images + fields.pop("ref_images", []):
         fields["image"] = images
+    elif fields.get("strength") == LEAVES["strength"].default:
+        del fields["strength"]  # the page of sd.cpp's server always sends it
     if True in [lora.pop("is_high_noise") for lora in fields.get("lora", ())]:
         fields["lora[].is_high_noise"] = True
     if fields.get("output_compression") == 100 and fields.get("output_format") not in ("jpeg", "webp"):
