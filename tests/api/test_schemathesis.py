@@ -52,7 +52,8 @@ MODEL = "tiny-random"
 MODELS = (MODEL, "sd-turbo", "sd-turbo:q8_0", "nobody")
 LIMITS = {"max_steps": 2, "max_pixels": 128 * 128, "max_images": 2, "max_queue": 1000, "heartbeat": 0.05}
 REFUSING = {
-    "POST /sdcpp/v1/vid_gen", "POST /v1/images/ocr", "POST /sdapi/v1/interrogate", "POST /mcp", "POST /v1/jobs/{id}"
+    "POST /sdcpp/v1/vid_gen", "POST /v1/images/ocr", "POST /sdapi/v1/interrogate", "POST /mcp",
+    "POST /v1/jobs/{id}",
 }  # fmt: skip
 """What no request of these goes through: it needs an extra, or a job that waits."""
 ENDLESS = "GET /v1/events"
