@@ -91,7 +91,14 @@ def test_flags_exist() -> None:
     text = README + "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md"))
     named = set(re.findall(r"`(--[a-z-]+)", text))
     fields = {name.replace("_", "-"): field for name, field in Settings.model_fields.items()}
-    known = {f"--{name}" for name in fields} | {"--help", "--url"}
+    known = {f"--{name}" for name in fields} | {
+        "--help",
+        "--url",
+        "--rules",
+        "--vae",
+        "--no-check",
+        "--force",
+    }
     known |= {f"--no-{name}" for name, field in fields.items() if field.annotation is bool}
     assert named <= known, named - known
 

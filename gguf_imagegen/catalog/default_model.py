@@ -26,7 +26,7 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
     path = Path(settings.model).expanduser()
     if names_file(settings.model):
         catalog = known_models(settings)
-        catalog, entry = catalog.with_file(entry_of_file(path, _components(settings.component)))
+        catalog, entry = catalog.with_file(entry_of_file(path, given_components(settings.component)))
         return _served(catalog, entry, settings), entry.id
     if names_folder(settings):
         entry = entry_of_folder(path)
@@ -95,7 +95,7 @@ def served_name(settings: Settings, catalog: Catalog, default_model: str) -> str
 def catalog_for(settings: Settings) -> Catalog:
     """The catalog, in which the model that the settings name by its id has the components that they name."""
     catalog = known_models(settings)
-    given = _components(settings.component)
+    given = given_components(settings.component)
     if not given:
         return catalog
     for role, file in given.items():
@@ -126,7 +126,8 @@ NONE = "none"
 """In the place of a component's file: leave it out."""
 
 
-def _components(words: tuple[str, ...]) -> dict[Role, Path | None]:
+def given_components(words: tuple[str, ...]) -> dict[Role, Path | None]:
+    """The files of `--component`, by role; None for one to leave out."""
     given: dict[Role, Path | None] = {}
     for word in words:
         name, _, file = word.partition("=")

@@ -1,4 +1,4 @@
-"""The command line: serve, mcp, generate, models, pull, tune, rm, verify, doctor, make-test-model."""
+"""The command line: serve, mcp, generate, models, pull, tune, rm, verify, convert, doctor and more."""
 
 from __future__ import annotations
 
@@ -220,6 +220,27 @@ def inspect(
     else:
         Console().print(inspect.as_table(found))
     return 0
+
+
+@command("convert")
+@with_settings("component", "models_dir", "catalog", "memory_check", *ENGINE_FLAGS)
+def convert(
+    settings: Settings,
+    source: Annotated[Path, typer.Argument(metavar="IN", help="GGUF or safetensors file")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="GGUF file to write")],
+    type: Annotated[str, typer.Option(help="type of the weights, e.g. q8_0")],
+    rules: Annotated[str, typer.Option(help="PATTERN=TYPE,…: tensors with types of their own")] = "",
+    vae: Annotated[Path | None, typer.Option(help="VAE to put into the file")] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="compare a picture of the result with the source's")
+    ] = True,
+    force: Annotated[bool, typer.Option("--force", help="replace OUT if it exists")] = False,
+) -> int:
+    """Write a model with weights of another type, and say how near its pictures stay."""
+    from gguf_imagegen.commands.convert import run_convert
+    from gguf_imagegen.engines.conversion import ordered
+
+    return run_convert(settings, ordered(source, target, type, rules, vae, force=force), check=check)
 
 
 @command("doctor")

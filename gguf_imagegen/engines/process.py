@@ -27,6 +27,7 @@ from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.processes import exit_name, was_killed
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Task
 from gguf_imagegen.vocabulary.errors import (
+    ConversionFailed,
     GenerationFailed,
     ImagegenError,
     InsufficientMemory,
@@ -271,6 +272,8 @@ def _error(failed: Failed) -> ImagegenError:
             return GenerationFailed(f"The image could not be generated: {failed.message}.")
         case "reading_failed":
             return ReadingFailed(f"The text could not be read: {failed.message}.")
+        case "conversion_failed":
+            return ConversionFailed(f"The file could not be converted: {failed.message}.")
         case "invalid_image":
             return InvalidImage(failed.message, param="image")
 

@@ -22,6 +22,11 @@ Role = Literal[
 ]  # fmt: skip
 Decoder = Literal["full", "tiny"]
 PreviewMode = Literal["none", "proj", "tae", "vae"]
+WeightType = Literal[
+    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q5_1", "q5_0", "q4_k", "q4_1", "q4_0", "iq4_nl", "q3_k",
+    "q2_k",
+]  # fmt: skip
+"""Types that weights can be converted to, by the names of ggml in small letters, best first."""
 StepCache = Literal["none", "easycache", "ucache", "dbcache", "taylorseer", "cache-dit", "spectrum"]
 """Ways of sd.cpp to leave out steps that would change little (`docs/caching.md` there)."""
 
@@ -180,7 +185,21 @@ class Read(Struct, frozen=True, tag=True):
     max_pixels: int
 
 
-Task: TypeAlias = Generate | Upscale | Read
+class Convert(Struct, frozen=True, tag=True):
+    """Write the weights of `source` to the new GGUF file `target` as type `weights`, needing no loaded model.
+
+    `rules` are `PATTERN=TYPE` joined by commas: tensors whose names a pattern matches get that type. `vae`
+    is written into the file with the rest. All of it is in memory before the writing begins.
+    """
+
+    source: Path
+    target: Path
+    weights: WeightType
+    rules: str
+    vae: Path | None
+
+
+Task: TypeAlias = Generate | Upscale | Read | Convert
 """What an engine can be asked to do."""
 
 
@@ -198,7 +217,7 @@ class Engine(Protocol):
     def run(self, task: Task) -> AsyncIterator[EngineEvent]:
         """Do the task: phases, progress, previews, and each artifact as soon as it is made.
 
-        Upscaling needs no loaded model.
+        Upscaling and converting need no loaded model; of a conversion `Loading` tells what was read.
         """
         ...
 

@@ -12,7 +12,7 @@
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
     ├── Cancelled (499)
-    ├── GenerationFailed, ReadingFailed, ModelLoadFailed, InternalError
+    ├── GenerationFailed, ReadingFailed, ConversionFailed, ModelLoadFailed, InternalError
     ├── WorkerCrashed
     │   └── WorkerKilled
     ├── NotInstalled (501)
@@ -225,6 +225,12 @@ class ReadingFailed(ImagegenError):
     """The text in a picture could not be read."""
 
     code = "reading_failed"
+
+
+class ConversionFailed(ImagegenError):
+    """A model file could not be written in another type; nothing is left of the attempt."""
+
+    code = "conversion_failed"
 
 
 class NotInstalled(ImagegenError):

@@ -108,8 +108,9 @@ class Failed(Struct, frozen=True, tag=True):
     """The engine gave up on the command it was running; the worker itself is still alive."""
 
     code: Literal[
-        "model_load_failed", "generation_failed", "reading_failed", "invalid_image", "insufficient_memory"
-    ]
+        "model_load_failed", "generation_failed", "reading_failed", "conversion_failed", "invalid_image",
+        "insufficient_memory",
+    ]  # fmt: skip
     message: str
 
 

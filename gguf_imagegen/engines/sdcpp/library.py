@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, get_args
 
 import stable_diffusion_cpp.stable_diffusion_cpp as low
+from gguf import GGMLQuantizationType
 
 from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
 from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
@@ -22,6 +23,7 @@ from gguf_imagegen.engines.sdcpp.embeddings import EmbeddingSlots
 from gguf_imagegen.engines.sdcpp.paths import path_fields
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import (
+    Convert,
     Generate,
     Hires,
     LoadSpec,
@@ -123,6 +125,18 @@ class SdCpp:
         """Whether the next step decodes a preview: unlike the mode, the library asks this at every step."""
         callback = self._on_preview if self._preview_mode else None
         low.sd_set_preview_callback(callback, self._preview_mode, 1, armed, False, None)
+
+
+def convert(task: Convert) -> bool:
+    """Write a model file in another type; False if that fails, for which see the log."""
+    kind, rules, vae = GGMLQuantizationType[task.weights.upper()], _rules(task.rules), str(task.vae or "")
+    paths = (str(task.source).encode(), vae.encode(), str(task.target).encode())
+    return bool(low.convert(*paths, kind.value, rules.encode(), False))
+
+
+def _rules(text: str) -> str:
+    """With types as ggml spells them: `q4_K`."""
+    return ",".join(rule[:-2] + "_K" if rule.endswith("_k") else rule for rule in text.split(","))
 
 
 def self_test() -> list[str]:

@@ -18,7 +18,7 @@ from gguf_imagegen.engines import pipes, wire
 from gguf_imagegen.engines.pipes import print_line
 from gguf_imagegen.engines.sdcpp.phases import LOG_ERROR, LOG_WARN, PhaseMachine, bare_names, is_out_of_memory
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Read, Upscale
+from gguf_imagegen.vocabulary.engine import Convert, Generate, LoadSpec, Read, Upscale
 from gguf_imagegen.vocabulary.events import (
     Done,
     EngineEvent,
@@ -83,6 +83,8 @@ class Worker:
                     self._generate(command)
                 case Upscale():
                     self._upscale(command)
+                case Convert():
+                    self._convert(command)
                 case Read():
                     raise TypeError("this engine reads no text; the OCR worker does")
         except NullResult:
@@ -143,11 +145,24 @@ class Worker:
         self._send(Made(spec.index, RawImage(width, height, 3, rgb)))
         self._send(Done())
 
+    def _convert(self, task: Convert) -> None:
+        from gguf_imagegen.engines.sdcpp.library import convert
+
+        self._phases = PhaseMachine()
+        if not convert(task):
+            raise NullResult
+        self._send(Done())
+
     def _failure(self, command: wire.Command) -> Failed:
         message = _explain(self._errors)
         if any(map(is_out_of_memory, self._errors)):
             return Failed("insufficient_memory", message)
-        return Failed("model_load_failed" if isinstance(command, LoadSpec) else "generation_failed", message)
+        match command:
+            case LoadSpec():
+                return Failed("model_load_failed", message)
+            case Convert():
+                return Failed("conversion_failed", message)
+        return Failed("generation_failed", message)
 
     def _note(self, error: str) -> None:
         error = bare_names(error, self._paths)
@@ -219,6 +234,10 @@ def _paths(command: wire.Command) -> Iterator[Path]:
                 yield command.hires.model
         case Upscale():
             yield command.path
+        case Convert():
+            yield from (command.source, command.target)
+            if command.vae is not None:
+                yield command.vae
 
 
 def _is_text_only(spec: Generate) -> bool:

@@ -1,0 +1,157 @@
+"""A model file written in another type by an engine of its own: whole, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Final
+
+from gguf_imagegen import __version__
+from gguf_imagegen.catalog.store import MARGIN, free_bytes, sha256_of, size_words
+from gguf_imagegen.machine.memory import available
+from gguf_imagegen.modelfiles.conversion import (
+    checked_rules,
+    converted_bytes,
+    convertible,
+    stamp,
+    weight_type,
+)
+from gguf_imagegen.modelfiles.header import read_header
+from gguf_imagegen.modelfiles.inspect import family_of
+from gguf_imagegen.vocabulary.engine import Convert, Engine
+from gguf_imagegen.vocabulary.errors import (
+    ConversionFailed,
+    DiskFull,
+    InsufficientMemory,
+    InvalidModelFile,
+    InvalidRequest,
+)
+from gguf_imagegen.vocabulary.events import Loading
+
+LOOK_SECONDS: Final = 0.2
+OnProgress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is, and the total."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A conversion that was checked; `size` is about what the result takes, in bytes."""
+
+    task: Convert
+    target: Path
+    size: int
+
+
+def ordered(
+    source: Path, target: Path, kind: str, rules: str = "", vae: Path | None = None, *, force: bool = False
+) -> Order:
+    """The conversion of `source` to `target`, refused in words if it cannot be done."""
+    wanted, checked = weight_type(kind), checked_rules(rules)
+    size = sum(converted_bytes(convertible(file), wanted) for file in (source, vae) if file is not None)
+    if target.suffix.lower() != ".gguf":
+        raise InvalidRequest(f"{target.name}: the result is a GGUF file; give it a name that ends in .gguf")
+    for file in filter(None, (source, vae)):
+        if target.exists() and target.samefile(file):
+            raise InvalidRequest(f"{target.name}: the result would replace what it is made from")
+    if target.is_dir() or (target.exists() and not force):
+        raise InvalidRequest(f"{target.name}: it exists already; --force replaces a file")
+    absolute = target.absolute()
+    if not absolute.parent.is_dir():
+        raise InvalidRequest(f"{target.name}: there is no folder {absolute.parent.name!r} to put it into")
+    partial = absolute.with_name(f".{absolute.name}.part")
+    task = Convert(source.absolute(), partial, wanted, checked, vae and vae.absolute())
+    return Order(task, absolute, size)
+
+
+def require_room(
+    order: Order, free: Callable[[Path], int] = free_bytes, *, memory: int | None = None
+) -> None:
+    """DiskFull or InsufficientMemory, with numbers: the engine holds all of the result in memory.
+
+    `memory` is how many bytes of it may be used, None for what this machine has.
+    """
+    there = free(order.target.parent)
+    if order.size + MARGIN > there:
+        raise DiskFull(
+            f"{order.target.name}: the disk is too full: {size_words(order.size)} are needed and"
+            f" {size_words(there)} are free; free {size_words(order.size + MARGIN - there)} more"
+        )
+    memory = available(gpu=None).usable.ram if memory is None else memory
+    if order.size > memory:
+        raise InsufficientMemory(
+            f"{order.target.name}: converting needs {size_words(order.size)} of memory and"
+            f" {size_words(memory)} may be used; take a smaller type, or unload other programs"
+        )
+
+
+@contextmanager
+def replacing(order: Order) -> Iterator[Path]:
+    """The file to write; it takes the target's place at the end, and is gone if that is not reached."""
+    partial = order.task.target
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(order.target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+async def convert(engine: Engine, order: Order, tell: OnProgress) -> None:
+    """Write the partial file, with where it comes from in its metadata; the engine is gone afterwards."""
+    watch = asyncio.create_task(_watch(order, tell))
+    try:
+        async for event in engine.run(order.task):
+            if isinstance(event, Loading):
+                tell("reading", event.done, event.total)
+    finally:
+        watch.cancel()
+        await engine.close()
+    _require_whole(order)
+    facts = await asyncio.to_thread(provenance, order.task, tell)
+    await asyncio.to_thread(stamp, order.task.target, facts)
+    _require_whole(order)
+
+
+def provenance(task: Convert, tell: OnProgress) -> dict[str, str]:
+    """What the metadata say: names of files, never where they lie."""
+    made = {
+        "general.quantized_by": f"gguf-imagegen {__version__} (stable-diffusion.cpp)",
+        "gguf_imagegen.type": task.weights,
+        "gguf_imagegen.rules": task.rules,
+        "gguf_imagegen.source": task.source.name,
+        "gguf_imagegen.source_sha256": sha256_of(task.source, functools.partial(tell, "hashing")),
+        "gguf_imagegen.vae": task.vae.name if task.vae else "",
+        "gguf_imagegen.converted": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    return {key: value for key, value in made.items() if value}
+
+
+async def _watch(order: Order, tell: OnProgress) -> None:
+    """The engine says nothing while it writes, but the file grows."""
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        with suppress(FileNotFoundError):
+            tell("writing", min(order.task.target.stat().st_size, order.size), order.size)
+
+
+def _require_whole(order: Order) -> None:
+    """The file has all the bytes that its header promises, and holds what its source held.
+
+    Tensors may be missing: the engine leaves out those that it never uses.
+    """
+    source = read_header(order.task.source)
+    try:
+        found = read_header(order.task.target)
+    except InvalidModelFile as exc:
+        if free_bytes(order.target.parent) < MARGIN:
+            raise DiskFull(f"{order.target.name}: the disk is full; free some space and try again") from exc
+        raise ConversionFailed(f"The engine wrote a file that is not whole: {exc}") from exc
+    if family_of(found) != family_of(source):
+        raise ConversionFailed(f"The engine lost tensors of {source.name}: the result is of no use.")
