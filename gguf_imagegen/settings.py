@@ -210,6 +210,7 @@ class Settings(BaseSettings):
     output_dir: Path | None = Field(
         None, description="folder to save pictures in for good, instead of the state folder"
     )
+    provenance: bool = Field(True, description="say in each picture's XMP that a model made it")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
