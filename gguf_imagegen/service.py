@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -37,13 +38,15 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelNotFound, QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelBusy, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
 """Names that can mean nothing else on this server than "the model"."""
 THUMBNAILS_AT_ONCE = 2
+UNLOADING = 30.0
+"""Seconds that engines get to end; they take less than one."""
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -158,6 +161,27 @@ class Service:
         job = Job(plan, sender, lasting=lasting)
         await self._accept(job, request, repeat)
         return job
+
+    async def give_memory_back(self, patience: float) -> list[Entry]:
+        """Unload all models, those in use when no job needs them any more; what was in memory.
+
+        Raises ModelBusy if jobs still do after `patience` seconds; what they use is unloaded after them.
+        """
+        loading = [self.catalog.get(lane.being_loaded) for lane in self.pool.lanes if lane.being_loaded]
+        entries = list({entry.name: entry for entry in (*self.pool.entries, *loading)}.values())
+        for entry in entries:
+            await self.scheduler.unload(entry)
+        start = time.monotonic()
+        while self.pool.present:
+            waited, jobs = time.monotonic() - start, len(self.scheduler.running) + self.scheduler.waiting
+            if waited >= patience + (0 if jobs else UNLOADING):
+                raise ModelBusy(
+                    f"{jobs} jobs run or wait; the memory is free after them. Try again later, or wait longer"
+                    " with ?wait=SECONDS",
+                    retry_after=5,
+                )
+            await asyncio.sleep(0.05)
+        return entries
 
     async def thumbnail(self, picture: str, width: int) -> bytes | None:
         """A WebP of this width, None where the picture is no wider; few are made at once."""

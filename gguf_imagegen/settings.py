@@ -187,6 +187,9 @@ class Settings(BaseSettings):
     swap_after: float = Field(
         10, ge=0, description="how long a job may wait while others use the loaded model"
     )
+    before_load: str | None = Field(
+        None, description="URL or command that has another program free its memory before a model is loaded"
+    )
 
     # time
     job_ttl: float = Field(3600, gt=0, description="how long finished jobs and their images can be read")

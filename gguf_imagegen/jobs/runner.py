@@ -80,10 +80,10 @@ class Runner:
         if job.cancel_requested:
             error = job.cancel_requested
         elif isinstance(error, WorkerCrashed):
-            lane.crashed()
+            lane.crashes.add()
             log.error("job %s: %s", job.id, error.message)
         elif error is None:
-            lane.succeeded()
+            lane.crashes.job_succeeded()
         if job.cancel_requested or isinstance(error, Cancelled | WorkerCrashed | InternalError):
             await lane.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
         elif isinstance(error, ModelLoadFailed):
