@@ -132,6 +132,11 @@ class Settings(BaseSettings):
     cors_origins: Words = Field((), description="origins allowed to call from a browser, * for any")
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
 
+    webhooks: Words = Field((), description="beginnings of addresses that requests may name as webhook")
+    webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="key(s) to sign webhooks with, whsec_ and base64"
+    )
+
     dialects: Words = Field(("all",), description="APIs to speak besides our own, such as openai,a1111")
 
     # the engine
@@ -249,6 +254,8 @@ class Settings(BaseSettings):
         "devices",
         "allowed_hosts",
         "api_key",
+        "webhooks",
+        "webhook_secret",
         "dialects",
         mode="before",
     )
