@@ -74,6 +74,7 @@ OURS = (
         [
             web.get("/v1/models", models.list_models),
             web.get("/v1/models/{id}", models.get_model),
+            web.post("/v1/models/yield", models.yield_memory),
             web.post("/v1/models/pull", pull.pull_model),
             web.get("/v1/models/pull/{id}", pull.get_pull),
             web.delete("/v1/models/pull/{id}", pull.cancel_pull),

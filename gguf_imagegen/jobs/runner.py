@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 class Runner:
     """Runs jobs, each on the lane it is given; several may run at the same time, on lanes of their own.
 
-    `settle` publishes an event when it is stored. Pictures that a job has already are not made again.
+    `settle` publishes an event when it is stored. Pictures that a job has already are not made again; those
+    made are `marked` as a model's.
     """
 
     def __init__(
@@ -54,11 +55,14 @@ class Runner:
         pace: Pace,
         publish: Callable[[Job, JobEvent], None],
         settle: Callable[[Job, JobEvent], Awaitable[None]],
+        *,
+        marked: bool,
     ) -> None:
         self._results = results
         self._pace = pace
         self._publish = publish
         self._settle = settle
+        self._marked = marked
 
     async def run(self, job: Job, lane: Lane) -> ImagegenError | None:
         """From its start to its end, which is not published yet; returns what went wrong.
@@ -76,10 +80,10 @@ class Runner:
         if job.cancel_requested:
             error = job.cancel_requested
         elif isinstance(error, WorkerCrashed):
-            lane.crashed()
+            lane.crashes.add()
             log.error("job %s: %s", job.id, error.message)
         elif error is None:
-            lane.succeeded()
+            lane.crashes.job_succeeded()
         if job.cancel_requested or isinstance(error, Cancelled | WorkerCrashed | InternalError):
             await lane.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
         elif isinstance(error, ModelLoadFailed):
@@ -167,7 +171,7 @@ class Runner:
 
     async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
         plan, seed = job.plan, job.plan.seed(index)
-        data = await asyncio.to_thread(encode_image, plan, picture, seed)
+        data = await asyncio.to_thread(encode_image, plan, picture, seed, marked=self._marked)
         name, on_disk = await asyncio.to_thread(
             self._results.put, data, plan.output_format, job.caller, job.names[index]
         )

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.job import Hook, Job
 from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.planning.plan import Operation, Plan
 from gguf_imagegen.planning.request import ImageRequest
@@ -53,6 +53,7 @@ class Ticket(Struct, frozen=True):
     repeat: Repeat | None
     created: float
     priority: int = 0
+    hook: Hook | None = None
 
     @property
     def hashes(self) -> list[str]:
@@ -78,7 +79,7 @@ def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | No
         dialect=job.sender.dialect,
         operation=plan.operation,
         model=plan.entry.name,
-        request=_fields(request.without_files().model_copy(update={"seed": seed})),
+        request=_fields(request.without_files().model_copy(update={"seed": seed, "webhook": None})),
         files={name: [spool.put(data) for data in pictures] for name, pictures in files.items()},
         plan=msgspec.to_builtins(plan, enc_hook=_plain),
         names=list(job.names),
@@ -86,6 +87,7 @@ def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | No
         repeat=repeat,
         created=job.created,
         priority=job.priority,
+        hook=job.hook,
     )
 
 

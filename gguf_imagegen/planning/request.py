@@ -221,6 +221,7 @@ class ImageRequest(_Lenient):
     on_disconnect: Literal["cancel", "continue"] = "cancel"
     keep_alive: Finite | None = Field(None, ge=-1)
     priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    webhook: Text | None = Field(None, max_length=2000)
     request_id: Text | None = Field(None, max_length=200)
 
     sampler: Sampler | None = _option(
