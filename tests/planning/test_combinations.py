@@ -56,7 +56,11 @@ def test_choices(prompt: str, every: list[str]) -> None:
 
 def test_wildcards(folder: Path) -> None:
     """Each line but comments and blanks, and lines may hold choices; files in folders by their place."""
-    assert texts("__colour__ __animals/small__", folder) == ["red mouse", "light blue mouse", "dark blue mouse"]
+    assert texts("__colour__ __animals/small__", folder) == [
+        "red mouse",
+        "light blue mouse",
+        "dark blue mouse",
+    ]
 
 
 @pytest.mark.parametrize(
