@@ -16,7 +16,7 @@ from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS
 from gguf_imagegen.api.job_answers import DryRun, JobObject
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
-from gguf_imagegen.api.reply import encoded, reply
+from gguf_imagegen.api.reply import Answered, reply
 from gguf_imagegen.api.streams.send import wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
@@ -92,7 +92,7 @@ async def _answer_dry_run(
     service = request.app[SERVICE]
     plan = await service.plan(wanted, operation, warnings, sender_of(request))
     (found,) = await service.forecasts([plan])
-    raise web.HTTPOk(body=encoded(DryRun, DryRun.of(found)), content_type="application/json")
+    raise Answered(reply(DryRun, DryRun.of(found)))
 
 
 def _parsed(request: web.Request, fields: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
