@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -116,7 +117,7 @@ class Runner:
             return
         made: list[tuple[RawImage, Timings]] = []
         async with lane.loaded(
-            job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
+            job.plan.entry, partial(self._loading, job, lane), job.plan.keep_alive
         ) as model:
             if not job.cancel_requested:
                 await lane.make_room_to_decode(model, job.plan.generate)
@@ -124,6 +125,11 @@ class Runner:
                     await self._take(job, event, made, lane.device.kind)
             for index, (picture, timings) in enumerate(made, first):
                 await self._enlarge(job, lane, model.engine, index, picture, timings)
+
+    def _loading(self, job: Job, lane: Lane, event: Loading | Loaded) -> None:
+        if isinstance(event, Loaded):
+            self._pace.learn_load(job.plan.entry, event.seconds, lane.device.kind)
+        self._publish(job, event)
 
     async def _enlarge(
         self, job: Job, lane: Lane, engine: Engine, index: int, picture: RawImage, timings: Timings

@@ -223,6 +223,7 @@ class ImageRequest(_Lenient):
     priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
     webhook: Text | None = Field(None, max_length=2000)
     request_id: Text | None = Field(None, max_length=200)
+    dry_run: bool = False
 
     sampler: Sampler | None = _option(
         "sampler", "sample_method", "sampler_name", "sampling_method", "sampler_index", default=None
