@@ -89,6 +89,7 @@ class Service:
         self._served = catalog.get(default_model).id
         self.abilities = backend.abilities()
         self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
+        self._backend = backend
         self.results = _results(settings, kept)
         self._ledger = kept.ledger if kept else None
         self.webhooks = Webhooks(settings, self._ledger, waits)
@@ -134,6 +135,10 @@ class Service:
     def name_of(self, entry: Entry) -> str:
         """What answers call a model that the request did not name."""
         return self.served_name if entry.id == self._served else entry.id
+
+    def converter(self) -> Engine:
+        """An engine for a conversion, not started yet."""
+        return self._backend.engine(self.pool.lanes[0].device)
 
     async def submit(
         self,

@@ -147,7 +147,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "memory": best.memory and asdict(best.memory),
             "download_bytes": best.download_bytes,
             "pullable": bool(entry.sources) and not entry.unsupported,
-            "pulling": [pull.entry.name for pull in app[PULLS].named(entry.id) if not pull.ended],
+            "pulling": [pull.model for pull in app[PULLS].named(entry.id) if not pull.ended],
             "gated": best.gated,
             "links": sorted({source.url for source in entry.sources.values()}),
             "unsupported": entry.unsupported or None,
