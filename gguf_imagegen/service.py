@@ -147,7 +147,8 @@ class Service:
         if not request.model:
             request = request.model_copy(update={"model": self.name_of(entry)})
         entry, notes = chosen_parts(request, entry)
-        self.catalog.require_on_disk(entry)
+        if operation != "upscale":
+            self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
         settings = within(self.settings, sender.caller.bounds)
         sketched = await asyncio.to_thread(

@@ -19,6 +19,7 @@ from gguf_imagegen.api import (
     pull,
     submit,
     system,
+    upscale,
     web_page,
 )
 from gguf_imagegen.api.callers import CALLERS, Callers
@@ -52,6 +53,7 @@ OURS = (
             web.get("/v1/images", gallery.list_images),
             web.get("/v1/images/files/{name}", gallery.get_image),
             web.delete("/v1/images/files/{name}", gallery.delete_image),
+            web.post("/v1/images/upscale", upscale.upscale),
             web.post("/v1/images/info", gallery.image_info),
             web.get("/v1/addons", addons.list_addons),
         ],
