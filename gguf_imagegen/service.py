@@ -242,7 +242,8 @@ class Service:
         if not request.model:
             request = request.model_copy(update={"model": self.name_of(entry)})
         entry, notes = chosen_parts(request, entry)
-        self.catalog.require_on_disk(entry)
+        if operation != "upscale":
+            self.catalog.require_on_disk(entry)
         settings = within(self.settings, caller.bounds)
         found = await asyncio.to_thread(
             self._sketch, request, entry, operation, [*warnings, *notes], settings

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -135,18 +134,18 @@ class Runner:
         self, job: Job, lane: Lane, engine: Engine, index: int, picture: RawImage, timings: Timings
     ) -> None:
         """To the size asked for where the model drew less, then as the request wants it, and keep it."""
-        plan = job.plan
+        plan, threads = job.plan, lane.device.threads
         if plan.enlarger is not None:
-            picture = await self._upscaled(job, lane, engine, plan.enlarger, index, picture)
+            picture = await self._upscaled(job, engine, Upscale(plan.enlarger, picture, index, threads))
             picture = await asyncio.to_thread(finish_pixels, plan, picture)
         if plan.upscale is not None:
-            picture = await self._upscaled(job, lane, engine, plan.upscale.path, index, picture)
+            path, tile = plan.upscale.path, plan.upscale.tile
+            picture = await self._upscaled(job, engine, Upscale(path, picture, index, threads, tile))
         await self._keep_image(job, index, picture, timings)
 
-    async def _upscaled(
-        self, job: Job, lane: Lane, engine: Engine, path: Path, index: int, picture: RawImage
-    ) -> RawImage:
-        async for event in engine.run(Upscale(path, picture, index, lane.device.threads)):
+    async def _upscaled(self, job: Job, engine: Engine, task: Upscale) -> RawImage:
+        picture = task.image
+        async for event in engine.run(task):
             match event:
                 case Made():
                     picture = event.artifact
