@@ -154,8 +154,18 @@ class Settings(BaseSettings):
     offload_to_cpu: bool = Field(False, description="keep weights in RAM, move to the GPU when used")
     vae_on_cpu: bool = Field(False, description="decode on the CPU")
     text_encoders_on_cpu: bool = Field(False, description="encode prompts on the CPU")
+    control_net_on_cpu: bool = Field(False, description="run ControlNets on the CPU")
+    max_vram: float = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="GiB of graphics memory that one computation may take, in parts; 0 = no limit",
+    )
     rng: Literal["cuda", "cpu"] = Field(
         "cuda", description="noise like AUTOMATIC1111 (cuda) or ComfyUI (cpu)"
+    )
+    sampler_rng: Literal["cuda", "cpu"] | None = Field(
+        None, description="the same for the noise that samplers add, by default as --rng says"
     )
     load_timeout: float = Field(
         600, gt=0, description="give up loading a model without progress after this time"

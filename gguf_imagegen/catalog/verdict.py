@@ -104,12 +104,15 @@ def _estimate(
     entry: Entry, files: Files, settings: Settings, gpu: bool, size: tuple[int, int] | None = None
 ) -> Estimate:
     width, height = size or entry.defaults.size
+    settings = entry.engine.over(settings)
     return estimate(
         files, entry.family, width, height,
         gpu=gpu,
         offload_to_cpu=settings.offload_to_cpu,
         vae_on_cpu=settings.vae_on_cpu,
         text_encoders_on_cpu=settings.text_encoders_on_cpu,
+        control_net_on_cpu=settings.control_net_on_cpu,
+        max_vram=settings.max_vram,
         flash_attention=settings.flash_attention,
     )  # fmt: skip
 

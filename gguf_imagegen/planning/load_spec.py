@@ -20,10 +20,11 @@ MASKED: Final = ("chroma",)
 def model_spec(
     entry: Entry, paths: Mapping[Role, Path], headers: Mapping[Role, Header], settings: Settings, threads: int
 ) -> LoadSpec:
-    """As the settings say; a tuning is applied to this.
+    """As the settings say, or the catalog of this model; a tuning is applied to this.
 
     Flash attention that nobody has said anything about is the backend's choice, and never a masked family's.
     """
+    settings, own = entry.engine.over(settings), entry.engine
     said = "flash_attention" in settings.model_fields_set
     unsaid = False if entry.family.startswith(MASKED) else None
     return LoadSpec(
@@ -33,7 +34,7 @@ def model_spec(
         built_in_vae=any(holds_vae(header) for header in headers.values()),
         decoder=entry.decoder,
         zero_cond_t=entry.zero_cond_t,
-        tiling=entry.tiling,
+        seamless=entry.seamless,
         flash_attention=settings.flash_attention if said else unsaid,
         diffusion_conv_direct=settings.diffusion_conv_direct,
         vae_conv_direct=settings.vae_conv_direct,
@@ -42,6 +43,14 @@ def model_spec(
         offload_to_cpu=settings.offload_to_cpu,
         vae_on_cpu=settings.vae_on_cpu,
         text_encoders_on_cpu=settings.text_encoders_on_cpu,
+        control_net_on_cpu=settings.control_net_on_cpu,
+        max_vram=settings.max_vram,
         rng=settings.rng,
+        sampler_rng=settings.sampler_rng,
+        prediction=own.prediction,
+        force_sdxl_vae_conv_scale=own.force_sdxl_vae_conv_scale or False,
+        chroma_use_dit_mask=own.chroma_use_dit_mask,
+        chroma_use_t5_mask=own.chroma_use_t5_mask or False,
+        chroma_t5_mask_pad=1 if own.chroma_t5_mask_pad is None else own.chroma_t5_mask_pad,
         embeddings=settings.embedding_dir is not None and takes_embeddings(entry.family),
     )
