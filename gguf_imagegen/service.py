@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,8 +17,9 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.engines.ocr.reader import Reader, rapidocr
 from gguf_imagegen.jobs.forecast import Forecast, Forecaster
-from gguf_imagegen.jobs.job import Job, JobEvent, Observer
-from gguf_imagegen.jobs.ledger import Ledger, Past
+from gguf_imagegen.jobs.job import Ended, Hook, Job, JobEvent, Observer
+from gguf_imagegen.jobs.ledger import Ledger, Past, goes_on
+from gguf_imagegen.jobs.letter import letter_of
 from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.recovery import Recovery
@@ -26,6 +28,7 @@ from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.jobs.sets import Sets
 from gguf_imagegen.jobs.state import State
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
+from gguf_imagegen.jobs.webhooks import Webhooks
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
@@ -40,13 +43,15 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelNotFound, QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelBusy, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
 """Names that can mean nothing else on this server than "the model"."""
 THUMBNAILS_AT_ONCE = 2
+UNLOADING = 30.0
+"""Seconds that engines get to end; they take less than one."""
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -84,10 +89,11 @@ class Service:
         self._served = catalog.get(default_model).id
         self.abilities = backend.abilities()
         self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
+        self._backend = backend
         self.results = _results(settings, kept)
         self._ledger = kept.ledger if kept else None
-        store = self._ledger.store if self._ledger else None
-        self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, store)
+        self.webhooks = Webhooks(settings, self._ledger, waits)
+        self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, self._store)
         self.pixels = Pixels(self._pixels_held)
         self.sets = Sets(self.scheduler, self._ledger, self._submit_item, settings)
         self._forecaster = Forecaster(catalog, settings, self.pool, self.scheduler.pace)
@@ -130,6 +136,10 @@ class Service:
         """What answers call a model that the request did not name."""
         return self.served_name if entry.id == self._served else entry.id
 
+    def converter(self) -> Engine:
+        """An engine for a conversion, not started yet."""
+        return self._backend.engine(self.pool.lanes[0].device)
+
     async def submit(
         self,
         request: ImageRequest,
@@ -139,22 +149,46 @@ class Service:
         *,
         lasting: bool = False,
         repeat: Repeat | None = None,
+        base: str = "",
     ) -> Job:
         """Queue what a request asks for; all that can be refused is refused before a picture is decoded.
 
         A `lasting` job goes on whether anybody waits for it or not, over restarts of the server too; `repeat`
-        is how a repeated request is known after one.
+        is how a repeated request is known after one. Addresses in what its webhook is told begin with `base`.
         """
         sender = sender or Sender()
         check_priority(request.priority, sender.caller)
+        self.webhooks.check(request.webhook)
         self.check_room(sender.caller)
         request, sketched = await self._sketched(request, operation, warnings, sender.caller)
         self.scheduler.check_engine(None if operation == "upscale" else sketched.bare.entry)
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
-        job = Job(plan, sender, lasting=lasting)
+        hook = Hook(request.webhook, base) if request.webhook else None
+        job = Job(plan, sender, lasting=lasting, hook=hook)
         await self._accept(job, request, repeat)
         return job
+
+    async def give_memory_back(self, patience: float) -> list[Entry]:
+        """Unload all models, those in use when no job needs them any more; what was in memory.
+
+        Raises ModelBusy if jobs still do after `patience` seconds; what they use is unloaded after them.
+        """
+        loading = [self.catalog.get(lane.being_loaded) for lane in self.pool.lanes if lane.being_loaded]
+        entries = list({entry.name: entry for entry in (*self.pool.entries, *loading)}.values())
+        for entry in entries:
+            await self.scheduler.unload(entry)
+        start = time.monotonic()
+        while self.pool.present:
+            waited, jobs = time.monotonic() - start, len(self.scheduler.running) + self.scheduler.waiting
+            if waited >= patience + (0 if jobs else UNLOADING):
+                raise ModelBusy(
+                    f"{jobs} jobs run or wait; the memory is free after them. Try again later, or wait longer"
+                    " with ?wait=SECONDS",
+                    retry_after=5,
+                )
+            await asyncio.sleep(0.05)
+        return entries
 
     async def plan(
         self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender
@@ -208,7 +242,8 @@ class Service:
         if not request.model:
             request = request.model_copy(update={"model": self.name_of(entry)})
         entry, notes = chosen_parts(request, entry)
-        self.catalog.require_on_disk(entry)
+        if operation != "upscale":
+            self.catalog.require_on_disk(entry)
         settings = within(self.settings, caller.bounds)
         found = await asyncio.to_thread(
             self._sketch, request, entry, operation, [*warnings, *notes], settings
@@ -254,6 +289,7 @@ class Service:
                     task.cancel()
                 await asyncio.wait(tasks, timeout=self.waits.cancel_again)
             await self.reader.close()
+            await self.webhooks.close()
             self.results.close()
             if self._ledger is not None:
                 await self._ledger.close()
@@ -287,6 +323,7 @@ class Service:
 
     async def _read_past(self, ledger: Ledger) -> None:
         jobs, owners = await ledger.past()
+        self.webhooks.send(ledger.letters)
         for picture in await asyncio.to_thread(self.results.take_owners, owners):
             ledger.disown(picture)
         recovery = Recovery(
@@ -338,6 +375,16 @@ class Service:
     def _tell(self, job: Job, event: JobEvent) -> None:
         for observer in self._observers:
             observer(job, event)
+
+    async def _store(self, job: Job, event: JobEvent) -> None:
+        """Store an event, and have the end of a job told to whom its request names."""
+        letter = None
+        if isinstance(event, Ended) and not goes_on(job, event):
+            letter = letter_of(job, event, time.time())
+        if self._ledger is not None:
+            await self._ledger.store(job, event, letter)
+        if letter is not None:
+            self.webhooks.send([letter])
 
     async def _sweep(self) -> None:
         while True:

@@ -133,6 +133,11 @@ class Settings(BaseSettings):
     cors_origins: Words = Field((), description="origins allowed to call from a browser, * for any")
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
 
+    webhooks: Words = Field((), description="beginnings of addresses that requests may name as webhook")
+    webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="key(s) to sign webhooks with, whsec_ and base64"
+    )
+
     dialects: Words = Field(("all",), description="APIs to speak besides our own, such as openai,a1111")
 
     # the engine
@@ -189,6 +194,9 @@ class Settings(BaseSettings):
     swap_after: float = Field(
         10, ge=0, description="how long a job may wait while others use the loaded model"
     )
+    before_load: str | None = Field(
+        None, description="URL or command that has another program free its memory before a model is loaded"
+    )
 
     # time
     job_ttl: float = Field(3600, gt=0, description="how long finished jobs and their images can be read")
@@ -212,6 +220,7 @@ class Settings(BaseSettings):
     output_dir: Path | None = Field(
         None, description="folder to save pictures in for good, instead of the state folder"
     )
+    provenance: bool = Field(True, description="say in each picture's XMP that a model made it")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
@@ -247,6 +256,8 @@ class Settings(BaseSettings):
         "devices",
         "allowed_hosts",
         "api_key",
+        "webhooks",
+        "webhook_secret",
         "dialects",
         mode="before",
     )

@@ -109,7 +109,13 @@ async def _submit(
     repeat: Repeat | None,
 ) -> Job:
     job = await request.app[SERVICE].submit(
-        wanted, operation, warnings, sender_of(request), lasting=lasting, repeat=repeat
+        wanted,
+        operation,
+        warnings,
+        sender_of(request),
+        lasting=lasting,
+        repeat=repeat,
+        base=base_url(request),
     )
     if wanted.request_id:
         _remember(request.app, wanted.request_id, job)

@@ -67,6 +67,14 @@ class Ended:
     error: ImagegenError | None
 
 
+@dataclass(frozen=True)
+class Hook:
+    """Where the end of a job is told, and what addresses of this server begin with there."""
+
+    url: str
+    base: str
+
+
 PREVIEW_TTL = 60.0
 """Seconds after a job's end for which its previews can be replayed."""
 MAX_ENDED = 1000
@@ -104,6 +112,7 @@ class Job:
         sender: Sender | None = None,
         *,
         lasting: bool = False,
+        hook: Hook | None = None,
         id: str = "",
         created: float | None = None,
         names: Sequence[str] = (),
@@ -114,6 +123,7 @@ class Job:
         self.plan = plan
         self.sender = sender or Sender()
         self.lasting = lasting
+        self.hook = hook
         self.parent = parent
         """The id of the set that it is an item of."""
         self.held = False
@@ -243,9 +253,7 @@ class Job:
     def status(self) -> Status:
         if not self.ended:
             return "queued" if self.started_at is None else "running"
-        if self.error is None:
-            return "succeeded"
-        return "cancelled" if isinstance(self.error, Cancelled) else "failed"
+        return status_of(Ended(self.error))
 
     @property
     def warnings(self) -> list[str]:
@@ -261,6 +269,12 @@ class Job:
         done = max(len(self.images), last.index if last else 0)  # several may be decoded at the end
         part = image_fraction(last, self.plan) if last and last.index >= done else 0.0
         return min(99.0, 100 * (done + part) / self.plan.n)
+
+
+def status_of(end: Ended) -> Literal["succeeded", "failed", "cancelled"]:
+    if end.error is None:
+        return "succeeded"
+    return "cancelled" if isinstance(end.error, Cancelled) else "failed"
 
 
 def image_fraction(progress: Progress, plan: Plan) -> float:

@@ -108,6 +108,7 @@ def _job(past: Past, plan: Plan) -> Job:
         plan,
         ticket.sender if ticket else Sender(Caller(past.caller), "", past.caller),
         lasting=ticket is not None and ticket.lasting,
+        hook=ticket.hook if ticket else None,
         id=past.id,
         created=past.created,
         names=ticket.names if ticket else (),

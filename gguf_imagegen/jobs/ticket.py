@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.job import Hook, Job
 from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.planning.plan import Operation, Plan
 from gguf_imagegen.planning.request import ImageRequest
@@ -69,6 +69,7 @@ class Ticket(Struct, frozen=True):
     repeat: Repeat | None
     created: float
     priority: int = 0
+    hook: Hook | None = None
     items: list[Item] = []
     parent: str | None = None
     """The set that this is an item of."""
@@ -92,7 +93,7 @@ def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | No
         dialect=job.sender.dialect,
         operation=plan.operation,
         model=plan.entry.name,
-        request=fields_of(request.model_copy(update={"seed": seed})),
+        request=fields_of(request.model_copy(update={"seed": seed, "webhook": None})),
         files=spooled(request, spool),
         plan=msgspec.to_builtins(plan, enc_hook=_plain),
         names=list(job.names),
@@ -100,6 +101,7 @@ def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | No
         repeat=repeat,
         created=job.created,
         priority=job.priority,
+        hook=job.hook,
         parent=job.parent,
     )
 

@@ -63,6 +63,8 @@ def combinations(data: Mapping[str, Any], able: Abilities, settings: Settings) -
     """Every combination, or `n` drawn ones. Raises InvalidRequest kinds. Reads files: call it in a thread."""
     if "prompt" in data:
         raise InvalidRequest("prompt: a set has a list of 'prompts'", param="prompt")
+    if data.get("webhook"):
+        raise InvalidRequest("webhook: a set has none; follow it at its 'events' address", param="webhook")
     wanted = validated(SetRequest, data)
     rest = {key: value for key, value in data.items() if key not in SetRequest.model_fields}
     shared, warnings = parse_request(rest, able)
