@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 
 from gguf_imagegen.catalog.catalog import Catalog
@@ -26,21 +25,19 @@ from gguf_imagegen.jobs.recovery import Recovery
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.jobs.sets import Sets
+from gguf_imagegen.jobs.sketcher import Sketcher
 from gguf_imagegen.jobs.state import State
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
 from gguf_imagegen.jobs.webhooks import Webhooks
 from gguf_imagegen.machine.cores import usable_cores
-from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.canvas import enlarger
-from gguf_imagegen.planning.control import with_control_net
 from gguf_imagegen.planning.parts import chosen_parts
-from gguf_imagegen.planning.plan import Operation, Plan, Sketch, sketch
+from gguf_imagegen.planning.plan import Operation, Plan, Sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelBusy, ModelNotFound, QueueFull
@@ -93,6 +90,7 @@ class Service:
         self.results = _results(settings, kept)
         self._ledger = kept.ledger if kept else None
         self.webhooks = Webhooks(settings, self._ledger, waits)
+        self._sketcher = Sketcher(catalog, self.pool, self.abilities)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, self._store)
         self.pixels = Pixels(self._pixels_held)
         self.sets = Sets(self.scheduler, self._ledger, self._submit_item, settings)
@@ -246,7 +244,7 @@ class Service:
             self.catalog.require_on_disk(entry)
         settings = within(self.settings, caller.bounds)
         found = await asyncio.to_thread(
-            self._sketch, request, entry, operation, [*warnings, *notes], settings
+            self._sketcher.sketch, request, entry, operation, [*warnings, *notes], settings
         )
         return request, found
 
@@ -346,27 +344,7 @@ class Service:
         await self.scheduler.take_back(job, fault)
 
     async def _sketch_again(self, request: ImageRequest, entry: Entry, operation: Operation) -> Sketch:
-        return await asyncio.to_thread(self._sketch, request, entry, operation, [], self.settings)
-
-    def _sketch(
-        self,
-        request: ImageRequest,
-        entry: Entry,
-        operation: Operation,
-        warnings: list[str],
-        settings: Settings,
-    ) -> Sketch:
-        task: TaskKind = "upscale" if operation == "upscale" else "generate"
-        require_engine(request, entry, task, self.abilities)
-        if task == "generate":
-            require_able(request, entry, self.catalog, settings)
-            entry = with_control_net(request, entry, self.catalog, settings)
-        sketched = sketch(request, entry, settings, operation, warnings, self.abilities)
-        bare = sketched.bare
-        if bare.generate is None:
-            return sketched
-        alike = replace(bare, generate=self.pool.alike(bare.entry, bare.generate))
-        return replace(sketched, bare=alike)
+        return await asyncio.to_thread(self._sketcher.sketch, request, entry, operation, [], self.settings)
 
     def _pixels_held(self) -> int:
         jobs = (*self.scheduler.jobs.values(), *self.scheduler.arriving.values())
