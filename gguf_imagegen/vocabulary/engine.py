@@ -41,6 +41,7 @@ class LoadSpec(Struct, frozen=True, tag=True):
     With `embeddings` prompts may name textual inversions (`Generate.embeddings`).
 
     Direct convolutions need less memory and may be faster or slower.
+    `weights` is the type that weights are converted to while they are read; None leaves them as they are.
     `huge_pages` is for the worker's malloc, see `engines.process`. `flash_attention` None leaves it to the
     backend. `mmap` says how files are read: mapped, or in pieces; the weights are copied either way.
     """
@@ -62,6 +63,7 @@ class LoadSpec(Struct, frozen=True, tag=True):
     text_encoders_on_cpu: bool = False
     rng: Literal["cuda", "cpu"] = "cuda"
     embeddings: bool = False
+    weights: WeightType | None = None
 
     def uses_flash_attention(self, backend: str) -> bool:
         """As it is said, else where sd.cpp's docs/performance.md calls it faster, which is CUDA alone."""
