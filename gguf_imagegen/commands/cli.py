@@ -249,7 +249,7 @@ def convert(
 
 
 @command("doctor")
-@with_settings("models_dir", "catalog", "threads", "devices", "cpu_lanes")
+@with_settings("models_dir", "models_from", "catalog", "threads", "devices", "cpu_lanes")
 def doctor(settings: Settings) -> int:
     """Say what this machine has and lacks; exit code 1 if pictures cannot be made."""
     from gguf_imagegen.commands.doctor import examine

@@ -24,6 +24,7 @@ _PLAIN = frozenset({"F32", "F16", "BF16"})
 _FLOATS = {"gguf": _PLAIN, "safetensors": _PLAIN | {"F64", "F8_E4M3", "F8_E5M2"}}
 _NUMBERS = {"gguf": frozenset({"I32"}), "safetensors": frozenset({"I32", "I64"})}
 _PASSED_OVER = "U8"
+_PEFT = "base_model.model."
 _EMBEDDINGS = (
     "token_embedding.weight", "position_embedding.weight", "embed_tokens.weight", "shared.weight",
     "relative_attention_bias.weight",
@@ -71,6 +72,12 @@ def fit(lora: Header, files: Mapping[Role, Header], family: str, model: str) -> 
     share = f"{len(fitting)} of {len(lora.tensors)} tensors fit {model}"
     if faults:
         raise _refusal(lora, f"{faults[0]}; {share}")
+    if not fitting and all(name.startswith(_PEFT) for name in lora.tensors):
+        raise _refusal(
+            lora,
+            f"has names as PEFT saves them, which the engine does not know: {share}; replace {_PEFT!r} at"
+            " their beginning by 'diffusion_model.', or save it with save_lora_weights of diffusers",
+        )
     if not fitting:
         raise _refusal(
             lora,
