@@ -142,6 +142,13 @@ class ModelList(Answer):
     data: list[ModelObject]
 
 
+class MemoryFreed(Answer):
+    """`unloaded` are the models that were in memory."""
+
+    object: Literal["models.yield"]
+    unloaded: list[str]
+
+
 class ModelDeleted(Answer):
     """`deleted`: files are gone. `removed` and `kept` (others use them) are names, `freed` is bytes."""
 

@@ -18,8 +18,10 @@ from gguf_imagegen.api import (
     models,
     packing,
     pull,
+    sets,
     submit,
     system,
+    upscale,
     web_page,
 )
 from gguf_imagegen.api.callers import CALLERS, Callers
@@ -51,8 +53,16 @@ OURS = (
         "Images",
         [
             web.get("/v1/images", gallery.list_images),
+            web.post("/v1/images/sets", sets.make_set),
+            web.get("/v1/images/sets", sets.list_sets),
+            web.get("/v1/images/sets/{id}", sets.get_set),
+            web.get("/v1/images/sets/{id}/events", sets.set_events),
+            web.get("/v1/images/sets/{id}/sheet", sets.sheet),
+            web.delete("/v1/images/sets/{id}", sets.cancel_set),
+            web.delete("/v1/images/sets/{id}/items/{index}", sets.cancel_item),
             web.get("/v1/images/files/{name}", gallery.get_image),
             web.delete("/v1/images/files/{name}", gallery.delete_image),
+            web.post("/v1/images/upscale", upscale.upscale),
             web.post("/v1/images/info", gallery.image_info),
             web.get("/v1/addons", addons.list_addons),
         ],
@@ -75,6 +85,7 @@ OURS = (
         [
             web.get("/v1/models", models.list_models),
             web.get("/v1/models/{id}", models.get_model),
+            web.post("/v1/models/yield", models.yield_memory),
             web.post("/v1/models/pull", pull.pull_model),
             web.get("/v1/models/pull/{id}", pull.get_pull),
             web.delete("/v1/models/pull/{id}", pull.cancel_pull),

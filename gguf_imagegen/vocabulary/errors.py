@@ -184,7 +184,7 @@ class MethodNotAllowed(ImagegenError):
 
 
 class ModelBusy(ImagegenError):
-    """The model's files are in use: loaded, or being pulled."""
+    """A model is in use, or its files: loaded, or being pulled."""
 
     status = 409
     code = "model_busy"
