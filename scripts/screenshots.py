@@ -94,7 +94,7 @@ def create(shots: Shots, server: ServerProcess) -> None:
     page.wait_for_selector(".job:first-child .picture[data-state=preview]")
     worker = server.worker()
     assert worker is not None
-    worker.send_signal(signal.SIGKILL)
+    worker.send_signal(signal.SIGSEGV)  # a killed one is run again
     page.wait_for_selector(".job[data-status=failed]")
     shots.take("watch-failed")
     page.evaluate("localStorage.clear()")

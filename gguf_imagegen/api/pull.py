@@ -174,6 +174,14 @@ class Pulls:
         """The pulls of ID (in every quantisation) or ID:QUANT, newest last."""
         return [running for running, _, _ in self._runs.values() if _means(name, running.entry)]
 
+    def fault(self, name: str) -> object:
+        """Why the last pull failed, as an error object; None where none did or another one goes on."""
+        pulls = self.named(name)
+        if any(not pull.ended for pull in pulls):
+            return None
+        failed = (pull.error for pull in pulls if pull.status == "failed" and pull.error is not None)
+        return next((error.body()["error"] for error in failed), None)
+
     async def cancel(self, running: Running) -> None:
         """End a pull, and wait until it has ended."""
         _, pull, task = self._runs[running.entry.name]
