@@ -2,7 +2,7 @@
 
 import { call, hasKey, imagePath, imageUrl } from "./api.js";
 import { apply, load } from "./create.js";
-import { $, ask, button, copy, h, toast, toCreate } from "./dom.js";
+import { $, ask, button, copy, h, press, pressed, toast, toCreate } from "./dom.js";
 import { replace, useMade } from "./inputs.js";
 import { pictureGone } from "./jobs.js";
 import { curlOf, named, ofJob as parametersOf, requestOf, toReplace } from "./settings.js";
@@ -24,6 +24,8 @@ export function start(shelf) {
     if (history.state?.over) history.back();
     else location.hash = "#/gallery";
   };
+  $("viewer-zoom").onclick = () => actualSize(!pressed($("viewer-zoom")));
+  $("viewer-figure").ondblclick = $("viewer-zoom").onclick;
   $("viewer-back").onclick = () => go(-1);
   $("viewer-next").onclick = () => go(1);
   dialog.onkeydown = (event) => {
@@ -92,6 +94,8 @@ function show() {
   image.onload = () => { image.style.background = "none"; };
   image.onerror = () => $("viewer-figure").replaceChildren(h("p", { class: "empty" }, "This picture is no longer on the server."));
   item.source ??= sources.ofPicture(name);
+  actualSize(false);
+  $("viewer-zoom").hidden = Boolean(item.source);
   $("viewer-figure").replaceChildren(item.source ? comparison(image, item.source.images[0]) : image);
   $("viewer-back").disabled = index === 0;
   $("viewer-next").disabled = index === list.length - 1 && !endless;
@@ -101,6 +105,14 @@ function show() {
   $("viewer-copies").replaceChildren(...copies(item));
   complete(item).then(() => { if (list[index] === item) drawParameters(item.parameters); });
   if (!$("viewer").contains(document.activeElement)) $("viewer").querySelector(".close").focus();
+}
+
+/** One pixel of the picture on one of the screen, to scroll in; else as large as fits. */
+function actualSize(on) {
+  press($("viewer-zoom"), on);
+  $("viewer-figure").classList.toggle("actual", on);
+  const image = $("viewer-figure").querySelector(":scope > img");
+  if (image) image.style.width = on ? `${image.naturalWidth / devicePixelRatio}px` : "";
 }
 
 /** Which of how many: of the gallery, as far as the place in it is known, or of the job. */

@@ -47,7 +47,7 @@ async def test_a_picture_comes_step_by_step(studio: ServerProcess, visit: OpenPa
         await page.evaluate(COUNT_PREVIEWS)
         await generate(page, "a red circle", steps=8)
         card = newest_job(page)
-        await expect(card.locator(".state")).to_have_text(re.compile(r"Painting, step \d+ of 8"))
+        await expect(card.locator(".state")).to_have_text(re.compile(r"Sampling, step \d+ of 8"))
         ring = card.get_by_role("progressbar")
         await expect(ring).to_have_attribute("aria-valuenow", re.compile(r"[1-9]\d?"))
         assert re.match(r"\d+% · ", await page.title())

@@ -119,7 +119,7 @@ async def test_a_pull_that_the_server_does_not_survive(
 
 
 async def test_a_gated_model(shop: ServerProcess, visit: OpenPage) -> None:
-    """Its card says what to do, with a link; a refused download says why, also after a reload; a large one asks."""
+    """Its card says what to do, with a link; a refused download says why, also later; a large one asks."""
     async with visit(shop.url, "#/models") as page:
         card = page.locator("[data-model=gated]")
         await expect(card).to_contain_text("Accept its licence first")

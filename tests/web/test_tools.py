@@ -1,4 +1,4 @@
-"""What makes work with the page quick: prompts, weights, completion, stars, selections, themes, the server's state."""
+"""Tools of the page: prompts, weights, completion, stars, selections, themes, the state of the server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
