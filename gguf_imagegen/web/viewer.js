@@ -4,7 +4,7 @@ import { call, hasKey, imagePath, imageUrl } from "./api.js";
 import { apply, load } from "./create.js";
 import { $, ask, button, copy, h, press, pressed, toast, toCreate } from "./dom.js";
 import { replace, useMade } from "./inputs.js";
-import { pictureGone } from "./jobs.js";
+import { pictureGone, take } from "./jobs.js";
 import { curlOf, named, ofJob as parametersOf, requestOf, toReplace } from "./settings.js";
 import * as sources from "./sources.js";
 
@@ -169,11 +169,21 @@ function actions(item) {
   };
   return [
     h("a", { class: "button primary", href: path, download: name }, "Download"),
+    $("upscale-field").hidden ? null : button("Upscale", () => { close(); upscale(name); }, { title: "2× as large" }),
     button("Use as input", async () => { close(); await useMade(path); }),
     button("Vary", vary, { title: "Start from this picture, with its settings and a new seed" }),
     button("Load settings", async () => { await complete(item); close(); load(item.parameters, item.source); }),
     button("Delete", () => remove(name), { class: "danger" }),
-  ];
+  ].filter(Boolean);
+}
+
+async function upscale(name) {
+  try {
+    const body = { image: name, upscale: 2, on_disconnect: "continue" };
+    take(await call("POST", "/v1/images/upscale", body, { Prefer: "respond-async" }));
+  } catch (error) {
+    toast(error.message, "error");
+  }
 }
 
 function copies(item) {

@@ -12,7 +12,17 @@ from playwright.async_api import expect
 from tests.conftest import RunningApp
 from tests.fake_engines import QuickEngine
 from tests.modelfiles.test_lora_card import lora
-from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, send, settled
+from tests.web.conftest import (
+    OpenPage,
+    check_accessible,
+    fits_across,
+    generate,
+    newest_job,
+    ready,
+    send,
+    settled,
+)
+from tests.weights import write_upscaler
 
 
 @pytest_asyncio.fixture
@@ -129,6 +139,19 @@ async def test_pictures_are_found_starred_and_deleted_together(address: str, vis
         await expect(page.locator("#gallery-hint")).to_have_text("1 picture")
         await page.get_by_role("link", name="Create").click()
         await expect(page.locator(".job .prompt")).to_have_text(["a cat in a hat"])
+
+
+async def test_a_picture_is_upscaled(running: RunningApp, visit: OpenPage, tmp_path: Path) -> None:
+    """From the viewer, as a job of its own."""
+    write_upscaler(tmp_path / "double.gguf", 2)
+    async with running(engine=QuickEngine, upscaler_dir=tmp_path) as app, visit(app.url) as page:
+        await generate(page, "a cat", steps=1)
+        await settled(page)
+        await page.locator("#stage .tile").click()
+        await page.get_by_role("button", name="Upscale", exact=True).click()
+        await expect(page.locator("#viewer")).to_be_hidden()
+        await expect(newest_job(page)).to_contain_text("Upscaled picture")
+        await expect(newest_job(page).locator(".picture[data-state=done]")).to_have_count(1)
 
 
 async def test_a_theme_is_kept(address: str, visit: OpenPage) -> None:
