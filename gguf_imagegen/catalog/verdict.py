@@ -131,7 +131,6 @@ def _estimate(
         vae_on_cpu=settings.vae_on_cpu,
         text_encoders_on_cpu=settings.text_encoders_on_cpu,
         flash_attention=bool(on_cpu.flash_attention),
-        diffusion_conv_direct=bool(on_cpu.diffusion_conv_direct),
         vae_conv_direct=bool(on_cpu.vae_conv_direct),
     )  # fmt: skip
 

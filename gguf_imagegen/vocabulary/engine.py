@@ -72,8 +72,8 @@ class LoadSpec(Struct, frozen=True, tag=True):
     def settled(self, backend: str, kernels: str) -> LoadSpec:
         """With what is left open as it is best on a backend of ggml where `kernels` are in use.
 
-        Ours are made for both options; "" means ggml's own. Without them flash attention is faster on CUDA alone, by sd.cpp's
-        docs/performance.md, and direct convolutions are slow on a CPU.
+        Ours are made for both options; "" means ggml's own. Without ours flash attention is faster on CUDA
+        alone, by sd.cpp's docs/performance.md, and direct convolutions are slow on a CPU.
         """
         fast = backend == "CPU" and bool(kernels)
         return replace(
