@@ -32,6 +32,7 @@ from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.canvas import enlarger
 from gguf_imagegen.planning.control import with_control_net
+from gguf_imagegen.planning.enhancer import Enhancer
 from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
@@ -89,6 +90,7 @@ class Service:
         self.results = _results(settings, kept)
         self._ledger = kept.ledger if kept else None
         self.webhooks = Webhooks(settings, self._ledger, waits)
+        self._enhancer = Enhancer(settings)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, self._store)
         self.pixels = Pixels(self._pixels_held)
         self.returned: Callable[[Job, Ticket], None] = lambda job, ticket: None
@@ -156,6 +158,8 @@ class Service:
         entry, notes = chosen_parts(request, entry)
         self.catalog.require_on_disk(entry)
         self.scheduler.check_engine(None if operation == "upscale" else entry)
+        if request.enhance:
+            request = await self._enhanced(request, operation, warnings)
         settings = within(self.settings, sender.caller.bounds)
         sketched = await asyncio.to_thread(
             self._sketch, request, entry, operation, [*warnings, *notes], settings
@@ -199,6 +203,13 @@ class Service:
         self.scheduler.move(job, priority)
         if self._ledger is not None:
             self._ledger.move(job)
+
+    async def _enhanced(
+        self, request: ImageRequest, operation: Operation, warnings: list[str]
+    ) -> ImageRequest:
+        """The request with a better prompt, which is what is stored and made; else the wish taken back."""
+        text = await self._enhancer.better(request.prompt, operation, warnings)
+        return request.model_copy(update={"prompt": text} if text is not None else {"enhance": False})
 
     def _named(self, request: ImageRequest, warnings: list[str]) -> tuple[ImageRequest, Entry]:
         """The model that a request names; a LoRA's name means the default one with that LoRA."""

@@ -202,6 +202,7 @@ class ImageRequest(_Lenient):
     """A generation or an edit as the client asked for it; None means "not said"."""
 
     prompt: Text = ""
+    enhance: bool = False
     negative_prompt: Text = _option("negative_prompt", "negative_sampler", default="")
     model: str | None = None
     n: int | None = _option(
