@@ -113,6 +113,7 @@ class Settings(BaseSettings):
     upscaler_dir: Path | None = Field(None, description="folder of ESRGAN files that requests may name")
     control_dir: Path | None = Field(None, description="folder of ControlNets that requests may name")
     embedding_dir: Path | None = Field(None, description="folder of textual inversions that prompts may name")
+    wildcards_dir: Path | None = Field(None, description="folder of text files for prompts of sets")
 
     styles: Path | None = Field(None, description="CSV file of prompt styles in AUTOMATIC1111's format")
 
@@ -179,6 +180,7 @@ class Settings(BaseSettings):
         " --upscaler-dir, or refuse",
     )
     max_images: int = Field(10, ge=1, le=100, description="largest n")
+    max_set: int = Field(200, ge=1, le=10_000, description="most pictures in a set")
     max_steps: int = Field(150, ge=1, le=1000, description="largest number of steps")
     min_pixels: int = Field(64 * 64, ge=64 * 64, description="smallest image to make (width x height)")
     min_side: int = Field(64, ge=64, description="shortest side of an image to make")
@@ -312,6 +314,7 @@ class Settings(BaseSettings):
         "upscaler_dir",
         "control_dir",
         "embedding_dir",
+        "wildcards_dir",
         "styles",
         "state_dir",
         "output_dir",

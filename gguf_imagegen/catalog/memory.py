@@ -86,9 +86,7 @@ def estimate(
     activations = network.buffer(width, height, references, flash_attention)
     vae = _vae_per_pixel(files, family, tensors)
     previewer = {"none": 0, "proj": 0, "tae": _TAE_PER_PIXEL if "taesd" in files else vae, "vae": vae}
-    tile_side = 32 * (
-        16 if family in ("flux2", "ernie-image") else 8
-    )  # 32 latents (`get_tile_sizes` in vae.hpp)
+    tile_side = _tile_side(family)
     picture, tile = _PICTURE * width * height, min(width, tile_side) * min(height, tile_side)
     base = _PROGRAM + (_TOKENIZERS if isinstance(network, _Transformer) else 0)
     on_gpu = {"text": gpu and not text_encoders_on_cpu, "diffusion": gpu, "decoder": gpu and not vae_on_cpu}
@@ -105,6 +103,18 @@ def estimate(
         width, height, base, sum(weights.values()), activations, decode, decode_tiled,
         plain=peak(width * height), tiled=peak(tile),
     )  # fmt: skip
+
+
+def tiles(family: str, width: int, height: int) -> int:
+    """In how many tiles such a picture is decoded, if it is: each overlaps the next one by half."""
+    tile = _tile_side(family)
+    across, down = (1 + max(0, math.ceil((side - tile) / (tile / 2))) for side in (width, height))
+    return across * down
+
+
+def _tile_side(family: str) -> int:
+    """Pixels of 32 latents (`get_tile_sizes` in vae.hpp)."""
+    return 32 * (16 if family in ("flux2", "ernie-image") else 8)
 
 
 def _peak(

@@ -25,13 +25,17 @@ class Verdict:
     words: str
 
 
-def verdict_of(entry: Entry, files: Files, settings: Settings, free: Available) -> Verdict:
-    """Where there is a GPU, the better verdict of both memories.
+def verdict_of(
+    entry: Entry, files: Files, settings: Settings, free: Available, size: tuple[int, int] | None = None
+) -> Verdict:
+    """For the model's own size, or this one; where there is a GPU, the better verdict of both memories.
 
     Which of them the engine uses is known only when it has loaded a model: nothing that may work is refused.
     """
     verdicts = [
-        verdict(_estimate(entry, files, settings, gpu), free) for gpu in (True, False) if free.vram or not gpu
+        verdict(_estimate(entry, files, settings, gpu, size), free)
+        for gpu in (True, False)
+        if free.vram or not gpu
     ]
     return next((each for each in verdicts if each.fits), verdicts[0])
 

@@ -117,12 +117,17 @@ class Job:
         created: float | None = None,
         names: Sequence[str] = (),
         first_id: int = 0,
+        parent: str | None = None,
     ) -> None:
         self.id = id or f"job_{secrets.token_hex(12)}"
         self.plan = plan
         self.sender = sender or Sender()
         self.lasting = lasting
         self.hook = hook
+        self.parent = parent
+        """The id of the set that it is an item of."""
+        self.held = False
+        """Whether it is not to be forgotten, because its set is not."""
         self.created = time.time() if created is None else created
         self.priority = plan.priority
         """Changes while it waits, by the scheduler alone."""
@@ -288,9 +293,9 @@ def forget_old(jobs: dict[str, Job], ttl: float) -> None:
     """Forget the jobs that ended more than `ttl` seconds ago, and pictures of steps before."""
     now = time.time()
     ended = [job for job in jobs.values() if job.ended]
-    for newer, job in enumerate(reversed(ended)):
-        age = now - job.times[-1]
-        if age > ttl or newer >= MAX_ENDED:
+    for newer, job in enumerate(job for job in reversed(ended) if not job.held):
+        if now - job.times[-1] > ttl or newer >= MAX_ENDED:
             del jobs[job.id]
-        elif age > PREVIEW_TTL:
+    for job in ended:
+        if now - job.times[-1] > PREVIEW_TTL:
             job.drop_previews()

@@ -160,9 +160,12 @@ class Journal:
 
     def accept(self, ticket: Ticket) -> asyncio.Future[None]:
         """Done when the ticket is on the disk, or `Refused`."""
-        sql = "INSERT INTO tickets (job, caller, created, priority, life, ticket) VALUES (?, ?, ?, ?, ?, ?)"
+        sql = """INSERT INTO tickets (job, parent, caller, created, priority, life, ticket)
+            VALUES (?, ?, ?, ?, ?, ?, ?)"""
         row = msgspec.json.encode(ticket)
-        values = ticket.id, ticket.caller, ticket.created, ticket.priority, self.life, row
+        values = (
+            ticket.id, ticket.parent, ticket.caller, ticket.created, ticket.priority, self.life, row
+        )  # fmt: skip
         return self._commit((sql, values), again=False)
 
     def event(

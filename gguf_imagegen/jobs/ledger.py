@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, Started
 from gguf_imagegen.jobs.journal import Journal, Record, Refused
 from gguf_imagegen.jobs.letter import Letter
+from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.jobs.stored import StoredEnd, restored, stored
 from gguf_imagegen.jobs.ticket import Repeat, Ticket, request_of, ticket_of
@@ -88,12 +90,19 @@ class Ledger:
 
     async def accept(self, job: Job, request: ImageRequest, repeat: Repeat | None) -> None:
         """When this returns, the job is done even if the server is killed now. Raises StorageFailed."""
+        await self._accept(job.id, partial(ticket_of, job, request, self._spool, repeat))
+
+    async def accept_set(self, wanted: PictureSet) -> None:
+        """The same of a set; its jobs are accepted one by one, when their turn comes."""
+        await self._accept(wanted.id, partial(wanted.ticket, self._spool))
+
+    async def _accept(self, id: str, make: Callable[[], Ticket]) -> None:
         try:
-            ticket = await asyncio.to_thread(ticket_of, job, request, self._spool, repeat)
-            self._needed[job.id] = ticket.hashes
+            ticket = await asyncio.to_thread(make)
+            self._needed[id] = ticket.hashes
             await asyncio.wait_for(self._journal.accept(ticket), PATIENCE)
         except (OSError, Refused, asyncio.TimeoutError) as exc:
-            self.forget(job)
+            self._forget(id)
             why = exc.strerror if isinstance(exc, OSError) else str(exc)
             raise StorageFailed(
                 f"the job cannot be stored in the server's state folder ({why or 'no answer'}): make room"
@@ -101,8 +110,16 @@ class Ledger:
                 retry_after=10,
             ) from exc
         except BaseException:  # the client left
-            self.forget(job)
+            self._forget(id)
             raise
+
+    async def end_set(self, wanted: PictureSet, event: Ended) -> None:
+        """Have the end of a set on the disk, as far as the disk takes it."""
+        kept = stored(event)
+        if wanted.id in self._needed and kept is not None:
+            with suppress(Refused, asyncio.TimeoutError):
+                await asyncio.wait_for(self._journal.event(wanted.id, 0, time.time(), kept), PATIENCE)
+            self._needed[wanted.id] = ()
 
     async def store(self, job: Job, event: JobEvent, letter: Letter | None = None) -> None:
         """Have an event on the disk, if the disk takes it; else it is tried again later.

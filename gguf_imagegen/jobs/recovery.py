@@ -113,6 +113,7 @@ def _job(past: Past, plan: Plan) -> Job:
         created=past.created,
         names=ticket.names if ticket else (),
         first_id=past.first_id,
+        parent=ticket.parent if ticket else None,
     )
     job.priority = past.priority
     job.restore([(0, past.created, Queued(1, None)), *past.events])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -116,7 +116,7 @@ class Runner:
             return
         made: list[tuple[RawImage, Timings]] = []
         async with lane.loaded(
-            job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
+            job.plan.entry, partial(self._loading, job, lane), job.plan.keep_alive
         ) as model:
             if not job.cancel_requested:
                 await lane.make_room_to_decode(model, job.plan.generate)
@@ -125,22 +125,27 @@ class Runner:
             for index, (picture, timings) in enumerate(made, first):
                 await self._enlarge(job, lane, model.engine, index, picture, timings)
 
+    def _loading(self, job: Job, lane: Lane, event: Loading | Loaded) -> None:
+        if isinstance(event, Loaded):
+            self._pace.learn_load(job.plan.entry, event.seconds, lane.device.kind)
+        self._publish(job, event)
+
     async def _enlarge(
         self, job: Job, lane: Lane, engine: Engine, index: int, picture: RawImage, timings: Timings
     ) -> None:
         """To the size asked for where the model drew less, then as the request wants it, and keep it."""
-        plan = job.plan
+        plan, threads = job.plan, lane.device.threads
         if plan.enlarger is not None:
-            picture = await self._upscaled(job, lane, engine, plan.enlarger, index, picture)
+            picture = await self._upscaled(job, engine, Upscale(plan.enlarger, picture, index, threads))
             picture = await asyncio.to_thread(finish_pixels, plan, picture)
         if plan.upscale is not None:
-            picture = await self._upscaled(job, lane, engine, plan.upscale.path, index, picture)
+            path, tile = plan.upscale.path, plan.upscale.tile
+            picture = await self._upscaled(job, engine, Upscale(path, picture, index, threads, tile))
         await self._keep_image(job, index, picture, timings)
 
-    async def _upscaled(
-        self, job: Job, lane: Lane, engine: Engine, path: Path, index: int, picture: RawImage
-    ) -> RawImage:
-        async for event in engine.run(Upscale(path, picture, index, lane.device.threads)):
+    async def _upscaled(self, job: Job, engine: Engine, task: Upscale) -> RawImage:
+        picture = task.image
+        async for event in engine.run(task):
             match event:
                 case Made():
                     picture = event.artifact

@@ -31,6 +31,10 @@ StepCache = Literal["none", "easycache", "ucache", "dbcache", "taylorseer", "cac
 """Ways of sd.cpp to leave out steps that would change little (`docs/caching.md` there)."""
 
 
+DEFAULT_TILE = 128
+"""Pixels a side of what an upscaler computes at once, as sd.cpp's own programs have it."""
+
+
 class LoadSpec(Struct, frozen=True, tag=True):
     """The files of one model by role, and how to load them.
 
@@ -170,12 +174,16 @@ class Generate(Struct, frozen=True, tag=True):
 
 
 class Upscale(Struct, frozen=True, tag=True):
-    """Enlarge `image`, number `index` of its job, by the ESRGAN model at `path`, which sets the factor."""
+    """Enlarge `image`, number `index` of its job, by the ESRGAN model at `path`, which sets the factor.
+
+    `tile` is the side of the squares that it is computed in, pixels of the image.
+    """
 
     path: Path
     image: RawImage
     index: int
     threads: int
+    tile: int = DEFAULT_TILE
 
 
 class Read(Struct, frozen=True, tag=True):

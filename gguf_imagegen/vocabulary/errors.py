@@ -7,7 +7,7 @@
     │   └── ContentTypeUnsupported (415)
     ├── Unauthorized (401), Forbidden (403), MethodNotAllowed (405)
     ├── NotFound (404)
-    │   └── ModelNotFound, ModelNotDownloaded, JobNotFound, PullNotFound
+    │   └── ModelNotFound, ModelNotDownloaded, JobNotFound, PullNotFound, ConversionNotFound
     ├── ModelBusy (409)
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
@@ -171,6 +171,10 @@ class JobNotFound(NotFound):
 
 class PullNotFound(NotFound):
     code = "pull_not_found"
+
+
+class ConversionNotFound(NotFound):
+    code = "conversion_not_found"
 
 
 class MethodNotAllowed(ImagegenError):

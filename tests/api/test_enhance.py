@@ -158,7 +158,7 @@ async def test_what_was_written_survives_a_restart(running: RunningApp, kept: Ke
         ({"enhance_url": "http://localhost:8080/v1"}, "enhance_model"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(fields: dict[str, str], param: str) -> None:
+def test_settings_that_make_no_sense_are_refused(fields: dict[str, Any], param: str) -> None:
     """At the start."""
     with pytest.raises(InvalidRequest) as refused:
         Enhancer(Settings(**fields))
