@@ -34,6 +34,7 @@ from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.canvas import enlarger
+from gguf_imagegen.planning.enhancer import Enhancer
 from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Plan, Sketch
 from gguf_imagegen.planning.request import ImageRequest
@@ -41,15 +42,13 @@ from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelBusy, ModelNotFound, QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
 """Names that can mean nothing else on this server than "the model"."""
 THUMBNAILS_AT_ONCE = 2
-UNLOADING = 30.0
-"""Seconds that engines get to end; they take less than one."""
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -92,6 +91,7 @@ class Service:
         self._ledger = kept.ledger if kept else None
         self.webhooks = Webhooks(settings, self._ledger, waits)
         self._sketcher = Sketcher(catalog, self.pool, self.abilities)
+        self._enhancer = Enhancer(settings)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, self._store)
         self.pixels = Pixels(self._pixels_held)
         self.sets = Sets(self.scheduler, self._ledger, self._submit_item, settings)
@@ -161,33 +161,15 @@ class Service:
         self.check_room(sender.caller)
         request, sketched = await self._sketched(request, operation, warnings, sender.caller)
         self.scheduler.check_engine(None if operation == "upscale" else sketched.bare.entry)
+        if request.enhance:
+            request = await self._enhanced(request, operation, warnings)
+            request, sketched = await self._sketched(request, operation, warnings, sender.caller)
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         hook = Hook(request.webhook, base) if request.webhook else None
         job = Job(plan, sender, lasting=lasting, hook=hook)
         await self._accept(job, request, repeat)
         return job
-
-    async def give_memory_back(self, patience: float) -> list[Entry]:
-        """Unload all models, those in use when no job needs them any more; what was in memory.
-
-        Raises ModelBusy if jobs still do after `patience` seconds; what they use is unloaded after them.
-        """
-        loading = [self.catalog.get(lane.being_loaded) for lane in self.pool.lanes if lane.being_loaded]
-        entries = list({entry.name: entry for entry in (*self.pool.entries, *loading)}.values())
-        for entry in entries:
-            await self.scheduler.unload(entry)
-        start = time.monotonic()
-        while self.pool.present:
-            waited, jobs = time.monotonic() - start, len(self.scheduler.running) + self.scheduler.waiting
-            if waited >= patience + (0 if jobs else UNLOADING):
-                raise ModelBusy(
-                    f"{jobs} jobs run or wait; the memory is free after them. Try again later, or wait longer"
-                    " with ?wait=SECONDS",
-                    retry_after=5,
-                )
-            await asyncio.sleep(0.05)
-        return entries
 
     async def plan(
         self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender
@@ -232,6 +214,13 @@ class Service:
         self.scheduler.move(job, priority)
         if self._ledger is not None:
             self._ledger.move(job)
+
+    async def _enhanced(
+        self, request: ImageRequest, operation: Operation, warnings: list[str]
+    ) -> ImageRequest:
+        """The request with a better prompt, which is what is stored and made; else the wish taken back."""
+        text = await self._enhancer.better(request.prompt, operation, warnings)
+        return request.model_copy(update={"prompt": text} if text is not None else {"enhance": False})
 
     async def _sketched(
         self, request: ImageRequest, operation: Operation, warnings: list[str], caller: Caller
