@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from gguf_imagegen.catalog.address import HUGGINGFACE, MODELSCOPE, HubName
 from gguf_imagegen.modelfiles.traits import EditMode, Traits, traits_of
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Decoder, Prediction, Rng, Role, Seamless, StepCache
+from gguf_imagegen.vocabulary.engine import Decoder, Prediction, Rng, Role, Seamless, StepCache, WeightType
 
 PACKAGED = Path(__file__).parents[1] / "embedded"
 """Where the files of the model lie that comes with this package."""
@@ -158,9 +158,10 @@ class Entry(Strict):
     `files` are names inside the models folder, or absolute paths for a bare file; those of a `packaged`
     model lie in this package. `decoder` makes the pictures where a TAESD stands beside a VAE;
     `vae_inside` says that the main file holds a VAE. `sources` says where files come from that can be
-    pulled, `engine` how it is loaded. `native` is the size at whose area sizes beyond the limits are
-    drawn. A model that this engine cannot run says why in `unsupported`. `examples` are prompts to try;
-    `vocabulary` is a file beside those of a packaged model that lists all it knows
+    pulled, `engine` how it is loaded. `weight_type` is what weights that are not quantised are converted to
+    while they are loaded, for None as the settings say. `native` is the size at whose area sizes beyond the
+    limits are drawn. A model that this engine cannot run says why in `unsupported`. `examples` are prompts to
+    try; `vocabulary` is a file beside those of a packaged model that lists all it knows
     (`catalog.vocabulary`).
     """
 
@@ -181,6 +182,7 @@ class Entry(Strict):
     zero_cond_t: bool = False
     seamless: Seamless | None = None
     engine: EngineOptions = EngineOptions()
+    weight_type: WeightType | None = None
     vae_inside: bool = False
     decoder: Decoder = "full"
     defaults: Defaults = Defaults()

@@ -11,16 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from gguf_imagegen.planning import values
 from gguf_imagegen.planning.bounded_json import json_object
 from gguf_imagegen.planning.fields import Finite, Lenient, option
 from gguf_imagegen.vocabulary.engine import DEFAULT_TILE, Decoder, Prediction, Seamless, StepCache
 
 MAX_LAYERS = 200
 MAX_SIGMAS = 1001
-
-
-def _off(value: object) -> object:
-    return "none" if value in ("disabled", "off", False) else value
 
 
 def _seamless(value: object) -> object:
@@ -104,7 +101,7 @@ class EngineFields(Lenient):
     slg_skip_layers: Annotated[
         tuple[Annotated[int, Field(ge=0, le=200)], ...], Field(max_length=MAX_LAYERS)
     ] = (7, 8, 9)
-    step_cache: Annotated[StepCache | None, BeforeValidator(_off)] = option(
+    step_cache: Annotated[StepCache | None, BeforeValidator(values.off)] = option(
         "step_cache", "cache_mode", default=None
     )
     step_cache_threshold: Finite | None = Field(None, gt=0, le=10)

@@ -76,7 +76,9 @@ LOADED: dict[str, Any] = {
 
 def test_what_a_model_is_loaded_with(model: LoadSpec) -> None:
     """Each option reaches its field."""
-    params = context_params(replace(model, **LOADED, sampler_rng="cpu", prediction="v", seamless="y"), "CPU")
+    params = context_params(
+        replace(model, **LOADED, sampler_rng="cpu", prediction="v", seamless="y"), "CPU", ""
+    )
     assert (params.offload_params_to_cpu, params.max_vram, params.keep_control_net_on_cpu) == (
         True,
         0.5,
@@ -86,7 +88,7 @@ def test_what_a_model_is_loaded_with(model: LoadSpec) -> None:
     assert (params.circular_x, params.circular_y, params.force_sdxl_vae_conv_scale) == (False, True, True)
     chroma = (params.chroma_use_dit_mask, params.chroma_use_t5_mask, params.chroma_t5_mask_pad)
     assert chroma == (False, True, 3)
-    assert context_params(replace(model, max_vram=1.0), "CPU").offload_params_to_cpu
+    assert context_params(replace(model, max_vram=1.0), "CPU", "").offload_params_to_cpu
 
 
 async def test_options_for_other_models_and_for_gpus_change_nothing_here(
