@@ -40,6 +40,7 @@ class ImageList(Answer):
     object: Literal["list"]
     data: list[KeptImage]
     has_more: bool
+    total: int
 
 
 class ImageInfo(Answer):
@@ -109,6 +110,7 @@ class ModelMeta(Answer):
     download_bytes: int | None
     pullable: bool
     pulling: list[str]
+    pull_error: ErrorObject | None
     gated: bool
     links: list[str]
     unsupported: str | None
@@ -196,6 +198,7 @@ class LaneState(Answer):
     status: Literal["idle", "loading", "running", "paused"]
     model: str | None
     backend: str | None
+    kernels: str | None
     pause: int | None
     job: str | None
 
@@ -208,6 +211,7 @@ class Health(Answer):
     models: list[str]
     loading: dict[str, int] | None
     backend: str | None
+    kernels: str | None
     error: ErrorObject | None
     pause: int | None
     queue: int
