@@ -198,6 +198,7 @@ class LaneState(Answer):
     status: Literal["idle", "loading", "running", "paused"]
     model: str | None
     backend: str | None
+    kernels: str | None
     pause: int | None
     job: str | None
 
@@ -210,6 +211,7 @@ class Health(Answer):
     models: list[str]
     loading: dict[str, int] | None
     backend: str | None
+    kernels: str | None
     error: ErrorObject | None
     pause: int | None
     queue: int
