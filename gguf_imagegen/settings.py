@@ -29,6 +29,7 @@ from pydantic_settings import (
 
 from gguf_imagegen.machine import config_file
 from gguf_imagegen.machine.devices import check_names
+from gguf_imagegen.vocabulary.engine import Kernels
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -139,9 +140,18 @@ class Settings(BaseSettings):
     devices: Words = Field(("auto",), description="devices to use: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0")
     cpu_lanes: int = Field(1, ge=1, le=64, description="pictures made on the CPU at once, each more slowly")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of each lane, 0 = its share of the cores")
-    flash_attention: bool = Field(False, description="flash attention, by default on with CUDA only")
-    diffusion_conv_direct: bool = Field(False, description="direct convolutions in a UNet")
-    vae_conv_direct: bool = Field(False, description="direct convolutions in the VAE")
+    kernels: Kernels = Field(
+        "auto", description="our kernels on the CPU: auto, f32, bf16, int8, or off for ggml's"
+    )
+    flash_attention: bool = Field(
+        False, description="flash attention, by default on with CUDA and with our kernels"
+    )
+    diffusion_conv_direct: bool = Field(
+        False, description="direct convolutions in a UNet, by default on with our kernels"
+    )
+    vae_conv_direct: bool = Field(
+        False, description="direct convolutions in the VAE, by default on with our kernels"
+    )
     huge_pages: bool = Field(False, description="huge pages for the engine's memory (Linux with glibc)")
     mmap: bool = Field(False, description="memory-map model files instead of reading them")
     tuning: bool = Field(True, description="use the options that tune found fastest on this machine")

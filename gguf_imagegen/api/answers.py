@@ -180,6 +180,7 @@ class LaneState(Answer):
     status: Literal["idle", "loading", "running", "paused"]
     model: str | None
     backend: str | None
+    kernels: str | None
     pause: int | None
     job: str | None
 
@@ -192,6 +193,7 @@ class Health(Answer):
     models: list[str]
     loading: dict[str, int] | None
     backend: str | None
+    kernels: str | None
     error: ErrorObject | None
     pause: int | None
     queue: int

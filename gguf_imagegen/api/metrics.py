@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import get_args
 
@@ -55,6 +56,13 @@ class Metrics:
             ["lane", "status"],
             registry=self.registry,
         )
+        self._engines = Gauge(
+            "imagegen_engine_info",
+            "1 for what a lane's engine computes on, and the kernels of ours that it uses on the CPU",
+            ["lane", "backend", "kernels"],
+            registry=self.registry,
+        )
+        self._watched: Sequence[Lane] = ()
         self._loaded = Gauge("imagegen_models_loaded", "Models in memory", registry=self.registry)
 
     def watch(self, scheduler: Scheduler) -> None:
@@ -62,7 +70,8 @@ class Metrics:
         self._waiting.set_function(lambda: scheduler.waiting)
         self._running.set_function(lambda: len(scheduler.running))
         self._loaded.set_function(lambda: sum(len(lane.models) for lane in scheduler.pool.lanes))
-        for lane in scheduler.pool.lanes:
+        self._watched = scheduler.pool.lanes
+        for lane in self._watched:
             for status in get_args(LaneStatus):
                 here = self._lanes.labels(lane.name, status)
                 here.set_function(partial(_does, scheduler, lane, status))
@@ -85,6 +94,10 @@ class Metrics:
             self._restarts.inc()
 
     def text(self) -> bytes:
+        self._engines.clear()  # a lane's engine may be another one now
+        for lane in self._watched:
+            if lane.backend is not None:
+                self._engines.labels(lane.name, lane.backend, lane.kernels or "").set(1)
         return generate_latest(self.registry)
 
 

@@ -45,6 +45,7 @@ async def health(request: web.Request) -> web.Response:
         "models": [entry.name for entry in loaded],
         "loading": {"done": loading.done, "total": loading.total} if loading else None,
         "backend": pool.backend,
+        "kernels": pool.kernels,
         "error": error.body()["error"] if error else None,
         "pause": math.ceil(pool.pause) or None,
         "queue": scheduler.waiting,
@@ -63,6 +64,7 @@ def _lane(scheduler: Scheduler, lane: Lane) -> dict[str, Any]:
         "status": scheduler.status_of(lane),
         "model": lane.being_loaded or next((entry.name for entry in lane.entries), None),
         "backend": lane.backend,
+        "kernels": lane.kernels,
         "pause": math.ceil(lane.pause) or None,
         "job": job.id if job else None,
     }

@@ -72,6 +72,8 @@ def estimate(
     vae_on_cpu: bool = False,
     text_encoders_on_cpu: bool = False,
     flash_attention: bool = False,
+    diffusion_conv_direct: bool = False,
+    vae_conv_direct: bool = False,
     preview: PreviewMode = "none",
     references: int = 0,
 ) -> Estimate:
@@ -84,7 +86,7 @@ def estimate(
     network = _network(family, {tensor.name: tensor for part, tensor in tensors if part == "diffusion"})
     weights = _weights(files, tensors, network.vocabulary)
     activations = network.buffer(width, height, references, flash_attention)
-    vae = _vae_per_pixel(files, family, tensors)
+    vae = _vae_per_pixel(files, family, tensors, vae_conv_direct)
     previewer = {"none": 0, "proj": 0, "tae": _TAE_PER_PIXEL if "taesd" in files else vae, "vae": vae}
     tile_side = 32 * (
         16 if family in ("flux2", "ernie-image") else 8

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.load_options import open_options
 from gguf_imagegen.catalog.memory import Estimate, Files, Memory, estimate
+from gguf_imagegen.machine.kernels import kernels_here
 from gguf_imagegen.machine.memory import Available, usable
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import LoadSpec
 from gguf_imagegen.vocabulary.errors import InsufficientMemory
 
 
@@ -30,9 +33,8 @@ def verdict_of(entry: Entry, files: Files, settings: Settings, free: Available) 
 
     Which of them the engine uses is known only when it has loaded a model: nothing that may work is refused.
     """
-    verdicts = [
-        verdict(_estimate(entry, files, settings, gpu), free) for gpu in (True, False) if free.vram or not gpu
-    ]
+    kinds = [gpu for gpu in (True, False) if free.vram or not gpu]
+    verdicts = [_judged(entry, files, settings, gpu, entry.defaults.size, free) for gpu in kinds]
     return next((each for each in verdicts if each.fits), verdicts[0])
 
 
@@ -43,9 +45,19 @@ def refusal(entry: Entry, found: Verdict, better: str | None = None) -> Insuffic
     return InsufficientMemory(f"model {entry.name!r} {found.words}: {', '.join(advice)}", param="model")
 
 
-def needs_tiling(entry: Entry, files: Files, width: int, height: int, free: Available, backend: str) -> bool:
-    """Whether a loaded model can decode a picture of this size in tiles only."""
-    wanted = estimate(files, entry.family, width, height, gpu=backend != "CPU")
+def needs_tiling(
+    entry: Entry,
+    files: Files,
+    width: int,
+    height: int,
+    free: Available,
+    backend: str,
+    vae_conv_direct: bool = False,
+) -> bool:
+    """Whether a model that was loaded so can decode a picture of this size in tiles only."""
+    wanted = estimate(
+        files, entry.family, width, height, gpu=backend != "CPU", vae_conv_direct=vae_conv_direct
+    )
     usable = free.usable
     room = usable.ram if backend == "CPU" or usable.vram is None else usable.vram
     return wanted.decode_tiled < wanted.decode and wanted.decode > room
@@ -66,7 +78,7 @@ def must_tile(
     """
     kinds = (True, False) if gpu is None else (gpu,)
     found = [
-        verdict(_estimate(entry, files, settings, each, (width, height)), whole)
+        _judged(entry, files, settings, each, (width, height), whole)
         for each in kinds
         if whole.vram or not each
     ]
@@ -96,17 +108,31 @@ def verdict(estimate: Estimate, free: Available) -> Verdict:
     return Verdict(_fits(needed, free.usable), tiling, needs, there, words)
 
 
+def _judged(
+    entry: Entry, files: Files, settings: Settings, gpu: bool, size: tuple[int, int], free: Available
+) -> Verdict:
+    """As if ggml had none of our kernels, which need less; they are asked for where that is too much."""
+    found = verdict(_estimate(entry, files, settings, gpu, size), free)
+    if gpu or (found.fits and not found.tiling):
+        return found
+    return verdict(_estimate(entry, files, settings, gpu, size, kernels_here(settings.kernels)), free)
+
+
 def _estimate(
-    entry: Entry, files: Files, settings: Settings, gpu: bool, size: tuple[int, int] | None = None
+    entry: Entry, files: Files, settings: Settings, gpu: bool, size: tuple[int, int], kernels: str = ""
 ) -> Estimate:
-    width, height = size or entry.defaults.size
+    width, height = size
+    options = LoadSpec(entry.name, {}, 1, **open_options(entry.family, settings))
+    on_cpu = options.settled("CPU", kernels)
     return estimate(
         files, entry.family, width, height,
         gpu=gpu,
         offload_to_cpu=settings.offload_to_cpu,
         vae_on_cpu=settings.vae_on_cpu,
         text_encoders_on_cpu=settings.text_encoders_on_cpu,
-        flash_attention=settings.flash_attention,
+        flash_attention=bool(on_cpu.flash_attention),
+        diffusion_conv_direct=bool(on_cpu.diffusion_conv_direct),
+        vae_conv_direct=bool(on_cpu.vae_conv_direct),
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from gguf_imagegen.vocabulary.errors import ImagegenError
 
 MODEL_FLAGS = ("model", "component", "models_dir", "models_from", "catalog", "yes")
 ENGINE_FLAGS = (
-    "threads", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap",
+    "threads", "kernels", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap",
     "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
 )  # fmt: skip
 WHERE_FLAGS = ("host", "port", "public_url", "callers", "insecure", "cors_origins", "allowed_hosts")
@@ -244,7 +244,7 @@ def convert(
 
 
 @command("doctor")
-@with_settings("models_dir", "catalog", "threads", "devices", "cpu_lanes")
+@with_settings("models_dir", "catalog", "threads", "kernels", "devices", "cpu_lanes")
 def doctor(settings: Settings) -> int:
     """Say what this machine has and lacks; exit code 1 if pictures cannot be made."""
     from gguf_imagegen.commands.doctor import examine

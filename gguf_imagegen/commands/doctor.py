@@ -20,8 +20,11 @@ from gguf_imagegen.engines.sdcpp.probe import probe
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.devices import make_devices
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Kernels
 
 ENGINE: Final = "stable-diffusion-cpp-python"
+NOTE: Final = "engine-unpatched"
+"""The file in .venv with the reason for which scripts/install built the engine without our kernels."""
 FAST: Final = "-DGGML_LLAMAFILE=ON"
 """tinyBLAS, as scripts/install has it built in."""
 PLAIN_COST: Final = "pictures made on the CPU take about 1.8 times as long"
@@ -52,7 +55,7 @@ def examine(settings: Settings) -> list[Finding]:
         Finding("gguf-imagegen", None, __version__),
         Finding("python", sys.version_info >= (3, 10), f"{platform.python_version()}, {platform.platform()}"),
         *_compiler(),
-        *_library(),
+        *_library(settings.kernels),
         _cores(settings),
         _memory(),
         _models(settings),
@@ -65,12 +68,12 @@ def _compiler() -> list[Finding]:
     return [Finding("C++ compiler", None, words)]
 
 
-def _library() -> list[Finding]:
+def _library(kernels: Kernels) -> list[Finding]:
     try:
         version = metadata.version(ENGINE)
     except metadata.PackageNotFoundError:
         return [Finding("engine", False, f"{ENGINE} is not installed; {how_to_install()}")]
-    found, why = probe()
+    found, why = probe(kernels=kernels)
     if found is None:
         words = f"{ENGINE} {version} does not load ({why}); {how_to_install()}"
         return [Finding("engine", False, words)]
@@ -79,6 +82,7 @@ def _library() -> list[Finding]:
         Finding("engine", True, f"{ENGINE} {version}, library loads"),
         Finding("backend", True, f"{found['backend']}; devices: {devices}"),
         Finding("CPU build", None, _build_words(found["features"], found["backend"])),
+        Finding("kernels", None, _kernel_words(found["kernels"], found["backend"], kernels)),
     ]
     if found["faults"]:
         findings.append(Finding("binding", False, "; ".join(found["faults"])))
@@ -93,6 +97,18 @@ def _build_words(features: list[str], backend: str) -> str:
     if (Path(sys.prefix) / "engine-choice").exists():
         return f"{words}; without tinyBLAS, as scripts/install --compare chose"
     return f"{words}; without tinyBLAS, {PLAIN_COST}; {how_to_install(backend)}"
+
+
+def _kernel_words(found: str | None, backend: str, asked: Kernels) -> str:
+    """Those of ours that are in use, or why none are."""
+    if found:
+        return f"{found}, for products, convolutions and attention on the CPU"
+    if found is not None:
+        return "off, as --kernels says" if asked == "off" else "none: ggml's own are used on this CPU"
+    note = Path(sys.prefix) / NOTE
+    if note.is_file():
+        return f"none: ggml's own are used, as {note.read_text().strip()}"
+    return f"none: built without; {how_to_install(backend)}"
 
 
 def how_to_install(backend: str = "CPU") -> str:

@@ -110,7 +110,8 @@ async def _tell_loading(app: web.Application, console: Console) -> None:
     if error := pool.errors.get(entry.name):
         console.print(f"  {default} could not be loaded: {error}", style="red", highlight=False)
     else:
-        console.print(f"  ready on {pool.backend}", highlight=False)
+        kernels = f" with {pool.kernels} kernels" if pool.kernels else ""
+        console.print(f"  ready on {pool.backend}{kernels}", highlight=False)
 
 
 def run_server(settings: Settings) -> int:

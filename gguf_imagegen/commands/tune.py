@@ -55,12 +55,13 @@ def tune(
     """Measure, keep the winner, and tell; the exit code. What was known before stays until the end."""
     console = Console(stderr=True)
     catalog, entry = chosen(settings.model_copy(update={"model": model}))
-    tunings = Tunings(settings.models_dir)
+    tunings = Tunings(settings.models_dir, settings.kernels)
     machine = _machine(tunings)
     work = work_for(catalog, entry, settings, effort, size)
     tried = factors(
         entry.family, settings, usable_cores(),
-        huge_pages=can_have_huge_pages(), flash_attention=work.model.uses_flash_attention(machine.backend),
+        huge_pages=can_have_huge_pages(), kernels=machine.kernels,
+        defaults=work.model.settled(machine.backend, machine.kernels),
     )  # fmt: skip
     _warn_if_busy(console)
     runs = 1 + sum(map(len, tried)) + work.tiny + bool(tried)  # the last: the defaults again
@@ -105,15 +106,16 @@ def work_for(catalog: Catalog, entry: Entry, settings: Settings, effort: Effort,
     fields = {"prompt": PROMPT, "seed": SEED, "steps": steps, "step_cache": "none", "size": size}
     request, warnings = parse_request(fields)
     spec = plan(request, entry, settings, "generation", warnings).spec
-    threads = settings.threads or usable_cores()
+    model = model_spec(entry, catalog.paths(entry), headers, settings, settings.threads or usable_cores())
 
-    def tiled(backend: str) -> bool:
+    def tiled(backend: str, kernels: str) -> bool:
+        direct = bool(model.settled(backend, kernels).vae_conv_direct)
         return settings.memory_check and needs_tiling(
-            entry, headers, spec.width, spec.height, available(), backend
+            entry, headers, spec.width, spec.height, available(), backend, direct
         )
 
     return Work(
-        model=model_spec(entry, catalog.paths(entry), headers, settings, threads),
+        model=model,
         picture=spec,
         steps=entry.defaults.steps,
         effort=effort,
@@ -129,6 +131,7 @@ def as_json(entry: Entry, work: Work, outcome: Outcome, tuning: Tuning) -> dict[
         **tuning.model_dump(mode="json", exclude_none=True),
         "picture_steps": work.steps,
         "backend": outcome.backend,
+        "kernels": outcome.kernels,
         "tiled_decode": outcome.tiled_decode,
         "drift": outcome.drift,
         "candidates": [_trial(trial, work.steps) for trial in outcome.trials],

@@ -24,8 +24,9 @@ import gguf_imagegen
 from gguf_imagegen.engines import wire
 from gguf_imagegen.engines.sdcpp.phases import bare_names
 from gguf_imagegen.machine.devices import Device
+from gguf_imagegen.machine.kernels import with_kernels
 from gguf_imagegen.machine.processes import exit_name, was_killed
-from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Task
+from gguf_imagegen.vocabulary.engine import Generate, Kernels, LoadSpec, Task
 from gguf_imagegen.vocabulary.errors import (
     ConversionFailed,
     GenerationFailed,
@@ -57,15 +58,21 @@ class EngineProcess:
 
     The first load starts it, or a task that needs no loaded model. A worker that neither tells anything nor
     uses the CPU for `stall_timeout` seconds is killed. `device` is what it computes on, None leaves that to
-    the engine.
+    the engine. `kernels` are for a task that comes before any model, which says itself.
     Whoever leaves an iterator before its end must `close()`: the worker goes on computing.
     """
 
     def __init__(
-        self, *, stall_timeout: float = 600.0, command: Sequence[str] = WORKER, device: Device | None = None
+        self,
+        *,
+        stall_timeout: float = 600.0,
+        command: Sequence[str] = WORKER,
+        device: Device | None = None,
+        kernels: Kernels = "auto",
     ) -> None:
         self.last_crash: str | None = None
         self._device = device or Device()
+        self._kernels: Kernels = kernels
         self._stall_timeout = stall_timeout
         self._command = tuple(command)
         self._process: Process | None = None
@@ -103,9 +110,10 @@ class EngineProcess:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
-    async def _start(self, *, huge_pages: bool) -> None:
+    async def _start(self, *, huge_pages: bool, kernels: Kernels) -> None:
         self._scratch = tempfile.mkdtemp(prefix="gguf-imagegen-worker-")
-        environment = {**worker_environment(os.environ, huge_pages=huge_pages), wire.SCRATCH: self._scratch}
+        environment = worker_environment(os.environ, huge_pages=huge_pages, kernels=kernels)
+        environment[wire.SCRATCH] = self._scratch
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=PIPE,
@@ -130,7 +138,11 @@ class EngineProcess:
         frame = wire.encode(command)
         self._busy = True
         if self._process is None and not isinstance(command, Generate):
-            await self._start(huge_pages=isinstance(command, LoadSpec) and command.huge_pages)
+            match command:
+                case LoadSpec(huge_pages=huge_pages, kernels=kernels):
+                    await self._start(huge_pages=huge_pages, kernels=kernels)
+                case _:
+                    await self._start(huge_pages=False, kernels=self._kernels)
         elif not self.alive:
             raise WorkerCrashed("The engine is not running.")
         self._log.append(f"{COMMAND}{type(command).__name__}")
@@ -246,7 +258,9 @@ class EngineProcess:
             self._log.append(_log_line(rest))
 
 
-def worker_environment(environment: Mapping[str, str], *, huge_pages: bool = False) -> dict[str, str]:
+def worker_environment(
+    environment: Mapping[str, str], *, huge_pages: bool = False, kernels: Kernels = "auto"
+) -> dict[str, str]:
     """`environment` without secrets, and so that the worker imports the very package that is running.
 
     With `huge_pages` glibc's malloc asks the kernel for them, unless the environment says otherwise.
@@ -259,7 +273,7 @@ def worker_environment(environment: Mapping[str, str], *, huge_pages: bool = Fal
     if huge_pages:
         tunables = [HUGE_PAGES, *filter(None, [clean.get("GLIBC_TUNABLES")])]  # of equal names the last wins
         clean["GLIBC_TUNABLES"] = ":".join(tunables)
-    return {**clean, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**with_kernels(clean, kernels), "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _error(failed: Failed) -> ImagegenError:

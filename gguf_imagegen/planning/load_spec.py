@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
 
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.load_options import open_options
 from gguf_imagegen.modelfiles.embeddings import takes_embeddings
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.modelfiles.inspect import holds_vae
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import LoadSpec, Role
 
-MASKED: Final = ("chroma",)
-"""Families whose attention is masked, which flash attention leaves out: it would change their pictures."""
-
 
 def model_spec(
     entry: Entry, paths: Mapping[Role, Path], headers: Mapping[Role, Header], settings: Settings, threads: int
 ) -> LoadSpec:
-    """As the settings say; a tuning is applied to this.
-
-    Flash attention that nobody has said anything about is the backend's choice, and never a masked family's.
-    """
-    said = "flash_attention" in settings.model_fields_set
-    unsaid = False if entry.family.startswith(MASKED) else None
+    """As the settings say; a tuning is applied to this."""
     return LoadSpec(
         name=entry.id,
         files=paths,
@@ -34,9 +26,8 @@ def model_spec(
         decoder=entry.decoder,
         zero_cond_t=entry.zero_cond_t,
         tiling=entry.tiling,
-        flash_attention=settings.flash_attention if said else unsaid,
-        diffusion_conv_direct=settings.diffusion_conv_direct,
-        vae_conv_direct=settings.vae_conv_direct,
+        **open_options(entry.family, settings),
+        kernels=settings.kernels,
         huge_pages=settings.huge_pages,
         mmap=settings.mmap,
         offload_to_cpu=settings.offload_to_cpu,

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gguf_imagegen.engines.process import worker_environment
 from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.vocabulary.engine import Kernels
 
 PROBE: Final = """
 import dataclasses, hashlib, json, pathlib
@@ -25,7 +26,7 @@ found = dataclasses.asdict(build.describe())
 library = hashlib.sha256(pathlib.Path(build.low._lib._name).read_bytes()).hexdigest()
 print(json.dumps({
     "engine": metadata.version("stable-diffusion-cpp-python"), "library": library,
-    "features": found["features"], "backend": found["backend"],
+    "features": found["features"], "backend": found["backend"], "kernels": found["kernels"] or "",
     "devices": [device["description"] for device in found["devices"]],
 }))
 """
@@ -34,7 +35,10 @@ PROBE_TIMEOUT: Final = 60.0
 
 
 class Machine(BaseModel):
-    """`cores` are the usable ones, `library` the SHA-256 of the engine's file; the rest tells ggml."""
+    """`cores` are the usable ones, `library` the SHA-256 of the engine's file; the rest tells ggml.
+
+    `kernels` are those of ours that are in use.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,6 +48,7 @@ class Machine(BaseModel):
     library: str
     features: tuple[str, ...]
     backend: str
+    kernels: str = ""
     devices: tuple[str, ...]
 
     def differences(self, here: Machine) -> list[str]:
@@ -51,12 +56,13 @@ class Machine(BaseModel):
         return [name for name in Machine.model_fields if getattr(self, name) != getattr(here, name)]
 
 
-def this_machine() -> Machine | None:
+def this_machine(kernels: Kernels = "auto") -> Machine | None:
     """None if the engine's library does not load. Blocks for as long as the probe takes."""
     try:
         probe = subprocess.run(
             [sys.executable, "-c", PROBE],
-            capture_output=True, text=True, timeout=PROBE_TIMEOUT, env=worker_environment(os.environ),
+            capture_output=True, text=True, timeout=PROBE_TIMEOUT,
+            env=worker_environment(os.environ, kernels=kernels),
         )  # fmt: skip
         found = json.loads(probe.stdout.splitlines()[-1])
         return Machine(cpu=cpu_name(), cores=usable_cores(), **found)

@@ -19,7 +19,7 @@ from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Survey
 from gguf_imagegen.catalog.store import size_words
-from gguf_imagegen.catalog.verdict import must_tile, needs_tiling, refusal, verdict_of
+from gguf_imagegen.catalog.verdict import must_tile, refusal, verdict_of
 from gguf_imagegen.machine import memory
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available, available
@@ -82,7 +82,7 @@ class Lane:
         self._turn = turn or asyncio.Lock()
         self._beside = beside
         self._crash_pause = waits.crash_pause
-        self._tunings = Tunings(catalog.models_dir)
+        self._tunings = Tunings(catalog.models_dir, settings.kernels)
         self._models: list[LoadedModel] = []  # the most recently used is the last
         self._being_loaded = ""  # the name of the model that `loading` is about
         self._starting: Engine | None = None
@@ -102,6 +102,11 @@ class Lane:
     @property
     def backend(self) -> str | None:
         return self._models[-1].backend if self._models else None
+
+    @property
+    def kernels(self) -> str | None:
+        """Ours that the engine used last has in use on the CPU; "" for none."""
+        return self._models[-1].kernels if self._models else None
 
     @property
     def models(self) -> Sequence[LoadedModel]:
@@ -230,11 +235,11 @@ class Lane:
                 case Loading():
                     self.loading = event
                     tell(event)
-                case Loaded(seconds=seconds, backend=backend):
-                    model.backend, self.on_gpu = backend, backend != "CPU"
+                case Loaded(seconds=seconds, backend=backend, kernels=kernels):
+                    model.settle(spec, backend, kernels)
+                    self.on_gpu = backend != "CPU"
                     tell(event)
-                    words = f", tuned: {tuned.words}" if tuned is not None else ""
-                    log.info("model %s loaded in %.1f s on %s%s", entry.id, seconds, backend, words)
+                    log.info("model %s loaded in %.1f s on %s", entry.id, seconds, model.words)
         return model
 
     def _tuned_spec(self, entry: Entry, headers: Mapping[Role, Header]) -> tuple[LoadSpec, Options | None]:
@@ -339,7 +344,7 @@ class Lane:
         while self._settings.memory_check and not spec.vae_tiling:
             free = await asyncio.to_thread(self._free)
             width, height = spec.decoded
-            if not needs_tiling(model.entry, model.headers, width, height, free, model.backend):
+            if not model.needs_tiling(width, height, free):
                 return
             if not await self._one_leaves(but=model):
                 words = f"decoding {width}x{height} takes more memory than is free; ask for vae_tiling"

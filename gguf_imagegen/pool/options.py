@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from pydantic import BaseModel, ConfigDict, Field
 
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import LoadSpec
+from gguf_imagegen.vocabulary.engine import Kernels, LoadSpec
 
 
 class Options(BaseModel):
@@ -20,6 +20,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     threads: int | None = Field(None, ge=1, le=1024)
+    kernels: Kernels | None = None
     flash_attention: bool | None = None
     diffusion_conv_direct: bool | None = None
     vae_conv_direct: bool | None = None
@@ -47,6 +48,6 @@ class Options(BaseModel):
         return replace(spec, **self.given)
 
 
-def _words(name: str, value: int | bool) -> str:
+def _words(name: str, value: int | bool | str) -> str:
     plain = name.replace("_", " ")
     return plain if value is True else f"no {plain}" if value is False else f"{plain} {value}"

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.load_options import OpenOptions
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available
 from gguf_imagegen.pool.failures import Failures
@@ -76,8 +77,16 @@ class Pool:
     @property
     def backend(self) -> str | None:
         """What the engine used last computes on."""
-        used = max(self.lanes, key=lambda lane: lane.used if lane.models else -1.0)
-        return used.backend
+        return self._used_last.backend
+
+    @property
+    def kernels(self) -> str | None:
+        """Ours that it has in use on the CPU, see `Lane.kernels`."""
+        return self._used_last.kernels
+
+    @property
+    def _used_last(self) -> Lane:
+        return max(self.lanes, key=lambda lane: lane.used if lane.models else -1.0)
 
     @property
     def loading(self) -> Loading | None:
@@ -206,7 +215,8 @@ def _held(lane: Lane) -> frozenset[str]:
 
 
 def _alike(settings: Settings, devices: Sequence[Device]) -> Settings:
-    """Flash attention changes pixels: where devices of several kinds would choose differently, it is off."""
-    if len({device.kind for device in devices}) == 1 or "flash_attention" in settings.model_fields_set:
+    """What changes pixels is off unless it is said, where devices of several kinds would choose otherwise."""
+    if len({device.kind for device in devices}) == 1:
         return settings
-    return settings.model_copy(update={"flash_attention": False})
+    unsaid = [name for name in OpenOptions.__annotations__ if name not in settings.model_fields_set]
+    return settings.model_copy(update=dict.fromkeys(unsaid, False))

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gguf_imagegen.pool.identity import Machine, this_machine
 from gguf_imagegen.pool.options import Options
-from gguf_imagegen.vocabulary.engine import Role
+from gguf_imagegen.vocabulary.engine import Kernels, Role
 
 log = logging.getLogger(__name__)
 
@@ -50,15 +50,21 @@ class _Content(BaseModel):
 class Tunings:
     """Those of one models folder, by the model's name; the machine is looked at once, if it must be."""
 
-    def __init__(self, models_dir: Path, look: Callable[[], Machine | None] = this_machine) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        kernels: Kernels = "auto",
+        look: Callable[[Kernels], Machine | None] = this_machine,
+    ) -> None:
         self.path = models_dir / FILE
+        self._kernels: Kernels = kernels
         self._look = look
         self._machine: Machine | None = None
 
     @property
     def machine(self) -> Machine | None:
         """This machine; None if its engine does not load."""
-        self._machine = self._machine or self._look()
+        self._machine = self._machine or self._look(self._kernels)
         return self._machine
 
     def find(self, name: str, files: Mapping[Role, Path]) -> Tuning | None:

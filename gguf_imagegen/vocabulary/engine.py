@@ -31,6 +31,10 @@ StepCache = Literal["none", "easycache", "ucache", "dbcache", "taylorseer", "cac
 """Ways of sd.cpp to leave out steps that would change little (`docs/caching.md` there)."""
 
 
+Kernels = Literal["auto", "off", "f32", "bf16", "int8"]
+"""What our kernels in ggml's CPU part multiply in, at most; auto: the fastest that is near to f32."""
+
+
 class LoadSpec(Struct, frozen=True, tag=True):
     """The files of one model by role, and how to load them.
 
@@ -40,9 +44,10 @@ class LoadSpec(Struct, frozen=True, tag=True):
 
     With `embeddings` prompts may name textual inversions (`Generate.embeddings`).
 
-    Direct convolutions need less memory and may be faster or slower.
-    `huge_pages` is for the worker's malloc, see `engines.process`. `flash_attention` None leaves it to the
-    backend. `mmap` says how files are read: mapped, or in pieces; the weights are copied either way.
+    Direct convolutions and flash attention need less memory and may be faster or slower; None leaves them to
+    what the engine computes on, see `settled`. `kernels` are for the worker's environment, `huge_pages` for
+    its malloc, see `engines.process`. `mmap` says how files are read: mapped, or in pieces; the weights are
+    copied either way.
     """
 
     name: str
@@ -53,8 +58,9 @@ class LoadSpec(Struct, frozen=True, tag=True):
     zero_cond_t: bool = False
     tiling: bool = False
     flash_attention: bool | None = None
-    diffusion_conv_direct: bool = False
-    vae_conv_direct: bool = False
+    diffusion_conv_direct: bool | None = None
+    vae_conv_direct: bool | None = None
+    kernels: Kernels = "auto"
     huge_pages: bool = False
     mmap: bool = False
     offload_to_cpu: bool = False
@@ -63,9 +69,23 @@ class LoadSpec(Struct, frozen=True, tag=True):
     rng: Literal["cuda", "cpu"] = "cuda"
     embeddings: bool = False
 
-    def uses_flash_attention(self, backend: str) -> bool:
-        """As it is said, else where sd.cpp's docs/performance.md calls it faster, which is CUDA alone."""
-        return backend.startswith("CUDA") if self.flash_attention is None else self.flash_attention
+    def settled(self, backend: str, kernels: str) -> LoadSpec:
+        """With what is left open as it is best on a backend of ggml where `kernels` are in use.
+
+        Ours are made for both options; "" means ggml's own. Without them flash attention is faster on CUDA alone, by sd.cpp's
+        docs/performance.md, and direct convolutions are slow on a CPU.
+        """
+        fast = backend == "CPU" and bool(kernels)
+        return replace(
+            self,
+            flash_attention=_unless_said(self.flash_attention, fast or backend.startswith("CUDA")),
+            diffusion_conv_direct=_unless_said(self.diffusion_conv_direct, fast),
+            vae_conv_direct=_unless_said(self.vae_conv_direct, fast),
+        )
+
+
+def _unless_said(said: bool | None, otherwise: bool) -> bool:
+    return otherwise if said is None else said
 
 
 class Lora(Struct, frozen=True):

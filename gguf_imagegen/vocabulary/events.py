@@ -26,11 +26,15 @@ class Loading(Struct, frozen=True, tag=True):
 
 
 class Loaded(Struct, frozen=True, tag=True):
-    """The model is ready. `backend` is what the engine really computes on, e.g. "CPU" or "CUDA0"."""
+    """The model is ready. `backend` is what the engine really computes on, e.g. "CPU" or "CUDA0".
+
+    `kernels` are those of ours that its CPU part uses, e.g. "AVX2 f32"; none: ggml's own.
+    """
 
     seconds: float
     family: str
     backend: str
+    kernels: str = ""
 
 
 class PhaseChanged(Struct, frozen=True, tag=True):

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 from pathlib import Path
+from typing import get_args
 
 from msgspec.structs import replace
 
@@ -23,11 +24,11 @@ from gguf_imagegen.planning.load_spec import model_spec
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Generate
+from gguf_imagegen.vocabulary.engine import Generate, Kernels
 from gguf_imagegen.vocabulary.events import Loaded
 
 OPTIONS = ("flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap")
-"""Settings that a flag turns on; all are off without it."""
+"""Settings that a flag turns on or off; without it they are as the engine has them by default."""
 
 
 async def speed(options: argparse.Namespace) -> dict[str, float]:
@@ -36,7 +37,9 @@ async def speed(options: argparse.Namespace) -> dict[str, float]:
     wanted, warnings = parse_request(
         {"prompt": options.prompt, "size": options.size, "steps": options.steps, "cfg_scale": 1, "seed": 1}
     )
-    settings = Settings(threads=options.threads, **{name: getattr(options, name) for name in OPTIONS})
+    said = {name: getattr(options, name) for name in OPTIONS}
+    said = {name: value for name, value in said.items() if value is not None}
+    settings = Settings(threads=options.threads, kernels=options.kernels, **said)
     spec = plan(wanted, entry, settings, "generation", warnings).spec
     headers = catalog.checked_files(entry)
     engine = EngineProcess()
@@ -81,7 +84,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--prompt", default="a lighthouse at dusk")
     for name in OPTIONS:
-        parser.add_argument(f"--{name.replace('_', '-')}", action="store_true")
+        parser.add_argument(f"--{name.replace('_', '-')}", action=argparse.BooleanOptionalAction)
+    parser.add_argument("--kernels", choices=get_args(Kernels), default="auto")
     parser.add_argument("--pictures", type=Path, help="write pictures of so many seeds into this folder")
     parser.add_argument("--seeds", type=int, default=20)
     print(json.dumps(asyncio.run(speed(parser.parse_args()))))

@@ -13,6 +13,7 @@ import psutil
 from gguf_imagegen.engines.process import HUGE_PAGES
 from gguf_imagegen.pool.options import Options
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import LoadSpec
 
 Factor: TypeAlias = tuple[Options, ...]
 """Values of one option, of which at most one is taken."""
@@ -23,14 +24,16 @@ HUGE_PAGES_MODE: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def factors(
-    family: str, settings: Settings, cores: int, *, huge_pages: bool, flash_attention: bool
+    family: str, settings: Settings, cores: int, *, huge_pages: bool, defaults: LoadSpec, kernels: str
 ) -> list[Factor]:
-    """In the order in which they are tried; `flash_attention` is what the backend has by default."""
+    """In the order in which they are tried; `defaults` are settled, `kernels` ours that are in use."""
     every: dict[str, list[Options]] = {
         "threads": [Options(threads=count) for count in thread_counts(cores)],
-        "flash_attention": [Options(flash_attention=not flash_attention)],
-        "diffusion_conv_direct": [Options(diffusion_conv_direct=True)] * family.startswith(UNETS),
-        "vae_conv_direct": [Options(vae_conv_direct=True)],
+        "kernels": [Options(kernels="off")] * bool(kernels),
+        "flash_attention": [Options(flash_attention=not defaults.flash_attention)],
+        "diffusion_conv_direct": [Options(diffusion_conv_direct=not defaults.diffusion_conv_direct)]
+        * family.startswith(UNETS),
+        "vae_conv_direct": [Options(vae_conv_direct=not defaults.vae_conv_direct)],
         "huge_pages": [Options(huge_pages=True)] * huge_pages,
     }
     return [

@@ -31,15 +31,15 @@ PATIENCE_SECONDS: Final = 5.0
 class Work:
     """What is measured: a model as it is loaded by default, a picture, and the steps that users ask of it.
 
-    `tiled` says whether a backend must decode this picture in tiles, for lack of memory, `tiny` whether the
-    model has a tiny decoder beside the one that is its default.
+    `tiled` says whether a backend with such kernels must decode this picture in tiles, for lack of memory,
+    `tiny` whether the model has a tiny decoder beside the one that is its default.
     """
 
     model: LoadSpec
     picture: Generate
     steps: int
     effort: Effort
-    tiled: Callable[[str], bool]
+    tiled: Callable[[str, str], bool]
     tiny: bool = False
 
 
@@ -72,6 +72,7 @@ class Outcome:
     tuned_seconds: float
     tiled_decode: float | None
     backend: str
+    kernels: str
     drift: float | None
     tiny: Trial | None = None
 
@@ -92,6 +93,7 @@ class _Run:
     warm_up: float
     tiled_decode: float | None
     backend: str
+    kernels: str
 
 
 class Tuner:
@@ -137,6 +139,7 @@ class Tuner:
             tuned_seconds=seconds if best != Options() else default_seconds,
             tiled_decode=default.tiled_decode,
             backend=default.backend,
+            kernels=default.kernels,
             drift=None if again is None else again / first - 1,
             tiny=tiny,
         )
@@ -207,12 +210,12 @@ class Tuner:
         """
         engine = self._make_engine()
         try:
-            backend = ""
+            backend, kernels = "", ""
             model = options.applied(self._work.model)
             async for event in engine.load(replace(model, decoder=decoder or model.decoder)):
                 if isinstance(event, Loaded):
-                    backend = event.backend
-            tiled = self._work.picture.vae_tiling or self._work.tiled(backend)
+                    backend, kernels = event.backend, event.kernels
+            tiled = self._work.picture.vae_tiling or self._work.tiled(backend, kernels)
             spec = replace(self._work.picture, vae_tiling=tiled)
             self._watcher.step(0)
             warmed = await asyncio.wait_for(make(engine, warm_up(spec)), limit)
@@ -221,7 +224,7 @@ class Tuner:
                 again = await measure(engine, spec, self._work.effort, self._watcher.step)
                 speed = min(speed, again, key=self._seconds)
             tiled_decode = await self._tiled_decode(engine, spec) if first else None
-            return _Run(speed, warmed.timings.total_ms / 1000, tiled_decode, backend)
+            return _Run(speed, warmed.timings.total_ms / 1000, tiled_decode, backend, kernels)
         finally:
             await engine.close()
 

@@ -32,7 +32,8 @@ class SdCpp:
         return [replace(device, gpu=device.gpu and located(device.gpu)) for device in made]
 
     def engine(self, device: Device) -> Engine:
-        return EngineProcess(stall_timeout=self._settings.load_timeout, device=device)
+        settings = self._settings
+        return EngineProcess(stall_timeout=settings.load_timeout, device=device, kernels=settings.kernels)
 
 
 def _names(settings: Settings) -> Sequence[str]:

@@ -26,7 +26,9 @@ class Device:
 class Build:
     """How the native library was built, and what it can compute on; `backend` is what it will choose.
 
-    `features` are what the CPU part was compiled with, as ggml names them; LLAMAFILE is tinyBLAS.
+    `features` are what the CPU part was compiled with, as ggml names them; LLAMAFILE is tinyBLAS. `kernels`
+    are those of ours (scripts/engine) that it uses here: None if it was built without, "" if they are off or
+    made for other CPUs.
     """
 
     version: str
@@ -34,6 +36,7 @@ class Build:
     features: tuple[str, ...]
     devices: tuple[Device, ...]
     backend: str
+    kernels: str | None
 
 
 def describe() -> Build:
@@ -45,7 +48,16 @@ def describe() -> Build:
         features=tuple(_features()),
         devices=found,
         backend=default_backend(found),
+        kernels=kernels(),
     )
+
+
+def kernels() -> str | None:
+    """As `Build.kernels`. The library looks at its environment once, so that this stays as it is."""
+    if not hasattr(low._lib, "ggml_packed_kernels"):
+        return None
+    low._lib.ggml_packed_kernels.restype = ctypes.c_char_p
+    return str(low._lib.ggml_packed_kernels().decode())
 
 
 def devices() -> Iterable[Device]:

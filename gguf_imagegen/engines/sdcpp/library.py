@@ -18,7 +18,7 @@ from gguf import GGMLQuantizationType
 
 from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
 from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
-from gguf_imagegen.engines.sdcpp.build import default_backend, devices
+from gguf_imagegen.engines.sdcpp.build import default_backend, devices, kernels
 from gguf_imagegen.engines.sdcpp.embeddings import EmbeddingSlots
 from gguf_imagegen.engines.sdcpp.paths import path_fields
 from gguf_imagegen.vocabulary.artifacts import RawImage
@@ -72,7 +72,7 @@ class SdCpp:
     def load(self, model: LoadSpec) -> bool:
         """Load `model` in place of what was loaded before; False if that fails, for which see the log."""
         self.unload()
-        params, self._slots = context_params(model, self.backend), EmbeddingSlots(self._scratch)
+        params, self._slots = context_params(model, self.backend, self.kernels), EmbeddingSlots(self._scratch)
         if model.embeddings:
             _set_embeddings(params, self._slots.every)
         context = low.new_sd_ctx(ctypes.byref(params))
@@ -115,6 +115,11 @@ class SdCpp:
     def backend(self) -> str:
         """The device that the library computes on."""
         return default_backend(tuple(devices()))
+
+    @property
+    def kernels(self) -> str:
+        """Ours that the CPU part uses; empty where ggml's own do all the work."""
+        return kernels() or ""
 
     def choose_preview(self, mode: PreviewMode) -> None:
         """Previews of the next sampling; the library reads the mode once, at its start."""
@@ -164,9 +169,9 @@ def self_test() -> list[str]:
     ]  # fmt: skip
 
 
-def context_params(model: LoadSpec, backend: str) -> Any:
+def context_params(asked: LoadSpec, backend: str, kernels: str) -> Any:
     """The `sd_ctx_params_t` of a model that stays loaded and can encode images."""
-    flash_attention = model.uses_flash_attention(backend)
+    model = asked.settled(backend, kernels)
     params = low.sd_ctx_params_t()
     low._lib.sd_ctx_params_init(ctypes.byref(params))
     for name, path in path_fields(model.files).items():
@@ -182,11 +187,11 @@ def context_params(model: LoadSpec, backend: str) -> Any:
     params.keep_vae_on_cpu = model.vae_on_cpu
     params.keep_clip_on_cpu = model.text_encoders_on_cpu
     params.enable_mmap = model.mmap
-    params.flash_attn = params.diffusion_flash_attn = flash_attention
+    params.flash_attn = params.diffusion_flash_attn = model.flash_attention
     params.diffusion_conv_direct = model.diffusion_conv_direct
     params.vae_conv_direct = model.vae_conv_direct
     params.qwen_image_zero_cond_t = model.zero_cond_t
-    params.chroma_use_dit_mask = not flash_attention  # together they break (docs/chroma.md)
+    params.chroma_use_dit_mask = not model.flash_attention  # together they break (docs/chroma.md)
     has_vae = model.built_in_vae or "vae" in model.files
     params.tae_preview_only = has_vae and model.decoder == "full"
     return params

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import Any, Final
+
+from gguf_imagegen.machine.kernels import with_kernels
+from gguf_imagegen.vocabulary.engine import Kernels
 
 PROBE: Final = """
 import dataclasses, json
@@ -15,12 +19,15 @@ print(json.dumps({**dataclasses.asdict(describe()), "faults": self_test()}))
 """
 
 
-def probe(program: str = PROBE, timeout: float = 60) -> tuple[dict[str, Any] | None, str]:
-    """What the library says of itself, or None and why it says nothing."""
+def probe(
+    program: str = PROBE, timeout: float = 60, *, kernels: Kernels = "auto"
+) -> tuple[dict[str, Any] | None, str]:
+    """What the library says of itself where these kernels are asked for, or None and why it says nothing."""
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, timeout=timeout
-        )
+            [sys.executable, "-c", program],
+            capture_output=True, text=True, timeout=timeout, env=with_kernels(os.environ, kernels),
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return None, f"no answer within {timeout:g} s"
     if probe.returncode:

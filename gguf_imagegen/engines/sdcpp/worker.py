@@ -99,7 +99,8 @@ class Worker:
         began = time.monotonic()
         if not self._sdcpp.load(spec):
             raise NullResult
-        self._send(Loaded(time.monotonic() - began, self._phases.family, self._sdcpp.backend))
+        seconds, on = time.monotonic() - began, (self._sdcpp.backend, self._sdcpp.kernels)
+        self._send(Loaded(seconds, self._phases.family, *on))
 
     def _generate(self, spec: Generate) -> None:
         index = spec.first

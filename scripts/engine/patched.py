@@ -1,0 +1,109 @@
+"""Install the engine with our kernels, built from the binding's source archive; as it comes where that fails.
+
+Called by `scripts/install`, before anything but pip is there; CMake's flags are CMAKE_ARGS of the environment.
+A build without the kernels is never refused: `--note` names the file that then says why, for the doctor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+from typing import Final
+
+HERE: Final = Path(__file__).parent
+ENGINE: Final = "stable-diffusion-cpp-python"
+GGML_CPU: Final = "vendor/stable-diffusion.cpp/ggml/src/ggml-cpu"
+PIP: Final = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+LOADS: Final = "import stable_diffusion_cpp.stable_diffusion_cpp as low; low._lib.ggml_packed_kernels"
+
+
+class Unpatched(Exception):
+    """The kernels cannot be built in; the message says why, in a few words."""
+
+
+def source_tree(folder: Path) -> Path:
+    """The binding's source with our kernels, unpacked in `folder`. Raises Unpatched."""
+    if shutil.which("patch") is None:
+        raise Unpatched("the command `patch` is not installed")
+    return patched(unpacked(fetched(folder), folder))
+
+
+def fetched(folder: Path) -> Path:
+    """The archive, whose hash pip compares."""
+    pinned = ["-r", str(HERE / "requirements.txt"), "--no-binary", ENGINE]
+    fetching = run([*PIP, "--quiet", "download", "--no-deps", *pinned, "--dest", str(folder)])
+    if fetching.returncode:
+        reason = "does not have the pinned hash" if "HASHES" in fetching.stderr else "cannot be downloaded"
+        raise Unpatched(f"the engine's source archive {reason}")
+    (archive,) = folder.glob("*.tar.gz")
+    return archive
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    with tarfile.open(archive) as tar:
+        if hasattr(tarfile, "data_filter"):  # Python 3.10.12 and later
+            tar.extraction_filter = tarfile.data_filter
+        tar.extractall(folder)
+    (tree,) = (each for each in folder.iterdir() if each.is_dir())
+    return tree
+
+
+def patched(tree: Path) -> Path:
+    """The same tree with hooks and kernels: each hook is tried first, and must fit to the line."""
+    for hook in sorted((HERE / "hooks").glob("*.patch")):
+        command = ["patch", "--strip=1", "--fuzz=0", "--batch", f"--input={hook}"]
+        for dry in (["--dry-run"], []):
+            if run([*command, *dry], tree).returncode:
+                raise Unpatched(f"{hook.name} does not fit the engine's source")
+    for kernel in (HERE / "kernels").iterdir():
+        shutil.copy(kernel, tree / GGML_CPU)
+    return tree
+
+
+def run(command: list[str], folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What it says goes to the terminal, too, if it fails."""
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if ran.returncode:
+        print(ran.stdout, ran.stderr, sep="", file=sys.stderr)
+    return ran
+
+
+def install(what: str) -> bool:
+    """Compile and install a folder or a requirement; whether that went well."""
+    command = [*PIP, "install", "--no-cache-dir", "--force-reinstall", "--no-deps", what]
+    return subprocess.run(command).returncode == 0
+
+
+def install_patched() -> None:
+    """Raises Unpatched, also for a library that does not load."""
+    with tempfile.TemporaryDirectory(prefix="gguf-imagegen-engine-") as folder:
+        if not install(str(source_tree(Path(folder)))):
+            raise Unpatched("the engine does not compile with them")
+    if run([sys.executable, "-c", LOADS], Path(sys.base_prefix)).returncode:
+        raise Unpatched("the engine's library does not load with them")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument(
+        "--otherwise", required=True, help="what pip installs where the kernels cannot be built in"
+    )
+    parser.add_argument("--note", type=Path, required=True, help="file for the reason")
+    options = parser.parse_args()
+    options.note.unlink(missing_ok=True)
+    try:
+        install_patched()
+    except Unpatched as exc:
+        print(f"scripts/install: the engine is built without its fast kernels: {exc}", file=sys.stderr)
+        if not install(options.otherwise):
+            sys.exit(1)
+        options.note.write_text(f"{exc}\n")
+
+
+if __name__ == "__main__":
+    main()
