@@ -1,4 +1,4 @@
-"""One block of a large transformer, its sizes, weights and input: what engines are given that cannot run it whole.
+"""One block of a large transformer, its sizes, weights and input, for engines that cannot run it whole.
 
 Z-Image's block and T5-XXL's layer in their real widths, with random weights (Xavier), the same in every
 engine. numpy only: OpenVINO's own environment reads this, too.

@@ -58,7 +58,7 @@ class Ggml:
         return self._new(self._constants, kind, shape)
 
     def constant_like(self, *shape: int) -> Tensor:
-        """A tensor of this shape that is never computed nor filled, for operations that want one to be like."""
+        """A tensor that is never filled: its shape says what an operation is to make."""
         return self._new(self._shapes, "F32", shape)
 
     def _new(self, context: Tensor, kind: str, shape: Iterable[int]) -> Tensor:

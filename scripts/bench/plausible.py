@@ -105,8 +105,8 @@ def gain(name: str) -> float:
 
 
 def with_foretold_noise(name: str, values: Array) -> Array:
-    """The layers through which the latents go from the first convolution to the last, of Stable Diffusion 1.5."""
-    signs = np.repeat(np.float32([1, -1]), LATENTS)
+    """The layers by which the latents go from the first convolution to the last (Stable Diffusion 1.5)."""
+    signs = np.repeat(np.array([1, -1], np.float32), LATENTS)
     channels = np.arange(2 * LATENTS)
     if name == f"{UNET}input_blocks.0.0.weight":
         values[channels] = 0

@@ -31,7 +31,7 @@ def sd1() -> Tensors:
 
 
 def sdxs() -> Tensors:
-    """SDXS-512 (DreamShaper), the one-step model: half of the UNet's blocks, no middle, the tiny decoder inside."""
+    """SDXS-512 (DreamShaper), of one step: half of the UNet's blocks, no middle, the tiny decoder inside."""
     yield from _text_encoder()
     yield from _small_unet()
     yield from ((f"tae.{name}", shape) for name, shape in taesd())
