@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,14 +16,19 @@ from gguf_imagegen.catalog.default_model import served_name
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.engines.ocr.reader import Reader, rapidocr
-from gguf_imagegen.jobs.job import Job, JobEvent, Observer
-from gguf_imagegen.jobs.ledger import Ledger, Past
+from gguf_imagegen.jobs.forecast import Forecast, Forecaster
+from gguf_imagegen.jobs.job import Ended, Hook, Job, JobEvent, Observer
+from gguf_imagegen.jobs.ledger import Ledger, Past, goes_on
+from gguf_imagegen.jobs.letter import letter_of
+from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.recovery import Recovery
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.jobs.sets import Sets
 from gguf_imagegen.jobs.state import State
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
+from gguf_imagegen.jobs.webhooks import Webhooks
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.planning.abilities import require_able, require_engine
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
@@ -30,20 +36,22 @@ from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.canvas import enlarger
 from gguf_imagegen.planning.control import with_control_net
 from gguf_imagegen.planning.parts import chosen_parts
-from gguf_imagegen.planning.plan import Operation, Sketch, sketch
+from gguf_imagegen.planning.plan import Operation, Plan, Sketch, sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelNotFound, QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelBusy, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
 """Names that can mean nothing else on this server than "the model"."""
 THUMBNAILS_AT_ONCE = 2
+UNLOADING = 30.0
+"""Seconds that engines get to end; they take less than one."""
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -81,11 +89,14 @@ class Service:
         self._served = catalog.get(default_model).id
         self.abilities = backend.abilities()
         self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
+        self._backend = backend
         self.results = _results(settings, kept)
         self._ledger = kept.ledger if kept else None
-        store = self._ledger.store if self._ledger else None
-        self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, store)
+        self.webhooks = Webhooks(settings, self._ledger, waits)
+        self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, self._store)
         self.pixels = Pixels(self._pixels_held)
+        self.sets = Sets(self.scheduler, self._ledger, self._submit_item, settings)
+        self._forecaster = Forecaster(catalog, settings, self.pool, self.scheduler.pace)
         self.returned: Callable[[Job, Ticket], None] = lambda job, ticket: None
         self.knows_the_past = asyncio.Event()
         self.reader = Reader(
@@ -125,6 +136,10 @@ class Service:
         """What answers call a model that the request did not name."""
         return self.served_name if entry.id == self._served else entry.id
 
+    def converter(self) -> Engine:
+        """An engine for a conversion, not started yet."""
+        return self._backend.engine(self.pool.lanes[0].device)
+
     async def submit(
         self,
         request: ImageRequest,
@@ -134,29 +149,72 @@ class Service:
         *,
         lasting: bool = False,
         repeat: Repeat | None = None,
+        base: str = "",
     ) -> Job:
         """Queue what a request asks for; all that can be refused is refused before a picture is decoded.
 
         A `lasting` job goes on whether anybody waits for it or not, over restarts of the server too; `repeat`
-        is how a repeated request is known after one.
+        is how a repeated request is known after one. Addresses in what its webhook is told begin with `base`.
         """
         sender = sender or Sender()
         check_priority(request.priority, sender.caller)
+        self.webhooks.check(request.webhook)
         self.check_room(sender.caller)
-        request, entry = self._named(request, warnings)
-        if not request.model:
-            request = request.model_copy(update={"model": self.name_of(entry)})
-        entry, notes = chosen_parts(request, entry)
-        self.catalog.require_on_disk(entry)
-        self.scheduler.check_engine(None if operation == "upscale" else entry)
-        settings = within(self.settings, sender.caller.bounds)
-        sketched = await asyncio.to_thread(
-            self._sketch, request, entry, operation, [*warnings, *notes], settings
-        )
+        request, sketched = await self._sketched(request, operation, warnings, sender.caller)
+        self.scheduler.check_engine(None if operation == "upscale" else sketched.bare.entry)
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
-        job = Job(plan, sender, lasting=lasting)
+        hook = Hook(request.webhook, base) if request.webhook else None
+        job = Job(plan, sender, lasting=lasting, hook=hook)
         await self._accept(job, request, repeat)
+        return job
+
+    async def give_memory_back(self, patience: float) -> list[Entry]:
+        """Unload all models, those in use when no job needs them any more; what was in memory.
+
+        Raises ModelBusy if jobs still do after `patience` seconds; what they use is unloaded after them.
+        """
+        loading = [self.catalog.get(lane.being_loaded) for lane in self.pool.lanes if lane.being_loaded]
+        entries = list({entry.name: entry for entry in (*self.pool.entries, *loading)}.values())
+        for entry in entries:
+            await self.scheduler.unload(entry)
+        start = time.monotonic()
+        while self.pool.present:
+            waited, jobs = time.monotonic() - start, len(self.scheduler.running) + self.scheduler.waiting
+            if waited >= patience + (0 if jobs else UNLOADING):
+                raise ModelBusy(
+                    f"{jobs} jobs run or wait; the memory is free after them. Try again later, or wait longer"
+                    " with ?wait=SECONDS",
+                    retry_after=5,
+                )
+            await asyncio.sleep(0.05)
+        return entries
+
+    async def plan(
+        self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender
+    ) -> Plan:
+        """What would be done; refused is what `submit` would refuse, but for want of room."""
+        check_priority(request.priority, sender.caller)
+        _, sketched = await self._sketched(request, operation, warnings, sender.caller)
+        return await self.pixels.in_turn(sketched.memory, sketched.plan)
+
+    async def forecasts(self, plans: Sequence[Plan]) -> list[Forecast]:
+        """What these would cost."""
+        return await asyncio.to_thread(self._forecaster.of, plans)
+
+    async def submit_set(self, wanted: PictureSet) -> None:
+        """Take a set, each item of which was planned."""
+        self.check_room(wanted.sender.caller)
+        await self.sets.submit(wanted)
+
+    async def _submit_item(self, wanted: PictureSet, index: int) -> Job:
+        """Queue one picture of a set, which was checked with its set: it waits for room and engines."""
+        request, sketched = await self._sketched(
+            wanted.request_of(index), wanted.operation, [], wanted.sender.caller
+        )
+        plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
+        job = Job(plan, wanted.sender, lasting=True, id=wanted.items[index].job, parent=wanted.id)
+        await self._accept(job, request, None)
         return job
 
     async def thumbnail(self, picture: str, width: int) -> bytes | None:
@@ -164,12 +222,33 @@ class Service:
         async with self._thumbnails:
             return await asyncio.to_thread(self.results.thumbnail, picture, width)
 
+    async def in_turn(self, draw: Callable[[], bytes]) -> bytes:
+        """A drawing of small pictures; few are made at once."""
+        async with self._thumbnails:
+            return await asyncio.to_thread(draw)
+
     def move(self, job: Job, priority: int, caller: Caller) -> None:
         """Let a waiting job go sooner or later; one that has begun stays as it is."""
         check_priority(priority, caller)
         self.scheduler.move(job, priority)
         if self._ledger is not None:
             self._ledger.move(job)
+
+    async def _sketched(
+        self, request: ImageRequest, operation: Operation, warnings: list[str], caller: Caller
+    ) -> tuple[ImageRequest, Sketch]:
+        """The request with its model named, and checked within the bounds of its caller."""
+        request, entry = self._named(request, warnings)
+        if not request.model:
+            request = request.model_copy(update={"model": self.name_of(entry)})
+        entry, notes = chosen_parts(request, entry)
+        if operation != "upscale":
+            self.catalog.require_on_disk(entry)
+        settings = within(self.settings, caller.bounds)
+        found = await asyncio.to_thread(
+            self._sketch, request, entry, operation, [*warnings, *notes], settings
+        )
+        return request, found
 
     def _named(self, request: ImageRequest, warnings: list[str]) -> tuple[ImageRequest, Entry]:
         """The model that a request names; a LoRA's name means the default one with that LoRA."""
@@ -204,11 +283,13 @@ class Service:
         finally:
             if not self.scheduler.draining:
                 await self.scheduler.drain(0)
+            await self.sets.close()
             while not all(task.done() for task in tasks):
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks, timeout=self.waits.cancel_again)
             await self.reader.close()
+            await self.webhooks.close()
             self.results.close()
             if self._ledger is not None:
                 await self._ledger.close()
@@ -242,6 +323,7 @@ class Service:
 
     async def _read_past(self, ledger: Ledger) -> None:
         jobs, owners = await ledger.past()
+        self.webhooks.send(ledger.letters)
         for picture in await asyncio.to_thread(self.results.take_owners, owners):
             ledger.disown(picture)
         recovery = Recovery(
@@ -249,11 +331,15 @@ class Service:
         )
         for past in jobs:
             await self._take_back(past, recovery)
+        self.sets.go_on()
         if jobs:
             left = sum(not job.ended for job in self.scheduler.jobs.values())
             log.info("restored %d jobs of earlier runs, %d of them continue", len(jobs), left)
 
     async def _take_back(self, past: Past, recovery: Recovery) -> None:
+        if past.ticket is not None and past.ticket.items:
+            await self.sets.take_back(past, past.ticket, self.abilities)
+            return
         job, fault = await recovery.job(past)
         if past.ticket is not None:
             self.returned(job, past.ticket)
@@ -290,12 +376,24 @@ class Service:
         for observer in self._observers:
             observer(job, event)
 
+    async def _store(self, job: Job, event: JobEvent) -> None:
+        """Store an event, and have the end of a job told to whom its request names."""
+        letter = None
+        if isinstance(event, Ended) and not goes_on(job, event):
+            letter = letter_of(job, event, time.time())
+        if self._ledger is not None:
+            await self._ledger.store(job, event, letter)
+        if letter is not None:
+            self.webhooks.send([letter])
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP)
+            self.sets.sweep()
             self.scheduler.sweep()
             if self._ledger is not None:
-                await self._ledger.sweep({*self.scheduler.jobs, *self.scheduler.arriving})
+                kept = {*self.scheduler.jobs, *self.scheduler.arriving, *self.sets.ids}
+                await self._ledger.sweep(kept)
             await asyncio.to_thread(self.results.sweep)
 
 

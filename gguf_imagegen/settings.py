@@ -114,6 +114,7 @@ class Settings(BaseSettings):
     upscaler_dir: Path | None = Field(None, description="folder of ESRGAN files that requests may name")
     control_dir: Path | None = Field(None, description="folder of ControlNets that requests may name")
     embedding_dir: Path | None = Field(None, description="folder of textual inversions that prompts may name")
+    wildcards_dir: Path | None = Field(None, description="folder of text files for prompts of sets")
 
     styles: Path | None = Field(None, description="CSV file of prompt styles in AUTOMATIC1111's format")
 
@@ -132,6 +133,11 @@ class Settings(BaseSettings):
     insecure: bool = Field(False, description="allow listening beyond loopback without a key")
     cors_origins: Words = Field((), description="origins allowed to call from a browser, * for any")
     allowed_hosts: Words = Field((), description="further Host names accepted when no key is set")
+
+    webhooks: Words = Field((), description="beginnings of addresses that requests may name as webhook")
+    webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="key(s) to sign webhooks with, whsec_ and base64"
+    )
 
     dialects: Words = Field(("all",), description="APIs to speak besides our own, such as openai,a1111")
 
@@ -178,6 +184,7 @@ class Settings(BaseSettings):
         " --upscaler-dir, or refuse",
     )
     max_images: int = Field(10, ge=1, le=100, description="largest n")
+    max_set: int = Field(200, ge=1, le=10_000, description="most pictures in a set")
     max_steps: int = Field(150, ge=1, le=1000, description="largest number of steps")
     min_pixels: int = Field(64 * 64, ge=64 * 64, description="smallest image to make (width x height)")
     min_side: int = Field(64, ge=64, description="shortest side of an image to make")
@@ -196,6 +203,9 @@ class Settings(BaseSettings):
     memory_check: bool = Field(True, description="refuse models that cannot fit into memory")
     swap_after: float = Field(
         10, ge=0, description="how long a job may wait while others use the loaded model"
+    )
+    before_load: str | None = Field(
+        None, description="URL or command that has another program free its memory before a model is loaded"
     )
 
     # time
@@ -220,6 +230,7 @@ class Settings(BaseSettings):
     output_dir: Path | None = Field(
         None, description="folder to save pictures in for good, instead of the state folder"
     )
+    provenance: bool = Field(True, description="say in each picture's XMP that a model made it")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
 
@@ -255,6 +266,8 @@ class Settings(BaseSettings):
         "devices",
         "allowed_hosts",
         "api_key",
+        "webhooks",
+        "webhook_secret",
         "dialects",
         mode="before",
     )
@@ -305,6 +318,7 @@ class Settings(BaseSettings):
         "upscaler_dir",
         "control_dir",
         "embedding_dir",
+        "wildcards_dir",
         "styles",
         "state_dir",
         "output_dir",

@@ -31,7 +31,8 @@ case "$*" in
     printf '#!/usr/bin/env bash\\necho doctor >>calls' >.venv/bin/gguf-imagegen
     chmod +x .venv/bin/gguf-imagegen ;;
   "-c import stable_diffusion_cpp") [ "$(cat $library 2>/dev/null)" ] ;;
-  *--force-reinstall*) echo "compile $CMAKE_ARGS" >>calls; echo "engine of $CMAKE_ARGS" >$library ;;
+  *scripts.engine.patched*) echo "compile $CMAKE_ARGS" >>calls; echo "engine of $CMAKE_ARGS" >$library ;;
+  *--force-reinstall*) echo "as pip does $CMAKE_ARGS" >>calls; echo "engine of $CMAKE_ARGS" >$library ;;
   *.compare_engines*) echo "compare $CMAKE_ARGS" >>calls; echo -DFAST=ON >"${@: -1}"; echo fast >$library ;;
 esac
 """
@@ -40,7 +41,7 @@ esac
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """scripts/install with a Python that compiles nothing."""
-    (tmp_path / "scripts").mkdir()
+    shutil.copytree(ROOT / "scripts" / "engine", tmp_path / "scripts" / "engine")
     shutil.copy(ROOT / "scripts" / "install", tmp_path / "scripts")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "python").write_text(PYTHON)
@@ -72,6 +73,24 @@ def test_it_compiles_once(checkout: Path) -> None:
     assert install(checkout, "cuda", CMAKE_ARGS="-DX=1") == [
         "compile -DGGML_LLAMAFILE=ON -DSD_CUDA=ON -DX=1", "doctor",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("changed", ["requirements.txt", "kernels/*", "hooks/*"])
+def test_other_kernels_are_compiled(changed: str, checkout: Path) -> None:
+    """Whatever of them has changed."""
+    install(checkout)
+    for file in (checkout / "scripts" / "engine").glob(changed):
+        file.write_text(file.read_text() + "\n")
+    assert install(checkout) == ["compile -DGGML_LLAMAFILE=ON", "doctor"]
+    assert install(checkout) == ["doctor"]
+
+
+def test_a_plain_build_that_was_chosen_stays_plain(checkout: Path) -> None:
+    """Where the comparison found it to be the fastest, our kernels are not built in."""
+    install(checkout)
+    (checkout / ".venv" / "engine-choice").write_text("\n")
+    assert install(checkout) == ["as pip does", "doctor"]
+    assert install(checkout) == ["doctor"]
 
 
 @pytest.mark.parametrize("content", ["a plain pip install of it", ""])
@@ -127,6 +146,8 @@ class Machine:
         self._seconds, self._noise = seconds, noise
 
     def run(self, command: list[str], env: dict[str, str] | None = None, **_: Any) -> SimpleNamespace:
+        if "download" in command:  # so that each is built as it is
+            return SimpleNamespace(returncode=1, stdout="", stderr="")
         if "wheel" in command:
             assert env is not None
             assert command[-1] == f"{ENGINE}=={version(ENGINE)}"
@@ -192,7 +213,7 @@ def test_wrong_pictures_do_not_win(
         lambda folder, flash: 2.0 if folder.startswith("plain") else 1.0,
         lambda folder: 0 if folder.startswith("plain") else 40,
     )
-    assert compared(compare, machine, tmp_path, monkeypatch, "--only", "tinyblas", "--rounds", "1") == ""
+    assert compared(compare, machine, tmp_path, monkeypatch, "--only", "kernels", "--rounds", "1") == ""
     assert machine.installed[0].startswith("plain-")
 
 

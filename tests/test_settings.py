@@ -45,6 +45,8 @@ def example(name: str) -> tuple[str, Any]:
         "root_path": ("img/", "/img"),
         "trusted_proxies": ("10.0.0.1/8, ::1", (ip_network("10.0.0.0/8"), ip_network("::1"))),
         "api_key": ("one,two", (SecretStr("one"), SecretStr("two"))),
+        "webhook_secret": ("one,two", (SecretStr("one"), SecretStr("two"))),
+        "webhooks": ("http://a/b, https://c", ("http://a/b", "https://c")),
         "host": ("localhost", "localhost"),
         "devices": ("cuda:0, cpu", ("cuda:0", "cpu")),
         "dialects": ("openai, a1111", ("openai", "a1111")),

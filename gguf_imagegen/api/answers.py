@@ -142,6 +142,13 @@ class ModelList(Answer):
     data: list[ModelObject]
 
 
+class MemoryFreed(Answer):
+    """`unloaded` are the models that were in memory."""
+
+    object: Literal["models.yield"]
+    unloaded: list[str]
+
+
 class ModelDeleted(Answer):
     """`deleted`: files are gone. `removed` and `kept` (others use them) are names, `freed` is bytes."""
 
@@ -153,10 +160,9 @@ class ModelDeleted(Answer):
     freed: int
 
 
-class PullObject(Answer):
-    """How far a pull is; `done` and `total` are bytes."""
+class Errand(Answer):
+    """How far long work on a model's files is; `done` and `total` are bytes."""
 
-    object: Literal["model.pull"]
     model: str
     status: Literal["waiting", "running", "succeeded", "failed", "cancelled"]
     done: int
@@ -164,6 +170,16 @@ class PullObject(Answer):
     files: list[dict[str, Any]]
     error: ErrorObject | None
     detail: str = ""
+
+
+class PullObject(Errand):
+    object: Literal["model.pull"]
+
+
+class ConversionObject(Errand):
+    """`model` is the name of the result."""
+
+    object: Literal["model.conversion"]
 
 
 # -- the server ---------------------------------------------------------------------------------------

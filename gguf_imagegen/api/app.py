@@ -10,6 +10,7 @@ from aiohttp import web
 from gguf_imagegen.api import (
     addons,
     body,
+    conversions,
     dialect,
     gallery,
     jobs,
@@ -17,8 +18,10 @@ from gguf_imagegen.api import (
     models,
     packing,
     pull,
+    sets,
     submit,
     system,
+    upscale,
     web_page,
 )
 from gguf_imagegen.api.callers import CALLERS, Callers
@@ -50,8 +53,16 @@ OURS = (
         "Images",
         [
             web.get("/v1/images", gallery.list_images),
+            web.post("/v1/images/sets", sets.make_set),
+            web.get("/v1/images/sets", sets.list_sets),
+            web.get("/v1/images/sets/{id}", sets.get_set),
+            web.get("/v1/images/sets/{id}/events", sets.set_events),
+            web.get("/v1/images/sets/{id}/sheet", sets.sheet),
+            web.delete("/v1/images/sets/{id}", sets.cancel_set),
+            web.delete("/v1/images/sets/{id}/items/{index}", sets.cancel_item),
             web.get("/v1/images/files/{name}", gallery.get_image),
             web.delete("/v1/images/files/{name}", gallery.delete_image),
+            web.post("/v1/images/upscale", upscale.upscale),
             web.post("/v1/images/info", gallery.image_info),
             web.get("/v1/addons", addons.list_addons),
         ],
@@ -74,9 +85,13 @@ OURS = (
         [
             web.get("/v1/models", models.list_models),
             web.get("/v1/models/{id}", models.get_model),
+            web.post("/v1/models/yield", models.yield_memory),
             web.post("/v1/models/pull", pull.pull_model),
             web.get("/v1/models/pull/{id}", pull.get_pull),
             web.delete("/v1/models/pull/{id}", pull.cancel_pull),
+            web.post("/v1/models/convert", conversions.convert_model),
+            web.get("/v1/models/convert/{id}", conversions.get_conversion),
+            web.delete("/v1/models/convert/{id}", conversions.cancel_conversion),
             web.get("/v1/models/{id}/progress", models.load_progress),
             web.get("/v1/models/{org}/{name}", models.get_model),
             web.delete("/v1/models/{id}", pull.remove_model),
@@ -175,7 +190,9 @@ def make_app(
     app[web_page.ASSETS] = web_page.load_assets()
     app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), service.pool.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)
-    app.on_shutdown.append(pull.end_pulls)
+    app[conversions.CONVERSIONS] = conversions.Conversions(service)
+    app.on_shutdown.extend((pull.end_pulls, conversions.end_conversions))
+    app.cleanup_ctx.append(conversions.conversions_run)
     app.cleanup_ctx.append(_service_runs)
     app.add_routes(dialects.routes)
     for each in dialects.every:

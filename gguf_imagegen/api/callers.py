@@ -24,6 +24,8 @@ from gguf_imagegen.vocabulary.callers import EVERYBODY, Allowance, Caller, Calle
 from gguf_imagegen.vocabulary.errors import Forbidden
 
 log = logging.getLogger(__name__)
+SECRETS = {"api_key", "webhook_secret"}
+"""Settings that are keys; a file that has one is nobody else's to read."""
 SENDER = web.RequestKey("sender", Sender)
 """Where `middleware.guard` leaves the sender in the request."""
 
@@ -126,7 +128,7 @@ def require_admin(request: web.Request) -> None:
 def _keys_of(settings: Settings) -> list[Key]:
     given = [key.get_secret_value().encode() for key in settings.api_key]
     keys = [Key(_digest(key), EVERYBODY, number) for number, key in enumerate(given, start=1)]
-    if settings.config is not None and "api_key" in settings.of_config():
+    if settings.config is not None and SECRETS & settings.of_config().keys():
         warn_of_readers(settings.config)
     if settings.callers is not None:
         keys += _read(settings.callers, {key.digest: "--api-key" for key in keys})

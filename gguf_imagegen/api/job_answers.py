@@ -11,8 +11,10 @@ from pydantic import Field
 from gguf_imagegen.api.error_answers import ErrorObject
 from gguf_imagegen.api.reply import Answer
 from gguf_imagegen.jobs.finish import settings_of
+from gguf_imagegen.jobs.forecast import Forecast
 from gguf_imagegen.jobs.job import ImageReady, Job
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.machine.memory import usable
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.vocabulary.events import Timings
 
@@ -117,12 +119,57 @@ class JobParameters(Answer):
     width: int
     height: int
 
+    @classmethod
+    def of(cls, plan: Plan) -> JobParameters:
+        width, height = plan.delivered
+        return cls(**parameters(plan), width=width, height=height)
+
+
+class MemoryNeed(Answer):
+    """Bytes."""
+
+    needs: int
+    usable: int
+    fits: bool
+
+
+class DryRun(Answer):
+    """What a request would come to and cost; nothing was made."""
+
+    object: Literal["dry_run"]
+    model: str
+    n: int
+    parameters: JobParameters
+    seconds: float | None
+    load_seconds: float | None
+    tiles: int
+    memory: MemoryNeed | None
+    cheaper: dict[str, str] | None
+    warnings: list[str]
+
+    @classmethod
+    def of(cls, found: Forecast) -> DryRun:
+        plan, room = found.plan, found.room
+        return cls(
+            object="dry_run",
+            model=plan.entry.name,
+            n=plan.n,
+            parameters=JobParameters.of(plan),
+            seconds=found.seconds,
+            load_seconds=found.load_seconds,
+            tiles=found.tiles,
+            memory=room and MemoryNeed(needs=room.needs, usable=usable(room.free), fits=room.fits),
+            cheaper=found.cheaper,
+            warnings=list(plan.warnings),
+        )
+
 
 class JobObject(Answer):
     """State, progress (0 to 100) and result of a job."""
 
     id: str
     object: Literal["job"]
+    set: str | None
     caller: str
     operation: Literal["generation", "edit", "variation", "upscale"]
     status: JobStatus
@@ -151,10 +198,10 @@ class JobObject(Answer):
     def of(cls, job: Job, scheduler: Scheduler, url: Callable[[str], str]) -> JobObject:
         """Its pictures by URL."""
         plan, progress = job.plan, job.last_progress
-        width, height = plan.delivered
         return cls(
             id=job.id,
             object="job",
+            set=job.parent,
             caller=job.caller,
             operation=plan.operation,
             status=job.status,
@@ -171,7 +218,7 @@ class JobObject(Answer):
             steps=progress.steps if progress else plan.sampling_steps,
             phase=progress.phase if progress and not job.ended else None,
             n=plan.n,
-            parameters=JobParameters(**parameters(plan), width=width, height=height),
+            parameters=JobParameters.of(plan),
             settings=settings_of(plan, plan.seed(0)) if plan.generate else {"Prompt": ""},
             data=[ImageItem.of(job, image, url=url(image.name)) for image in job.images],
             usage=Usage(**job_usage(job)),

@@ -17,7 +17,7 @@ from gguf_imagegen.api.dialect import DIALECTS, OURS, ErrorForm
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.api.proxies import seen_of
-from gguf_imagegen.api.reply import reply
+from gguf_imagegen.api.reply import Answered, reply
 from gguf_imagegen.api.typed_paths import nearest
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import EVERYBODY, OUTSIDER, Sender
@@ -73,6 +73,8 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
     headers: dict[str, str] = {}
     try:
         return await handler(request)
+    except Answered as exc:
+        return exc.response
     except ImagegenError as exc:
         error = exc.bare()  # its trace holds this frame, which would hold it, and all pictures on the way
         if isinstance(exc, Unauthorized):

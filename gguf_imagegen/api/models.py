@@ -21,8 +21,13 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
 from gguf_imagegen.planning.bounds import Bounds, within
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.errors import ModelNotFound, UnsupportedOperation
+from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelBusy, ModelNotFound, UnsupportedOperation
 
+USUAL_WAIT, LONGEST_WAIT = 60, 600
+WAIT = Param(
+    "wait", "query", {"type": "integer", "minimum": 0, "maximum": LONGEST_WAIT, "default": USUAL_WAIT},
+    "seconds to wait for jobs that use a model; then 409",
+)  # fmt: skip
 ALL = Param("all", "query", {"type": "boolean"}, "the whole catalog, not only what is on disk")
 
 
@@ -73,6 +78,18 @@ async def unload_model(request: web.Request) -> web.Response:
     for entry in [catalog.get(name)] if ":" in name else catalog.quants(name):
         await scheduler.unload(entry)
     return await _answer(request, 202)
+
+
+@endpoint(answers.MemoryFreed, errors=(ModelBusy, InvalidRequest, *ADMIN), params=(WAIT,))
+@admins_only
+async def yield_memory(request: web.Request) -> web.Response:
+    """POST /v1/models/yield: unload every model, as soon as no job needs it; the next job loads its own."""
+    wait = request.query.get("wait", str(USUAL_WAIT))
+    if not wait.isdecimal() or len(wait) > 4 or int(wait) > LONGEST_WAIT:
+        raise InvalidRequest(f"wait: must be a number from 0 to {LONGEST_WAIT}", param="wait")
+    freed = await request.app[SERVICE].give_memory_back(int(wait))
+    body = {"object": "models.yield", "unloaded": [entry.name for entry in freed]}
+    return reply(answers.MemoryFreed, body)
 
 
 async def _answer(request: web.Request, status: int = 200) -> web.Response:
@@ -130,7 +147,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "memory": best.memory and asdict(best.memory),
             "download_bytes": best.download_bytes,
             "pullable": bool(entry.sources) and not entry.unsupported,
-            "pulling": [pull.entry.name for pull in app[PULLS].named(entry.id) if not pull.ended],
+            "pulling": [pull.model for pull in app[PULLS].named(entry.id) if not pull.ended],
             "gated": best.gated,
             "links": sorted({source.url for source in entry.sources.values()}),
             "unsupported": entry.unsupported or None,

@@ -15,6 +15,14 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
+class Answered(Exception):
+    """What is answered in the place of what a handler does; the middleware sends it."""
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
 def reply(
     model: type[BaseModel],
     data: object,

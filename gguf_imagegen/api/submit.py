@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from aiohttp import web
 
@@ -14,9 +14,9 @@ from gguf_imagegen.api import body
 from gguf_imagegen.api.callers import caller_of, sender_of
 from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS
-from gguf_imagegen.api.job_answers import JobObject
+from gguf_imagegen.api.job_answers import DryRun, JobObject
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
-from gguf_imagegen.api.reply import reply
+from gguf_imagegen.api.reply import Answered, reply
 from gguf_imagegen.api.streams.send import wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
@@ -71,6 +71,8 @@ async def _begin(
     if prompt_needed:
         require_prompt(wanted.prompt)
     warnings = [*request.get(body.NOTES, []), *notes, *warnings]
+    if wanted.dry_run:
+        await _answer_dry_run(request, wanted, operation, warnings)
     attempt = await request.app[ATTEMPTS].of(request, fields)
     lasting = lasting or wanted.on_disconnect == "continue" or prefers_async(request)
     submit = partial(_submit, request, wanted, operation, warnings, lasting)
@@ -81,6 +83,16 @@ async def _begin(
         job.missed = False
         attempt.job = job
     return Work(job, wanted)
+
+
+async def _answer_dry_run(
+    request: web.Request, wanted: ImageRequest, operation: Operation, warnings: list[str]
+) -> NoReturn:
+    """What the job would cost, in one shape for all dialects, so that none needs a case for it."""
+    service = request.app[SERVICE]
+    plan = await service.plan(wanted, operation, warnings, sender_of(request))
+    (found,) = await service.forecasts([plan])
+    raise Answered(reply(DryRun, DryRun.of(found)))
 
 
 def _parsed(request: web.Request, fields: Mapping[str, Any]) -> tuple[ImageRequest, list[str]]:
@@ -97,7 +109,13 @@ async def _submit(
     repeat: Repeat | None,
 ) -> Job:
     job = await request.app[SERVICE].submit(
-        wanted, operation, warnings, sender_of(request), lasting=lasting, repeat=repeat
+        wanted,
+        operation,
+        warnings,
+        sender_of(request),
+        lasting=lasting,
+        repeat=repeat,
+        base=base_url(request),
     )
     if wanted.request_id:
         _remember(request.app, wanted.request_id, job)

@@ -72,7 +72,6 @@ def estimate(
     vae_on_cpu: bool = False,
     text_encoders_on_cpu: bool = False,
     flash_attention: bool = False,
-    diffusion_conv_direct: bool = False,
     vae_conv_direct: bool = False,
     preview: PreviewMode = "none",
     references: int = 0,
@@ -88,9 +87,7 @@ def estimate(
     activations = network.buffer(width, height, references, flash_attention)
     vae = _vae_per_pixel(files, family, tensors, vae_conv_direct)
     previewer = {"none": 0, "proj": 0, "tae": _TAE_PER_PIXEL if "taesd" in files else vae, "vae": vae}
-    tile_side = 32 * (
-        16 if family in ("flux2", "ernie-image") else 8
-    )  # 32 latents (`get_tile_sizes` in vae.hpp)
+    tile_side = _tile_side(family)
     picture, tile = _PICTURE * width * height, min(width, tile_side) * min(height, tile_side)
     base = _PROGRAM + (_TOKENIZERS if isinstance(network, _Transformer) else 0)
     on_gpu = {"text": gpu and not text_encoders_on_cpu, "diffusion": gpu, "decoder": gpu and not vae_on_cpu}
@@ -107,6 +104,18 @@ def estimate(
         width, height, base, sum(weights.values()), activations, decode, decode_tiled,
         plain=peak(width * height), tiled=peak(tile),
     )  # fmt: skip
+
+
+def tiles(family: str, width: int, height: int) -> int:
+    """In how many tiles such a picture is decoded, if it is: each overlaps the next one by half."""
+    tile = _tile_side(family)
+    across, down = (1 + max(0, math.ceil((side - tile) / (tile / 2))) for side in (width, height))
+    return across * down
+
+
+def _tile_side(family: str) -> int:
+    """Pixels of 32 latents (`get_tile_sizes` in vae.hpp)."""
+    return 32 * (16 if family in ("flux2", "ernie-image") else 8)
 
 
 def _peak(
@@ -271,14 +280,14 @@ def _network(family: str, tensors: Mapping[str, TensorInfo]) -> _UNet | _Transfo
     return usual
 
 
-# Bytes per pixel: nine taps of every channel in F16 (im2col) and a few maps in F32.
+# Bytes per pixel: a few maps in F32, and nine taps of every channel in F16 unless convolutions are direct.
 _CONV_IN = "decoder.conv_in.weight"
 _TAE_PER_PIXEL = 64 * (9 * _F16 + 3 * _F32)  # tae.hpp
 _NERF_PER_PIXEL = 64 * 12 * _F32 + 3 * 64 * 64 * 4 * _F32 // 256  # maps, and a patch's own weights (flux.hpp)
 _WAN_PER_PIXEL = 96 * (27 * _F16 + 6 * _F32)  # wan.hpp, whose kernels reach over three frames
 
 
-def _vae_per_pixel(files: Files, family: str, tensors: _Tensors) -> int:
+def _vae_per_pixel(files: Files, family: str, tensors: _Tensors, direct: bool) -> int:
     """A TAESD decodes only where there is no VAE; a model of unknown content is taken to have one.
 
     auto_encoder_kl.hpp: the last level begins with twice its channels, which `conv_in` has fourfold. An SDXL
@@ -293,4 +302,6 @@ def _vae_per_pixel(files: Files, family: str, tensors: _Tensors) -> int:
         return _WAN_PER_PIXEL
     shape = next((t.shape for _, t in tensors if t.shape and t.name.endswith(_CONV_IN)), (512,))
     maps = 3 if family.startswith("sdxl") and "vae" not in files else 2
+    if direct:  # what is upsampled stands beside its source
+        return int(shape[0] // 2 * (maps + 0.75) * _F32)
     return shape[0] // 2 * (9 * _F16 + maps * _F32)

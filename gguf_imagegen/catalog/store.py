@@ -196,13 +196,15 @@ class Store:
         """Delete the files of these entries, and what has arrived of them, but those that `others` use."""
         entries = list(entries)
         for entry in entries:
-            if entry.packaged or any(path.is_absolute() for path in entry.files.values()):
+            if entry.packaged or all(path.is_absolute() for path in entry.files.values()):
                 raise UnsupportedOperation(
                     f"model {entry.id!r} does not lie in the models folder", param="model"
                 )
         used = {path for other in others for path in other.files.values()}
         sources = [source for entry in entries for source in entry.sources.values()]
-        loaded = dict.fromkeys(path for entry in entries for path in entry.files.values())
+        loaded = dict.fromkeys(
+            path for entry in entries for path in entry.files.values() if not path.is_absolute()
+        )
         originals = [source.downloaded for source in sources if source.path not in used]
         kept = tuple(path.as_posix() for path in loaded if path in used)
         files = list(dict.fromkeys([*(path for path in loaded if path not in used), *originals]))

@@ -28,13 +28,15 @@ class Verdict:
     words: str
 
 
-def verdict_of(entry: Entry, files: Files, settings: Settings, free: Available) -> Verdict:
-    """Where there is a GPU, the better verdict of both memories.
+def verdict_of(
+    entry: Entry, files: Files, settings: Settings, free: Available, size: tuple[int, int] | None = None
+) -> Verdict:
+    """For the model's own size, or this one; where there is a GPU, the better verdict of both memories.
 
     Which of them the engine uses is known only when it has loaded a model: nothing that may work is refused.
     """
     kinds = [gpu for gpu in (True, False) if free.vram or not gpu]
-    verdicts = [_judged(entry, files, settings, gpu, entry.defaults.size, free) for gpu in kinds]
+    verdicts = [_judged(entry, files, settings, gpu, size or entry.defaults.size, free) for gpu in kinds]
     return next((each for each in verdicts if each.fits), verdicts[0])
 
 
@@ -131,7 +133,6 @@ def _estimate(
         vae_on_cpu=settings.vae_on_cpu,
         text_encoders_on_cpu=settings.text_encoders_on_cpu,
         flash_attention=bool(on_cpu.flash_attention),
-        diffusion_conv_direct=bool(on_cpu.diffusion_conv_direct),
         vae_conv_direct=bool(on_cpu.vae_conv_direct),
     )  # fmt: skip
 

@@ -21,10 +21,9 @@ from gguf_imagegen.commands.tuning.measure import SAME, Effort, is_flat, make, p
 from gguf_imagegen.commands.tuning.tuner import Work
 from gguf_imagegen.engines.conversion import Order, convert, replacing, require_room
 from gguf_imagegen.engines.process import EngineProcess
-from gguf_imagegen.modelfiles.header import read_header
-from gguf_imagegen.modelfiles.inspect import holds_vae
+from gguf_imagegen.planning.conversion import with_file
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Engine, Role
+from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.errors import (
     ConversionFailed,
     InsufficientMemory,
@@ -52,7 +51,7 @@ def run_convert(settings: Settings, order: Order, *, check: bool) -> int:
     likeness = Likeness(None, "as --no-check says")
     try:
         with replacing(order) as partial:
-            require_room(order, memory=None if settings.memory_check else order.size)
+            require_room(order, checked=settings.memory_check)
             with shown(console) as tell:
                 asyncio.run(convert(_engine(settings), order, tell))
                 if check:
@@ -82,7 +81,7 @@ async def compared(settings: Settings, order: Order, result: Path, tell: Tell) -
     try:
         source = entry_of_file(order.task.source, parts)
         source_work = _work(settings, source)
-        result_work = _work(settings, _with_file(source, result))
+        result_work = _work(settings, with_file(source, result))
     except (InvalidModelFile, MissingComponent, InsufficientMemory) as exc:
         return Likeness(None, str(exc))
     pictures = []
@@ -94,15 +93,6 @@ async def compared(settings: Settings, order: Order, result: Path, tell: Tell) -
     if is_flat(pictures[1]):
         raise ConversionFailed("The result draws nothing; take a larger type, or --rules for some tensors.")
     return Likeness(psnr(*pictures), "")
-
-
-def _with_file(entry: Entry, file: Path) -> Entry:
-    """The same model with another file, whose own VAE stands for one given by itself."""
-    main: Role = "model" if "model" in entry.files else "diffusion"
-    files, inside = {**entry.files, main: file}, holds_vae(read_header(file))
-    if inside:
-        files.pop("vae", None)
-    return entry.model_copy(update={"files": files, "vae_inside": inside})
 
 
 def _work(settings: Settings, entry: Entry) -> Work:

@@ -14,6 +14,7 @@ from typing import Final
 
 from gguf_imagegen import __version__
 from gguf_imagegen.catalog.store import MARGIN, free_bytes, sha256_of, size_words
+from gguf_imagegen.machine import locks
 from gguf_imagegen.machine.memory import available
 from gguf_imagegen.modelfiles.conversion import (
     checked_rules,
@@ -31,10 +32,13 @@ from gguf_imagegen.vocabulary.errors import (
     InsufficientMemory,
     InvalidModelFile,
     InvalidRequest,
+    ModelBusy,
 )
 from gguf_imagegen.vocabulary.events import Loading
 
 LOOK_SECONDS: Final = 0.2
+PART, LOCK = ".part", ".converting"
+"""Endings of what is written beside a target, and of the lock that says that somebody does."""
 OnProgress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is, and the total."""
 
@@ -64,17 +68,21 @@ def ordered(
     absolute = target.absolute()
     if not absolute.parent.is_dir():
         raise InvalidRequest(f"{target.name}: there is no folder {absolute.parent.name!r} to put it into")
-    partial = absolute.with_name(f".{absolute.name}.part")
+    partial = absolute.with_name(f".{absolute.name}{PART}")
     task = Convert(source.absolute(), partial, wanted, checked, vae and vae.absolute())
     return Order(task, absolute, size)
 
 
 def require_room(
-    order: Order, free: Callable[[Path], int] = free_bytes, *, memory: int | None = None
+    order: Order,
+    free: Callable[[Path], int] = free_bytes,
+    *,
+    memory: int | None = None,
+    checked: bool = True,
 ) -> None:
     """DiskFull or InsufficientMemory, with numbers: the engine holds all of the result in memory.
 
-    `memory` is how many bytes of it may be used, None for what this machine has.
+    `memory` is how many bytes of it may be used, None for what this machine has; it counts only if `checked`.
     """
     there = free(order.target.parent)
     if order.size + MARGIN > there:
@@ -83,7 +91,7 @@ def require_room(
             f" {size_words(there)} are free; free {size_words(order.size + MARGIN - there)} more"
         )
     memory = available(gpu=None).usable.ram if memory is None else memory
-    if order.size > memory:
+    if checked and order.size > memory:
         raise InsufficientMemory(
             f"{order.target.name}: converting needs {size_words(order.size)} of memory and"
             f" {size_words(memory)} may be used; take a smaller type, or unload other programs"
@@ -92,15 +100,28 @@ def require_room(
 
 @contextmanager
 def replacing(order: Order) -> Iterator[Path]:
-    """The file to write; it takes the target's place at the end, and is gone if that is not reached."""
+    """The file to write; it takes the target's place at the end, and is gone if that is not reached.
+
+    What killed conversions left in the folder goes first. Raises ModelBusy while another writes the target.
+    """
     partial = order.task.target
+    sweep(partial.parent)
     try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(order.target)
-    finally:
-        partial.unlink(missing_ok=True)
+        with locks.exclusive(partial.with_suffix(LOCK)):
+            try:
+                yield partial
+                partial.replace(order.target)
+            finally:
+                partial.unlink(missing_ok=True)
+    except locks.Held:
+        raise ModelBusy(f"{order.target.name} is being written by another conversion") from None
+
+
+def sweep(folder: Path) -> None:
+    """Delete what conversions that were killed have left here."""
+    for lock in folder.glob(f".*{LOCK}"):
+        with suppress(locks.Held, OSError), locks.exclusive(lock):
+            lock.with_suffix(PART).unlink(missing_ok=True)
 
 
 async def convert(engine: Engine, order: Order, tell: OnProgress) -> None:
@@ -114,9 +135,14 @@ async def convert(engine: Engine, order: Order, tell: OnProgress) -> None:
         watch.cancel()
         await engine.close()
     _require_whole(order)
-    facts = await asyncio.to_thread(provenance, order.task, tell)
-    await asyncio.to_thread(stamp, order.task.target, facts)
+    await asyncio.to_thread(_finish, order, tell)
+
+
+def _finish(order: Order, tell: OnProgress) -> None:
+    stamp(order.task.target, provenance(order.task, tell))
     _require_whole(order)
+    with order.task.target.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def provenance(task: Convert, tell: OnProgress) -> dict[str, str]:

@@ -1,21 +1,42 @@
-"""How fast this machine is with each model, from what was measured: the source of every ETA."""
+"""How fast this machine is with each model, from what was measured: the source of every ETA and dry run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from statistics import harmonic_mean
 
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.vocabulary.engine import Generate
 from gguf_imagegen.vocabulary.events import Progress, Timings
 
 WEIGHT = 0.3
 """Share of the newest measurement in the running average."""
+MOST_ALIKE = 1000
+"""Kinds of work whose own pace is remembered."""
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Seconds of a step and around the steps, of work that was alike in all that costs time."""
+
+    step: float
+    around: float
+    measured: int = 1
+
+    def then(self, step: float, around: float) -> _Own:
+        """The second one replaces the first, which filled caches; later ones count by their weight."""
+        if self.measured == 1:
+            return _Own(step, around, 2)
+        return _Own(_mix(self.step, step), _mix(self.around, around), self.measured + 1)
 
 
 class Pace:
     """Running averages per kind of lane and model: seconds per step and megapixel, and around the steps.
 
+    Work that is alike in size and in all else that costs time has a pace of its own, which goes before.
     `kinds` are those of all lanes, one each. Where no kind is named, the time is what all lanes together take
     on average, those that were measured.
     """
@@ -26,6 +47,17 @@ class Pace:
         self._kinds = kinds
         self._step: dict[tuple[str, str], float] = {}
         self._around: dict[tuple[str, str], float] = {}
+        self._own: OrderedDict[Hashable, _Own] = OrderedDict()
+        self._load: dict[tuple[str, str], float] = {}
+
+    def learn_load(self, entry: Entry, seconds: float, kind: str = "auto") -> None:
+        """A model was loaded in so many seconds."""
+        self._load[kind, entry.name] = seconds
+
+    def load_seconds(self, entry: Entry) -> float | None:
+        """Expected seconds to load a model that is not in memory; None before its first load."""
+        found = [self._load[kind, entry.name] for kind in self._kinds if (kind, entry.name) in self._load]
+        return harmonic_mean(found) if found else None
 
     def learn(self, plan: Plan, timings: Timings, kind: str = "auto") -> None:
         if plan.generate is None:
@@ -37,6 +69,14 @@ class Pace:
             self._step[key] = _mix(self._step.get(key), per_step)
         around = (timings.total_ms - timings.sampling_ms) / 1000
         self._around[key] = _mix(self._around.get(key), around)
+        if timings.steps:
+            self._learn_own((kind, *_costs(plan)), timings.sampling_ms / 1000 / timings.steps, around)
+
+    def _learn_own(self, key: Hashable, step: float, around: float) -> None:
+        known = self._own.pop(key, None)
+        self._own[key] = known.then(step, around) if known else _Own(step, around)
+        if len(self._own) > MOST_ALIKE:
+            self._own.popitem(last=False)
 
     def image_seconds(self, plan: Plan, kind: str | None = None) -> float | None:
         """Expected seconds for one image of this plan; None before anything was measured."""
@@ -63,7 +103,20 @@ class Pace:
         if per_step is None or spec is None:
             return None
         steps = spec.sampling_steps + (spec.hires.steps if spec.hires else 0)
+        if own := self._own.get((kind, *_costs(plan))):
+            return own.step * steps + own.around
         return per_step * _megapixels(spec) * steps + self._around.get(key, 0.0)
+
+
+def _costs(plan: Plan) -> tuple[Hashable, ...]:
+    """All but the number of steps on which the time of a picture depends."""
+    spec = plan.spec
+    hires = spec.hires and (spec.hires.width, spec.hires.height, spec.hires.steps, spec.steps)
+    return (
+        plan.entry.name, plan.entry.decoder, spec.width, spec.height, hires, spec.sampler, spec.step_cache,
+        spec.cfg_scale == 1, spec.image_cfg_scale == spec.cfg_scale, spec.vae_tiling,
+        spec.init_image is not None, len(spec.ref_images), spec.control_image is not None,
+    )  # fmt: skip
 
 
 def _mix(old: float | None, new: float) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gguf_imagegen import __version__
-from gguf_imagegen.pictures import encode, infotext, insets, masks
+from gguf_imagegen.pictures import encode, infotext, insets, masks, provenance
+from gguf_imagegen.pictures.provenance import SourceType
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.events import Preview
@@ -28,8 +29,11 @@ def finish_pixels(plan: Plan, drawn: RawImage) -> RawImage:
     return RawImage(plan.width, plan.height, 3, rgb)
 
 
-def encode_image(plan: Plan, picture: RawImage, seed: int) -> bytes:
-    """The file of the size to deliver. CPU-bound: call it in a thread."""
+def encode_image(plan: Plan, picture: RawImage, seed: int, *, marked: bool) -> bytes:
+    """The file of the size to deliver; `marked`: it says that a model made it.
+
+    CPU-bound: call it in a thread.
+    """
     picture = encode.resized(picture, *plan.delivered)
     return encode.encode(
         picture.data,
@@ -38,7 +42,15 @@ def encode_image(plan: Plan, picture: RawImage, seed: int) -> bytes:
         format=plan.output_format,
         compression=plan.output_compression,
         parameters=describe(plan, seed),
+        xmp=provenance.packet(source_type(plan)) if marked else b"",
     )
+
+
+def source_type(plan: Plan) -> SourceType:
+    """What is drawn over or after another picture, or enlarges one, is a composite."""
+    spec = plan.generate
+    made_anew = spec is not None and not (spec.init_image or spec.ref_images)
+    return "trainedAlgorithmicMedia" if made_anew else "compositeWithTrainedAlgorithmicMedia"
 
 
 def finish_preview(plan: Plan, preview: Preview) -> bytes:

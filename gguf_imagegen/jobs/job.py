@@ -67,6 +67,14 @@ class Ended:
     error: ImagegenError | None
 
 
+@dataclass(frozen=True)
+class Hook:
+    """Where the end of a job is told, and what addresses of this server begin with there."""
+
+    url: str
+    base: str
+
+
 PREVIEW_TTL = 60.0
 """Seconds after a job's end for which its previews can be replayed."""
 MAX_ENDED = 1000
@@ -104,15 +112,22 @@ class Job:
         sender: Sender | None = None,
         *,
         lasting: bool = False,
+        hook: Hook | None = None,
         id: str = "",
         created: float | None = None,
         names: Sequence[str] = (),
         first_id: int = 0,
+        parent: str | None = None,
     ) -> None:
         self.id = id or f"job_{secrets.token_hex(12)}"
         self.plan = plan
         self.sender = sender or Sender()
         self.lasting = lasting
+        self.hook = hook
+        self.parent = parent
+        """The id of the set that it is an item of."""
+        self.held = False
+        """Whether it is not to be forgotten, because its set is not."""
         self.created = time.time() if created is None else created
         self.priority = plan.priority
         """Changes while it waits, by the scheduler alone."""
@@ -238,9 +253,7 @@ class Job:
     def status(self) -> Status:
         if not self.ended:
             return "queued" if self.started_at is None else "running"
-        if self.error is None:
-            return "succeeded"
-        return "cancelled" if isinstance(self.error, Cancelled) else "failed"
+        return status_of(Ended(self.error))
 
     @property
     def warnings(self) -> list[str]:
@@ -256,6 +269,12 @@ class Job:
         done = max(len(self.images), last.index if last else 0)  # several may be decoded at the end
         part = image_fraction(last, self.plan) if last and last.index >= done else 0.0
         return min(99.0, 100 * (done + part) / self.plan.n)
+
+
+def status_of(end: Ended) -> Literal["succeeded", "failed", "cancelled"]:
+    if end.error is None:
+        return "succeeded"
+    return "cancelled" if isinstance(end.error, Cancelled) else "failed"
 
 
 def image_fraction(progress: Progress, plan: Plan) -> float:
@@ -274,9 +293,9 @@ def forget_old(jobs: dict[str, Job], ttl: float) -> None:
     """Forget the jobs that ended more than `ttl` seconds ago, and pictures of steps before."""
     now = time.time()
     ended = [job for job in jobs.values() if job.ended]
-    for newer, job in enumerate(reversed(ended)):
-        age = now - job.times[-1]
-        if age > ttl or newer >= MAX_ENDED:
+    for newer, job in enumerate(job for job in reversed(ended) if not job.held):
+        if now - job.times[-1] > ttl or newer >= MAX_ENDED:
             del jobs[job.id]
-        elif age > PREVIEW_TTL:
+    for job in ended:
+        if now - job.times[-1] > PREVIEW_TTL:
             job.drop_previews()

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
+from gguf_imagegen.jobs.letter import Letter
 from gguf_imagegen.jobs.stored import Stored
 from gguf_imagegen.jobs.ticket import Ticket
 
@@ -47,8 +48,12 @@ CREATE TABLE events (
 CREATE TABLE owners (picture TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWID;
 """
 
+LETTERS = "CREATE TABLE IF NOT EXISTS letters (job TEXT PRIMARY KEY, letter BLOB NOT NULL) WITHOUT ROWID"
+"""An older version of the program leaves it alone."""
+
 _TICKET: Final = msgspec.json.Decoder(Ticket)
 _EVENT: Final = msgspec.json.Decoder[Stored](Stored)
+_LETTER: Final = msgspec.json.Decoder(Letter)
 
 
 class NewerJournal(Exception):
@@ -129,6 +134,17 @@ class Journal:
             self.life = self._begin()
             return [], {}
 
+    def letters(self) -> list[Letter]:
+        """Those that have not arrived. Call it in a thread, after `read` and before `start`."""
+        found = []
+        with closing(self._opened()) as db:
+            for job, row in db.execute("SELECT job, letter FROM letters"):
+                try:
+                    found.append(_LETTER.decode(row))
+                except (msgspec.MsgspecError, TypeError, UnicodeDecodeError) as exc:
+                    log.error("the webhook of job %s cannot be read: %s", job, exc)
+        return found
+
     def start(self) -> None:
         """From now on things can be written."""
         self._loop = asyncio.get_running_loop()
@@ -144,14 +160,23 @@ class Journal:
 
     def accept(self, ticket: Ticket) -> asyncio.Future[None]:
         """Done when the ticket is on the disk, or `Refused`."""
-        sql = "INSERT INTO tickets (job, caller, created, priority, life, ticket) VALUES (?, ?, ?, ?, ?, ?)"
+        sql = """INSERT INTO tickets (job, parent, caller, created, priority, life, ticket)
+            VALUES (?, ?, ?, ?, ?, ?, ?)"""
         row = msgspec.json.encode(ticket)
-        values = ticket.id, ticket.caller, ticket.created, ticket.priority, self.life, row
+        values = (
+            ticket.id, ticket.parent, ticket.caller, ticket.created, ticket.priority, self.life, row
+        )  # fmt: skip
         return self._commit((sql, values), again=False)
 
-    def event(self, job_id: str, id: int, at: float, event: Stored) -> asyncio.Future[None]:
-        """Done when the event is on the disk; if that has `Refused` it, it is tried again later."""
-        return self._commit(_event_row(job_id, id, at, event))
+    def event(
+        self, job_id: str, id: int, at: float, event: Stored, letter: Letter | None = None
+    ) -> asyncio.Future[None]:
+        """Done when the event is on the disk, and with it the letter about it.
+
+        If the disk has `Refused` them, they are tried again later.
+        """
+        rows = [_event_row(job_id, id, at, event), *([_letter_row(letter)] if letter else [])]
+        return self._commit(*rows)
 
     def note(self, job_id: str, id: int, at: float, event: Stored) -> None:
         """Store an event that nobody waits for."""
@@ -169,13 +194,21 @@ class Journal:
         """A picture is gone."""
         self._later(("DELETE FROM owners WHERE picture = ?", (picture,)))
 
+    def keep(self, letter: Letter) -> None:
+        """It was tried, and will be again."""
+        self._later(_letter_row(letter))
+
+    def discard(self, job_id: str) -> None:
+        """The letter about this job has arrived, or never will."""
+        self._later(("DELETE FROM letters WHERE job = ?", (job_id,)))
+
     def forget(self, job_id: str) -> None:
         """A job is past its time."""
         self._later(*((f"DELETE FROM {table} WHERE job = ?", (job_id,)) for table in ("events", "tickets")))
 
-    def _commit(self, statement: tuple[str, Sequence[Any]], *, again: bool = True) -> asyncio.Future[None]:
+    def _commit(self, *statements: tuple[str, Sequence[Any]], again: bool = True) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
-        self._writes.put(_Write([statement], done, again))
+        self._writes.put(_Write(statements, done, again))
         return done
 
     def _later(self, *statements: tuple[str, Sequence[Any]]) -> None:
@@ -260,6 +293,7 @@ class Journal:
                 raise sqlite3.DatabaseError(words)
             if version == 0:
                 db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+            db.execute(LETTERS)
             _tighten(db)
             db.execute("UPDATE server SET life = life + 1")
             (life,) = db.execute("SELECT life FROM server").fetchone()
@@ -299,6 +333,10 @@ def _event_row(job_id: str, id: int, at: float, event: Stored) -> tuple[str, Seq
     sql = """INSERT OR IGNORE INTO events (job, id, at, event)
         SELECT job, ?, ?, ? FROM tickets WHERE job = ?"""
     return sql, (id, at, msgspec.json.encode(event), job_id)
+
+
+def _letter_row(letter: Letter) -> tuple[str, Sequence[Any]]:
+    return "INSERT OR REPLACE INTO letters VALUES (?, ?)", (letter.job, msgspec.json.encode(letter))
 
 
 def _ticket(job: str, row: bytes) -> Ticket | None:

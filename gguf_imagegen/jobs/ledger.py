@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, Started
 from gguf_imagegen.jobs.journal import Journal, Record, Refused
+from gguf_imagegen.jobs.letter import Letter
+from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.jobs.stored import StoredEnd, restored, stored
 from gguf_imagegen.jobs.ticket import Repeat, Ticket, request_of, ticket_of
@@ -50,6 +53,8 @@ class Ledger:
         self._spool = spool
         self._needed: dict[str, Sequence[str]] = {}
         """By job whose ticket is stored: hashes of the files that it still needs."""
+        self.letters: list[Letter] = []
+        """Those of earlier runs that have not arrived, once the past is read."""
 
     async def past(self) -> tuple[list[Past], Mapping[str, str]]:
         """All jobs of earlier runs, the oldest first, and the owners of pictures.
@@ -57,6 +62,7 @@ class Ledger:
         From now on things can be stored.
         """
         records, owners = await asyncio.to_thread(self._journal.read)
+        self.letters = await asyncio.to_thread(self._journal.letters)
         self._needed = {record.job: _needed_by(record) for record in records}
         await asyncio.to_thread(self._spool.sweep, self._hashes(), 0.0)
         self._journal.start()
@@ -84,12 +90,19 @@ class Ledger:
 
     async def accept(self, job: Job, request: ImageRequest, repeat: Repeat | None) -> None:
         """When this returns, the job is done even if the server is killed now. Raises StorageFailed."""
+        await self._accept(job.id, partial(ticket_of, job, request, self._spool, repeat))
+
+    async def accept_set(self, wanted: PictureSet) -> None:
+        """The same of a set; its jobs are accepted one by one, when their turn comes."""
+        await self._accept(wanted.id, partial(wanted.ticket, self._spool))
+
+    async def _accept(self, id: str, make: Callable[[], Ticket]) -> None:
         try:
-            ticket = await asyncio.to_thread(ticket_of, job, request, self._spool, repeat)
-            self._needed[job.id] = ticket.hashes
+            ticket = await asyncio.to_thread(make)
+            self._needed[id] = ticket.hashes
             await asyncio.wait_for(self._journal.accept(ticket), PATIENCE)
         except (OSError, Refused, asyncio.TimeoutError) as exc:
-            self.forget(job)
+            self._forget(id)
             why = exc.strerror if isinstance(exc, OSError) else str(exc)
             raise StorageFailed(
                 f"the job cannot be stored in the server's state folder ({why or 'no answer'}): make room"
@@ -97,20 +110,28 @@ class Ledger:
                 retry_after=10,
             ) from exc
         except BaseException:  # the client left
-            self.forget(job)
+            self._forget(id)
             raise
 
-    async def store(self, job: Job, event: JobEvent) -> None:
+    async def end_set(self, wanted: PictureSet, event: Ended) -> None:
+        """Have the end of a set on the disk, as far as the disk takes it."""
+        kept = stored(event)
+        if wanted.id in self._needed and kept is not None:
+            with suppress(Refused, asyncio.TimeoutError):
+                await asyncio.wait_for(self._journal.event(wanted.id, 0, time.time(), kept), PATIENCE)
+            self._needed[wanted.id] = ()
+
+    async def store(self, job: Job, event: JobEvent, letter: Letter | None = None) -> None:
         """Have an event on the disk, if the disk takes it; else it is tried again later.
 
-        A job that is to go on at the next server has no end here.
+        With an end its letter, if there is one. A job that is to go on at the next server has no end here.
         """
         kept = stored(event)
-        if job.id not in self._needed or kept is None or _goes_on(job, event):
+        if job.id not in self._needed or kept is None or goes_on(job, event):
             return
         if isinstance(event, ImageReady) and job.caller != EVERYBODY.name:
             self._journal.own(event.name, job.caller)
-        written: Awaitable[None] = self._journal.event(job.id, job.next_id, time.time(), kept)
+        written: Awaitable[None] = self._journal.event(job.id, job.next_id, time.time(), kept, letter)
         with suppress(Refused, asyncio.TimeoutError):
             await asyncio.wait_for(written, PATIENCE)
         if isinstance(event, Ended):
@@ -130,6 +151,12 @@ class Ledger:
         """It is to go sooner or later."""
         if job.id in self._needed:
             self._journal.move(job.id, job.priority)
+
+    def keep(self, letter: Letter) -> None:
+        self._journal.keep(letter)
+
+    def discard(self, letter: Letter) -> None:
+        self._journal.discard(letter.job)
 
     def disown(self, picture: str) -> None:
         self._journal.disown(picture)
@@ -151,7 +178,8 @@ class Ledger:
         return {each for hashes in self._needed.values() for each in hashes}
 
 
-def _goes_on(job: Job, event: JobEvent) -> bool:
+def goes_on(job: Job, event: JobEvent) -> bool:
+    """Whether this end is that of the server, and not the job's."""
     return job.lasting and isinstance(event, Ended) and isinstance(event.error, ShuttingDown)
 
 

@@ -108,10 +108,12 @@ def _job(past: Past, plan: Plan) -> Job:
         plan,
         ticket.sender if ticket else Sender(Caller(past.caller), "", past.caller),
         lasting=ticket is not None and ticket.lasting,
+        hook=ticket.hook if ticket else None,
         id=past.id,
         created=past.created,
         names=ticket.names if ticket else (),
         first_id=past.first_id,
+        parent=ticket.parent if ticket else None,
     )
     job.priority = past.priority
     job.restore([(0, past.created, Queued(1, None)), *past.events])

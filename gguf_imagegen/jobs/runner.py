@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -45,7 +45,8 @@ log = logging.getLogger(__name__)
 class Runner:
     """Runs jobs, each on the lane it is given; several may run at the same time, on lanes of their own.
 
-    `settle` publishes an event when it is stored. Pictures that a job has already are not made again.
+    `settle` publishes an event when it is stored. Pictures that a job has already are not made again; those
+    made are `marked` as a model's.
     """
 
     def __init__(
@@ -54,11 +55,14 @@ class Runner:
         pace: Pace,
         publish: Callable[[Job, JobEvent], None],
         settle: Callable[[Job, JobEvent], Awaitable[None]],
+        *,
+        marked: bool,
     ) -> None:
         self._results = results
         self._pace = pace
         self._publish = publish
         self._settle = settle
+        self._marked = marked
 
     async def run(self, job: Job, lane: Lane) -> ImagegenError | None:
         """From its start to its end, which is not published yet; returns what went wrong.
@@ -76,10 +80,10 @@ class Runner:
         if job.cancel_requested:
             error = job.cancel_requested
         elif isinstance(error, WorkerCrashed):
-            lane.crashed()
+            lane.crashes.add()
             log.error("job %s: %s", job.id, error.message)
         elif error is None:
-            lane.succeeded()
+            lane.crashes.job_succeeded()
         if job.cancel_requested or isinstance(error, Cancelled | WorkerCrashed | InternalError):
             await lane.close("cancelled" if job.cancel_requested else "crashed", job.plan.entry)
         elif isinstance(error, ModelLoadFailed):
@@ -112,7 +116,7 @@ class Runner:
             return
         made: list[tuple[RawImage, Timings]] = []
         async with lane.loaded(
-            job.plan.entry, lambda event: self._publish(job, event), job.plan.keep_alive
+            job.plan.entry, partial(self._loading, job, lane), job.plan.keep_alive
         ) as model:
             if not job.cancel_requested:
                 await lane.make_room_to_decode(model, job.plan.generate)
@@ -121,22 +125,27 @@ class Runner:
             for index, (picture, timings) in enumerate(made, first):
                 await self._enlarge(job, lane, model.engine, index, picture, timings)
 
+    def _loading(self, job: Job, lane: Lane, event: Loading | Loaded) -> None:
+        if isinstance(event, Loaded):
+            self._pace.learn_load(job.plan.entry, event.seconds, lane.device.kind)
+        self._publish(job, event)
+
     async def _enlarge(
         self, job: Job, lane: Lane, engine: Engine, index: int, picture: RawImage, timings: Timings
     ) -> None:
         """To the size asked for where the model drew less, then as the request wants it, and keep it."""
-        plan = job.plan
+        plan, threads = job.plan, lane.device.threads
         if plan.enlarger is not None:
-            picture = await self._upscaled(job, lane, engine, plan.enlarger, index, picture)
+            picture = await self._upscaled(job, engine, Upscale(plan.enlarger, picture, index, threads))
             picture = await asyncio.to_thread(finish_pixels, plan, picture)
         if plan.upscale is not None:
-            picture = await self._upscaled(job, lane, engine, plan.upscale.path, index, picture)
+            path, tile = plan.upscale.path, plan.upscale.tile
+            picture = await self._upscaled(job, engine, Upscale(path, picture, index, threads, tile))
         await self._keep_image(job, index, picture, timings)
 
-    async def _upscaled(
-        self, job: Job, lane: Lane, engine: Engine, path: Path, index: int, picture: RawImage
-    ) -> RawImage:
-        async for event in engine.run(Upscale(path, picture, index, lane.device.threads)):
+    async def _upscaled(self, job: Job, engine: Engine, task: Upscale) -> RawImage:
+        picture = task.image
+        async for event in engine.run(task):
             match event:
                 case Made():
                     picture = event.artifact
@@ -167,7 +176,7 @@ class Runner:
 
     async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
         plan, seed = job.plan, job.plan.seed(index)
-        data = await asyncio.to_thread(encode_image, plan, picture, seed)
+        data = await asyncio.to_thread(encode_image, plan, picture, seed, marked=self._marked)
         name, on_disk = await asyncio.to_thread(
             self._results.put, data, plan.output_format, job.caller, job.names[index]
         )

@@ -75,7 +75,7 @@ class Scheduler:
         self._settings = settings
         self._observer = observer
         self._store = store
-        self._runner = Runner(results, self.pace, self._publish, self._settle)
+        self._runner = Runner(results, self.pace, self._publish, self._settle, marked=settings.provenance)
         self._work: dict[str, Work] = {}  # by name of the lane
         self._wishes: dict[str, tuple[Entry, bool]] = {}  # by model; whether to have it in memory
         self._endings: set[asyncio.Task[None]] = set()

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.job import Hook, Job
 from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.planning.plan import Operation, Plan
 from gguf_imagegen.planning.request import ImageRequest
@@ -31,8 +31,24 @@ class Repeat(Struct, frozen=True):
     body: str
 
 
+class Item(Struct, frozen=True):
+    """One picture of a set: the id of its job, which is drawn with the set, and what is its own."""
+
+    job: str
+    model: str
+    prompt: str
+    cfg_scale: float
+    sampler: str
+    steps: int
+    seed: int
+
+
+OWN = tuple(name for name in Item.__struct_fields__ if name != "job")
+"""The fields of a request that an item has of its own."""
+
+
 class Ticket(Struct, frozen=True):
-    """One job to do; no pixels and no paths.
+    """One job to do, or with `items` a set of them, which has no plan; no pixels and no paths.
 
     `plan` is what the request came to when it was taken, with all that changes pixels: what is done is that,
     whatever defaults are by then.
@@ -53,6 +69,10 @@ class Ticket(Struct, frozen=True):
     repeat: Repeat | None
     created: float
     priority: int = 0
+    hook: Hook | None = None
+    items: list[Item] = []
+    parent: str | None = None
+    """The set that this is an item of."""
 
     @property
     def hashes(self) -> list[str]:
@@ -67,26 +87,33 @@ def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | No
     """The ticket of a job that was made from a request; its pictures are in the spool then. Writes files."""
     plan = job.plan.without_pixels()
     seed = plan.generate.seed if plan.generate else None
-    files = {
-        "image": list(request.image),
-        "mask": [request.mask] if request.mask else [],
-        "control": [request.control] if request.control else [],
-    }
     return Ticket(
         id=job.id,
         caller=job.caller,
         dialect=job.sender.dialect,
         operation=plan.operation,
         model=plan.entry.name,
-        request=_fields(request.without_files().model_copy(update={"seed": seed})),
-        files={name: [spool.put(data) for data in pictures] for name, pictures in files.items()},
+        request=fields_of(request.model_copy(update={"seed": seed, "webhook": None})),
+        files=spooled(request, spool),
         plan=msgspec.to_builtins(plan, enc_hook=_plain),
         names=list(job.names),
         lasting=job.lasting,
         repeat=repeat,
         created=job.created,
         priority=job.priority,
+        hook=job.hook,
+        parent=job.parent,
     )
+
+
+def spooled(request: ImageRequest, spool: Spool) -> dict[str, list[str]]:
+    """The hashes of the request's pictures by field, which are in the spool then. Writes files."""
+    files = {
+        "image": list(request.image),
+        "mask": [request.mask] if request.mask else [],
+        "control": [request.control] if request.control else [],
+    }
+    return {name: [spool.put(data) for data in pictures] for name, pictures in files.items()}
 
 
 def request_of(ticket: Ticket, spool: Spool, able: Abilities) -> ImageRequest:
@@ -134,8 +161,9 @@ def _as_asked(now: Entry, then: Entry) -> Entry:
     return now.model_copy(update={"decoder": then.decoder, "tiling": then.tiling})
 
 
-def _fields(request: ImageRequest) -> dict[str, Any]:
-    fields = request.model_dump(mode="json", exclude_defaults=True)
+def fields_of(request: ImageRequest) -> dict[str, Any]:
+    """The request as JSON, without its pictures."""
+    fields = request.without_files().model_dump(mode="json", exclude_defaults=True)
     try:
         msgspec.json.encode(fields)
     except UnicodeEncodeError:  # half of a surrogate pair, where the field is not checked for it

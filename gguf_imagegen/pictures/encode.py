@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from typing import Literal
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from gguf_imagegen.pictures import infotext
+from gguf_imagegen.pictures import infotext, provenance
 from gguf_imagegen.pictures.decode import pixels_of, to_raw
 from gguf_imagegen.vocabulary.artifacts import RawImage
 
@@ -38,14 +38,15 @@ def encode(
     format: ImageFormat,
     compression: int | None = None,
     parameters: str | None = None,
+    xmp: bytes = b"",
 ) -> bytes:
-    """A file of this format with the `parameters` text inside.
+    """A file of this format with the `parameters` text and the XMP packet inside.
 
     `compression` is OpenAI's output_compression, 0-100: the quality of JPEG and WebP (100 is best). PNG is
     always lossless; there it is the effort, and the default is a fast one.
     """
     picture = Image.frombytes("RGB", (width, height), rgb)
-    return encode_picture(picture, format=format, compression=compression, parameters=parameters)
+    return encode_picture(picture, format=format, compression=compression, parameters=parameters, xmp=xmp)
 
 
 def encode_picture(
@@ -54,18 +55,21 @@ def encode_picture(
     format: ImageFormat,
     compression: int | None = None,
     parameters: str | None = None,
+    xmp: bytes = b"",
 ) -> bytes:
     """As `encode`, of a picture that is RGB already."""
     out = io.BytesIO()
     match format:
         case "png":
             level = 1 if compression is None else round(compression * 9 / 100)
-            chunks = infotext.png_text(parameters) if parameters else None
+            chunks = infotext.png_text(parameters) if parameters else PngImagePlugin.PngInfo()
+            if xmp:
+                chunks.add_itxt(provenance.PNG_KEYWORD, xmp.decode())
             image.save(out, "PNG", compress_level=level, pnginfo=chunks)
         case "jpeg" | "webp":
             quality = 92 if compression is None else compression
             exif = infotext.exif(parameters) if parameters else b""
-            image.save(out, format, quality=quality, exif=exif)
+            image.save(out, format, quality=quality, exif=exif, xmp=xmp)
     return out.getvalue()
 
 

@@ -7,6 +7,7 @@ import math
 
 from PIL import Image
 
+from gguf_imagegen.pictures import provenance
 from gguf_imagegen.pictures.decode import decode, flatten, inspect
 from gguf_imagegen.vocabulary.errors import InvalidImage
 
@@ -21,7 +22,10 @@ def step(width: int) -> int | None:
 
 
 def make(data: bytes, width: int) -> bytes | None:
-    """A WebP of this width, with no metadata. None where the picture is no wider, or cannot be read."""
+    """A WebP of this width, with no metadata but its source.
+
+    None where the picture is no wider, or cannot be read.
+    """
     try:
         size = inspect(data, max_pixels=MAX_PIXELS, param="image", max_aspect=math.inf).size
         if size[0] <= width:
@@ -31,5 +35,7 @@ def make(data: bytes, width: int) -> bytes | None:
     except InvalidImage:
         return None
     out = io.BytesIO()
-    flatten(picture).resize(small, Image.Resampling.LANCZOS).save(out, "WEBP", quality=QUALITY)
+    flatten(picture).resize(small, Image.Resampling.LANCZOS).save(
+        out, "WEBP", quality=QUALITY, xmp=provenance.carried(picture.info)
+    )
     return out.getvalue()

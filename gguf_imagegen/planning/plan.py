@@ -312,10 +312,11 @@ def _upscale_sketch(
     size = width, height = headers.pictures[0].size
     if any(each.size != size for each in headers.pictures):
         raise InvalidRequest("image: images that are upscaled together must have one size", param="image")
+    upscale = upscale_of(request, settings, size, needed=True)
     bare = Plan(
         operation="upscale",
         entry=entry,
-        name=request.model or entry.id,
+        name=upscale.path.stem if upscale else entry.id,
         generate=None,
         drawn=size,
         width=width,
@@ -328,7 +329,7 @@ def _upscale_sketch(
         mask=None,
         partial_steps=(),
         warnings=tuple(few(notes)),
-        upscale=upscale_of(request, settings, size, needed=True),
+        upscale=upscale,
         priority=request.priority,
     )
     return Sketch(request, settings, headers, Canvas(size, size, size), bare)

@@ -33,7 +33,7 @@ from gguf_imagegen.planning.said import said, says_nothing
 from gguf_imagegen.planning.solvers import MODELS_OWN, NEAREST, key_of, models_own_note, stand_in_note
 from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT, warnings_of
 from gguf_imagegen.vocabulary.abilities import Abilities
-from gguf_imagegen.vocabulary.engine import Decoder, StepCache
+from gguf_imagegen.vocabulary.engine import DEFAULT_TILE, Decoder, StepCache
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 
 LONGEST_NAME = 100
@@ -221,7 +221,9 @@ class ImageRequest(_Lenient):
     on_disconnect: Literal["cancel", "continue"] = "cancel"
     keep_alive: Finite | None = Field(None, ge=-1)
     priority: int = Field(0, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    webhook: Text | None = Field(None, max_length=2000)
     request_id: Text | None = Field(None, max_length=200)
+    dry_run: bool = False
 
     sampler: Sampler | None = _option(
         "sampler", "sample_method", "sampler_name", "sampling_method", "sampler_index", default=None
@@ -276,6 +278,7 @@ class ImageRequest(_Lenient):
     control_canny: bool = False
     upscale: Finite | None = Field(None, gt=1, le=8)
     upscaler: str | None = Field(None, max_length=200)
+    upscale_tile_size: int = Field(DEFAULT_TILE, ge=32, le=2048)
 
     @property
     def canny(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from gguf_imagegen.planning.addons import named_file, names_in
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import DEFAULT_TILE
 from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize
 
 DEFAULT_FACTOR = 4.0
@@ -15,11 +16,15 @@ DEFAULT_FACTOR = 4.0
 
 @dataclass(frozen=True)
 class Enlargement:
-    """By the ESRGAN model at `path`, whose factor is its own; then resized to exactly `width` x `height`."""
+    """By the ESRGAN model at `path`, whose factor is its own; then resized to exactly `width` x `height`.
+
+    `tile` is the side of the squares that it is computed in.
+    """
 
     path: Path
     width: int
     height: int
+    tile: int = DEFAULT_TILE
 
 
 def upscale_of(
@@ -41,4 +46,5 @@ def upscale_of(
             "upscale: this server has no upscaler; put an ESRGAN file into the folder of --upscaler-dir",
             param="upscale",
         )
-    return Enlargement(named_file(name, settings.upscaler_dir, "upscaler"), width, height)
+    path = named_file(name, settings.upscaler_dir, "upscaler")
+    return Enlargement(path, width, height, request.upscale_tile_size)

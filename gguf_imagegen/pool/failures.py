@@ -1,14 +1,18 @@
-"""Loads that failed: shown to whoever asks, and not tried again at once, on no lane."""
+"""Loads that failed, and engines that crashed: shown to whoever asks, and not tried again at once."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from pathlib import Path
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.vocabulary.errors import ImagegenError, InsufficientMemory, ModelLoadFailed
 from gguf_imagegen.vocabulary.waits import USUAL
 
+CRASHES = 3
+"""So many crashes within CRASH_WINDOW seconds, and nothing is started for a while."""
+CRASH_WINDOW = 60.0
 IN_TILES = "memory is short just now: decoded in tiles, which may change pixels a little"
 
 
@@ -59,6 +63,30 @@ class Failures:
         """Somebody asked for this model by hand: try again at once."""
         self._failed = {key: failed for key, failed in self._failed.items() if key[0] != entry.name}
         self.by_model.pop(entry.name, None)
+
+
+class Crashes:
+    """Of a lane's engines under jobs; some in a row are followed by a pause of `wait` seconds."""
+
+    def __init__(self, wait: float = USUAL.crash_pause) -> None:
+        self._wait = wait
+        self._times: deque[float] = deque(maxlen=CRASHES)
+
+    def add(self) -> None:
+        """The engine died under a job."""
+        self._times.append(time.monotonic())
+
+    def job_succeeded(self) -> None:
+        """In a pause its engine was alive all the time, which says nothing of others."""
+        if not self.pause:
+            self._times.clear()
+
+    @property
+    def pause(self) -> float:
+        """Seconds for which no engine should be started."""
+        if len(self._times) < CRASHES or self._times[-1] - self._times[0] > CRASH_WINDOW:
+            return 0.0
+        return max(0.0, self._times[-1] + self._wait - time.monotonic())
 
 
 def _key(entry: Entry) -> tuple[str, Path | None]:

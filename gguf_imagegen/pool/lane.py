@@ -10,7 +10,6 @@ import functools
 import logging
 import math
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar, cast
@@ -25,8 +24,9 @@ from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available, available
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.planning.load_spec import model_spec
-from gguf_imagegen.pool.failures import Failures, NoRoomYet
+from gguf_imagegen.pool.failures import Crashes, Failures, NoRoomYet
 from gguf_imagegen.pool.loaded_model import LoadedModel
+from gguf_imagegen.pool.neighbour import Neighbour
 from gguf_imagegen.pool.options import Options
 from gguf_imagegen.pool.tunings import Tunings
 from gguf_imagegen.settings import Settings
@@ -36,10 +36,6 @@ from gguf_imagegen.vocabulary.events import Loaded, Loading
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
-
-CRASHES = 3
-"""So many crashes within CRASH_WINDOW seconds, and nothing is started for a while."""
-CRASH_WINDOW = 60.0
 
 Result = TypeVar("Result")
 
@@ -81,14 +77,14 @@ class Lane:
         """Whether engines here compute on a GPU with memory of its own; None before the first load tells."""
         self._turn = turn or asyncio.Lock()
         self._beside = beside
-        self._crash_pause = waits.crash_pause
+        self.crashes = Crashes(waits.crash_pause)
+        self._neighbour = Neighbour(settings.before_load)
         self._tunings = Tunings(catalog.models_dir, settings.kernels)
         self._models: list[LoadedModel] = []  # the most recently used is the last
         self._being_loaded = ""  # the name of the model that `loading` is about
         self._starting: Engine | None = None
         self._held: Engine | None = None  # by whoever is inside `loaded` or `without_model`
         self._killed = asyncio.Event()  # since that began
-        self._crashes: deque[float] = deque(maxlen=CRASHES)
 
     @property
     def name(self) -> str:
@@ -225,6 +221,7 @@ class Lane:
         self, entry: Entry, headers: Mapping[Role, Header], tell: Callable[[Loading | Loaded], None]
     ) -> LoadedModel:
         """The model in an engine of its own, for which there is room."""
+        await self._unless_killed(self._neighbour.ask())
         await self._make_room(entry, headers)
         await self._end_starting("failed")
         spec, tuned = await self._in_thread(lambda: self._tuned_spec(entry, headers))
@@ -285,7 +282,11 @@ class Lane:
             found = verdict_of(entry, headers, self._settings, free)
             if found.fits:
                 return
-            if not await self._one_leaves():
+            if await self._one_leaves():
+                continue
+            if self._neighbour.leaving:
+                await self._unless_killed(asyncio.sleep(0.1))
+            else:
                 survey = Survey(self._catalog, self._settings, free)
                 better = await self._in_thread(functools.partial(survey.next_best, entry))
                 refused = refusal(entry, found, better)
@@ -350,21 +351,10 @@ class Lane:
                 words = f"decoding {width}x{height} takes more memory than is free; ask for vae_tiling"
                 raise NoRoomYet(InsufficientMemory(words), in_tiles=True)
 
-    def succeeded(self) -> None:
-        """A job went well; in a pause its engine was alive all the time, which says nothing of others."""
-        if not self.pause:
-            self._crashes.clear()
-
-    def crashed(self) -> None:
-        """The engine died under a job."""
-        self._crashes.append(time.monotonic())
-
     @property
     def pause(self) -> float:
         """Seconds for which no engine should be started, because of crashes in a row."""
-        if len(self._crashes) < CRASHES or self._crashes[-1] - self._crashes[0] > CRASH_WINDOW:
-            return 0.0
-        return max(0.0, self._crashes[-1] + self._crash_pause - time.monotonic())
+        return self.crashes.pause
 
     async def kill(self) -> None:
         """End the engine under a running command, or a load that has none yet; who awaits it sees it end."""

@@ -11,8 +11,9 @@ from msgspec.structs import replace
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.load_options import OpenOptions
+from gguf_imagegen.machine import memory
 from gguf_imagegen.machine.devices import Device
-from gguf_imagegen.machine.memory import Available
+from gguf_imagegen.machine.memory import Available, available
 from gguf_imagegen.pool.failures import Failures
 from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.options import Options
@@ -47,6 +48,7 @@ class Pool:
         self._refused: dict[str, set[str]] = {device.name: set() for device in devices}
         self._catalog, self._tiles = catalog, dict[tuple[str, int, int], bool]()
         self._settings = settings = _alike(settings, devices)
+        self._free = free or _free
         turn = asyncio.Lock()
         self.lanes = tuple(
             Lane(
@@ -153,6 +155,18 @@ class Pool:
             return False
         return any(lane.must_tile(entry, headers, width, height) for lane in self.lanes)
 
+    def room(self, lane: Lane) -> Available:
+        """Memory that a lane has for a model, if all loaded ones made room.
+
+        Asks GPUs: call it in a thread.
+        """
+        free = self._free(lane.device)
+        near = [each for each in self.lanes if each.device.gpu == lane.device.gpu]
+        held = sum(self._catalog.size_on_disk(model.entry) for each in near for model in each.models)
+        if free.vram is not None and lane.on_gpu:
+            return Available(free.ram, free.vram + held)
+        return Available(min(free.ram + held, memory.whole(gpu=None).ram), free.vram)
+
     # -- placing --------------------------------------------------------------------------------------
 
     def views(self, busy: Iterable[Lane]) -> list[LaneView]:
@@ -207,6 +221,10 @@ def key_of(entry: Entry) -> str:
     t5, tiling, control = "t5xxl" in entry.files, entry.tiling, entry.files.get("control_net")
     key = f"{entry.name}, {entry.decoder} decoder" + ", T5" * t5 + ", tiling" * tiling
     return f"{key}, ControlNet {control}" if control else key
+
+
+def _free(device: Device) -> Available:
+    return available(gpu=device.gpu)
 
 
 def _held(lane: Lane) -> frozenset[str]:

@@ -34,6 +34,9 @@ StepCache = Literal["none", "easycache", "ucache", "dbcache", "taylorseer", "cac
 Kernels = Literal["auto", "off", "f32", "bf16", "int8"]
 """What our kernels in ggml's CPU part multiply in, at most; auto: the fastest that is near to f32."""
 
+DEFAULT_TILE = 128
+"""Pixels a side of what an upscaler computes at once, as sd.cpp's own programs have it."""
+
 
 class LoadSpec(Struct, frozen=True, tag=True):
     """The files of one model by role, and how to load them.
@@ -72,8 +75,8 @@ class LoadSpec(Struct, frozen=True, tag=True):
     def settled(self, backend: str, kernels: str) -> LoadSpec:
         """With what is left open as it is best on a backend of ggml where `kernels` are in use.
 
-        Ours are made for both options; "" means ggml's own. Without them flash attention is faster on CUDA alone, by sd.cpp's
-        docs/performance.md, and direct convolutions are slow on a CPU.
+        Ours are made for both options; "" means ggml's own. Without ours flash attention is faster on CUDA
+        alone, by sd.cpp's docs/performance.md, and direct convolutions are slow on a CPU.
         """
         fast = backend == "CPU" and bool(kernels)
         return replace(
@@ -190,12 +193,16 @@ class Generate(Struct, frozen=True, tag=True):
 
 
 class Upscale(Struct, frozen=True, tag=True):
-    """Enlarge `image`, number `index` of its job, by the ESRGAN model at `path`, which sets the factor."""
+    """Enlarge `image`, number `index` of its job, by the ESRGAN model at `path`, which sets the factor.
+
+    `tile` is the side of the squares that it is computed in, pixels of the image.
+    """
 
     path: Path
     image: RawImage
     index: int
     threads: int
+    tile: int = DEFAULT_TILE
 
 
 class Read(Struct, frozen=True, tag=True):

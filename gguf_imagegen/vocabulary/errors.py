@@ -7,7 +7,7 @@
     │   └── ContentTypeUnsupported (415)
     ├── Unauthorized (401), Forbidden (403), MethodNotAllowed (405)
     ├── NotFound (404)
-    │   └── ModelNotFound, ModelNotDownloaded, JobNotFound, PullNotFound
+    │   └── ModelNotFound, ModelNotDownloaded, JobNotFound, PullNotFound, ConversionNotFound
     ├── ModelBusy (409)
     ├── PayloadTooLarge (413)
     ├── QueueFull (429)
@@ -173,6 +173,10 @@ class PullNotFound(NotFound):
     code = "pull_not_found"
 
 
+class ConversionNotFound(NotFound):
+    code = "conversion_not_found"
+
+
 class MethodNotAllowed(ImagegenError):
     status = 405
     code = "method_not_allowed"
@@ -180,7 +184,7 @@ class MethodNotAllowed(ImagegenError):
 
 
 class ModelBusy(ImagegenError):
-    """The model's files are in use: loaded, or being pulled."""
+    """A model is in use, or its files: loaded, or being pulled."""
 
     status = 409
     code = "model_busy"

@@ -17,6 +17,8 @@ class Waits:
     """After crashes in a row, until an engine is started again."""
     failed_load: float = 15.0
     """For which a model that failed to load is not tried again."""
+    webhook_again: tuple[float, ...] = (5.0, 30.0, 120.0, 600.0, 1800.0, 7200.0)
+    """After each attempt to call a webhook that failed; the attempt after the last one is the last."""
     cancel_again: float = 5.0
     """After which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
 

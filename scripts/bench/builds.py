@@ -40,13 +40,14 @@ async def builds(run: Run) -> None:
 
 async def options(run: Run) -> None:
     """Each option of the engine that makes no other picture, alone, against none of them."""
+    off = [f"--no-{option.replace('_', '-')}" for option in OPTIONS]
     found: dict[str, list[Timing]] = {name: [] for name in ("", *OPTIONS)}
     with tempfile.TemporaryDirectory(prefix="gguf-imagegen-bench-") as folder:
         model = write_synthetic_sd1(Path(folder) / "sd15.safetensors")
         for _ in run.rounds(run.repeats):
             for name, timings in found.items():
                 flags = [f"--{name.replace('_', '-')}"] * bool(name)
-                timings.append(await timing(run, "", model, run.settings.threads, *flags))
+                timings.append(await timing(run, "", model, run.settings.threads, *off, *flags))
     none = found.pop("")
     for name, timings in found.items():
         parts = {"the load": load_of} if name == "mmap" else PARTS

@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -27,19 +29,22 @@ from rich.table import Table
 
 from gguf_imagegen.commands.tuning.measure import psnr
 from scripts.bench.synthetic import write_synthetic_sd1
+from scripts.engine import patched
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILDS = ROOT / "build" / "engines"
 ENGINE = "stable-diffusion-cpp-python"
 TINYBLAS = "-DGGML_LLAMAFILE=ON"
 FAST_MATH = "-O3 -march=native -ffast-math -fno-finite-math-only"
+PLAIN = "plain"
 CANDIDATES = {
-    "plain": "",
-    "tinyblas": TINYBLAS,
-    "tinyblas-portable": f"{TINYBLAS} -DGGML_NATIVE=OFF",
-    "tinyblas-fast-math": f"{TINYBLAS} -DCMAKE_C_FLAGS='{FAST_MATH}' -DCMAKE_CXX_FLAGS='{FAST_MATH}'",
+    PLAIN: "",
+    "kernels": TINYBLAS,
+    "kernels-portable": f"{TINYBLAS} -DGGML_NATIVE=OFF",
+    "kernels-fast-math": f"{TINYBLAS} -DCMAKE_C_FLAGS='{FAST_MATH}' -DCMAKE_CXX_FLAGS='{FAST_MATH}'",
 }
-"""CMake's flags by name. "portable" is AVX2 code, which is the faster one on some CPUs that have AVX-512."""
+"""CMake's flags by name. All but the plain one have our kernels (`scripts.engine.patched`), and tinyBLAS for
+what these leave to it. "portable" is AVX2 code, which is the faster one on some CPUs that have AVX-512."""
 LEAST_PSNR = 40.0
 SEEDS = 20
 PICTURE_STEPS = 20
@@ -86,8 +91,8 @@ class Trial:
         return statistics.median(each[part] for each in self.timings)
 
     def run(self, *arguments: str) -> Timing:
-        flash = ["--flash-attention"] * self.flash_attention
-        return engine_speed(str(self.build.folder), *arguments, *flash)
+        flash = "--flash-attention" if self.flash_attention else "--no-flash-attention"
+        return engine_speed(str(self.build.folder), *arguments, flash)
 
 
 def engine_speed(engine: str, *arguments: str) -> Timing:
@@ -102,21 +107,34 @@ def engine_speed(engine: str, *arguments: str) -> Timing:
 
 def build(name: str, flags: str, console: Console) -> Build:
     """The engine of the version that is installed with these flags; compiled, unless that was done before."""
-    made_of = f"{ENGINE}=={version(ENGINE)}"
-    key = hashlib.sha256(flags.encode()).hexdigest()[:8] if flags else ""
+    added = b"" if name == PLAIN else patched.contents()
+    key = hashlib.sha256(added + flags.encode()).hexdigest()[:8] if added or flags else ""
     folder = BUILDS / "-".join(filter(None, [name, version(ENGINE), key]))
     if not (folder / "stable_diffusion_cpp").is_dir():
         console.print(f"compiling {name} ...")
         folder.mkdir(parents=True, exist_ok=True)
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
-        subprocess.run(
-            [*pip, "wheel", "--no-cache-dir", "--no-deps", "--wheel-dir", str(folder), made_of],
-            env={**os.environ, "CMAKE_ARGS": flags},
-            check=True,
-        )
+        with source(name, console) as made_of:
+            subprocess.run(
+                [*pip, "wheel", "--no-cache-dir", "--no-deps", "--wheel-dir", str(folder), made_of],
+                env={**os.environ, "CMAKE_ARGS": flags},
+                check=True,
+            )
         (wheel,) = folder.glob("*.whl")
         subprocess.run([*pip, "install", "--no-deps", "--target", str(folder), str(wheel)], check=True)
     return Build(name, folder)
+
+
+@contextmanager
+def source(name: str, console: Console) -> Iterator[str]:
+    """What pip is to build: the source with our kernels, or the binding as it is."""
+    as_it_is = f"{ENGINE}=={version(ENGINE)}"
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            yield as_it_is if name == PLAIN else str(patched.source_tree(Path(folder)))
+        except patched.Unpatched as exc:
+            console.print(f"{name} is built without our kernels: {exc}")
+            yield as_it_is
 
 
 def measure(trials: list[Trial], rounds: int, model: Path, console: Console) -> None:
@@ -135,7 +153,7 @@ def measure(trials: list[Trial], rounds: int, model: Path, console: Console) -> 
 
 def fastest_right(trials: list[Trial], folder: Path, console: Console) -> Trial | None:
     """The fastest trial with pictures like the plain build's of the same setting, equal at each run."""
-    plain = {trial.flash_attention: trial for trial in trials if trial.build.name == "plain"}
+    plain = {trial.flash_attention: trial for trial in trials if trial.build.name == PLAIN}
     for trial in sorted(trials, key=lambda each: each.picture):
         console.print(f"comparing the pictures of {trial.name} ...")
         theirs, ours = (drawn(each, folder) for each in (plain[trial.flash_attention], trial))
@@ -185,7 +203,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=CANDIDATES, help="besides the plain build")
     options = parser.parse_args()
     console = Console(stderr=True, highlight=False)
-    chosen = [name for name in CANDIDATES if name == "plain" or name in (options.only or CANDIDATES)]
+    chosen = [name for name in CANDIDATES if name == PLAIN or name in (options.only or CANDIDATES)]
     own = os.environ.get("CMAKE_ARGS", "")
     builds = [build(name, f"{CANDIDATES[name]} {own}".strip(), console) for name in chosen]
     trials = [Trial(each, flash) for each in builds for flash in (False, True)]

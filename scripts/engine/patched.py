@@ -1,6 +1,6 @@
 """Install the engine with our kernels, built from the binding's source archive; as it comes where that fails.
 
-Called by `scripts/install`, before anything but pip is there; CMake's flags are CMAKE_ARGS of the environment.
+Called by `scripts/install`, before anything but pip is there; CMAKE_ARGS of the environment are CMake's.
 A build without the kernels is never refused: `--note` names the file that then says why, for the doctor.
 """
 
@@ -17,6 +17,8 @@ from typing import Final
 
 HERE: Final = Path(__file__).parent
 ENGINE: Final = "stable-diffusion-cpp-python"
+HOOKS: Final = tuple(sorted((HERE / "hooks").glob("*.patch")))
+KERNELS: Final = tuple(sorted((HERE / "kernels").iterdir()))
 GGML_CPU: Final = "vendor/stable-diffusion.cpp/ggml/src/ggml-cpu"
 PIP: Final = (sys.executable, "-m", "pip", "--disable-pip-version-check")
 LOADS: Final = "import stable_diffusion_cpp.stable_diffusion_cpp as low; low._lib.ggml_packed_kernels"
@@ -24,6 +26,11 @@ LOADS: Final = "import stable_diffusion_cpp.stable_diffusion_cpp as low; low._li
 
 class Unpatched(Exception):
     """The kernels cannot be built in; the message says why, in a few words."""
+
+
+def contents() -> bytes:
+    """All that makes a difference to what is built."""
+    return b"".join(path.read_bytes() for path in [HERE / "requirements.txt", *HOOKS, *KERNELS])
 
 
 def source_tree(folder: Path) -> Path:
@@ -55,12 +62,12 @@ def unpacked(archive: Path, folder: Path) -> Path:
 
 def patched(tree: Path) -> Path:
     """The same tree with hooks and kernels: each hook is tried first, and must fit to the line."""
-    for hook in sorted((HERE / "hooks").glob("*.patch")):
+    for hook in HOOKS:
         command = ["patch", "--strip=1", "--fuzz=0", "--batch", f"--input={hook}"]
         for dry in (["--dry-run"], []):
             if run([*command, *dry], tree).returncode:
                 raise Unpatched(f"{hook.name} does not fit the engine's source")
-    for kernel in (HERE / "kernels").iterdir():
+    for kernel in KERNELS:
         shutil.copy(kernel, tree / GGML_CPU)
     return tree
 

@@ -18,6 +18,7 @@ from tests.conftest import RunningApp, ServerProcess
 from tests.weights import write_lora, write_upscaler
 
 VARIATIONS = "/v1/images/variations"
+UPSCALE = "/v1/images/upscale"
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,41 @@ async def test_an_edit_is_composited_before_it_is_enlarged(client: Client) -> No
     kept = (64, 0, 128, 128)
     assert off_by(after.crop(kept), before.resize((128, 128), Image.Resampling.NEAREST).crop(kept)) < 3
     assert off_by(after, before.resize((128, 128), Image.Resampling.NEAREST)) > 3
+
+
+async def test_finished_pictures_and_uploads_are_upscaled(client: Client) -> None:
+    """On a route of its own: by name or as an upload the same pixels; the answer's model is the upscaler."""
+    body = await client.post(response_format=None)
+    (item,) = body["data"]
+    name = item["url"].rpartition("/")[2]
+    stored = await client.post(UPSCALE, image=name, model="double", upscale=2)
+    sent = await client.picture(UPSCALE, image=item["b64_json"], upscaler="double.gguf", upscale=2)
+    assert (stored["model"], stored["size"]) == ("double", "128x128")
+    assert picture(stored["data"][0]["b64_json"]).tobytes() == sent.tobytes()
+    assert (await client.picture(UPSCALE, image=name)).size == (256, 256)
+    assert "expired" in (await client.post(UPSCALE, 404, image=f"0{name[1:]}"))["error"]["message"]
+    assert "image" in await client.refusal(UPSCALE)
+    assert "no upscaler 'triple'" in await client.refusal(UPSCALE, image=name, model="triple")
+
+
+async def test_an_upscale_in_tiles_of_another_size(client: Client) -> None:
+    """A picture smaller than a tile is enlarged at once, and in tiles of 32 pixels step by step."""
+    fields = {"image": data_url(png(noise(96, 96))), "model": "double", "upscale": 2}
+    whole = await post_stream(client.session, client.url + UPSCALE, **fields)
+    tiled = await post_stream(client.session, client.url + UPSCALE, **fields, upscale_tile_size=32)
+    assert len(tiled.items) > len(whole.items)
+    assert "upscale_tile_size" in await client.refusal(UPSCALE, **fields, upscale_tile_size=8)
+
+
+async def test_an_upscale_is_streamed_or_a_job(client: Client) -> None:
+    """As on the other routes for pictures."""
+    fields = {"image": data_url(png(noise(64, 64))), "model": "double", "upscale": 2}
+    stream = await post_stream(client.session, client.url + UPSCALE, **fields)
+    assert [item["phase"] for item in stream.items][-2:] == ["upscaling", "done"]
+    wishes = {"Prefer": "respond-async"}
+    async with client.session.post(client.url + UPSCALE, json=fields, headers=wishes) as answer:
+        job = await answer.json()
+        assert (answer.status, job["operation"]) == (202, "upscale")
 
 
 async def test_without_an_upscaler_it_is_refused(

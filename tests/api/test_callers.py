@@ -344,8 +344,11 @@ async def test_without_keys_own_jobs_are_those_of_this_dialect(running: RunningA
     [
         ("POST", "/v1/models/tiny-random/load", None),
         ("POST", "/v1/models/tiny-random/unload", None),
+        ("POST", "/v1/models/yield", None),
         ("POST", "/v1/models/pull", {"model": "embedded", "stream": False}),
         ("DELETE", "/v1/models/pull/tiny-random", None),
+        ("POST", "/v1/models/convert", {"model": "embedded", "type": "q8_0", "stream": False}),
+        ("DELETE", "/v1/models/convert/tiny-random", None),
         ("DELETE", "/v1/models/tiny-random", None),
         ("DELETE", "/v1/models/tiny-random?files=true", None),
         ("POST", "/sdapi/v1/options", {"sd_model_checkpoint": "embedded"}),

@@ -21,7 +21,7 @@ from tests.conftest import RunningApp
 from tests.fake_engines import QuickEngine
 
 EVERY = (*OURS, *DIALECTS)
-MODELS_ELSEWHERE = ("/v1/models/pull", "/v1/models")
+MODELS_ELSEWHERE = ("/v1/models/pull", "/v1/models/convert", "/v1/models")
 """Their examples name a model that is not on this machine."""
 
 

@@ -14,7 +14,7 @@ from gguf_imagegen.vocabulary.engine import LoadSpec
 from gguf_imagegen.vocabulary.events import EngineEvent
 from tests.api.client import GENERATIONS, SMALL, eventually, start_job
 from tests.conftest import App, RunningApp, ServerProcess
-from tests.fake_engines import NeverAnswers, QuickEngine, SlowEngine
+from tests.fake_engines import NeverAnswers, NeverLoads, QuickEngine, SlowEngine
 
 NAMES = ("a", "b", "c")
 
@@ -300,3 +300,61 @@ async def test_two_real_models_at_once(
         assert (await answer.json())["models"] == ["a", "b"]
     async with session.get(f"{server.url}/metrics") as answer:
         assert "imagegen_models_loaded 2.0" in await answer.text()
+
+
+# -- giving all back ----------------------------------------------------------------------------------
+
+
+async def test_all_memory_is_given_back(running: RunningApp, catalog: Path) -> None:
+    """One request unloads every model, however long it is to be kept; the next job loads its own again."""
+    engines = Engines()
+    async with running(engine=engines, catalog=catalog, model="a", max_loaded=2, keep_alive=-1) as app:
+        await make(app, "a", "b")
+        assert await app.post("/v1/models/yield") == (
+            200,
+            {"object": "models.yield", "unloaded": ["b", "a"]},
+        )
+        assert engines.loaded == []
+        assert await app.post("/v1/models/yield") == (200, {"object": "models.yield", "unloaded": []})
+        await make(app, "a")
+        assert engines.loads == ["a", "b", "a"]
+
+
+async def test_running_jobs_finish_before_memory_is_given_back(running: RunningApp, catalog: Path) -> None:
+    """A 409 to who does not wait; who does gets the answer after the job, which made its picture."""
+    engines = Engines(SlowEngine)
+    async with running(engine=engines, catalog=catalog, model="a") as app:
+        job = asyncio.create_task(app.post(GENERATIONS, **SMALL))
+
+        async def runs() -> bool:
+            return bool(app.scheduler.running)
+
+        await eventually("the job runs", runs)
+        status, body = await app.post("/v1/models/yield?wait=0")
+        assert (status, body["error"]["code"]) == (409, "model_busy"), body
+        assert "1 jobs run or wait" in body["error"]["message"]
+        assert not job.done()
+        assert (await app.post("/v1/models/yield"))[1]["unloaded"] == ["a"]
+        assert (await job)[0] == 200
+        assert engines.loaded == []
+
+
+async def test_a_load_that_no_job_waits_for_is_given_up(running: RunningApp, catalog: Path) -> None:
+    """Such as that of the default model at the start."""
+    async with running(engine=NeverLoads, catalog=catalog, model="a") as app:
+
+        async def loads() -> bool:
+            return app.service.pool.loading is not None
+
+        await eventually("the model is being loaded", loads)
+        assert (await app.post("/v1/models/yield"))[0] == 200
+        assert app.service.pool.loading is None
+
+
+@pytest.mark.parametrize("wait", ["-1", "601", "x", "1.5"])
+async def test_how_long_to_wait_is_checked(running: RunningApp, wait: str) -> None:
+    """In words, with its range."""
+    async with running(engine=QuickEngine) as app:
+        status, body = await app.post(f"/v1/models/yield?wait={wait}")
+        assert (status, body["error"]["param"]) == (400, "wait")
+        assert "from 0 to 600" in body["error"]["message"]

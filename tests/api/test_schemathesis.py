@@ -88,7 +88,7 @@ RIGHT: dict[str, list[Any]] = {
     **{key: [""] for key in ("scheduler", "schedule", "script_name")},
 }
 """What a body of any dialect may hold there and go through."""
-NO_PICTURE = ("/v1/models/pull", "/sdapi/v1/options", "/sdapi/v1/png-info")
+NO_PICTURE = ("/v1/models/pull", "/v1/models/convert", "/sdapi/v1/options", "/sdapi/v1/png-info")
 UNSERVED = {
     "control", "control_image", "lora", "kwargs", "upscaler", "upscale", "background", "extra_body",
     "override_settings", "alwayson_scripts", "sampler_index", "hr_resize_x", "hr_resize_y",

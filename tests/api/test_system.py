@@ -61,7 +61,7 @@ async def test_health_of_a_ready_server(running: RunningApp) -> None:
     assert code == 200
     assert body.items() >= {
         "ready": True, "model": "tiny-random", "loaded": True, "loading": None, "backend": "FAKE",
-        "error": None, "queue": 0, "running": None,
+        "kernels": "", "error": None, "queue": 0, "running": None,
     }.items()  # fmt: skip
     assert body["version"]
 

@@ -128,6 +128,12 @@ def test_the_decoders_buffer(
     assert told.decode == pytest.approx(logged * MIB, rel=0.02)
 
 
+def test_direct_convolutions_need_no_copies() -> None:
+    """A VAE's "compute buffer size" with them, as sd.cpp 0.4.7 logs it."""
+    told = estimate({"model": 0}, "sd1", 256, 256, gpu=False, vae_conv_direct=True)
+    assert told.decode == pytest.approx(176.02 * MIB, rel=0.02)
+
+
 @pytest.mark.parametrize(("family", "size", "side", "tiling", "flash", "measured"), PEAKS)
 def test_the_peak_of_stable_diffusion(
     family: str, size: int, side: int, tiling: bool, flash: bool, measured: int

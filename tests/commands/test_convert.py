@@ -14,10 +14,10 @@ import gguf
 import numpy as np
 import pytest
 
-from gguf_imagegen.engines.conversion import ordered, require_room
+from gguf_imagegen.engines.conversion import ordered, replacing, require_room
 from gguf_imagegen.modelfiles.conversion import TYPES, checked_rules, converted_bytes, stamp
 from gguf_imagegen.modelfiles.header import read_header
-from gguf_imagegen.vocabulary.errors import DiskFull, InsufficientMemory, InvalidRequest
+from gguf_imagegen.vocabulary.errors import DiskFull, InsufficientMemory, InvalidRequest, ModelBusy
 from tests.commands.test_cli import cli, fails_in_one_line
 from tests.conftest import DEADLINE
 
@@ -145,6 +145,24 @@ def test_too_little_room(model: Path, tmp_path: Path) -> None:
         require_room(order, lambda folder: 5_000_000)
     with pytest.raises(InsufficientMemory, match="needs 43 MB of memory"):
         require_room(order, memory=40_000_000)
+
+
+def test_what_a_killed_conversion_left_goes_with_the_next(model: Path, tmp_path: Path) -> None:
+    """But not what another one writes now, to which the target is lost meanwhile."""
+    order, other = (ordered(model, tmp_path / name, "f16") for name in ("new.gguf", "other.gguf"))
+    before = sorted(tmp_path.iterdir())
+    for name in (".new.gguf", ".dead.gguf"):
+        (tmp_path / f"{name}.part").touch()
+        (tmp_path / f"{name}.converting").touch()
+    with replacing(other) as partial:
+        partial.touch()
+        with pytest.raises(ModelBusy, match="another conversion"), replacing(other):
+            pass
+        assert sorted(tmp_path.iterdir()) == sorted([*before, partial, partial.with_suffix(".converting")])
+        with replacing(order) as own:
+            own.touch()
+        assert partial.is_file()
+    assert sorted(tmp_path.iterdir()) == sorted([*before, order.target, other.target])
 
 
 def test_the_size_is_known_beforehand(model: Path, f16: Path) -> None:

@@ -6,6 +6,7 @@ import shlex
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -34,9 +35,16 @@ def by_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def told(features: list[str], backend: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """Of the CPU build, by a library that says this of itself."""
-    found = {"features": features, "backend": backend, "devices": [], "faults": []}
-    monkeypatch.setattr(doctor, "probe", lambda: (found, ""))
-    return next(each.words for each in examine(Settings()) if each.name == "CPU build")
+    return finding("CPU build", {"features": features, "backend": backend}, monkeypatch)
+
+
+def finding(
+    name: str, said: dict[str, Any], monkeypatch: pytest.MonkeyPatch, settings: Settings | None = None
+) -> str:
+    """The words of one, where a library says this of itself."""
+    found = {"features": [], "backend": "CPU", "devices": [], "faults": [], "kernels": None, **said}
+    monkeypatch.setattr(doctor, "probe", lambda kernels: (found, ""))
+    return next(each.words for each in examine(settings or Settings()) if each.name == name)
 
 
 def test_a_plain_build_says_what_it_costs(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,6 +56,22 @@ def test_a_plain_build_says_what_it_costs(checkout: Path, monkeypatch: pytest.Mo
     assert told(["AVX2", "LLAMAFILE"], "CPU", monkeypatch) == "AVX2, LLAMAFILE (LLAMAFILE is tinyBLAS)"
     (checkout / ".venv" / "engine-choice").touch()
     assert "scripts/install --compare chose" in told(["AVX2"], "CPU", monkeypatch)
+
+
+def test_the_kernels_in_use(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or why none are: off, made for other CPUs, not built in for a reason that scripts/install has kept."""
+
+    def kernels(found: str | None, settings: Settings | None = None) -> str:
+        return finding("kernels", {"kernels": found}, monkeypatch, settings)
+
+    assert kernels("AVX2 f32") == "AVX2 f32, for products, convolutions and attention on the CPU"
+    assert kernels("", Settings(kernels="off")) == "off, as --kernels says"
+    assert kernels("") == "none: ggml's own are used on this CPU"
+    assert kernels(None) == f"none: built without; build it with: {checkout}/scripts/install"
+    (checkout / ".venv" / "engine-unpatched").write_text("the engine does not compile with them\n")
+    assert kernels(None) == "none: ggml's own are used: the engine does not compile with them"
+    (checkout / ".venv" / "engine-choice").write_text("\n")
+    assert kernels(None) == "none, as scripts/install --compare chose"
 
 
 @pytest.mark.usefixtures("by_pip")

@@ -30,6 +30,7 @@ from gguf_imagegen.commands.tuning.show import shown
 from gguf_imagegen.commands.tuning.tuner import KEPT, PATIENCE_SECONDS, Outcome, Trial, Tuner
 from gguf_imagegen.engines.process import EngineProcess, worker_environment
 from gguf_imagegen.machine.devices import Device
+from gguf_imagegen.machine.kernels import kernels_here
 from gguf_imagegen.machine.memory import Available
 from gguf_imagegen.planning.load_spec import model_spec
 from gguf_imagegen.pool.identity import Machine, this_machine
@@ -46,7 +47,14 @@ from tests.conftest import DEADLINE, ServerProcess
 from tests.fake_engines import QuickEngine
 
 FLAGS = ("--size", "64x64", "--steps", "3", "--threads", "1")
-TRIED = ["defaults", "flash attention", "vae conv direct", *["huge pages"] * can_have_huge_pages()]
+KERNELS = kernels_here("auto")
+DEFAULTS = LoadSpec("x", {}, 1).settled("CPU", KERNELS)
+TRIED = [
+    "defaults", *["kernels off"] * bool(KERNELS), "no " * bool(DEFAULTS.flash_attention) + "flash attention",
+    "no " * bool(DEFAULTS.vae_conv_direct) + "vae conv direct", *["huge pages"] * can_have_huge_pages(),
+]  # fmt: skip
+PLAIN = LoadSpec("x", {}, 1).settled("CPU", "")
+"""Without kernels of ours."""
 
 
 @pytest.fixture
@@ -84,13 +92,14 @@ def test_the_command_measures_and_keeps(folder: Path, here: Machine) -> None:
     (folder / FILE).write_text("not JSON")
     run = cli("tune", "test", "--models-dir", folder, *FLAGS, "--json", folder / "figures.json")
     assert run.returncode == 0, run.stderr
-    assert "trying flash attention" in run.stderr
+    assert f"trying {TRIED[1]}" in run.stderr
     assert f"{FILE} cannot be read" in run.stderr
     assert "PSNR dB" in run.stdout
     assert "decoding in tiles takes" in run.stdout
 
     figures = json.loads((folder / "figures.json").read_text())
     assert (figures["size"], figures["picture_steps"], figures["backend"]) == ("64x64", 20, "CPU")
+    assert figures["kernels"] == KERNELS
     names = [each["name"] for each in figures["candidates"]]
     assert names[: len(TRIED)] == TRIED, "threads were said by flag"
     default, *others = figures["candidates"]
@@ -209,6 +218,9 @@ FOREIGN: dict[str, Callable[[Tuning], Tuning]] = {
     "another machine or build (cpu, cores)": lambda one: one.model_copy(
         update={"machine": one.machine.model_copy(update={"cpu": "Z80", "cores": 1})}
     ),
+    "another machine or build (kernels)": lambda one: one.model_copy(
+        update={"machine": one.machine.model_copy(update={"kernels": "Z80 int4"})}
+    ),
     "another machine or build (library)": lambda one: one.model_copy(
         update={"machine": one.machine.model_copy(update={"library": "0"})}
     ),
@@ -295,7 +307,7 @@ async def search(
     work = work_for(catalog, catalog.get("test"), settings, Effort(3, 0), "64x64")
     tried = [
         (Options(threads=4), Options(threads=2)),
-        *factors("ovis-image", settings, 8, huge_pages=True, flash_attention=False),
+        *factors("ovis-image", settings, 8, huge_pages=True, defaults=PLAIN, kernels=""),
     ]
     work = dataclasses.replace(work, tiny=tiny)
     return await Tuner(work, lambda: engine(seconds, noise), Silent(), patience).tune(tried)
@@ -483,7 +495,7 @@ def told(
         Trial("flash attention", TUNED, speed, 0.87, 40.0, KEPT if kept else "not faster"),
     )
     console = Console(file=io.StringIO(), width=200)
-    tune.tell(console, "tiny", 20, Outcome(trials, options, 2.0, 1.0, None, "CPU", drift, tiny))
+    tune.tell(console, "tiny", 20, Outcome(trials, options, 2.0, 1.0, None, "CPU", "", drift, tiny))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -513,32 +525,51 @@ def test_an_unsteady_machine_is_told(drift: float | None, times: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "said", "backend", "on"),
+    ("family", "said", "backend", "kernels", "on"),
     [
-        ("sd1", None, "CPU", False), ("sd1", None, "CUDA0", True), ("flux", None, "Vulkan0", False),
-        ("flux", None, "Metal", False), ("chroma", None, "CUDA0", False), ("chroma", True, "CUDA0", True),
-        ("sd1", False, "CUDA0", False), ("sd1", True, "CPU", True),
+        ("sd1", None, "CPU", "", False), ("sd1", None, "CPU", "AVX2 f32", True),
+        ("sd1", None, "CUDA0", "", True), ("flux", None, "Vulkan0", "AVX2 f32", False),
+        ("flux", None, "Metal", "", False), ("chroma", None, "CUDA0", "", False),
+        ("chroma", None, "CPU", "AVX2 f32", False), ("chroma", True, "CUDA0", "", True),
+        ("sd1", False, "CUDA0", "", False), ("sd1", False, "CPU", "AVX2 f32", False),
+        ("sd1", True, "CPU", "", True),
     ],
 )  # fmt: skip
 def test_flash_attention_is_the_backends_unless_said(
-    family: str, said: bool | None, backend: str, on: bool, model_dir: Path
+    family: str, said: bool | None, backend: str, kernels: str, on: bool, model_dir: Path
 ) -> None:
-    """On with CUDA, which is faster with it; off where it may change pictures. What is said wins."""
+    """On with CUDA and our kernels, which are faster with it; off where it may change pictures."""
     entry = load_catalog(model_dir).get("test").model_copy(update={"family": family})
     settings = Settings() if said is None else Settings(flash_attention=said)
     spec = model_spec(entry, {}, {}, settings, 1)
-    assert spec.uses_flash_attention(backend) == on
-    flags = context_flags(f"flash_attention={spec.flash_attention}", backend)
-    assert flags == {"diffusion_flash_attn": on, "chroma_use_dit_mask": not on, "enable_mmap": False}
+    assert spec.settled(backend, kernels).flash_attention == on
+    flags = context_flags(f"flash_attention={spec.flash_attention}", backend, kernels)
+    direct = backend == "CPU" and bool(kernels)
+    assert flags == {
+        "diffusion_flash_attn": on, "chroma_use_dit_mask": not on, "enable_mmap": False,
+        "diffusion_conv_direct": direct, "vae_conv_direct": direct,
+    }  # fmt: skip
 
 
-def context_flags(fields: str, backend: str) -> dict[str, bool]:
+@pytest.mark.parametrize("said", [True, False])
+def test_direct_convolutions_may_be_said(said: bool, model_dir: Path) -> None:
+    """Then neither the kernels nor the backend decide."""
+    settings = Settings(diffusion_conv_direct=said, vae_conv_direct=said)
+    spec = model_spec(load_catalog(model_dir).get("test"), {}, {}, settings, 1)
+    for backend, kernels in (("CPU", ""), ("CPU", "AVX2 f32"), ("CUDA0", "AVX2 f32")):
+        settled = spec.settled(backend, kernels)
+        assert (settled.diffusion_conv_direct, settled.vae_conv_direct) == (said, said)
+
+
+def context_flags(fields: str, backend: str, kernels: str = "") -> dict[str, bool]:
     """What sd.cpp is told of a model with these fields; asked in a process that may load the library."""
     code = f"""
 from gguf_imagegen.vocabulary.engine import LoadSpec
 from gguf_imagegen.engines.sdcpp.library import context_params
-made = context_params(LoadSpec("x", {{}}, 1, {fields}), {backend!r})
-names = ("diffusion_flash_attn", "chroma_use_dit_mask", "enable_mmap")
+made = context_params(LoadSpec("x", {{}}, 1, {fields}), {backend!r}, {kernels!r})
+names = (
+    "diffusion_flash_attn", "chroma_use_dit_mask", "enable_mmap", "diffusion_conv_direct", "vae_conv_direct"
+)
 print({{name: getattr(made, name) for name in names}})
 """
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -572,16 +603,32 @@ async def test_mapped_files_make_the_same_picture(model_dir: Path, monkeypatch: 
 def test_what_is_tried() -> None:
     """What the user says is not, nor what the model does not have."""
     said = Settings(threads=2, flash_attention=False)
-    assert factors("sd1", said, 8, huge_pages=False, flash_attention=True) == [
+    assert factors("sd1", said, 8, huge_pages=False, defaults=PLAIN, kernels="") == [
         (Options(diffusion_conv_direct=True),),
         (Options(vae_conv_direct=True),),
     ]
-    flux = factors("flux", Settings(), 8, huge_pages=True, flash_attention=False)
+    flux = factors("flux", Settings(), 8, huge_pages=True, defaults=PLAIN, kernels="")
     assert (Options(diffusion_conv_direct=True),) not in flux
     assert (Options(flash_attention=True),) in flux
-    assert (Options(flash_attention=False),) in factors(
-        "flux", Settings(), 8, huge_pages=True, flash_attention=True
-    )
+
+
+def test_what_is_on_by_default_is_tried_off() -> None:
+    """With kernels of ours: they themselves, and what they have turned on."""
+    kernels = "AVX2 f32"
+    spec = LoadSpec("x", {}, 1).settled("CPU", kernels)
+    tried = factors("sd1", Settings(threads=1), 8, huge_pages=False, defaults=spec, kernels=kernels)
+    assert tried == [
+        (Options(kernels="off"),),
+        (Options(flash_attention=False),),
+        (Options(diffusion_conv_direct=False),),
+        (Options(vae_conv_direct=False),),
+    ]
+    said = Settings(threads=1, kernels="f32", flash_attention=True, vae_conv_direct=False)
+    assert factors("flux", said, 8, huge_pages=False, defaults=spec, kernels=kernels) == []
+
+
+def test_thread_counts() -> None:
+    """Fewer than all cores: one a physical core, and half."""
     assert thread_counts(8, 8) == [4]
     assert thread_counts(8, 6) == [6, 4]
     assert thread_counts(2, 64) == [1]

@@ -63,14 +63,39 @@ def test_steps_and_pixels_scale_the_sampling_only() -> None:
 
 
 def test_new_measurements_count_by_their_weight() -> None:
-    """The average moves towards what is measured now, and comes near after many."""
+    """The second one replaces the first, which filled caches; then the average moves, near after many."""
     pace = Pace()
+    pace.learn(job_plan(), took(50, 5))
     pace.learn(job_plan(), took(10, 0))
+    assert pace.image_seconds(job_plan()) == pytest.approx(10)
     pace.learn(job_plan(), took(20, 0))
     assert pace.image_seconds(job_plan()) == pytest.approx(10 + WEIGHT * 10)
     for _ in range(30):
         pace.learn(job_plan(), took(20, 0))
     assert pace.image_seconds(job_plan()) == pytest.approx(20, rel=0.01)
+
+
+def test_work_that_is_alike_has_a_pace_of_its_own() -> None:
+    """A size that was measured is estimated by that, however others scale; so is guidance, which costs."""
+    pace = Pace()
+    for _ in range(2):
+        pace.learn(job_plan(), took(20, 3))
+        pace.learn(job_plan(size="512x512"), took(10, 1))
+        pace.learn(job_plan(size="512x512", decoder=None, step_cache="easycache"), took(4, 1))
+    assert pace.image_seconds(job_plan()) == pytest.approx(23)
+    assert pace.image_seconds(job_plan(size="512x512")) == pytest.approx(11)
+    assert pace.image_seconds(job_plan(size="512x512", steps=5)) == pytest.approx(6)
+    assert pace.image_seconds(job_plan(size="512x512", step_cache="easycache")) == pytest.approx(5)
+
+
+def test_loads_are_measured_by_model() -> None:
+    """The latest load of a model predicts the next one."""
+    pace, entry = Pace(), job_plan().entry
+    assert pace.load_seconds(entry) is None
+    pace.learn_load(entry, 7.0)
+    pace.learn_load(entry, 5.0)
+    assert pace.load_seconds(entry) == pytest.approx(5)
+    assert pace.load_seconds(job_plan("other").entry) is None
 
 
 def test_no_steps_teach_no_speed() -> None:

@@ -19,8 +19,8 @@ from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
-from gguf_imagegen.pool.failures import NoRoomYet
-from gguf_imagegen.pool.lane import CRASHES, Lane
+from gguf_imagegen.pool.failures import CRASHES, NoRoomYet
+from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import Cancelled, InsufficientMemory
 from gguf_imagegen.vocabulary.events import Loaded, Loading
@@ -160,11 +160,11 @@ async def test_crashes_in_a_row_are_followed_by_a_pause(model_dir: Path, tmp_pat
     """It passes by itself; a job that goes well in between begins the count anew."""
     async with on(Machine(PLENTY), model_dir, tmp_path, waits=Waits(crash_pause=0.5)) as home:
         for _ in range(CRASHES - 1):
-            home.lane.crashed()
-        home.lane.succeeded()
+            home.lane.crashes.add()
+        home.lane.crashes.job_succeeded()
         for crash in range(CRASHES):
             assert home.lane.pause == 0, crash
-            home.lane.crashed()
+            home.lane.crashes.add()
         assert 0 < home.lane.pause <= 0.5
         deadline = time.monotonic() + 60
         while home.lane.pause:

@@ -114,4 +114,7 @@ async def test_pixels_do_not_depend_on_the_lane(
             async with lane.loaded(catalog.get("a"), ignore):
                 pass
     assert {engine.model.flash_attention for engine in machine.engines} == {expected}
+    direct = None if expected is None else False
+    assert {engine.model.vae_conv_direct for engine in machine.engines} == {direct}
+    assert {engine.model.diffusion_conv_direct for engine in machine.engines} == {direct}
     assert len(machine.engines) == len(pool.lanes)

@@ -19,6 +19,7 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects.chat_stream import ChatEncoder, chat_answer
+from gguf_imagegen.api.job_answers import DryRun
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
     ASYNC,
@@ -67,6 +68,7 @@ CONTRACT = Contract(
     answers.ChatAnswer,
     request=ChatRequest,
     errors=PICTURE,
+    dry_run=DryRun,
     also=ASYNC,
     media=(JSON, EVENTS),
     events=FRAMES,

@@ -13,7 +13,7 @@ from aiohttp import web
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.dialect import DIALECTS, Dialect
 from gguf_imagegen.api.dialects.llamabox import through_gateway
-from gguf_imagegen.api.job_answers import ImagesAnswer, ResponseFormat
+from gguf_imagegen.api.job_answers import DryRun, ImagesAnswer, ResponseFormat
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
     ASYNC,
@@ -57,6 +57,7 @@ def images_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endp
             required=required,
             form=True,
             errors=PICTURE,
+            dry_run=DryRun,
             also=ASYNC,
             media=(JSON, EVENTS, *FILES),
             events=FRAMES,

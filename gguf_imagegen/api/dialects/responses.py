@@ -18,6 +18,7 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects.responses_stream import ResponseAnswer, ResponsesEncoder, response_object
+from gguf_imagegen.api.job_answers import DryRun
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
     ASYNC,
@@ -60,6 +61,7 @@ class ResponsesRequest(BaseModel):
     ResponseAnswer,
     request=ResponsesRequest,
     errors=(*PICTURE, JobNotFound),
+    dry_run=DryRun,
     also=ASYNC,
     media=(JSON, EVENTS),
     events=FRAMES,

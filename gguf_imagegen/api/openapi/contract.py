@@ -58,7 +58,8 @@ class Contract:
     """`answer` is a model or `None` for bytes of the type `media`; `also` holds further good statuses.
 
     `events` describes the frames of a `text/event-stream` answer. Of an answer in several types only JSON has
-    the model. An endpoint that only refuses has the status 0.
+    the model. An endpoint that only refuses has the status 0. With the field `dry_run` the answer is one of
+    that model, whatever it is otherwise.
     """
 
     answer: type[BaseModel] | None = answers.AnyObject
@@ -66,6 +67,7 @@ class Contract:
     required: tuple[str, ...] = ()
     form: bool = False
     errors: tuple[type[ImagegenError], ...] = ()
+    dry_run: type[BaseModel] | None = None
     status: int = 200
     also: Mapping[int, type[BaseModel] | None] = field(default_factory=dict)
     media: tuple[str, ...] = (JSON,)

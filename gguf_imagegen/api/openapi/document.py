@@ -49,6 +49,7 @@ def document(dialects: Sequence[Dialect], settings: Settings, able: Abilities) -
     forms = {each.request for each in contracts if each.request is not None and each.form}
     given = {each.answer for each in contracts if each.answer is not None}
     given |= {model for each in contracts for model in each.also.values() if model is not None}
+    given |= {each.dry_run for each in contracts if each.dry_run is not None}
     given |= {dialect.errors.model for dialect, _ in table} | {answers.ServerSentEvent}
     describe = [each.describe for each in dialects if each.describe is not None]
     schemas = component_schemas(requests, given, forms, settings, able, describe)
@@ -160,6 +161,8 @@ def _responses(
     made: dict[int, dict[str, Any]] = {}
     if contract.status:
         made[contract.status] = _answer(contract)
+    if contract.dry_run is not None:
+        _or_dry_run(made, ref(contract.dry_run.__name__))
     for status, model in contract.also.items():
         content = {JSON: {"schema": ref(model.__name__)}} if model is not None else {}
         made[status] = _response(WORDS[status], content)
@@ -171,6 +174,12 @@ def _responses(
         if status in (429, 503):
             made[status]["headers"] |= {"Retry-After": {"$ref": "#/components/headers/Retry-After"}}
     return {str(status): made[status] for status in sorted(made)}
+
+
+def _or_dry_run(made: dict[int, dict[str, Any]], dry_run: Schema) -> None:
+    found = made.setdefault(200, _response(WORDS[200], {}))["content"]
+    usual = [found[JSON]["schema"]] if JSON in found else []
+    found[JSON] = {"schema": {"anyOf": [*usual, dry_run]} if usual else dry_run}
 
 
 def _answer(contract: Contract) -> dict[str, Any]:

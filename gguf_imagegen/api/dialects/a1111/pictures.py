@@ -23,6 +23,7 @@ from gguf_imagegen.api.dialects.a1111.names import sampler_label, schedule_label
 from gguf_imagegen.api.dialects.a1111.progress import timestamp
 from gguf_imagegen.api.dialects.a1111.request import A1111Request, Translated, translate
 from gguf_imagegen.api.dialects.a1111.styles import read_styles, with_styles
+from gguf_imagegen.api.job_answers import DryRun
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
     ASYNC,
@@ -56,6 +57,7 @@ def _pictures_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], E
             A1111Request,
             required=required,
             errors=PICTURE,
+            dry_run=DryRun,
             also=ASYNC,
             params=(PREFER, IDEMPOTENCY),
             example=example,

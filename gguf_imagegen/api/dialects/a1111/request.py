@@ -29,6 +29,7 @@ from gguf_imagegen.vocabulary.errors import UnsupportedOperation
 
 SAME = (
     "negative_prompt", "seed", "steps", "cfg_scale", "distilled_cfg_scale", "eta", "width", "height",
+    "dry_run",
 )  # fmt: skip
 """Keys that mean here what they mean there."""
 NO_EFFECT = ("restore_faces", "subseed_strength")

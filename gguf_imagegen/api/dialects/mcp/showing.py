@@ -11,7 +11,7 @@ from PIL import Image
 
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.scheduler import Scheduler
-from gguf_imagegen.pictures import decode, encode
+from gguf_imagegen.pictures import decode, encode, provenance
 
 LARGEST = 700_000
 """Bytes of all pictures in one answer: Claude Desktop takes a mebibyte of base64 and words."""
@@ -74,7 +74,9 @@ def fitting(file: bytes, most: int) -> tuple[bytes, str]:
     for side in SIDES:
         copy = decode.flatten(picture.convert("RGB"))
         copy.thumbnail((side, side))
-        smaller = encode.encode_picture(copy, format="jpeg", compression=85)
+        smaller = encode.encode_picture(
+            copy, format="jpeg", compression=85, xmp=provenance.carried(picture.info)
+        )
         if len(smaller) <= most:
             break
     return smaller, "image/jpeg"

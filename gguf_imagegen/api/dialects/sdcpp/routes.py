@@ -27,6 +27,7 @@ from gguf_imagegen.api.dialects.sdcpp.extra_args import with_extra_args
 from gguf_imagegen.api.dialects.sdcpp.request import native_name, to_fields
 from gguf_imagegen.api.dialects.sdcpp.schema import native_properties
 from gguf_imagegen.api.error_answers import NativeErrorAnswer
+from gguf_imagegen.api.job_answers import DryRun
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import IDEMPOTENCY, PICTURE, endpoint
 from gguf_imagegen.api.openapi.schemas import Schema
@@ -99,6 +100,7 @@ async def capabilities(request: web.Request) -> web.Response:
     request=NativeRequest,
     required=("prompt",),
     errors=PICTURE,
+    dry_run=DryRun,
     status=202,
     params=(IDEMPOTENCY,),
     example={"prompt": "a lovely cat", "width": 64, "height": 64, "sample_params": {"sample_steps": 2}},

@@ -1,0 +1,102 @@
+// Matrix products: weights of any type times activations. Also the choice of kernels for all of packed-*.cpp.
+#include "packed.h"
+
+#include "packed-blocks.h"
+
+#include <cstdlib>
+#include <type_traits>
+
+#ifdef PACKED
+
+namespace packed {
+
+namespace {
+
+struct Choice {
+    Factors factors;
+    bool int8;
+};
+
+Choice choose() {
+    const char * const said = std::getenv("GGML_PACKED");
+    const auto is = [&](const char * word) { return said && std::strcmp(said, word) == 0; };
+    if (is("off")) return { Factors::off, false };
+#ifdef PACKED_BF16
+    const Factors best = Factors::bf16;
+#else
+    const Factors best = Factors::f32;
+#endif
+    return { is("f32") ? Factors::f32 : best, false };
+}
+
+const Choice & choice() {
+    static const Choice made = choose();
+    return made;
+}
+
+}  // namespace
+
+Factors factors() { return choice().factors; }
+
+bool int8() { return choice().int8; }
+
+namespace {
+
+template <bool BF>
+void product(const ggml_compute_params * params, ggml_tensor * dst) {
+    const ggml_tensor * w = dst->src[0], * x = dst->src[1];
+    const int64_t k = w->ne[0], unit = ggml_blck_size(w->type);
+    share_blocks(params, dst->ne[2] * dst->ne[3], w->ne[1], x->ne[1],
+        [&](int64_t batch, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+            const Scratch & t = Scratch::of_this_thread();
+            const int64_t b2 = batch % dst->ne[2], b3 = batch / dst->ne[2];
+            const int64_t w2 = b2 / (x->ne[2] / w->ne[2]), w3 = b3 / (x->ne[3] / w->ne[3]);
+            const Rows v = { w->type, (const char *) w->data + w2 * w->nb[2] + w3 * w->nb[3], w->nb[1] };
+            const Rows s = { x->type, (const char *) x->data + b2 * x->nb[2] + b3 * x->nb[3], x->nb[1] };
+            float * c = (float *) ((char *) dst->data + b2 * dst->nb[2] + b3 * dst->nb[3]);
+            const auto pack = [&](int64_t i, int n, int64_t k0, int64_t kc, float * out) {
+                for (int r = 0; r < n; r += PV) {
+                    const int here = std::min(n - r, PV);
+                    pack_panel<BF>(v, i + r, here, width_of(here), k0, kc, t, out + r * KW);
+                }
+            };
+            multiply<BF>(pack, s, c, dst->nb[1] / sizeof(float), m0, m1, n0, n1, k, std::max<int64_t>(unit, 16), t);
+        });
+}
+
+}  // namespace
+}  // namespace packed
+
+bool ggml_packed_mul_mat(const ggml_compute_params * params, ggml_tensor * dst) {
+    using namespace packed;
+    const ggml_tensor * w = dst->src[0], * x = dst->src[1];
+    // below this, packing costs more than it brings
+    const bool large = x->ne[1] >= 8 && w->ne[1] >= 8 && w->ne[0] >= 16;
+    if (factors() == Factors::off || !large || !Rows::readable(w) || !Rows::readable(x)) return false;
+    if (KW % ggml_blck_size(w->type) != 0 || dst->type != GGML_TYPE_F32) return false;
+    if (x->type != GGML_TYPE_F32 && x->type != GGML_TYPE_F16) return false;
+    factors() == Factors::bf16 ? product<true>(params, dst) : product<false>(params, dst);
+    return true;
+}
+
+const char * ggml_packed_kernels(void) {
+    using namespace packed;
+#ifdef PACKED_AVX512
+#define PACKED_SET "AVX-512"
+#else
+#define PACKED_SET "AVX2"
+#endif
+    switch (factors()) {
+        case Factors::f32: return int8() ? PACKED_SET " f32 int8" : PACKED_SET " f32";
+        case Factors::bf16: return int8() ? PACKED_SET " bf16 int8" : PACKED_SET " bf16";
+        case Factors::off: break;
+    }
+    return "";
+}
+
+#else
+
+bool ggml_packed_mul_mat(const ggml_compute_params *, ggml_tensor *) { return false; }
+const char * ggml_packed_kernels(void) { return ""; }
+
+#endif

@@ -1,0 +1,67 @@
+"""Our kernels draw what ggml's own draw, with any number of threads, and can be turned off."""
+
+from __future__ import annotations
+
+import pytest
+
+from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.default_model import choose_models
+from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.commands.tuning.measure import make, psnr
+from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.machine.kernels import kernels_here
+from gguf_imagegen.planning.load_spec import model_spec
+from gguf_imagegen.planning.plan import plan
+from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Generate, Kernels
+from gguf_imagegen.vocabulary.events import Loaded
+
+LEAST_PSNR = 45.0
+PROMPTS = ("a red apple", "a green house", "a blue circle on a yellow background", "cherries", "a black cat")
+
+
+@pytest.fixture(scope="module")
+def seeds(pytestconfig: pytest.Config) -> int:
+    return 20 if pytestconfig.getoption("all") else len(PROMPTS)
+
+
+async def drawn(kernels: Kernels, threads: int, seeds: int) -> tuple[str, list[bytes]]:
+    """The kernels that the worker has told, and the embedded model's pictures of the seeds from 0 on."""
+    settings = Settings(model="embedded", kernels=kernels)
+    catalog, default = choose_models(settings)
+    entry = catalog.get(default)
+    spec = model_spec(entry, catalog.paths(entry), catalog.checked_files(entry), settings, threads)
+    engine = EngineProcess()
+    try:
+        (told,) = [event.kernels async for event in engine.load(spec) if isinstance(event, Loaded)]
+        works = [work(catalog, entry, settings, seed) for seed in range(seeds)]
+        return told, [(await make(engine, each)).image.data for each in works]
+    finally:
+        await engine.close()
+
+
+def work(catalog: Catalog, entry: Entry, settings: Settings, seed: int) -> Generate:
+    request, warnings = parse_request(
+        {"prompt": PROMPTS[seed % len(PROMPTS)], "seed": seed, "size": "128x128"}
+    )
+    return plan(request, entry, settings, "generation", warnings).spec
+
+
+async def test_pictures_are_like_those_without(seeds: int) -> None:
+    """And are the same bytes with one, two and three threads, and when they are drawn again."""
+    told, plain = await drawn("off", 2, seeds)
+    assert told == ""
+    told, ours = await drawn("auto", 1, seeds)
+    assert told == kernels_here("auto")
+    assert min(psnr(*pair) for pair in zip(plain, ours, strict=True)) >= LEAST_PSNR
+    for threads in (1, 2, 3):
+        assert await drawn("auto", threads, 1) == (told, ours[:1])
+
+
+async def test_what_is_asked_for_is_used() -> None:
+    """Where the CPU cannot do it, what is nearest; the worker tells which."""
+    told, _ = await drawn("f32", 1, 0)
+    assert told == kernels_here("f32")
+    assert told.endswith("f32") or not told
+    assert kernels_here("off") == ""

@@ -1,0 +1,104 @@
+"""The engine is built with our kernels where they fit its source, elsewhere as it comes, and says why."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from scripts.engine import patched
+from scripts.engine.patched import GGML_CPU, HOOKS, KERNELS, Unpatched
+
+ROOT = Path(__file__).resolve().parents[1]
+HUNK = re.compile(r"@@ -(\d+)")
+
+
+def fitting(hook: str) -> dict[str, list[str]]:
+    """Files that a hook fits, by name: its own context at the right lines, and nothing else."""
+    files: dict[str, list[str]] = {}
+    for part in re.split(r"^--- a/", hook, flags=re.M)[1:]:
+        name, _, *rest = part.splitlines()
+        lines = files.setdefault(name, [])
+        for line in rest:
+            if hunk := HUNK.match(line):
+                lines += [""] * (int(hunk[1]) - 1 - len(lines))
+            elif not line.startswith("+"):
+                lines.append(line[1:])
+    return files
+
+
+def archive(folder: Path, *, doctored: bool = False) -> Path:
+    """A source archive that all hooks fit, unless one line of the context is another one."""
+    path = folder / "stable_diffusion_cpp_python-0.4.7.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for hook in HOOKS:
+            for name, lines in fitting(hook.read_text()).items():
+                if doctored and name.endswith("/ops.cpp"):
+                    lines[-1] += " // changed"
+                data = "\n".join([*lines, ""]).encode()
+                entry = tarfile.TarInfo(f"engine-0.4.7/{name}")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_hooks_and_kernels_are_put_in(tmp_path: Path) -> None:
+    """Into the engine's own folder for CPU code, and every hook calls something of ours."""
+    tree = patched.patched(patched.unpacked(archive(tmp_path), tmp_path))
+    there = tree / GGML_CPU
+    for kernel in KERNELS:
+        assert (there / kernel.name).read_bytes() == kernel.read_bytes()
+    assert "ggml_packed_mul_mat" in (there / "ggml-cpu.c").read_text()
+
+
+def test_a_source_that_the_hooks_do_not_fit(tmp_path: Path) -> None:
+    """Is left alone, even where only one line of their surroundings is another one."""
+    tree = patched.unpacked(archive(tmp_path, doctored=True), tmp_path)
+    with pytest.raises(Unpatched, match=r"\.patch does not fit the engine's source"):
+        patched.patched(tree)
+
+
+def test_without_the_command_patch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unpatched, match="`patch` is not installed"):
+        patched.source_tree(tmp_path)
+
+
+def test_an_archive_of_another_hash(tmp_path: Path) -> None:
+    """Is not unpacked: what pip installs otherwise is installed, and the reason is kept for the doctor."""
+    archive(tmp_path)
+    with zipfile.ZipFile(tmp_path / "otherwise-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("otherwise.py", "")
+        wheel.writestr(
+            "otherwise-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: otherwise\nVersion: 1\n"
+        )
+        wheel.writestr("otherwise-1.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr("otherwise-1.dist-info/RECORD", "")
+    place, note = tmp_path / "installed", tmp_path / "note"
+    subprocess.run(
+        [sys.executable, "-m", "scripts.engine.patched", "--otherwise", "otherwise", "--note", str(note)],
+        env={**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_TARGET": str(place)},
+        cwd=ROOT, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert (place / "otherwise.py").is_file()
+    assert note.read_text() == "the engine's source archive does not have the pinned hash\n"
+
+
+def test_the_pinned_archive_is_of_an_allowed_version() -> None:
+    """Else the engine that is built would be replaced at once by one without kernels."""
+    (pin,) = re.findall(rf"^{patched.ENGINE}==(\S+) --hash=sha256:[0-9a-f]{{64}}$", pinned(), re.M)
+    allowed = re.search(rf'"({patched.ENGINE}[^"]*)"', (ROOT / "pyproject.toml").read_text())
+    assert allowed is not None
+    assert pin in Requirement(allowed[1]).specifier
+
+
+def pinned() -> str:
+    return (ROOT / "scripts" / "engine" / "requirements.txt").read_text()
