@@ -29,7 +29,7 @@ from pydantic_settings import (
 
 from gguf_imagegen.machine import config_file
 from gguf_imagegen.machine.devices import check_names
-from gguf_imagegen.vocabulary.engine import Kernels
+from gguf_imagegen.vocabulary.engine import Kernels, WeightType
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -161,6 +161,9 @@ class Settings(BaseSettings):
     huge_pages: bool = Field(False, description="huge pages for the engine's memory (Linux with glibc)")
     mmap: bool = Field(False, description="memory-map model files instead of reading them")
     tuning: bool = Field(True, description="use the options that tune found fastest on this machine")
+    weight_type: WeightType | None = Field(
+        None, description="convert weights that are not quantized to this type while loading, such as q8_0"
+    )
     offload_to_cpu: bool = Field(False, description="keep weights in RAM, move to the GPU when used")
     vae_on_cpu: bool = Field(False, description="decode on the CPU")
     text_encoders_on_cpu: bool = Field(False, description="encode prompts on the CPU")

@@ -59,6 +59,7 @@ def example(name: str) -> tuple[str, Any]:
     annotation = Settings.model_fields[name].annotation
     if name in special:
         return special[name]
+    annotation = next((each for each in get_args(annotation) if get_origin(each) is Literal), annotation)
     if get_origin(annotation) is Literal:
         other = next(v for v in get_args(annotation) if v != Settings.model_fields[name].default)
         return other, other

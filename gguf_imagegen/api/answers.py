@@ -40,6 +40,7 @@ class ImageList(Answer):
     object: Literal["list"]
     data: list[KeptImage]
     has_more: bool
+    total: int
 
 
 class ImageInfo(Answer):
@@ -109,6 +110,7 @@ class ModelMeta(Answer):
     download_bytes: int | None
     pullable: bool
     pulling: list[str]
+    pull_error: ErrorObject | None
     gated: bool
     links: list[str]
     unsupported: str | None

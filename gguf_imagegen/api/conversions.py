@@ -81,7 +81,7 @@ class Conversions(Errands):
 
     async def _convert(self, wanted: Conversion, tell: OnProgress) -> None:
         service = self._service
-        with replacing(wanted.order):
+        with replacing(wanted.order.target):
             await asyncio.to_thread(require_room, wanted.order, checked=service.settings.memory_check)
             await convert(service.converter(), wanted.order, tell)
         entry = await asyncio.to_thread(wanted.made)

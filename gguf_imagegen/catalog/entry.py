@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from gguf_imagegen.catalog.address import HUGGINGFACE, MODELSCOPE, HubName
 from gguf_imagegen.modelfiles.traits import EditMode, Traits, traits_of
-from gguf_imagegen.vocabulary.engine import Decoder, Role, StepCache
+from gguf_imagegen.vocabulary.engine import Decoder, Role, StepCache, WeightType
 
 PACKAGED = Path(__file__).parents[1] / "embedded"
 """Where the files of the model lie that comes with this package."""
@@ -123,9 +123,10 @@ class Entry(Strict):
     `files` are names inside the models folder, or absolute paths for a bare file; those of a `packaged`
     model lie in this package. `decoder` makes the pictures where a TAESD stands beside a VAE;
     `vae_inside` says that the main file holds a VAE. `sources` says where files come from that can be
-    pulled. `native` is the size at whose area sizes beyond the limits are drawn. A model that this engine
-    cannot run says why in `unsupported`. `examples` are prompts to
-    try; `vocabulary` is a file beside those of a packaged model that lists all it knows
+    pulled. `weight_type` is what weights that are not quantised are converted to while they are loaded, for
+    None as the settings say. `native` is the size at whose area sizes beyond the limits are drawn. A model
+    that this engine cannot run says why in `unsupported`. `examples` are prompts to try; `vocabulary` is a
+    file beside those of a packaged model that lists all it knows
     (`catalog.vocabulary`).
     """
 
@@ -145,6 +146,7 @@ class Entry(Strict):
     edits: EditMode | None = None
     zero_cond_t: bool = False
     tiling: bool = False
+    weight_type: WeightType | None = None
     vae_inside: bool = False
     decoder: Decoder = "full"
     defaults: Defaults = Defaults()

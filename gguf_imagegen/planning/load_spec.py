@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.load_options import open_options
+from gguf_imagegen.catalog.verdict import weights_of
 from gguf_imagegen.modelfiles.embeddings import takes_embeddings
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.modelfiles.inspect import holds_vae
@@ -34,5 +35,6 @@ def model_spec(
         vae_on_cpu=settings.vae_on_cpu,
         text_encoders_on_cpu=settings.text_encoders_on_cpu,
         rng=settings.rng,
+        weights=weights_of(entry, headers, settings),
         embeddings=settings.embedding_dir is not None and takes_embeddings(entry.family),
     )

@@ -48,8 +48,9 @@ class LoadSpec(Struct, frozen=True, tag=True):
     With `embeddings` prompts may name textual inversions (`Generate.embeddings`).
 
     Direct convolutions and flash attention need less memory and may be faster or slower; None leaves them to
-    what the engine computes on, see `settled`. `kernels` are for the worker's environment, `huge_pages` for
-    its malloc, see `engines.process`. `mmap` says how files are read: mapped, or in pieces; the weights are
+    what the engine computes on, see `settled`. `weights` is the type that weights are converted to while they
+    are read; None leaves them as they are. `kernels` are for the worker's environment, `huge_pages` for its
+    malloc, see `engines.process`. `mmap` says how files are read: mapped, or in pieces; the weights are
     copied either way.
     """
 
@@ -71,6 +72,7 @@ class LoadSpec(Struct, frozen=True, tag=True):
     text_encoders_on_cpu: bool = False
     rng: Literal["cuda", "cpu"] = "cuda"
     embeddings: bool = False
+    weights: WeightType | None = None
 
     def settled(self, backend: str, kernels: str) -> LoadSpec:
         """With what is left open as it is best on a backend of ggml where `kernels` are in use.

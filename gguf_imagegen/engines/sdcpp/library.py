@@ -176,6 +176,8 @@ def context_params(asked: LoadSpec, backend: str, kernels: str) -> Any:
     low._lib.sd_ctx_params_init(ctypes.byref(params))
     for name, path in path_fields(model.files).items():
         setattr(params, name, str(path).encode())
+    if model.weights is not None:
+        params.wtype = GGMLQuantizationType[model.weights.upper()].value
     params.circular_x = params.circular_y = model.tiling
     params.n_threads = model.threads
     params.vae_decode_only = False
