@@ -139,6 +139,12 @@ class Settings(BaseSettings):
         (), description="key(s) to sign webhooks with, whsec_ and base64"
     )
 
+    enhance_url: str | None = Field(
+        None, description="base URL of an OpenAI-compatible API to enhance prompts"
+    )
+    enhance_model: str | None = Field(None, description="the model that does it")
+    enhance_key: SecretStr | None = Field(None, description="key of that API")
+
     dialects: Words = Field(("all",), description="APIs to speak besides our own, such as openai,a1111")
 
     # the engine

@@ -19,6 +19,7 @@ from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
+from gguf_imagegen.jobs import memory
 from gguf_imagegen.planning.bounds import Bounds, within
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelBusy, ModelNotFound, UnsupportedOperation
@@ -87,7 +88,8 @@ async def yield_memory(request: web.Request) -> web.Response:
     wait = request.query.get("wait", str(USUAL_WAIT))
     if not wait.isdecimal() or len(wait) > 4 or int(wait) > LONGEST_WAIT:
         raise InvalidRequest(f"wait: must be a number from 0 to {LONGEST_WAIT}", param="wait")
-    freed = await request.app[SERVICE].give_memory_back(int(wait))
+    service = request.app[SERVICE]
+    freed = await memory.give_back(service.scheduler, service.catalog, int(wait))
     body = {"object": "models.yield", "unloaded": [entry.name for entry in freed]}
     return reply(answers.MemoryFreed, body)
 

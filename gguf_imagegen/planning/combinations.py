@@ -68,6 +68,8 @@ def combinations(data: Mapping[str, Any], able: Abilities, settings: Settings) -
     wanted = validated(SetRequest, data)
     rest = {key: value for key, value in data.items() if key not in SetRequest.model_fields}
     shared, warnings = parse_request(rest, able)
+    if shared.enhance:
+        raise InvalidRequest("enhance: a set draws its prompts as they are", param="enhance")
     axes = _axes(wanted, shared, able, warnings)
     prompts = Choice(_prompts(wanted, settings))
     counts = {"model": len(axes["model"]), "prompt": prompts.count}

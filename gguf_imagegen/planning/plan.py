@@ -84,6 +84,8 @@ class Plan:
     inset: Inset | None = None
     """That part."""
     pictures: tuple[RawImage, ...] = field(default=(), repr=False)
+    enhanced: bool = False
+    """Whether a language model wrote the prompt."""
 
     @property
     def spec(self) -> Generate:
@@ -288,6 +290,7 @@ def sketch(
         upscale=upscale_of(request, settings, whole or last.delivered),
         whole=whole,
         priority=request.priority,
+        enhanced=request.enhance,
     )
     return Sketch(request, settings, headers, canvas, bare)
 

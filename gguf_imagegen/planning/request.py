@@ -7,7 +7,6 @@ Xinference and AUTOMATIC1111, see `docs/api.md`. Model-dependent checks are in `
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -25,11 +24,9 @@ from pydantic import (
 )
 
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
-from gguf_imagegen.pictures.data_urls import decode_data_url
-from gguf_imagegen.planning import bounded_json
-from gguf_imagegen.planning.bounded_json import json_object
+from gguf_imagegen.planning import values
 from gguf_imagegen.planning.faults import explained
-from gguf_imagegen.planning.said import said, says_nothing
+from gguf_imagegen.planning.said import said
 from gguf_imagegen.planning.solvers import MODELS_OWN, NEAREST, key_of, models_own_note, stand_in_note
 from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT, warnings_of
 from gguf_imagegen.vocabulary.abilities import Abilities
@@ -61,97 +58,31 @@ def _known(kind: Literal["sampler", "schedule"]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _size(value: object) -> object:
-    if value in (None, "auto", "original", "0x0"):
-        return None
-    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*×]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("must be 'auto' or WIDTHxHEIGHT such as 512x512")
-    width, height = int(match[1]), int(match[2])
-    return width or height, height or width
-
-
-def _image(value: object, info: ValidationInfo) -> object:
-    """An upload: bytes of a form part, a data URL, bare base64, or OpenAI's `{"image_url": …}` object."""
-    if isinstance(value, Mapping):
-        value = value.get("image_url", value.get("b64_json"))
-        if isinstance(value, Mapping):
-            value = value.get("url")
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str):
-        return decode_data_url(value, info.field_name or "image")
-    raise ValueError("must be a file, a data URL or base64")
-
-
-def _jpeg(value: object) -> object:
-    return "jpeg" if value == "jpg" else value
-
-
-def _base64(value: object) -> object:
-    return "b64_json" if value == "base64" else value
-
-
-def _off(value: object) -> object:
-    return "none" if value in ("disabled", "off", False) else value
-
-
-def _images(value: object) -> object:
-    every = value if isinstance(value, list | tuple) else [value]
-    return [each for each in every if not says_nothing(each)]
-
-
-def _loras(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            value = bounded_json.loads(value.encode() or b"[]", "lora", param="lora")
-        except (ValueError, RecursionError):
-            raise ValueError('must be JSON such as [{"name": "x", "scale": 0.8}]') from None
-    return [value] if isinstance(value, Mapping) else value
-
-
-def _object(value: object) -> object:
-    return json_object(value, "lora_alphas") if isinstance(value, str) else value
-
-
-def _unicode(text: str) -> str:
-    """JSON can say half of a surrogate pair, which no UTF-8 can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("contains a lone surrogate, which is not valid Unicode") from None
-    return text
-
-
-def _random_seed(value: object) -> object:
-    return None if value in (None, "", "null", -1, "-1") else value
-
-
 def _option(*names: str, **kwargs: Any) -> Any:
     """A field with further names; the first one is canonical."""
     return Field(validation_alias=AliasChoices(*names), **kwargs)
 
 
-Text = Annotated[str, AfterValidator(_unicode)]
+Text = Annotated[str, AfterValidator(values.unicode)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Upload = Annotated[bytes, BeforeValidator(_image)]
+Upload = Annotated[bytes, BeforeValidator(values.image)]
 Sampler = Annotated[str, _known("sampler")]
 Schedule = Annotated[str, _known("schedule")]
 Size = Annotated[
     tuple[int, int] | None,
-    BeforeValidator(_size),
+    BeforeValidator(values.size),
     WithJsonSchema({"type": "string", "pattern": r"^(auto|[1-9]\d{0,5}[x*][1-9]\d{0,5})$"}),
 ]
 Seed = Annotated[
     int | None,
-    BeforeValidator(_random_seed),
+    BeforeValidator(values.random_seed),
     WithJsonSchema({"type": ["integer", "null"], "minimum": -1, "maximum": MAX_SEED}),
 ]
 """The schemas tell the OpenAPI document what a client may say, before it is made into the type here."""
 
 
 _UPLOADS = BeforeValidator(
-    _images, json_schema_input_type=Annotated[list[Upload], Field(max_length=16)] | Upload
+    values.images, json_schema_input_type=Annotated[list[Upload], Field(max_length=16)] | Upload
 )
 
 
@@ -202,6 +133,7 @@ class ImageRequest(_Lenient):
     """A generation or an edit as the client asked for it; None means "not said"."""
 
     prompt: Text = ""
+    enhance: bool = False
     negative_prompt: Text = _option("negative_prompt", "negative_sampler", default="")
     model: str | None = None
     n: int | None = _option(
@@ -212,9 +144,11 @@ class ImageRequest(_Lenient):
     height: int | None = Field(None, ge=1)
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
     background: Literal["auto", "opaque", "transparent"] | None = None
-    output_format: Annotated[Literal["png", "jpeg", "webp"] | None, BeforeValidator(_jpeg)] = None
+    output_format: Annotated[Literal["png", "jpeg", "webp"] | None, BeforeValidator(values.jpeg)] = None
     output_compression: int | None = Field(None, ge=0, le=100)
-    response_format: Annotated[Literal["b64_json", "url", "file"] | None, BeforeValidator(_base64)] = None
+    response_format: Annotated[Literal["b64_json", "url", "file"] | None, BeforeValidator(values.base64)] = (
+        None
+    )
     stream: bool = False
     stream_options: StreamOptions | None = None
     partial_images: int | None = Field(None, ge=0, le=3)
@@ -249,7 +183,7 @@ class ImageRequest(_Lenient):
     slg_skip_layers: Annotated[
         tuple[Annotated[int, Field(ge=0, le=200)], ...], Field(max_length=MAX_LAYERS)
     ] = (7, 8, 9)
-    step_cache: Annotated[StepCache | None, BeforeValidator(_off)] = _option(
+    step_cache: Annotated[StepCache | None, BeforeValidator(values.off)] = _option(
         "step_cache", "cache_mode", default=None
     )
     step_cache_threshold: Finite | None = Field(None, gt=0, le=10)
@@ -258,10 +192,10 @@ class ImageRequest(_Lenient):
     vae_tiling: bool = False
     tiling: bool = False
     hires: Annotated[HiresRequest | None, AfterValidator(_second_pass)] = None
-    lora_alphas: Annotated[dict[str, Weight], BeforeValidator(_object), Field(max_length=8)] = _option(
+    lora_alphas: Annotated[dict[str, Weight], BeforeValidator(values.mapping), Field(max_length=8)] = _option(
         "lora_alphas", "lora_weights", default={}
     )
-    lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()
+    lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(values.loras), Field(max_length=8)] = ()
 
     image: Annotated[tuple[Upload, ...], _UPLOADS, Field(max_length=16)] = _option(
         "image", "image[]", "images", "init_images", "url", default=()

@@ -224,6 +224,7 @@ async def test_the_list(app: App) -> None:
         (400, "61 pictures are too many", {"prompts": ["a"], "matrix": {"seed": list(range(61))}}),
         (400, "'prompts'", {"prompt": "a", "prompts": ["b"]}),
         (400, "'events'", {"prompts": ["a"], "webhook": "https://host/hooks"}),
+        (400, "as they are", {"prompts": ["a"], "enhance": True}),
         (400, "--wildcards-dir", {"prompts": ["__a__"], "expand": True}),
     ],
 )
