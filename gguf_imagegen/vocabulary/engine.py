@@ -31,7 +31,7 @@ StepCache = Literal["none", "easycache", "ucache", "dbcache", "taylorseer", "cac
 """Ways of sd.cpp to leave out steps that would change little (`docs/caching.md` there)."""
 
 
-Kernels = Literal["auto", "off", "f32", "bf16", "int8"]
+Kernels = Literal["auto", "off", "f32", "bf16"]
 """What our kernels in ggml's CPU part multiply in, at most; auto: the fastest that is near to f32."""
 
 DEFAULT_TILE = 128
