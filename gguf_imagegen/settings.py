@@ -152,9 +152,7 @@ class Settings(BaseSettings):
     devices: Words = Field(("auto",), description="devices to use: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0")
     cpu_lanes: int = Field(1, ge=1, le=64, description="pictures made on the CPU at once, each more slowly")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of each lane, 0 = its share of the cores")
-    kernels: Kernels = Field(
-        "auto", description="our kernels on the CPU: auto, f32, bf16, or off for ggml's"
-    )
+    kernels: Kernels = Field("auto", description="our kernels on the CPU: auto, f32, bf16, or off for ggml's")
     flash_attention: bool = Field(
         False, description="flash attention, by default on with CUDA and with our kernels"
     )
@@ -173,8 +171,18 @@ class Settings(BaseSettings):
     offload_to_cpu: bool = Field(False, description="keep weights in RAM, move to the GPU when used")
     vae_on_cpu: bool = Field(False, description="decode on the CPU")
     text_encoders_on_cpu: bool = Field(False, description="encode prompts on the CPU")
+    control_net_on_cpu: bool = Field(False, description="run ControlNets on the CPU")
+    max_vram: float = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="GiB of graphics memory that one computation may take, in parts; 0 = no limit",
+    )
     rng: Literal["cuda", "cpu"] = Field(
         "cuda", description="noise like AUTOMATIC1111 (cuda) or ComfyUI (cpu)"
+    )
+    sampler_rng: Literal["cuda", "cpu"] | None = Field(
+        None, description="the same for the noise that samplers add, by default as --rng says"
     )
     load_timeout: float = Field(
         600, gt=0, description="give up loading a model without progress after this time"

@@ -103,6 +103,7 @@ class ModelMeta(Answer):
     state: Literal["absent", "pulling", "ready", "loading", "loaded", "unsupported"]
     error: ErrorObject | None
     tuned: dict[str, int | bool] | None
+    engine: dict[str, str | float | bool]
     default: bool
     quants: list[dict[str, Any]]
     best: str

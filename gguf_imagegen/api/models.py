@@ -143,6 +143,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "state": _state(app, meant),
             "error": _error(app, meant),
             "tuned": _tuned(app, meant),
+            "engine": entry.engine.given,
             "default": entry.id == app[SERVICE].default.id,
             "quants": [_quant(each, told) for each, told in zip(entries, quants, strict=True)],
             "best": best.name,

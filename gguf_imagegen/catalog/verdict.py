@@ -127,6 +127,7 @@ def _estimate(
     entry: Entry, files: Files, settings: Settings, gpu: bool, size: tuple[int, int], kernels: str = ""
 ) -> Estimate:
     width, height = size
+    settings = entry.engine.over(settings)
     headers = {role: file for role, file in files.items() if isinstance(file, Header)}
     loaded = as_loaded(headers, weights_of(entry, headers, settings))
     options = LoadSpec(entry.name, {}, 1, **open_options(entry.family, settings))
@@ -137,6 +138,8 @@ def _estimate(
         offload_to_cpu=settings.offload_to_cpu,
         vae_on_cpu=settings.vae_on_cpu,
         text_encoders_on_cpu=settings.text_encoders_on_cpu,
+        control_net_on_cpu=settings.control_net_on_cpu,
+        max_vram=settings.max_vram,
         flash_attention=bool(on_cpu.flash_attention),
         vae_conv_direct=bool(on_cpu.vae_conv_direct),
     )  # fmt: skip

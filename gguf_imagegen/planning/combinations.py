@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gguf_imagegen.planning.expansion import COUNTLESS, Choice, Sequel, Wildcards, expanded
 from gguf_imagegen.planning.faults import validated
-from gguf_imagegen.planning.request import MAX_SEED, Finite, ImageRequest, Text, parse_request
+from gguf_imagegen.planning.fields import Finite
+from gguf_imagegen.planning.request import MAX_SEED, ImageRequest, Text, parse_request
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.errors import InvalidRequest

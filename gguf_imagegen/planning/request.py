@@ -13,28 +13,26 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
-    model_validator,
 )
 
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.planning import values
+from gguf_imagegen.planning.engine_fields import EngineFields
 from gguf_imagegen.planning.faults import explained
+from gguf_imagegen.planning.fields import Finite, Lenient, option
 from gguf_imagegen.planning.said import said
 from gguf_imagegen.planning.solvers import MODELS_OWN, NEAREST, key_of, models_own_note, stand_in_note
 from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT, warnings_of
 from gguf_imagegen.vocabulary.abilities import Abilities
-from gguf_imagegen.vocabulary.engine import DEFAULT_TILE, Decoder, StepCache
+from gguf_imagegen.vocabulary.engine import DEFAULT_TILE
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 
 LONGEST_NAME = 100
-MAX_LAYERS = 200
 MAX_PRIORITY = 10
 MAX_SEED = 2**53 - 1
 """Largest seed that survives JSON in every client."""
@@ -58,13 +56,7 @@ def _known(kind: Literal["sampler", "schedule"]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _option(*names: str, **kwargs: Any) -> Any:
-    """A field with further names; the first one is canonical."""
-    return Field(validation_alias=AliasChoices(*names), **kwargs)
-
-
 Text = Annotated[str, AfterValidator(values.unicode)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Upload = Annotated[bytes, BeforeValidator(values.image)]
 Sampler = Annotated[str, _known("sampler")]
 Schedule = Annotated[str, _known("schedule")]
@@ -89,31 +81,22 @@ _UPLOADS = BeforeValidator(
 Weight = Annotated[float, Field(allow_inf_nan=False, ge=-10, le=10)]
 
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nothing(cls, data: object) -> object:
-        return said(data, ("steps", "width", "height")) if isinstance(data, Mapping) else data
-
-
-class StreamOptions(_Lenient):
+class StreamOptions(Lenient):
     """llama-box's `stream_options`, plus `dialect`."""
 
     dialect: Literal["llama-box", "openai", "both"] | None = None
     include_usage: bool = False
     preview: bool | Literal["proj", "tae", "vae"] = False
-    chunk_results: bool = _option("chunk_results", "chunk_result", "chunk", default=False)
+    chunk_results: bool = option("chunk_results", "chunk_result", "chunk", default=False)
     chunk_size: int = Field(4096, ge=64, le=1 << 20)
 
 
-class LoraRequest(_Lenient):
-    name: str = _option("name", "id", max_length=255)
-    scale: Finite = _option("scale", "weight", "multiplier", default=1.0, ge=-10, le=10)
+class LoraRequest(Lenient):
+    name: str = option("name", "id", max_length=255)
+    scale: Finite = option("scale", "weight", "multiplier", default=1.0, ge=-10, le=10)
 
 
-class HiresRequest(_Lenient):
+class HiresRequest(Lenient):
     """`width` and `height`, where given, are the size after the second pass in the place of `scale`."""
 
     scale: Finite = Field(2.0, ge=0, le=4)
@@ -122,6 +105,7 @@ class HiresRequest(_Lenient):
     steps: int | None = Field(None, ge=1, le=1000)
     denoising_strength: Finite = Field(0.7, gt=0, le=1)
     upscaler: str = Field("latent", max_length=200)
+    upscale_tile_size: int = Field(DEFAULT_TILE, ge=32, le=2048)
 
 
 def _second_pass(hires: HiresRequest | None) -> HiresRequest | None:
@@ -129,14 +113,14 @@ def _second_pass(hires: HiresRequest | None) -> HiresRequest | None:
     return hires if hires and (hires.scale > 1 or hires.width or hires.height) else None
 
 
-class ImageRequest(_Lenient):
+class ImageRequest(EngineFields):
     """A generation or an edit as the client asked for it; None means "not said"."""
 
     prompt: Text = ""
     enhance: bool = False
-    negative_prompt: Text = _option("negative_prompt", "negative_sampler", default="")
+    negative_prompt: Text = option("negative_prompt", "negative_sampler", default="")
     model: str | None = None
-    n: int | None = _option(
+    n: int | None = option(
         "n", "batch_count", "num_images_per_prompt", "num_outputs_per_prompt", default=None, ge=1
     )
     size: Size = None
@@ -159,60 +143,43 @@ class ImageRequest(_Lenient):
     request_id: Text | None = Field(None, max_length=200)
     dry_run: bool = False
 
-    sampler: Sampler | None = _option(
+    sampler: Sampler | None = option(
         "sampler", "sample_method", "sampler_name", "sampling_method", "sampler_index", default=None
     )
-    schedule: Schedule | None = _option("schedule", "schedule_method", "scheduler", default=None)
-    steps: int | None = _option(
+    schedule: Schedule | None = option("schedule", "schedule_method", "scheduler", default=None)
+    steps: int | None = option(
         "steps", "sample_steps", "sampling_steps", "num_inference_steps", "step", default=None, ge=1
     )
-    cfg_scale: Finite | None = _option("cfg_scale", "true_cfg_scale", "txt_cfg", default=None, ge=0, le=100)
-    guidance: Finite | None = _option(
+    cfg_scale: Finite | None = option("cfg_scale", "true_cfg_scale", "txt_cfg", default=None, ge=0, le=100)
+    guidance: Finite | None = option(
         "guidance", "distilled_guidance", "distilled_cfg_scale", default=None, ge=0, le=100
     )
     guidance_scale: Finite | None = Field(None, ge=0, le=100)
-    image_cfg_scale: Finite | None = _option("image_cfg_scale", "img_cfg", default=None, ge=0, le=100)
-    strength: Finite | None = _option("strength", "denoising_strength", default=None, ge=0, le=1)
-    seed: Seed = _option("seed", "rng_seed", default=None, ge=0, le=MAX_SEED)
+    image_cfg_scale: Finite | None = option("image_cfg_scale", "img_cfg", default=None, ge=0, le=100)
+    strength: Finite | None = option("strength", "denoising_strength", default=None, ge=0, le=1)
+    seed: Seed = option("seed", "rng_seed", default=None, ge=0, le=MAX_SEED)
     clip_skip: int | None = Field(None, ge=-1, le=12)
-    eta: Finite | None = Field(None, ge=0, le=1)
-    flow_shift: Finite | None = Field(None, gt=0, le=100)
-    slg_scale: Finite | None = Field(None, ge=0, le=100)
-    slg_start: Finite = Field(0.01, ge=0, le=1)
-    slg_end: Finite = Field(0.2, ge=0, le=1)
-    slg_skip_layers: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=200)], ...], Field(max_length=MAX_LAYERS)
-    ] = (7, 8, 9)
-    step_cache: Annotated[StepCache | None, BeforeValidator(values.off)] = _option(
-        "step_cache", "cache_mode", default=None
-    )
-    step_cache_threshold: Finite | None = Field(None, gt=0, le=10)
-    decoder: Decoder | None = None
-    t5xxl: Literal["auto", "none"] | None = _option("t5xxl", "text_encoder_3", default=None)
-    vae_tiling: bool = False
-    tiling: bool = False
     hires: Annotated[HiresRequest | None, AfterValidator(_second_pass)] = None
-    lora_alphas: Annotated[dict[str, Weight], BeforeValidator(values.mapping), Field(max_length=8)] = _option(
+    lora_alphas: Annotated[dict[str, Weight], BeforeValidator(values.mapping), Field(max_length=8)] = option(
         "lora_alphas", "lora_weights", default={}
     )
     lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(values.loras), Field(max_length=8)] = ()
 
-    image: Annotated[tuple[Upload, ...], _UPLOADS, Field(max_length=16)] = _option(
+    image: Annotated[tuple[Upload, ...], _UPLOADS, Field(max_length=16)] = option(
         "image", "image[]", "images", "init_images", "url", default=()
     )
-    mask: Upload | None = _option("mask", "mask_image", default=None)
+    mask: Upload | None = option("mask", "mask_image", default=None)
     mask_blur: int = Field(0, ge=0, le=64)
     mask_fill: Literal["original", "fill"] = "original"
     only_masked: bool = False
     only_masked_padding: int = Field(32, ge=0, le=1024)
-    control: Upload | None = _option("control", "control_image", default=None)
-    control_model: str | None = _option("control_model", "control_net", default=None, max_length=255)
+    control: Upload | None = option("control", "control_image", default=None)
+    control_model: str | None = option("control_model", "control_net", default=None, max_length=255)
     control_strength: Finite = Field(0.9, ge=0, le=2)
     control_preprocess: Literal["none", "canny"] = "none"
     control_canny: bool = False
     upscale: Finite | None = Field(None, gt=1, le=8)
     upscaler: str | None = Field(None, max_length=200)
-    upscale_tile_size: int = Field(DEFAULT_TILE, ge=32, le=2048)
 
     @property
     def canny(self) -> bool:

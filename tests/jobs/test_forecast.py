@@ -62,7 +62,7 @@ def test_tiles_come_before_less(model_dir: Path, tmp_path: Path) -> None:
         forecast(model_dir, tmp_path, int(whole.room.needs * part / 100), size="1024x1024")
         for part in range(40, 140, 5)
     ]
-    assert {each.tiles for each in found if each.room and each.room.tiling} == {49}
+    assert {each.tiles for each in found if each.room and each.room.tiling} == {16}
     assert {each.tiles for each in found if each.room and not each.room.tiling} == {1}
 
 
