@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 
 from gguf_imagegen.catalog.catalog import Catalog
@@ -23,35 +22,32 @@ from gguf_imagegen.jobs.letter import letter_of
 from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.recovery import Recovery
-from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.jobs.results import results_of
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.jobs.sets import Sets
+from gguf_imagegen.jobs.sketcher import Sketcher
 from gguf_imagegen.jobs.state import State
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
 from gguf_imagegen.jobs.webhooks import Webhooks
-from gguf_imagegen.machine.cores import usable_cores
-from gguf_imagegen.planning.abilities import require_able, require_engine
+from gguf_imagegen.machine import cores, heap
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.canvas import enlarger
-from gguf_imagegen.planning.control import with_control_net
+from gguf_imagegen.planning.enhancer import Enhancer
 from gguf_imagegen.planning.parts import chosen_parts
-from gguf_imagegen.planning.plan import Operation, Plan, Sketch, sketch
+from gguf_imagegen.planning.plan import Operation, Plan, Sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.abilities import TaskKind
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelBusy, ModelNotFound, QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 OPENAI_MODELS = re.compile(r"dall-e-[23]|gpt-image-.+")
 """Names that can mean nothing else on this server than "the model"."""
 THUMBNAILS_AT_ONCE = 2
-UNLOADING = 30.0
-"""Seconds that engines get to end; they take less than one."""
 SWEEP = 30.0
 """Seconds between two looks for what has expired."""
 
@@ -89,10 +85,12 @@ class Service:
         self._served = catalog.get(default_model).id
         self.abilities = backend.abilities()
         self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
-        self._backend = backend
-        self.results = _results(settings, kept)
+        self.backend = backend
+        self.results = results_of(settings, kept.pictures if kept else None)
         self._ledger = kept.ledger if kept else None
         self.webhooks = Webhooks(settings, self._ledger, waits)
+        self._sketcher = Sketcher(catalog, self.pool, self.abilities)
+        self._enhancer = Enhancer(settings)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, self._store)
         self.pixels = Pixels(self._pixels_held)
         self.sets = Sets(self.scheduler, self._ledger, self._submit_item, settings)
@@ -100,7 +98,7 @@ class Service:
         self.returned: Callable[[Job, Ticket], None] = lambda job, ticket: None
         self.knows_the_past = asyncio.Event()
         self.reader = Reader(
-            make_reader or partial(rapidocr, settings.threads or usable_cores()),
+            make_reader or partial(rapidocr, settings.threads or cores.usable_cores()),
             most=settings.max_queue,
             keep=settings.keep_alive,
         )
@@ -136,10 +134,6 @@ class Service:
         """What answers call a model that the request did not name."""
         return self.served_name if entry.id == self._served else entry.id
 
-    def converter(self) -> Engine:
-        """An engine for a conversion, not started yet."""
-        return self._backend.engine(self.pool.lanes[0].device)
-
     async def submit(
         self,
         request: ImageRequest,
@@ -162,33 +156,15 @@ class Service:
         self.check_room(sender.caller)
         request, sketched = await self._sketched(request, operation, warnings, sender.caller)
         self.scheduler.check_engine(None if operation == "upscale" else sketched.bare.entry)
+        if request.enhance:
+            request = await self._enhanced(request, operation, warnings)
+            request, sketched = await self._sketched(request, operation, warnings, sender.caller)
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         hook = Hook(request.webhook, base) if request.webhook else None
         job = Job(plan, sender, lasting=lasting, hook=hook)
         await self._accept(job, request, repeat)
         return job
-
-    async def give_memory_back(self, patience: float) -> list[Entry]:
-        """Unload all models, those in use when no job needs them any more; what was in memory.
-
-        Raises ModelBusy if jobs still do after `patience` seconds; what they use is unloaded after them.
-        """
-        loading = [self.catalog.get(lane.being_loaded) for lane in self.pool.lanes if lane.being_loaded]
-        entries = list({entry.name: entry for entry in (*self.pool.entries, *loading)}.values())
-        for entry in entries:
-            await self.scheduler.unload(entry)
-        start = time.monotonic()
-        while self.pool.present:
-            waited, jobs = time.monotonic() - start, len(self.scheduler.running) + self.scheduler.waiting
-            if waited >= patience + (0 if jobs else UNLOADING):
-                raise ModelBusy(
-                    f"{jobs} jobs run or wait; the memory is free after them. Try again later, or wait longer"
-                    " with ?wait=SECONDS",
-                    retry_after=5,
-                )
-            await asyncio.sleep(0.05)
-        return entries
 
     async def plan(
         self, request: ImageRequest, operation: Operation, warnings: list[str], sender: Sender
@@ -234,6 +210,13 @@ class Service:
         if self._ledger is not None:
             self._ledger.move(job)
 
+    async def _enhanced(
+        self, request: ImageRequest, operation: Operation, warnings: list[str]
+    ) -> ImageRequest:
+        """The request with a better prompt, which is what is stored and made; else the wish taken back."""
+        text = await self._enhancer.better(request.prompt, operation, warnings)
+        return request.model_copy(update={"prompt": text} if text is not None else {"enhance": False})
+
     async def _sketched(
         self, request: ImageRequest, operation: Operation, warnings: list[str], caller: Caller
     ) -> tuple[ImageRequest, Sketch]:
@@ -246,7 +229,7 @@ class Service:
             self.catalog.require_on_disk(entry)
         settings = within(self.settings, caller.bounds)
         found = await asyncio.to_thread(
-            self._sketch, request, entry, operation, [*warnings, *notes], settings
+            self._sketcher.sketch, request, entry, operation, [*warnings, *notes], settings
         )
         return request, found
 
@@ -346,27 +329,7 @@ class Service:
         await self.scheduler.take_back(job, fault)
 
     async def _sketch_again(self, request: ImageRequest, entry: Entry, operation: Operation) -> Sketch:
-        return await asyncio.to_thread(self._sketch, request, entry, operation, [], self.settings)
-
-    def _sketch(
-        self,
-        request: ImageRequest,
-        entry: Entry,
-        operation: Operation,
-        warnings: list[str],
-        settings: Settings,
-    ) -> Sketch:
-        task: TaskKind = "upscale" if operation == "upscale" else "generate"
-        require_engine(request, entry, task, self.abilities)
-        if task == "generate":
-            require_able(request, entry, self.catalog, settings)
-            entry = with_control_net(request, entry, self.catalog, settings)
-        sketched = sketch(request, entry, settings, operation, warnings, self.abilities)
-        bare = sketched.bare
-        if bare.generate is None:
-            return sketched
-        alike = replace(bare, generate=self.pool.alike(bare.entry, bare.generate))
-        return replace(sketched, bare=alike)
+        return await asyncio.to_thread(self._sketcher.sketch, request, entry, operation, [], self.settings)
 
     def _pixels_held(self) -> int:
         jobs = (*self.scheduler.jobs.values(), *self.scheduler.arriving.values())
@@ -395,15 +358,10 @@ class Service:
                 kept = {*self.scheduler.jobs, *self.scheduler.arriving, *self.sets.ids}
                 await self._ledger.sweep(kept)
             await asyncio.to_thread(self.results.sweep)
+            await asyncio.to_thread(heap.give_back)  # jobs of mixed sizes leave gaps: 6 MB after 3,000
 
 
 def check_priority(priority: int, caller: Caller) -> None:
     """Everybody may let others go first."""
     if priority > 0 and not caller.admin:
         raise Forbidden("priority: only an admin may raise it above 0", param="priority")
-
-
-def _results(settings: Settings, kept: State | None) -> ResultStore:
-    if settings.output_dir is not None or kept is None:
-        return ResultStore(settings.output_dir, settings.job_ttl)
-    return ResultStore(kept.pictures, settings.job_ttl, settings.keep_pictures)

@@ -29,7 +29,7 @@ from pydantic_settings import (
 
 from gguf_imagegen.machine import config_file
 from gguf_imagegen.machine.devices import check_names
-from gguf_imagegen.vocabulary.engine import Kernels
+from gguf_imagegen.vocabulary.engine import Kernels, WeightType
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -139,6 +139,12 @@ class Settings(BaseSettings):
         (), description="key(s) to sign webhooks with, whsec_ and base64"
     )
 
+    enhance_url: str | None = Field(
+        None, description="base URL of an OpenAI-compatible API to enhance prompts"
+    )
+    enhance_model: str | None = Field(None, description="the model that does it")
+    enhance_key: SecretStr | None = Field(None, description="key of that API")
+
     dialects: Words = Field(("all",), description="APIs to speak besides our own, such as openai,a1111")
 
     # the engine
@@ -146,9 +152,7 @@ class Settings(BaseSettings):
     devices: Words = Field(("auto",), description="devices to use: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0")
     cpu_lanes: int = Field(1, ge=1, le=64, description="pictures made on the CPU at once, each more slowly")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of each lane, 0 = its share of the cores")
-    kernels: Kernels = Field(
-        "auto", description="our kernels on the CPU: auto, f32, bf16, int8, or off for ggml's"
-    )
+    kernels: Kernels = Field("auto", description="our kernels on the CPU: auto, f32, bf16, or off for ggml's")
     flash_attention: bool = Field(
         False, description="flash attention, by default on with CUDA and with our kernels"
     )
@@ -161,11 +165,24 @@ class Settings(BaseSettings):
     huge_pages: bool = Field(False, description="huge pages for the engine's memory (Linux with glibc)")
     mmap: bool = Field(False, description="memory-map model files instead of reading them")
     tuning: bool = Field(True, description="use the options that tune found fastest on this machine")
+    weight_type: WeightType | None = Field(
+        None, description="convert weights that are not quantized to this type while loading, such as q8_0"
+    )
     offload_to_cpu: bool = Field(False, description="keep weights in RAM, move to the GPU when used")
     vae_on_cpu: bool = Field(False, description="decode on the CPU")
     text_encoders_on_cpu: bool = Field(False, description="encode prompts on the CPU")
+    control_net_on_cpu: bool = Field(False, description="run ControlNets on the CPU")
+    max_vram: float = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="GiB of graphics memory that one computation may take, in parts; 0 = no limit",
+    )
     rng: Literal["cuda", "cpu"] = Field(
         "cuda", description="noise like AUTOMATIC1111 (cuda) or ComfyUI (cpu)"
+    )
+    sampler_rng: Literal["cuda", "cpu"] | None = Field(
+        None, description="the same for the noise that samplers add, by default as --rng says"
     )
     load_timeout: float = Field(
         600, gt=0, description="give up loading a model without progress after this time"

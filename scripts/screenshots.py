@@ -1,4 +1,4 @@
-"""Pictures of every state of the web page: on a desk, on a phone, in the dark, at 4K.
+"""Pictures of every state of the web page: on a desk, on a phone, in the dark, at 4K, at 200 % zoom.
 
 The server, the engine and the embedded model are the real ones; the models that are pulled come from a hub of
 the tests. Takes about two minutes.
@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True, "device_scale_factor": 2},
     "4k": {"viewport": {"width": 3840, "height": 2160}},
+    "zoom": {"viewport": {"width": 720, "height": 450}, "device_scale_factor": 2},
 }
 KEY = "a-key"
 
@@ -59,11 +60,15 @@ class Shots:
         self.page.wait_for_selector(f"#view-{view}:not([hidden])")
 
     def generate(self, prompt: str, **fields: str | int) -> None:
+        self.page.evaluate("document.querySelector('#more').open = true")
         for name, value in {"prompt": prompt, **fields}.items():
             self.page.fill(f"#{name}", str(value))
-        before = self.page.evaluate("document.querySelector('.job')?.dataset.job ?? ''")
+        before = self.page.evaluate("document.querySelector('.job[data-newest]')?.dataset.job ?? ''")
+        self.page.evaluate("document.querySelector('#more').open = false")
         self.page.press("#prompt", "Control+Enter")
-        self.page.wait_for_function("old => document.querySelector('.job')?.dataset.job !== old", arg=before)
+        self.page.wait_for_function(
+            "old => document.querySelector('.job[data-newest]')?.dataset.job !== old", arg=before
+        )
 
     def settle(self) -> None:
         """Until no job is left."""
@@ -83,7 +88,7 @@ def create(shots: Shots, server: ServerProcess) -> None:
     page.click("#more summary")
     shots.generate("a lovely cat", steps=40, count=2)
     shots.generate("a house", count=1)
-    page.wait_for_selector(".picture[data-previews='9']")
+    page.wait_for_selector("#stage .picture[data-state=preview]")
     shots.take("watch")
     page.click("#cancel-all")
     shots.settle()
@@ -91,10 +96,10 @@ def create(shots: Shots, server: ServerProcess) -> None:
     shots.generate("a green heart", steps=8)
     shots.settle()
     shots.generate("a fish", steps=150)
-    page.wait_for_selector(".job:first-child .picture[data-state=preview]")
+    page.wait_for_selector("#stage .picture[data-state=preview]")
     worker = server.worker()
     assert worker is not None
-    worker.send_signal(signal.SIGKILL)
+    worker.send_signal(signal.SIGSEGV)  # a killed one is run again
     page.wait_for_selector(".job[data-status=failed]")
     shots.take("watch-failed")
     page.evaluate("localStorage.clear()")
@@ -122,7 +127,7 @@ def edit(shots: Shots, server: ServerProcess) -> None:
     shots.settle()
     page.evaluate("scrollTo(0, 0)")
     shots.take("edit")
-    page.click(".job >> nth=0 >> .tile")
+    page.click("#stage .tile")
     page.wait_for_selector("#viewer[open] .compare")
     shots.take("compare")
     page.click("#viewer .close")
@@ -164,12 +169,18 @@ def models(shots: Shots, server: ServerProcess) -> None:
     page.wait_for_selector("[data-model=big] progress")
     page.wait_for_timeout(800)
     page.locator("[data-model=big]").scroll_into_view_if_needed()
-    shots.take("models-pull")
+    shots.take("models-download")
     page.click("[data-model=big] [data-act=cancel]")
     page.wait_for_selector("[data-model=big] [data-act=pull]")
 
 
-STATES: tuple[Callable[[Shots, ServerProcess], None], ...] = (create, edit, look, models)
+def state(shots: Shots, server: ServerProcess) -> None:
+    shots.go("server")
+    shots.page.wait_for_selector("#lanes .model")
+    shots.take("server")
+
+
+STATES: tuple[Callable[[Shots, ServerProcess], None], ...] = (create, edit, look, models, state)
 
 
 @contextmanager
@@ -239,10 +250,12 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path, help="where the pictures go")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this one")
-    parser.add_argument("--state", action="append", help="only these: create, edit, look, models, bare")
+    parser.add_argument(
+        "--state", action="append", help="only these: create, edit, look, models, state, bare"
+    )
     wanted = parser.parse_args()
     wanted.folder.mkdir(parents=True, exist_ok=True)
-    chosen = wanted.state or [*(state.__name__ for state in STATES), "bare"]
+    chosen = wanted.state or [*(each.__name__ for each in STATES), "bare"]
     chromium = shutil.which("chromium")
     with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder, HubServer() as hub:
         browser = playwright.chromium.launch(
@@ -259,9 +272,9 @@ def main() -> None:
                     )
                     page.on("pageerror", lambda error: print(error))
                     shots = Shots(page, server.url, wanted.folder, variant)
-                    for state in STATES:
-                        if state.__name__ in chosen:
-                            state(shots, server)
+                    for each in STATES:
+                        if each.__name__ in chosen:
+                            each(shots, server)
         for variant in wanted.variant or VARIANTS:
             if "bare" in chosen:
                 bare_states(browser, wanted.folder, variant, VARIANTS[variant])

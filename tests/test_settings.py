@@ -47,6 +47,7 @@ def example(name: str) -> tuple[str, Any]:
         "api_key": ("one,two", (SecretStr("one"), SecretStr("two"))),
         "webhook_secret": ("one,two", (SecretStr("one"), SecretStr("two"))),
         "webhooks": ("http://a/b, https://c", ("http://a/b", "https://c")),
+        "enhance_key": ("words", SecretStr("words")),
         "host": ("localhost", "localhost"),
         "devices": ("cuda:0, cpu", ("cuda:0", "cpu")),
         "dialects": ("openai, a1111", ("openai", "a1111")),
@@ -59,6 +60,7 @@ def example(name: str) -> tuple[str, Any]:
     annotation = Settings.model_fields[name].annotation
     if name in special:
         return special[name]
+    annotation = next((each for each in get_args(annotation) if get_origin(each) is Literal), annotation)
     if get_origin(annotation) is Literal:
         other = next(v for v in get_args(annotation) if v != Settings.model_fields[name].default)
         return other, other

@@ -40,6 +40,7 @@ class ImageList(Answer):
     object: Literal["list"]
     data: list[KeptImage]
     has_more: bool
+    total: int
 
 
 class ImageInfo(Answer):
@@ -102,6 +103,7 @@ class ModelMeta(Answer):
     state: Literal["absent", "pulling", "ready", "loading", "loaded", "unsupported"]
     error: ErrorObject | None
     tuned: dict[str, int | bool] | None
+    engine: dict[str, str | float | bool]
     default: bool
     quants: list[dict[str, Any]]
     best: str
@@ -109,6 +111,7 @@ class ModelMeta(Answer):
     download_bytes: int | None
     pullable: bool
     pulling: list[str]
+    pull_error: ErrorObject | None
     gated: bool
     links: list[str]
     unsupported: str | None

@@ -24,7 +24,7 @@ from gguf_imagegen.vocabulary.callers import EVERYBODY, Allowance, Caller, Calle
 from gguf_imagegen.vocabulary.errors import Forbidden
 
 log = logging.getLogger(__name__)
-SECRETS = {"api_key", "webhook_secret"}
+SECRETS = {"api_key", "webhook_secret", "enhance_key"}
 """Settings that are keys; a file that has one is nobody else's to read."""
 SENDER = web.RequestKey("sender", Sender)
 """Where `middleware.guard` leaves the sender in the request."""

@@ -81,9 +81,10 @@ class Conversions(Errands):
 
     async def _convert(self, wanted: Conversion, tell: OnProgress) -> None:
         service = self._service
-        with replacing(wanted.order):
+        with replacing(wanted.order.target):
             await asyncio.to_thread(require_room, wanted.order, checked=service.settings.memory_check)
-            await convert(service.converter(), wanted.order, tell)
+            engine = service.backend.engine(service.pool.lanes[0].device)
+            await convert(engine, wanted.order, tell)
         entry = await asyncio.to_thread(wanted.made)
         await asyncio.to_thread(keep, service.settings.models_dir, [entry])
         service.catalog.learn([entry])

@@ -48,10 +48,11 @@ async def list_images(request: web.Request) -> web.Response:
     limit = limit_of(request, PAGE)
     results, before = request.app[SERVICE].scheduler.results, request.query.get("before")
     names = await asyncio.to_thread(results.names, caller_of(request).may_see)
-    names = [name for name in names if before is None or name < before]
+    total, names = len(names), [name for name in names if before is None or name < before]
     page, url = names[:limit], partial(file_url, request)
     data = await asyncio.to_thread(lambda: [item for name in page if (item := _view(results, name, url))])
-    return reply(answers.ImageList, {"object": "list", "data": data, "has_more": len(names) > len(page)})
+    body = {"object": "list", "data": data, "has_more": len(names) > len(page), "total": total}
+    return reply(answers.ImageList, body)
 
 
 @endpoint(

@@ -48,7 +48,7 @@ class ImageItem(Answer):
         made = parameters(job.plan)
         return cls(
             **form,
-            revised_prompt=None,
+            revised_prompt=revised_prompt(job.plan),
             index=image.index,
             seed=image.seed,
             sampler=made["sampler"],
@@ -232,6 +232,11 @@ class JobList(Answer):
     object: Literal["list"]
     data: list[JobObject]
     has_more: bool
+
+
+def revised_prompt(plan: Plan) -> str | None:
+    """The prompt, where it is not the client's."""
+    return plan.spec.prompt if plan.enhanced else None
 
 
 def parameters(plan: Plan) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from gguf_imagegen.api.pull import PULLS
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.quants import Quant, Survey, best_of
+from gguf_imagegen.jobs import memory
 from gguf_imagegen.planning.bounds import Bounds, within
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelBusy, ModelNotFound, UnsupportedOperation
@@ -87,7 +88,8 @@ async def yield_memory(request: web.Request) -> web.Response:
     wait = request.query.get("wait", str(USUAL_WAIT))
     if not wait.isdecimal() or len(wait) > 4 or int(wait) > LONGEST_WAIT:
         raise InvalidRequest(f"wait: must be a number from 0 to {LONGEST_WAIT}", param="wait")
-    freed = await request.app[SERVICE].give_memory_back(int(wait))
+    service = request.app[SERVICE]
+    freed = await memory.give_back(service.scheduler, service.catalog, int(wait))
     body = {"object": "models.yield", "unloaded": [entry.name for entry in freed]}
     return reply(answers.MemoryFreed, body)
 
@@ -141,6 +143,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "state": _state(app, meant),
             "error": _error(app, meant),
             "tuned": _tuned(app, meant),
+            "engine": entry.engine.given,
             "default": entry.id == app[SERVICE].default.id,
             "quants": [_quant(each, told) for each, told in zip(entries, quants, strict=True)],
             "best": best.name,
@@ -148,6 +151,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "download_bytes": best.download_bytes,
             "pullable": bool(entry.sources) and not entry.unsupported,
             "pulling": [pull.model for pull in app[PULLS].named(entry.id) if not pull.ended],
+            "pull_error": app[PULLS].fault(entry.id),
             "gated": best.gated,
             "links": sorted({source.url for source in entry.sources.values()}),
             "unsupported": entry.unsupported or None,
@@ -171,6 +175,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
                 "max_prompt_chars": settings.max_prompt_chars,
                 "size_multiple": traits.multiple,
                 "max_images": bounds.images,
+                "max_input_pixels": settings.max_input_pixels,
                 "max_cfg_scale": bounds.cfg_scale,
             },
             "quality": dict(entry.quality),

@@ -61,6 +61,14 @@ class Pulls(Errands):
 
         return self.start(running, work, pull.cancel)
 
+    def fault(self, name: str) -> object:
+        """Why the last pull failed, as an error object; None where none did or another one goes on."""
+        pulls = self.named(name)
+        if any(not pull.ended for pull in pulls):
+            return None
+        failed = (pull.error for pull in pulls if pull.status == "failed" and pull.error is not None)
+        return next((error.body()["error"] for error in failed), None)
+
 
 PULLS = web.AppKey("pulls", Pulls)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
 from itertools import dropwhile, islice
-from typing import Any
+from typing import Any, Final
 
 from aiohttp import web
 
@@ -23,7 +23,7 @@ from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.picture_set import PictureSet, draw_id
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.ticket import Item
-from gguf_imagegen.pictures import contact_sheet
+from gguf_imagegen.pictures import contact_sheet, provenance
 from gguf_imagegen.pictures.contact_sheet import Cell
 from gguf_imagegen.planning.combinations import Combinations, SetRequest, combinations
 from gguf_imagegen.planning.plan import Operation, Plan
@@ -32,6 +32,7 @@ from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.service import Service
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidImage, InvalidRequest, JobNotFound
 
+COMPOSITE: Final = "compositeWithTrainedAlgorithmicMedia"
 PAGE = 50
 BEFORE = Param("before", "query", {"type": "string"}, "go on after the set of this id")
 CATS = {"prompts": ["a lovely cat", "a lovely dog"], "size": "64x64", "matrix": {"steps": [1, 2]}}
@@ -175,7 +176,9 @@ def _sheet(service: Service, wanted: PictureSet) -> bytes:
     read = partial(_picture, service.results)
     cells = [Cell(read(wanted, index), tuple(_label(wanted, index))) for index in range(len(wanted.items))]
     last = wanted.varies[-1:]
-    return contact_sheet.make(cells, len({getattr(item, name) for item in wanted.items for name in last}))
+    columns = len({getattr(item, name) for item in wanted.items for name in last})
+    marked = service.settings.provenance
+    return contact_sheet.make(cells, columns, provenance.packet(COMPOSITE) if marked else b"")
 
 
 def _picture(results: ResultStore, wanted: PictureSet, index: int) -> bytes | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from gguf_imagegen.catalog.address import address_of
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.catalog.tree import entry_of_folder, models_in
+from gguf_imagegen.catalog.tree import Tell, entry_of_folder, models_in
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest, MissingComponent
 
+log = logging.getLogger(__name__)
 ROLES: tuple[Role, ...] = (
     "model", "diffusion", "clip_l", "clip_g", "clip_vision", "t5xxl", "llm", "llm_vision", "vae", "taesd",
     "control_net", "upscaler",
@@ -25,28 +27,35 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
     """
     path = Path(settings.model).expanduser()
     if names_file(settings.model):
-        catalog = known_models(settings)
+        catalog = known_models(settings, _not_used)
         catalog, entry = catalog.with_file(entry_of_file(path, given_components(settings.component)))
         return _served(catalog, entry, settings), entry.id
     if names_folder(settings):
         entry = entry_of_folder(path)
-        catalog = known_models(settings).with_entries([entry])
+        catalog = known_models(settings, _not_used).with_entries([entry])
         return _served(catalog, entry, settings), entry.id
-    catalog = catalog_for(settings)
+    catalog = catalog_for(settings, _not_used)
     entry = catalog.get(settings.model)
     catalog.checked_files(entry)
     return _served(catalog, entry, settings), entry.name if _says_quant(settings.model) else entry.id
 
 
-def known_models(settings: Settings) -> Catalog:
-    """The catalog, and the models in the folder of another program that the settings name."""
+def _not_used(words: str) -> None:
+    log.info("not used of --models-from: %s", words)
+
+
+def known_models(settings: Settings, tell: Tell = lambda words: None) -> Catalog:
+    """The catalog, and the models in the folder of another program that the settings name.
+
+    `tell` hears of each file of that folder that cannot be used, and why.
+    """
     catalog = load_catalog(settings.models_dir, settings.catalog)
     if settings.models_from is None:
         return catalog
     if not settings.models_from.is_dir():
         raise InvalidRequest(f"models_from: {settings.models_from.name} is no folder", param="models_from")
     taken = {name for entry in catalog.entries for name in (entry.id, *entry.aliases)}
-    return catalog.with_entries(models_in(settings.models_from, taken))
+    return catalog.with_entries(models_in(settings.models_from, taken, tell))
 
 
 def names_file(model: str) -> bool:
@@ -92,9 +101,9 @@ def served_name(settings: Settings, catalog: Catalog, default_model: str) -> str
     return said if said in entry.aliases and not unsaid else entry.id
 
 
-def catalog_for(settings: Settings) -> Catalog:
+def catalog_for(settings: Settings, tell: Tell = lambda words: None) -> Catalog:
     """The catalog, in which the model that the settings name by its id has the components that they name."""
-    catalog = known_models(settings)
+    catalog = known_models(settings, tell)
     given = given_components(settings.component)
     if not given:
         return catalog

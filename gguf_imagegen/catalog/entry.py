@@ -6,13 +6,14 @@ import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from gguf_imagegen.catalog.address import HUGGINGFACE, MODELSCOPE, HubName
 from gguf_imagegen.modelfiles.traits import EditMode, Traits, traits_of
-from gguf_imagegen.vocabulary.engine import Decoder, Role, StepCache
+from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Decoder, Prediction, Rng, Role, Seamless, StepCache, WeightType
 
 PACKAGED = Path(__file__).parents[1] / "embedded"
 """Where the files of the model lie that comes with this package."""
@@ -117,14 +118,49 @@ class Limits(Strict):
     cfg_scale: float | None = Field(None, ge=1)
 
 
+class EngineOptions(Strict):
+    """How this model is loaded: over the flags of the same names, and what only a model can say.
+
+    None leaves it to the flags and the engine. The last five are fields of sd.cpp's `sd_ctx_params_t`.
+    """
+
+    flash_attention: bool | None = None
+    diffusion_conv_direct: bool | None = None
+    vae_conv_direct: bool | None = None
+    mmap: bool | None = None
+    offload_to_cpu: bool | None = None
+    vae_on_cpu: bool | None = None
+    text_encoders_on_cpu: bool | None = None
+    control_net_on_cpu: bool | None = None
+    max_vram: float | None = Field(None, ge=0, le=1024)
+    rng: Rng | None = None
+    sampler_rng: Rng | None = None
+    prediction: Prediction | None = None
+    force_sdxl_vae_conv_scale: bool | None = None
+    chroma_use_dit_mask: bool | None = None
+    chroma_use_t5_mask: bool | None = None
+    chroma_t5_mask_pad: int | None = Field(None, ge=0, le=512)
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that are said, by name."""
+        return self.model_dump(exclude_none=True)
+
+    def over(self, settings: Settings) -> Settings:
+        """The settings as this model wants them."""
+        own = {name: value for name, value in self.given.items() if name in Settings.model_fields}
+        return settings.model_copy(update=own) if own else settings
+
+
 class Entry(Strict):
     """One model in one quantisation: what is loaded when it is asked for.
 
     `files` are names inside the models folder, or absolute paths for a bare file; those of a `packaged`
     model lie in this package. `decoder` makes the pictures where a TAESD stands beside a VAE;
     `vae_inside` says that the main file holds a VAE. `sources` says where files come from that can be
-    pulled. `native` is the size at whose area sizes beyond the limits are drawn. A model that this engine
-    cannot run says why in `unsupported`. `examples` are prompts to
+    pulled, `engine` how it is loaded. `weight_type` is what weights that are not quantised are converted to
+    while they are loaded, for None as the settings say. `native` is the size at whose area sizes beyond the
+    limits are drawn. A model that this engine cannot run says why in `unsupported`. `examples` are prompts to
     try; `vocabulary` is a file beside those of a packaged model that lists all it knows
     (`catalog.vocabulary`).
     """
@@ -144,7 +180,9 @@ class Entry(Strict):
     unsupported: str = ""
     edits: EditMode | None = None
     zero_cond_t: bool = False
-    tiling: bool = False
+    seamless: Seamless | None = None
+    engine: EngineOptions = EngineOptions()
+    weight_type: WeightType | None = None
     vae_inside: bool = False
     decoder: Decoder = "full"
     defaults: Defaults = Defaults()

@@ -17,11 +17,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
+from gguf_imagegen.catalog.tiles import latent_scale, tile_of
 from gguf_imagegen.modelfiles.header import Header, TensorInfo
 from gguf_imagegen.vocabulary.engine import PreviewMode, Role
 
 Files: TypeAlias = Mapping[Role, Header | int]
-_Bytes: TypeAlias = Mapping[str, int]  # by part: "text", "diffusion" and "decoder"
+_Bytes: TypeAlias = Mapping[str, int]  # by part: "text", "diffusion", "control" and "decoder"
 _Tensors: TypeAlias = Sequence[tuple[str, TensorInfo]]  # each with its part
 _F16, _F32 = 2, 4
 _PROGRAM = 65_000_000  # Python and the library, measured
@@ -71,15 +72,20 @@ def estimate(
     offload_to_cpu: bool = False,
     vae_on_cpu: bool = False,
     text_encoders_on_cpu: bool = False,
+    control_net_on_cpu: bool = False,
+    max_vram: float = 0.0,
     flash_attention: bool = False,
     vae_conv_direct: bool = False,
     preview: PreviewMode = "none",
     references: int = 0,
+    tile: tuple[int, int] | None = None,
 ) -> Estimate:
     """What a model takes, by its files' headers, or by the sizes in bytes of files that are not there yet.
 
     Sizes tell less: `{"model": sum}` will do, one number for each role is better. `gpu` means one with memory
     of its own. `references` are the images, of about the same size, that an edit starts from.
+    `tile` is the size in latent pixels of what tiled decoding does at once, if it is not our own choice. With
+    `max_vram` (GiB) a GPU does in parts what takes more, as far as sd.cpp's graphs can be cut.
     """
     tensors = list(_used_tensors(files, family))
     network = _network(family, {tensor.name: tensor for part, tensor in tensors if part == "diffusion"})
@@ -87,56 +93,59 @@ def estimate(
     activations = network.buffer(width, height, references, flash_attention)
     vae = _vae_per_pixel(files, family, tensors, vae_conv_direct)
     previewer = {"none": 0, "proj": 0, "tae": _TAE_PER_PIXEL if "taesd" in files else vae, "vae": vae}
-    tile_side = _tile_side(family)
-    picture, tile = _PICTURE * width * height, min(width, tile_side) * min(height, tile_side)
+    tile_width, tile_height = (latent_scale(family) * side for side in tile or tile_of(family, width, height))
+    picture, tile_pixels = _PICTURE * width * height, min(width, tile_width) * min(height, tile_height)
     base = _PROGRAM + (_TOKENIZERS if isinstance(network, _Transformer) else 0)
-    on_gpu = {"text": gpu and not text_encoders_on_cpu, "diffusion": gpu, "decoder": gpu and not vae_on_cpu}
+    on_gpu = {
+        "text": gpu and not text_encoders_on_cpu,
+        "diffusion": gpu,
+        "control": gpu and not control_net_on_cpu,
+        "decoder": gpu and not vae_on_cpu,
+    }
+    most = int(max_vram * 2**30) or None
 
     def peak(pixels: int) -> Memory:
-        sampling = {"diffusion": activations}
+        sampling = {"diffusion": activations, "control": 0}
         if shown := previewer[preview] * pixels:
             sampling["decoder"] = shown + picture
         phases = ({"text": 0}, sampling, {"decoder": vae * pixels + picture})
-        return _peak(base, weights, phases, on_gpu, offload_to_cpu)
+        return _peak(base, weights, phases, on_gpu, offload_to_cpu, most)
 
-    decode, decode_tiled = vae * width * height + picture, vae * tile + picture
+    decode, decode_tiled = vae * width * height + picture, vae * tile_pixels + picture
     return Estimate(
         width, height, base, sum(weights.values()), activations, decode, decode_tiled,
-        plain=peak(width * height), tiled=peak(tile),
+        plain=peak(width * height), tiled=peak(tile_pixels),
     )  # fmt: skip
 
 
-def tiles(family: str, width: int, height: int) -> int:
-    """In how many tiles such a picture is decoded, if it is: each overlaps the next one by half."""
-    tile = _tile_side(family)
-    across, down = (1 + max(0, math.ceil((side - tile) / (tile / 2))) for side in (width, height))
-    return across * down
-
-
-def _tile_side(family: str) -> int:
-    """Pixels of 32 latents (`get_tile_sizes` in vae.hpp)."""
-    return 32 * (16 if family in ("flux2", "ernie-image") else 8)
-
-
 def _peak(
-    base: int, weights: _Bytes, phases: Sequence[_Bytes], on_gpu: Mapping[str, bool], offload: bool
+    base: int,
+    weights: _Bytes,
+    phases: Sequence[_Bytes],
+    on_gpu: Mapping[str, bool],
+    offload: bool,
+    most: int | None,
 ) -> Memory:
     """The most of all phases, which are the buffers by part.
 
-    With `offload` the weights of parts on the GPU stay in main memory, and visit it while they compute.
+    With `offload` the weights of parts on the GPU stay in main memory, and visit it while they compute;
+    `most` is what they and a buffer may take there together.
     """
+    offload = offload or most is not None
     ram = base + sum(size for part, size in weights.items() if offload or not on_gpu[part])
     ram += max(sum(size for part, size in phase.items() if not on_gpu[part]) for phase in phases)
     if not on_gpu["diffusion"]:
         return Memory(ram)
     kept = sum(size for part, size in weights.items() if on_gpu[part] and not offload)
     used = [[size + offload * weights[p] for p, size in phase.items() if on_gpu[p]] for phase in phases]
-    return Memory(ram, _GPU_CONTEXT + kept + max(map(sum, used)))
+    largest = max(map(sum, used))
+    return Memory(ram, _GPU_CONTEXT + kept + (largest if most is None else min(largest, most)))
 
 
 _PARTS: Mapping[Role, str] = {
     "clip_l": "text", "clip_g": "text", "clip_vision": "text", "t5xxl": "text", "llm": "text",
-    "llm_vision": "text", "vae": "decoder", "taesd": "decoder", "upscaler": "decoder",
+    "llm_vision": "text", "control_net": "control", "vae": "decoder", "taesd": "decoder",
+    "upscaler": "decoder",
 }  # fmt: skip
 _TEXT = ("text_encoders.", "cond_stage_model.", "conditioner.", "te.")
 _VAE = ("first_stage_model.", "vae.")
@@ -170,7 +179,7 @@ def _used_tensors(files: Files, family: str) -> Iterator[tuple[str, TensorInfo]]
 
 def _weights(files: Files, tensors: _Tensors, vocabulary: int) -> dict[str, int]:
     """Bytes in memory by part; a text encoder that is known by size alone grows by the vocabulary."""
-    weights = dict.fromkeys(("text", "diffusion", "decoder"), 0)
+    weights = dict.fromkeys(("text", "diffusion", "control", "decoder"), 0)
     for part, tensor in tensors:
         weights[part] += _loaded_bytes(tensor)
     weights["text"] = weights["text"] or vocabulary

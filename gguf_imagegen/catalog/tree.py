@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
@@ -40,6 +40,7 @@ DEEPEST = 10
 DEADLINE = 30.0
 """Files, levels of folders and seconds after which a scan takes what it has found."""
 INDEX = "model_index.json"
+Tell = Callable[[str], None]
 _DIFFUSERS: Mapping[Role, str] = {
     "diffusion": "unet/diffusion_pytorch_model.safetensors",
     "vae": "vae/diffusion_pytorch_model.safetensors",
@@ -67,12 +68,12 @@ class _Scan:
     folders: list[Path] = field(default_factory=list)
 
 
-def models_in(root: Path, taken: Iterable[str]) -> list[Entry]:
+def models_in(root: Path, taken: Iterable[str], tell: Tell = lambda words: None) -> list[Entry]:
     """All picture models below a folder; one that lacks a part says so in `unsupported`.
 
-    `taken` are names that mean other models.
+    `taken` are names that mean other models. `tell` hears of each file that cannot be used, and why.
     """
-    scan, names, entries = _scanned(root.absolute()), set(taken), list[Entry]()
+    scan, names, entries = _scanned(root.absolute(), tell), set(taken), list[Entry]()
     parts = [file for file in scan.files if file.component not in ("model", "diffusion")]
     for file in scan.files:
         if file.component in ("model", "diffusion") and traits_of(family_of(file.header) or "") is not None:
@@ -80,8 +81,11 @@ def models_in(root: Path, taken: Iterable[str]) -> list[Entry]:
     for folder in scan.folders:
         try:
             entries.append(entry_of_diffusers(folder, _free(folder.name, folder, names)))
-        except ImagegenError:
-            continue
+        except ImagegenError as exc:
+            tell(str(exc))
+    for entry in entries:
+        if entry.unsupported:
+            tell(f"{next(iter(entry.files.values())).name}: {entry.unsupported}")
     return entries
 
 
@@ -131,19 +135,21 @@ def _as_loaded(unet: Header) -> Header:
     return replace(unet, tensors={f"unet.{name}": tensor for name, tensor in unet.tensors.items()})
 
 
-def _scanned(root: Path) -> _Scan:
-    """Headers of the files below a folder; what cannot be read is passed over, links to folders as well."""
-    scan, until, seen = _Scan(), time.monotonic() + DEADLINE, 0
-    for path in _walked(root, scan.folders):
-        seen += 1
-        if seen > MOST_FILES or time.monotonic() > until:
+def _scanned(root: Path, tell: Tell) -> _Scan:
+    """Headers of the files below a folder; what cannot be read is told, links to folders are passed over."""
+    scan, until = _Scan(), time.monotonic() + DEADLINE
+    for seen, path in enumerate(_walked(root, scan.folders)):
+        if seen >= MOST_FILES or time.monotonic() > until:
+            tell(f"only the first {seen} files were looked at: there are too many, or it took too long")
             break
         try:
             if stat.S_ISREG(path.stat().st_mode):
                 header = read_header(path)
                 scan.files.append(_File(path, header, component_of(header)))
-        except (OSError, ImagegenError):
-            continue
+        except ImagegenError as exc:
+            tell(str(exc))
+        except OSError as exc:
+            tell(f"{path.name}: it cannot be read ({exc.strerror})")
     return scan
 
 

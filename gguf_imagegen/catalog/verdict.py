@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gguf_imagegen.catalog.entry import Entry
@@ -9,8 +10,10 @@ from gguf_imagegen.catalog.load_options import open_options
 from gguf_imagegen.catalog.memory import Estimate, Files, Memory, estimate
 from gguf_imagegen.machine.kernels import kernels_here
 from gguf_imagegen.machine.memory import Available, usable
+from gguf_imagegen.modelfiles.header import Header
+from gguf_imagegen.modelfiles.weight_types import as_loaded, loaded_as
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import LoadSpec
+from gguf_imagegen.vocabulary.engine import LoadSpec, Role, WeightType
 from gguf_imagegen.vocabulary.errors import InsufficientMemory
 
 
@@ -124,17 +127,27 @@ def _estimate(
     entry: Entry, files: Files, settings: Settings, gpu: bool, size: tuple[int, int], kernels: str = ""
 ) -> Estimate:
     width, height = size
+    settings = entry.engine.over(settings)
+    headers = {role: file for role, file in files.items() if isinstance(file, Header)}
+    loaded = as_loaded(headers, weights_of(entry, headers, settings))
     options = LoadSpec(entry.name, {}, 1, **open_options(entry.family, settings))
     on_cpu = options.settled("CPU", kernels)
     return estimate(
-        files, entry.family, width, height,
+        {**files, **loaded}, entry.family, width, height,
         gpu=gpu,
         offload_to_cpu=settings.offload_to_cpu,
         vae_on_cpu=settings.vae_on_cpu,
         text_encoders_on_cpu=settings.text_encoders_on_cpu,
+        control_net_on_cpu=settings.control_net_on_cpu,
+        max_vram=settings.max_vram,
         flash_attention=bool(on_cpu.flash_attention),
         vae_conv_direct=bool(on_cpu.vae_conv_direct),
     )  # fmt: skip
+
+
+def weights_of(entry: Entry, headers: Mapping[Role, Header], settings: Settings) -> WeightType | None:
+    """What a model's weights are converted to while they are loaded, None if they stay as they are."""
+    return loaded_as(headers, entry.weight_type or settings.weight_type)
 
 
 def _fits(needed: Memory, free: Available) -> bool:

@@ -20,7 +20,7 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import CallersError
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
-MODEL_FLAGS = ("model", "component", "models_dir", "models_from", "catalog", "yes")
+MODEL_FLAGS = ("model", "component", "models_dir", "models_from", "catalog", "yes", "weight_type")
 ENGINE_FLAGS = (
     "threads", "kernels", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap",
     "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
@@ -157,7 +157,7 @@ def pull(
 
 
 @command("tune")
-@with_settings("component", "models_dir", "catalog", "memory_check", *ENGINE_FLAGS)
+@with_settings("component", "models_dir", "catalog", "memory_check", "weight_type", *ENGINE_FLAGS)
 def tune(
     settings: Settings,
     model: Annotated[str, typer.Argument(help="catalog id or FILE.gguf")],
@@ -228,7 +228,10 @@ def convert(
     settings: Settings,
     source: Annotated[Path, typer.Argument(metavar="IN", help="GGUF or safetensors file")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="GGUF file to write")],
-    type: Annotated[str, typer.Option(help="type of the weights, e.g. q8_0")],
+    type: Annotated[
+        str,
+        typer.Option(help="type of the weights, e.g. q8_0; without it the parts of a split IN are joined"),
+    ] = "",
     rules: Annotated[str, typer.Option(help="PATTERN=TYPE,…: tensors with types of their own")] = "",
     vae: Annotated[Path | None, typer.Option(help="VAE to put into the file")] = None,
     check: Annotated[
@@ -236,15 +239,17 @@ def convert(
     ] = True,
     force: Annotated[bool, typer.Option("--force", help="replace OUT if it exists")] = False,
 ) -> int:
-    """Write a model with weights of another type, and say how near its pictures stay."""
-    from gguf_imagegen.commands.convert import run_convert
+    """Write a model with weights of another type, and say how near its pictures stay; or join its parts."""
+    from gguf_imagegen.commands.convert import run_convert, run_join
     from gguf_imagegen.engines.conversion import ordered
 
+    if not type:
+        return run_join(source, target, force=force)
     return run_convert(settings, ordered(source, target, type, rules, vae, force=force), check=check)
 
 
 @command("doctor")
-@with_settings("models_dir", "catalog", "threads", "kernels", "devices", "cpu_lanes")
+@with_settings("models_dir", "models_from", "catalog", "threads", "kernels", "devices", "cpu_lanes")
 def doctor(settings: Settings) -> int:
     """Say what this machine has and lacks; exit code 1 if pictures cannot be made."""
     from gguf_imagegen.commands.doctor import examine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,17 @@ from gguf_imagegen.catalog.store import size_words
 from gguf_imagegen.commands.tune import INTERRUPTED, work_for
 from gguf_imagegen.commands.tuning.measure import SAME, Effort, is_flat, make, psnr
 from gguf_imagegen.commands.tuning.tuner import Work
-from gguf_imagegen.engines.conversion import Order, convert, replacing, require_room
+from gguf_imagegen.engines.conversion import (
+    Order,
+    checked_target,
+    convert,
+    replacing,
+    require_disk,
+    require_room,
+)
 from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.modelfiles.header import read_header
+from gguf_imagegen.modelfiles.split import join, split_of
 from gguf_imagegen.planning.conversion import with_file
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
@@ -28,6 +38,7 @@ from gguf_imagegen.vocabulary.errors import (
     ConversionFailed,
     InsufficientMemory,
     InvalidModelFile,
+    InvalidRequest,
     MissingComponent,
 )
 
@@ -50,19 +61,41 @@ def run_convert(settings: Settings, order: Order, *, check: bool) -> int:
     console = Console(stderr=True)
     likeness = Likeness(None, "as --no-check says")
     try:
-        with replacing(order) as partial:
+        with replacing(order.target) as partial:
             require_room(order, checked=settings.memory_check)
             with shown(console) as tell:
                 asyncio.run(convert(_engine(settings), order, tell))
                 if check:
                     likeness = asyncio.run(compared(settings, order, partial, tell))
     except KeyboardInterrupt:
-        console.print("stopped; nothing was written", highlight=False)
-        return INTERRUPTED
+        return _stopped(console)
     old, new = order.task.source.stat().st_size, order.target.stat().st_size
     print(f"{order.target.name}: {order.task.weights}, {size_words(new)} of {size_words(old)}")
     print(_words(likeness))
     return 0
+
+
+def run_join(source: Path, target: Path, *, force: bool) -> int:
+    """Join the parts of a split model, of which this is the first; the exit code."""
+    split = split_of(source)
+    if split is None:
+        raise InvalidRequest(f"{source.name}: say with --type what to convert it to, such as q8_0")
+    target = checked_target(target, split.parts, force=force)
+    require_disk(target, split.size)
+    console = Console(stderr=True)
+    try:
+        with replacing(target) as partial, shown(console) as tell:
+            join(split, partial, functools.partial(tell, "joining"))
+            header = read_header(partial)
+    except KeyboardInterrupt:
+        return _stopped(console)
+    print(f"{target.name}: {len(header.tensors)} tensors of {len(split.parts)} parts")
+    return 0
+
+
+def _stopped(console: Console) -> int:
+    console.print("stopped; nothing was written", highlight=False)
+    return INTERRUPTED
 
 
 def _words(likeness: Likeness) -> str:

@@ -15,12 +15,14 @@ import psutil
 
 from gguf_imagegen import __version__
 from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.catalog.default_model import known_models
 from gguf_imagegen.catalog.parse import CatalogError
 from gguf_imagegen.engines.sdcpp.probe import probe
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.devices import make_devices
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Kernels
+from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 ENGINE: Final = "stable-diffusion-cpp-python"
 NOTE: Final = "engine-unpatched"
@@ -59,6 +61,7 @@ def examine(settings: Settings) -> list[Finding]:
         _cores(settings),
         _memory(),
         _models(settings),
+        *_models_from(settings),
     ]
 
 
@@ -147,3 +150,17 @@ def _models(settings: Settings) -> Finding:
         return Finding("models", False, str(exc))
     here = [entry.id for entry in catalog.entries if catalog.on_disk(entry)]
     return Finding("models", None, f"on disk: {', '.join(here) or 'none'}")
+
+
+def _models_from(settings: Settings) -> list[Finding]:
+    """The files in the folder of another program that cannot be used, one line each."""
+    if settings.models_from is None:
+        return []
+    refused: list[str] = []
+    try:
+        known_models(settings, refused.append)
+    except CatalogError:
+        return []  # said of the models
+    except InvalidRequest as exc:
+        return [Finding("models-from", False, str(exc))]
+    return [Finding("models-from", None, f"not used: {words}") for words in refused]

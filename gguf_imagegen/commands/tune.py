@@ -105,6 +105,7 @@ def work_for(catalog: Catalog, entry: Entry, settings: Settings, effort: Effort,
     steps = min(effort.steps, Bounds.of(entry, settings).steps)
     fields = {"prompt": PROMPT, "seed": SEED, "steps": steps, "step_cache": "none", "size": size}
     request, warnings = parse_request(fields)
+    settings = entry.engine.over(settings)
     spec = plan(request, entry, settings, "generation", warnings).spec
     model = model_spec(entry, catalog.paths(entry), headers, settings, settings.threads or usable_cores())
 

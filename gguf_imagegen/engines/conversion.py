@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -58,19 +58,37 @@ def ordered(
     """The conversion of `source` to `target`, refused in words if it cannot be done."""
     wanted, checked = weight_type(kind), checked_rules(rules)
     size = sum(converted_bytes(convertible(file), wanted) for file in (source, vae) if file is not None)
+    absolute = checked_target(target, filter(None, (source, vae)), force=force)
+    task = Convert(source.absolute(), partial_of(absolute), wanted, checked, vae and vae.absolute())
+    return Order(task, absolute, size)
+
+
+def checked_target(target: Path, sources: Iterable[Path], *, force: bool) -> Path:
+    """Where the result goes, absolute; InvalidRequest if it cannot go there."""
     if target.suffix.lower() != ".gguf":
         raise InvalidRequest(f"{target.name}: the result is a GGUF file; give it a name that ends in .gguf")
-    for file in filter(None, (source, vae)):
-        if target.exists() and target.samefile(file):
-            raise InvalidRequest(f"{target.name}: the result would replace what it is made from")
+    if target.exists() and any(target.samefile(file) for file in sources):
+        raise InvalidRequest(f"{target.name}: the result would replace what it is made from")
     if target.is_dir() or (target.exists() and not force):
         raise InvalidRequest(f"{target.name}: it exists already; --force replaces a file")
     absolute = target.absolute()
     if not absolute.parent.is_dir():
         raise InvalidRequest(f"{target.name}: there is no folder {absolute.parent.name!r} to put it into")
-    partial = absolute.with_name(f".{absolute.name}{PART}")
-    task = Convert(source.absolute(), partial, wanted, checked, vae and vae.absolute())
-    return Order(task, absolute, size)
+    return absolute
+
+
+def partial_of(target: Path) -> Path:
+    return target.with_name(f".{target.name}{PART}")
+
+
+def require_disk(target: Path, size: int, free: Callable[[Path], int] = free_bytes) -> None:
+    """DiskFull, with numbers, if so many bytes do not fit."""
+    there = free(target.parent)
+    if size + MARGIN > there:
+        raise DiskFull(
+            f"{target.name}: the disk is too full: {size_words(size)} are needed and"
+            f" {size_words(there)} are free; free {size_words(size + MARGIN - there)} more"
+        )
 
 
 def require_room(
@@ -84,12 +102,7 @@ def require_room(
 
     `memory` is how many bytes of it may be used, None for what this machine has; it counts only if `checked`.
     """
-    there = free(order.target.parent)
-    if order.size + MARGIN > there:
-        raise DiskFull(
-            f"{order.target.name}: the disk is too full: {size_words(order.size)} are needed and"
-            f" {size_words(there)} are free; free {size_words(order.size + MARGIN - there)} more"
-        )
+    require_disk(order.target, order.size, free)
     memory = available(gpu=None).usable.ram if memory is None else memory
     if checked and order.size > memory:
         raise InsufficientMemory(
@@ -99,22 +112,22 @@ def require_room(
 
 
 @contextmanager
-def replacing(order: Order) -> Iterator[Path]:
+def replacing(target: Path) -> Iterator[Path]:
     """The file to write; it takes the target's place at the end, and is gone if that is not reached.
 
     What killed conversions left in the folder goes first. Raises ModelBusy while another writes the target.
     """
-    partial = order.task.target
+    partial = partial_of(target)
     sweep(partial.parent)
     try:
         with locks.exclusive(partial.with_suffix(LOCK)):
             try:
                 yield partial
-                partial.replace(order.target)
+                partial.replace(target)
             finally:
                 partial.unlink(missing_ok=True)
     except locks.Held:
-        raise ModelBusy(f"{order.target.name} is being written by another conversion") from None
+        raise ModelBusy(f"{target.name} is being written by another conversion") from None
 
 
 def sweep(folder: Path) -> None:

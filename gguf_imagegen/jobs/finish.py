@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from gguf_imagegen import __version__
 from gguf_imagegen.pictures import encode, infotext, insets, masks, provenance
 from gguf_imagegen.pictures.provenance import SourceType
@@ -89,7 +91,7 @@ def settings_of(plan: Plan, seed: int) -> dict[str, str]:
 def _sampled(plan: Plan) -> dict[str, object]:
     """What else steered the sampling, as far as the model has it and it is not the model's own."""
     spec, entry = plan.spec, plan.entry
-    own = entry.defaults
+    own, tiled = entry.defaults, spec.vae_tiling
     return {
         "Distilled CFG Scale": spec.guidance if entry.traits.distilled_guidance else None,
         "Image CFG scale": None if spec.image_cfg_scale == spec.cfg_scale else spec.image_cfg_scale,
@@ -98,10 +100,20 @@ def _sampled(plan: Plan) -> dict[str, object]:
         "Shift": None if spec.flow_shift == own.flow_shift else spec.flow_shift,
         "Step cache": None if spec.step_cache == own.step_cache == "none" else spec.step_cache,
         "Step cache threshold": spec.step_cache_threshold,
-        "Tiling": True if entry.tiling else None,
+        "Step cache options": _words(spec.step_cache_options),
+        "Sigmas": ", ".join(f"{sigma:g}" for sigma in spec.custom_sigmas) or None,
+        "Shifted timestep": spec.shifted_timestep or None,
+        "Prediction": entry.engine.prediction,
+        "Reference positions": "increasing" if spec.increase_ref_index else None,
+        "Tiling": True if entry.seamless == "xy" else entry.seamless,
+        "VAE tiles": "{}x{}, overlap {:g}".format(*spec.vae_tile, spec.vae_tile_overlap) if tiled else None,
         "Decoder": entry.decoder if len(entry.decoders) > 1 else None,
         "LoRA": ", ".join(f"{lora.name or lora.path.stem}: {lora.scale:g}" for lora in spec.loras) or None,
     }
+
+
+def _words(options: Mapping[str, object]) -> str | None:
+    return ", ".join(f"{name}={value}" for name, value in options.items()) or None
 
 
 def _started(plan: Plan) -> dict[str, object]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from gguf_imagegen.catalog import tiles
 from gguf_imagegen.catalog.catalog import Catalog
-from gguf_imagegen.catalog.memory import Files, tiles
+from gguf_imagegen.catalog.memory import Files
 from gguf_imagegen.catalog.quants import Survey
 from gguf_imagegen.catalog.verdict import Verdict, verdict_of
 from gguf_imagegen.jobs.estimates import Pace
@@ -65,7 +66,9 @@ class Forecaster:
             plan,
             seconds=self._pace.job_seconds(plan),
             load_seconds=0.0 if self._pool.ready(entry) else self._pace.load_seconds(entry),
-            tiles=tiles(entry.family, *spec.decoded) if tiled else 1,
+            tiles=tiles.count_of(entry.family, spec.decoded, spec.vae_tile, spec.vae_tile_overlap)
+            if tiled
+            else 1,
             room=room,
             cheaper=None if room.fits else self._cheaper(plan, files, free),
         )

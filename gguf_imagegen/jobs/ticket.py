@@ -158,7 +158,8 @@ def pinned(plan: Plan, fresh: Plan) -> Plan:
 
 def _as_asked(now: Entry, then: Entry) -> Entry:
     """The model as it is now, with what a request chooses."""
-    return now.model_copy(update={"decoder": then.decoder, "tiling": then.tiling})
+    engine = now.engine.model_copy(update={"prediction": then.engine.prediction})
+    return now.model_copy(update={"decoder": then.decoder, "seamless": then.seamless, "engine": engine})
 
 
 def fields_of(request: ImageRequest) -> dict[str, Any]:

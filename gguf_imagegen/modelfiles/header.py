@@ -98,8 +98,10 @@ class Header:
         return any(part in name for name in self.tensors)
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, *, split: bool = False) -> Header:
     """Read and check a header; InvalidModelFile says what is wrong with the file.
+
+    A part of a split GGUF is wrong, too, unless `split` asks for one.
 
     Nothing but a file is opened: a pipe would block, a device never ends.
     """
@@ -107,12 +109,12 @@ def read_header(path: Path) -> Header:
         if not path.is_dir() and not stat.S_ISREG(path.stat().st_mode):
             raise InvalidModelFile(f"{path.name}: it is a pipe or a device, not a file", param="model")
         with path.open("rb") as file:
-            return parse_header(file, path.name, path.stat().st_size)
+            return parse_header(file, path.name, path.stat().st_size, split=split)
     except OSError as exc:
         raise _bad(path.name, f"it cannot be read ({exc.strerror})") from exc
 
 
-def parse_header(file: BinaryIO, name: str, size: int) -> Header:
+def parse_header(file: BinaryIO, name: str, size: int, *, split: bool = False) -> Header:
     """The header of an open file of `size` bytes, of which nothing behind the header is read."""
     head = file.read(HEAD)
     file.seek(0)
@@ -122,14 +124,14 @@ def parse_header(file: BinaryIO, name: str, size: int) -> Header:
     if not safetensors and (words := words_for(head)):
         raise InvalidModelFile(f"{name}: {words}", param="model")
     if head.startswith(b"GGUF"):
-        gguf = _Gguf(file, name, size)
+        gguf = _Gguf(file, name, size, split)
         header = Header(name, "gguf", gguf.read(), size, gguf.layout)
     elif PurePath(name).suffix.lower() in SAFETENSORS or safetensors:
         tensors, metadata = _safetensors(file, name, size)
         header = Header(name, "safetensors", tensors, size, metadata=metadata)
     else:
         raise _bad(name, "it is neither a GGUF nor a safetensors file")
-    if not header.tensors:
+    if not header.tensors and not split:
         raise _bad(name, "it holds no tensors")
     return header
 
@@ -147,7 +149,8 @@ def _bad(name: str, reason: str) -> InvalidModelFile:
 class _Gguf:
     """A cursor over a GGUF header that can neither leave the file nor be made to read much."""
 
-    def __init__(self, file: BinaryIO, name: str, size: int) -> None:
+    def __init__(self, file: BinaryIO, name: str, size: int, split: bool) -> None:
+        self._split = split
         self._file = file
         self._name = name
         self._size = size
@@ -168,10 +171,10 @@ class _Gguf:
             value = self._value(self._number("I"))
             if key == "general.alignment":
                 alignment = value if isinstance(value, int) else 0
-            if key == "split.count" and isinstance(value, int) and value > 1:
+            if key == "split.count" and isinstance(value, int) and value > 1 and not self._split:
                 raise InvalidModelFile(
                     f"{self._name}: it is one of {value} parts of a model, which the engine does not join;"
-                    " merge them with llama-gguf-split --merge of llama.cpp, or take a file of one piece",
+                    " join them with gguf-imagegen convert FIRST-PART OUT.gguf, or take a file of one piece",
                     param="model",
                 )
         if alignment not in {1 << shift for shift in range(3, 21)}:

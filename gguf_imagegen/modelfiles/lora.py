@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, count, takewhile
 
-from gguf.constants import GGML_QUANT_SIZES
-
 from gguf_imagegen.modelfiles.engine_names import DECODERS, DIFFUSION, lora_name, model_name, role_prefix
 from gguf_imagegen.modelfiles.header import Header, TensorInfo
+from gguf_imagegen.modelfiles.weight_types import QUANTIZED
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidModelFile
 
@@ -25,7 +24,7 @@ _PLAIN = frozenset({"F32", "F16", "BF16"})
 _FLOATS = {"gguf": _PLAIN, "safetensors": _PLAIN | {"F64", "F8_E4M3", "F8_E5M2"}}
 _NUMBERS = {"gguf": frozenset({"I32"}), "safetensors": frozenset({"I32", "I64"})}
 _PASSED_OVER = "U8"
-_QUANTIZED = frozenset(kind.name for kind, (block, _) in GGML_QUANT_SIZES.items() if block > 1)
+_PEFT = "base_model.model."
 _EMBEDDINGS = (
     "token_embedding.weight", "position_embedding.weight", "embed_tokens.weight", "shared.weight",
     "relative_attention_bias.weight",
@@ -73,6 +72,12 @@ def fit(lora: Header, files: Mapping[Role, Header], family: str, model: str) -> 
     share = f"{len(fitting)} of {len(lora.tensors)} tensors fit {model}"
     if faults:
         raise _refusal(lora, f"{faults[0]}; {share}")
+    if not fitting and all(name.startswith(_PEFT) for name in lora.tensors):
+        raise _refusal(
+            lora,
+            f"has names as PEFT saves them, which the engine does not know: {share}; replace {_PEFT!r} at"
+            " their beginning by 'diffusion_model.', or save it with save_lora_weights of diffusers",
+        )
     if not fitting:
         raise _refusal(
             lora,
@@ -123,7 +128,7 @@ def _layers(
 
 def _parts(lora: Header, family: str, *, fused: bool) -> dict[str, dict[str, TensorInfo]]:
     """The file's tensors by the name of what they change, and then by part: `lora_down`, `alpha`, …"""
-    readable = _FLOATS[lora.format] | _NUMBERS[lora.format] | _QUANTIZED | {_PASSED_OVER}
+    readable = _FLOATS[lora.format] | _NUMBERS[lora.format] | QUANTIZED | {_PASSED_OVER}
     parts: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
     for name, tensor in lora.tensors.items():
         if tensor.type not in readable:
@@ -165,7 +170,7 @@ def _effective(layer: TensorInfo, pieces: list[Parts], format: str) -> Iterator[
     if products:
         _check_products(layer, products)
     for change in sums + products:
-        quantized = _QUANTIZED if change.quantizable and len(layer.shape) == 2 else frozenset()
+        quantized = QUANTIZED if change.quantizable and len(layer.shape) == 2 else frozenset()
         _check_types(change.tensors, _FLOATS[format] | quantized)
         _check_types(change.scales, _FLOATS[format] | _NUMBERS[format])
         yield from change.tensors + change.scales
@@ -255,7 +260,7 @@ def _check_sums(layer: TensorInfo, changes: list[_Change]) -> None:
             raise _other_model(layer, change)
     if rows < layer.shape[0] and len(layer.shape) != 2:
         raise _other_model(layer, changes[0])
-    if layer.type in _QUANTIZED:
+    if layer.type in QUANTIZED:
         raise _Misfit(
             f"adds whole matrices ({_short(changes[0].tensors[0].name)}), which the engine does with"
             f" unquantised weights only; {_plain_name(layer)} is {layer.type}, take the model in FP16 or BF16"

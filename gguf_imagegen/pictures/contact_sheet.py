@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from gguf_imagegen.pictures import encode
+
 WIDTH = 256
 """Pixels of a cell's side, where there are few."""
 MOST_PIXELS = 1 << 24
@@ -27,7 +29,7 @@ class Cell:
     lines: tuple[str, ...]
 
 
-def make(cells: Sequence[Cell], columns: int) -> bytes:
+def make(cells: Sequence[Cell], columns: int, xmp: bytes = b"") -> bytes:
     """A PNG file of at most about MOST_PIXELS; so many `columns` if they are few, else nearly square."""
     if not 1 < columns <= MOST_COLUMNS:
         columns = min(len(cells), math.ceil(math.sqrt(len(cells))))
@@ -39,9 +41,7 @@ def make(cells: Sequence[Cell], columns: int) -> bytes:
     for number, cell in enumerate(cells):
         row, column = divmod(number, columns)
         _draw(sheet, cell, (GAP + column * across, GAP + row * down), side)
-    out = io.BytesIO()
-    sheet.save(out, "PNG")
-    return out.getvalue()
+    return encode.encode_picture(sheet, format="png", xmp=xmp)
 
 
 def _draw(sheet: Image.Image, cell: Cell, place: tuple[int, int], side: int) -> None:

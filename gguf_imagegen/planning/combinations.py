@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from gguf_imagegen.planning.expansion import COUNTLESS, Choice, Sequel, Wildcards, expanded
 from gguf_imagegen.planning.faults import validated
-from gguf_imagegen.planning.request import MAX_SEED, Finite, ImageRequest, Text, parse_request
+from gguf_imagegen.planning.fields import Finite
+from gguf_imagegen.planning.request import MAX_SEED, ImageRequest, Text, parse_request
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.errors import InvalidRequest
@@ -68,6 +69,8 @@ def combinations(data: Mapping[str, Any], able: Abilities, settings: Settings) -
     wanted = validated(SetRequest, data)
     rest = {key: value for key, value in data.items() if key not in SetRequest.model_fields}
     shared, warnings = parse_request(rest, able)
+    if shared.enhance:
+        raise InvalidRequest("enhance: a set draws its prompts as they are", param="enhance")
     axes = _axes(wanted, shared, able, warnings)
     prompts = Choice(_prompts(wanted, settings))
     counts = {"model": len(axes["model"]), "prompt": prompts.count}

@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from gguf_imagegen.planning.bounded_json import json_object
-from gguf_imagegen.planning.request import FLAT, MAX_LAYERS
+from gguf_imagegen.planning.engine_fields import MAX_LAYERS
+from gguf_imagegen.planning.request import FLAT
 
 
 def from_form(parts: list[tuple[str, str | bytes]]) -> dict[str, Any]:

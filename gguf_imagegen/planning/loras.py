@@ -7,9 +7,11 @@ from pathlib import Path
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.catalog.verdict import weights_of
 from gguf_imagegen.modelfiles.engine_names import role_prefix
 from gguf_imagegen.modelfiles.inspect import inspect_file
 from gguf_imagegen.modelfiles.lora import Fit, fit
+from gguf_imagegen.modelfiles.weight_types import as_loaded
 from gguf_imagegen.planning.addons import listed_name, named_file
 from gguf_imagegen.planning.request import LoraRequest
 from gguf_imagegen.settings import Settings
@@ -34,6 +36,7 @@ def fitting_loras(
         for role, path in catalog.paths(entry).items()
         if role_prefix(role, entry.family) is not None
     }
+    files = as_loaded(files, weights_of(entry, files, settings))
     for path in dict.fromkeys(lora.path for lora in loras):
         found = fit(inspect_file(path), files, entry.family, entry.id)
         notes.extend(_note(path.name, found, entry.id))

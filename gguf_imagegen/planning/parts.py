@@ -1,4 +1,5 @@
-"""What a request can want of a model that makes it another loaded one: without T5, or for seamless tiles."""
+"""What a request can want of a model that makes it another loaded one: without T5, for seamless edges, or for
+what else it may have been trained to predict."""
 
 from __future__ import annotations
 
@@ -9,8 +10,11 @@ from gguf_imagegen.planning.request import ImageRequest
 
 def chosen_parts(request: ImageRequest, entry: Entry) -> tuple[Entry, list[str]]:
     """The model as the request wants it, and a note on what it cannot be. A change loads it again."""
-    if request.tiling:
-        entry = entry.model_copy(update={"tiling": True})
+    if request.seamless is not None:
+        entry = entry.model_copy(update={"seamless": request.seamless})
+    if request.prediction is not None:
+        engine = entry.engine.model_copy(update={"prediction": request.prediction})
+        entry = entry.model_copy(update={"engine": engine})
     if request.t5xxl != "none":
         return entry, []
     if any("t5xxl" in roles for _, roles in parts_needed(entry.family)):

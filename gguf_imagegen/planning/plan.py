@@ -6,7 +6,6 @@ Everything that would kill or corrupt the engine is refused or put right here (`
 from __future__ import annotations
 
 import dataclasses
-import re
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,15 +13,16 @@ from typing import Literal
 
 from msgspec.structs import replace
 
+from gguf_imagegen.catalog import tiles
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.vocabulary import unknown_words
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.pictures.insets import Inset
 from gguf_imagegen.planning import sampling
-from gguf_imagegen.planning.addons import named_file
 from gguf_imagegen.planning.bounds import check_least
-from gguf_imagegen.planning.canvas import Canvas, canvas_of, enlarger, hires_canvas
+from gguf_imagegen.planning.canvas import Canvas, canvas_of, enlarger
 from gguf_imagegen.planning.embeddings import named_embeddings
+from gguf_imagegen.planning.hires import last_canvas, second_pass
 from gguf_imagegen.planning.inputs import (
     Headers,
     asked_size,
@@ -42,7 +42,7 @@ from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Decoder, Generate, Hires, SkipLayers
+from gguf_imagegen.vocabulary.engine import Decoder, Generate, SkipLayers
 from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation, missing
 
 Operation = Literal["generation", "edit", "variation", "upscale"]
@@ -84,6 +84,8 @@ class Plan:
     inset: Inset | None = None
     """That part."""
     pictures: tuple[RawImage, ...] = field(default=(), repr=False)
+    enhanced: bool = False
+    """Whether a language model wrote the prompt."""
 
     @property
     def spec(self) -> Generate:
@@ -218,8 +220,8 @@ def sketch(
     from_noise = bool(headers.pictures) and entry.edit_mode in ("reference", "control")
     steps = sampling.steps(request, entry, settings, notes)
     sampler = request.sampler or sampling.own(entry.defaults.sampler, able.samplers)
-    last = _last_canvas(request, entry, settings, canvas, notes)
-    hires = _hires(request, entry, settings, last, steps, notes, able)
+    last = last_canvas(request, entry, settings, canvas, notes)
+    hires = second_pass(request, entry, settings, last, steps, notes, able)
     fewest = min(steps, int(hires.steps / hires.denoising_strength)) if hires else steps
     schedule = sampling.schedule(request, entry, able, fewest, notes)
     step_cache = sampling.step_cache(request, entry, notes)
@@ -252,7 +254,13 @@ def sketch(
         step_cache=step_cache,
         step_cache_threshold=request.step_cache_threshold,
         strength=1.0 if from_noise else strength,
-        vae_tiling=request.vae_tiling,
+        vae_tiling=request.vae_tiling or request.vae_tile_size is not None,
+        vae_tile=request.vae_tile_size or tiles.tile_of(entry.family, *last.aligned),
+        vae_tile_overlap=tiles.OVERLAP if request.vae_tile_overlap is None else request.vae_tile_overlap,
+        custom_sigmas=request.custom_sigmas,
+        shifted_timestep=sampling.shifted_timestep(request, entry, notes),
+        step_cache_options=sampling.step_cache_options(request, step_cache, notes),
+        increase_ref_index=request.increase_ref_index,
         init_image=None,
         mask=None,
         ref_images=(),
@@ -288,6 +296,7 @@ def sketch(
         upscale=upscale_of(request, settings, whole or last.delivered),
         whole=whole,
         priority=request.priority,
+        enhanced=request.enhance,
     )
     return Sketch(request, settings, headers, canvas, bare)
 
@@ -333,50 +342,6 @@ def _upscale_sketch(
         priority=request.priority,
     )
     return Sketch(request, settings, headers, Canvas(size, size, size), bare)
-
-
-def _last_canvas(
-    request: ImageRequest, entry: Entry, settings: Settings, canvas: Canvas, notes: list[str]
-) -> Canvas:
-    """Of the last pass: the second one, if there is one."""
-    if request.hires is None:
-        return canvas
-    first = canvas.aligned if canvas.drawn == canvas.delivered else canvas.delivered
-    width, height = (round(side * request.hires.scale) for side in first)
-    asked = request.hires.width or width, request.hires.height or height
-    return hires_canvas(asked, entry, settings, notes)
-
-
-def _hires(
-    request: ImageRequest,
-    entry: Entry,
-    settings: Settings,
-    canvas: Canvas,
-    steps: int,
-    notes: list[str],
-    able: Abilities,
-) -> Hires | None:
-    """The second pass; sd.cpp takes the last `steps` of a schedule of `steps / denoising_strength`."""
-    if request.hires is None:
-        return None
-    steps = sampling.checked_steps(request.hires.steps or steps, entry, settings, "hires", notes)
-    upscaler, model = _hires_upscaler(request.hires.upscaler, settings, able)
-    return Hires(
-        width=canvas.aligned[0],
-        height=canvas.aligned[1],
-        steps=steps,
-        denoising_strength=request.hires.denoising_strength,
-        upscaler=upscaler,
-        model=model,
-    )
-
-
-def _hires_upscaler(name: str, settings: Settings, able: Abilities) -> tuple[str, Path | None]:
-    """The engine's name of a built-in one, which others spell with blanks, or "model" and its file."""
-    plain = re.sub(r"[^a-z]+", "_", name.lower()).strip("_")
-    if plain in able.upscalers:
-        return plain, None
-    return "model", named_file(name, settings.upscaler_dir, "upscaler")
 
 
 def _skip_layers(request: ImageRequest) -> SkipLayers | None:

@@ -7,37 +7,32 @@ Xinference and AUTOMATIC1111, see `docs/api.md`. Model-dependent checks are in `
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
     WithJsonSchema,
-    model_validator,
 )
 
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
-from gguf_imagegen.pictures.data_urls import decode_data_url
-from gguf_imagegen.planning import bounded_json
-from gguf_imagegen.planning.bounded_json import json_object
+from gguf_imagegen.planning import values
+from gguf_imagegen.planning.engine_fields import EngineFields
 from gguf_imagegen.planning.faults import explained
-from gguf_imagegen.planning.said import said, says_nothing
+from gguf_imagegen.planning.fields import Finite, Lenient, option
+from gguf_imagegen.planning.said import said
 from gguf_imagegen.planning.solvers import MODELS_OWN, NEAREST, key_of, models_own_note, stand_in_note
 from gguf_imagegen.planning.without_effect import WITHOUT_EFFECT, warnings_of
 from gguf_imagegen.vocabulary.abilities import Abilities
-from gguf_imagegen.vocabulary.engine import DEFAULT_TILE, Decoder, StepCache
+from gguf_imagegen.vocabulary.engine import DEFAULT_TILE
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnknownSampler
 
 LONGEST_NAME = 100
-MAX_LAYERS = 200
 MAX_PRIORITY = 10
 MAX_SEED = 2**53 - 1
 """Largest seed that survives JSON in every client."""
@@ -61,128 +56,47 @@ def _known(kind: Literal["sampler", "schedule"]) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _size(value: object) -> object:
-    if value in (None, "auto", "original", "0x0"):
-        return None
-    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*×]\s*(\d{1,6})\s*", value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError("must be 'auto' or WIDTHxHEIGHT such as 512x512")
-    width, height = int(match[1]), int(match[2])
-    return width or height, height or width
-
-
-def _image(value: object, info: ValidationInfo) -> object:
-    """An upload: bytes of a form part, a data URL, bare base64, or OpenAI's `{"image_url": …}` object."""
-    if isinstance(value, Mapping):
-        value = value.get("image_url", value.get("b64_json"))
-        if isinstance(value, Mapping):
-            value = value.get("url")
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, str):
-        return decode_data_url(value, info.field_name or "image")
-    raise ValueError("must be a file, a data URL or base64")
-
-
-def _jpeg(value: object) -> object:
-    return "jpeg" if value == "jpg" else value
-
-
-def _base64(value: object) -> object:
-    return "b64_json" if value == "base64" else value
-
-
-def _off(value: object) -> object:
-    return "none" if value in ("disabled", "off", False) else value
-
-
-def _images(value: object) -> object:
-    every = value if isinstance(value, list | tuple) else [value]
-    return [each for each in every if not says_nothing(each)]
-
-
-def _loras(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            value = bounded_json.loads(value.encode() or b"[]", "lora", param="lora")
-        except (ValueError, RecursionError):
-            raise ValueError('must be JSON such as [{"name": "x", "scale": 0.8}]') from None
-    return [value] if isinstance(value, Mapping) else value
-
-
-def _object(value: object) -> object:
-    return json_object(value, "lora_alphas") if isinstance(value, str) else value
-
-
-def _unicode(text: str) -> str:
-    """JSON can say half of a surrogate pair, which no UTF-8 can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("contains a lone surrogate, which is not valid Unicode") from None
-    return text
-
-
-def _random_seed(value: object) -> object:
-    return None if value in (None, "", "null", -1, "-1") else value
-
-
-def _option(*names: str, **kwargs: Any) -> Any:
-    """A field with further names; the first one is canonical."""
-    return Field(validation_alias=AliasChoices(*names), **kwargs)
-
-
-Text = Annotated[str, AfterValidator(_unicode)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Upload = Annotated[bytes, BeforeValidator(_image)]
+Text = Annotated[str, AfterValidator(values.unicode)]
+Upload = Annotated[bytes, BeforeValidator(values.image)]
 Sampler = Annotated[str, _known("sampler")]
 Schedule = Annotated[str, _known("schedule")]
 Size = Annotated[
     tuple[int, int] | None,
-    BeforeValidator(_size),
+    BeforeValidator(values.size),
     WithJsonSchema({"type": "string", "pattern": r"^(auto|[1-9]\d{0,5}[x*][1-9]\d{0,5})$"}),
 ]
 Seed = Annotated[
     int | None,
-    BeforeValidator(_random_seed),
+    BeforeValidator(values.random_seed),
     WithJsonSchema({"type": ["integer", "null"], "minimum": -1, "maximum": MAX_SEED}),
 ]
 """The schemas tell the OpenAPI document what a client may say, before it is made into the type here."""
 
 
 _UPLOADS = BeforeValidator(
-    _images, json_schema_input_type=Annotated[list[Upload], Field(max_length=16)] | Upload
+    values.images, json_schema_input_type=Annotated[list[Upload], Field(max_length=16)] | Upload
 )
 
 
 Weight = Annotated[float, Field(allow_inf_nan=False, ge=-10, le=10)]
 
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, populate_by_name=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_nothing(cls, data: object) -> object:
-        return said(data, ("steps", "width", "height")) if isinstance(data, Mapping) else data
-
-
-class StreamOptions(_Lenient):
+class StreamOptions(Lenient):
     """llama-box's `stream_options`, plus `dialect`."""
 
     dialect: Literal["llama-box", "openai", "both"] | None = None
     include_usage: bool = False
     preview: bool | Literal["proj", "tae", "vae"] = False
-    chunk_results: bool = _option("chunk_results", "chunk_result", "chunk", default=False)
+    chunk_results: bool = option("chunk_results", "chunk_result", "chunk", default=False)
     chunk_size: int = Field(4096, ge=64, le=1 << 20)
 
 
-class LoraRequest(_Lenient):
-    name: str = _option("name", "id", max_length=255)
-    scale: Finite = _option("scale", "weight", "multiplier", default=1.0, ge=-10, le=10)
+class LoraRequest(Lenient):
+    name: str = option("name", "id", max_length=255)
+    scale: Finite = option("scale", "weight", "multiplier", default=1.0, ge=-10, le=10)
 
 
-class HiresRequest(_Lenient):
+class HiresRequest(Lenient):
     """`width` and `height`, where given, are the size after the second pass in the place of `scale`."""
 
     scale: Finite = Field(2.0, ge=0, le=4)
@@ -191,6 +105,7 @@ class HiresRequest(_Lenient):
     steps: int | None = Field(None, ge=1, le=1000)
     denoising_strength: Finite = Field(0.7, gt=0, le=1)
     upscaler: str = Field("latent", max_length=200)
+    upscale_tile_size: int = Field(DEFAULT_TILE, ge=32, le=2048)
 
 
 def _second_pass(hires: HiresRequest | None) -> HiresRequest | None:
@@ -198,13 +113,14 @@ def _second_pass(hires: HiresRequest | None) -> HiresRequest | None:
     return hires if hires and (hires.scale > 1 or hires.width or hires.height) else None
 
 
-class ImageRequest(_Lenient):
+class ImageRequest(EngineFields):
     """A generation or an edit as the client asked for it; None means "not said"."""
 
     prompt: Text = ""
-    negative_prompt: Text = _option("negative_prompt", "negative_sampler", default="")
+    enhance: bool = False
+    negative_prompt: Text = option("negative_prompt", "negative_sampler", default="")
     model: str | None = None
-    n: int | None = _option(
+    n: int | None = option(
         "n", "batch_count", "num_images_per_prompt", "num_outputs_per_prompt", default=None, ge=1
     )
     size: Size = None
@@ -212,9 +128,11 @@ class ImageRequest(_Lenient):
     height: int | None = Field(None, ge=1)
     quality: Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"] | None = None
     background: Literal["auto", "opaque", "transparent"] | None = None
-    output_format: Annotated[Literal["png", "jpeg", "webp"] | None, BeforeValidator(_jpeg)] = None
+    output_format: Annotated[Literal["png", "jpeg", "webp"] | None, BeforeValidator(values.jpeg)] = None
     output_compression: int | None = Field(None, ge=0, le=100)
-    response_format: Annotated[Literal["b64_json", "url", "file"] | None, BeforeValidator(_base64)] = None
+    response_format: Annotated[Literal["b64_json", "url", "file"] | None, BeforeValidator(values.base64)] = (
+        None
+    )
     stream: bool = False
     stream_options: StreamOptions | None = None
     partial_images: int | None = Field(None, ge=0, le=3)
@@ -225,60 +143,43 @@ class ImageRequest(_Lenient):
     request_id: Text | None = Field(None, max_length=200)
     dry_run: bool = False
 
-    sampler: Sampler | None = _option(
+    sampler: Sampler | None = option(
         "sampler", "sample_method", "sampler_name", "sampling_method", "sampler_index", default=None
     )
-    schedule: Schedule | None = _option("schedule", "schedule_method", "scheduler", default=None)
-    steps: int | None = _option(
+    schedule: Schedule | None = option("schedule", "schedule_method", "scheduler", default=None)
+    steps: int | None = option(
         "steps", "sample_steps", "sampling_steps", "num_inference_steps", "step", default=None, ge=1
     )
-    cfg_scale: Finite | None = _option("cfg_scale", "true_cfg_scale", "txt_cfg", default=None, ge=0, le=100)
-    guidance: Finite | None = _option(
+    cfg_scale: Finite | None = option("cfg_scale", "true_cfg_scale", "txt_cfg", default=None, ge=0, le=100)
+    guidance: Finite | None = option(
         "guidance", "distilled_guidance", "distilled_cfg_scale", default=None, ge=0, le=100
     )
     guidance_scale: Finite | None = Field(None, ge=0, le=100)
-    image_cfg_scale: Finite | None = _option("image_cfg_scale", "img_cfg", default=None, ge=0, le=100)
-    strength: Finite | None = _option("strength", "denoising_strength", default=None, ge=0, le=1)
-    seed: Seed = _option("seed", "rng_seed", default=None, ge=0, le=MAX_SEED)
+    image_cfg_scale: Finite | None = option("image_cfg_scale", "img_cfg", default=None, ge=0, le=100)
+    strength: Finite | None = option("strength", "denoising_strength", default=None, ge=0, le=1)
+    seed: Seed = option("seed", "rng_seed", default=None, ge=0, le=MAX_SEED)
     clip_skip: int | None = Field(None, ge=-1, le=12)
-    eta: Finite | None = Field(None, ge=0, le=1)
-    flow_shift: Finite | None = Field(None, gt=0, le=100)
-    slg_scale: Finite | None = Field(None, ge=0, le=100)
-    slg_start: Finite = Field(0.01, ge=0, le=1)
-    slg_end: Finite = Field(0.2, ge=0, le=1)
-    slg_skip_layers: Annotated[
-        tuple[Annotated[int, Field(ge=0, le=200)], ...], Field(max_length=MAX_LAYERS)
-    ] = (7, 8, 9)
-    step_cache: Annotated[StepCache | None, BeforeValidator(_off)] = _option(
-        "step_cache", "cache_mode", default=None
-    )
-    step_cache_threshold: Finite | None = Field(None, gt=0, le=10)
-    decoder: Decoder | None = None
-    t5xxl: Literal["auto", "none"] | None = _option("t5xxl", "text_encoder_3", default=None)
-    vae_tiling: bool = False
-    tiling: bool = False
     hires: Annotated[HiresRequest | None, AfterValidator(_second_pass)] = None
-    lora_alphas: Annotated[dict[str, Weight], BeforeValidator(_object), Field(max_length=8)] = _option(
+    lora_alphas: Annotated[dict[str, Weight], BeforeValidator(values.mapping), Field(max_length=8)] = option(
         "lora_alphas", "lora_weights", default={}
     )
-    lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(_loras), Field(max_length=8)] = ()
+    lora: Annotated[tuple[LoraRequest, ...], BeforeValidator(values.loras), Field(max_length=8)] = ()
 
-    image: Annotated[tuple[Upload, ...], _UPLOADS, Field(max_length=16)] = _option(
+    image: Annotated[tuple[Upload, ...], _UPLOADS, Field(max_length=16)] = option(
         "image", "image[]", "images", "init_images", "url", default=()
     )
-    mask: Upload | None = _option("mask", "mask_image", default=None)
+    mask: Upload | None = option("mask", "mask_image", default=None)
     mask_blur: int = Field(0, ge=0, le=64)
     mask_fill: Literal["original", "fill"] = "original"
     only_masked: bool = False
     only_masked_padding: int = Field(32, ge=0, le=1024)
-    control: Upload | None = _option("control", "control_image", default=None)
-    control_model: str | None = _option("control_model", "control_net", default=None, max_length=255)
+    control: Upload | None = option("control", "control_image", default=None)
+    control_model: str | None = option("control_model", "control_net", default=None, max_length=255)
     control_strength: Finite = Field(0.9, ge=0, le=2)
     control_preprocess: Literal["none", "canny"] = "none"
     control_canny: bool = False
     upscale: Finite | None = Field(None, gt=1, le=8)
     upscaler: str | None = Field(None, max_length=200)
-    upscale_tile_size: int = Field(DEFAULT_TILE, ge=32, le=2048)
 
     @property
     def canny(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.bounds import Bounds
@@ -22,9 +22,24 @@ def steps(request: ImageRequest, entry: Entry, settings: Settings, notes: list[s
     quality: str = request.quality or ""
     while quality not in presets and quality in _NEXT_QUALITY:
         quality = _NEXT_QUALITY[quality]
+    if request.custom_sigmas:
+        return _steps_of(request, entry, settings, notes)
     if request.steps:
         return checked_steps(request.steps, entry, settings, "steps", notes)
     return min(presets.get(quality, entry.defaults.steps), Bounds.of(entry, settings).steps)
+
+
+def _steps_of(request: ImageRequest, entry: Entry, settings: Settings, notes: list[str]) -> int:
+    """Those between the noise levels of the request, none of which can be left out."""
+    wanted = len(request.custom_sigmas) - 1
+    if request.steps not in (None, wanted):
+        notes.append(f"steps: custom_sigmas of {wanted + 1} values are {wanted} steps")
+    if checked_steps(wanted, entry, settings, "custom_sigmas", []) < wanted:
+        most = Bounds.of(entry, settings).steps
+        raise InvalidRequest(
+            f"custom_sigmas: {entry.id} takes at most {most + 1} values", param="custom_sigmas"
+        )
+    return wanted
 
 
 def checked_steps(steps: int, entry: Entry, settings: Settings, param: str, notes: list[str]) -> int:
@@ -83,6 +98,30 @@ def step_cache(request: ImageRequest, entry: Entry, notes: list[str]) -> StepCac
         " all steps were made"
     )
     return "none"
+
+
+def step_cache_options(
+    request: ImageRequest, cache: StepCache, notes: list[str]
+) -> Mapping[str, bool | int | float | str]:
+    """As asked; sd.cpp turns a cache off whose range is empty."""
+    options = request.step_cache_options.model_dump(exclude_none=True)
+    if options and cache == "none":
+        notes.append("step_cache_options: have no effect without step_cache")
+        return {}
+    if options.get("start_percent", 0.15) >= options.get("end_percent", 0.95):
+        raise InvalidRequest(
+            "step_cache_options: start_percent (0.15) must be below end_percent (0.95)",
+            param="step_cache_options",
+        )
+    return options
+
+
+def shifted_timestep(request: ImageRequest, entry: Entry, notes: list[str]) -> int:
+    """Only SDXL has been distilled so (NitroSD)."""
+    if request.shifted_timestep and not entry.family.startswith("sdxl"):
+        notes.append(f"shifted_timestep: has no effect on {entry.id}, only on SDXL")
+        return 0
+    return request.shifted_timestep
 
 
 def guidance(request: ImageRequest, entry: Entry, notes: list[str]) -> tuple[float, float, float]:

@@ -251,7 +251,7 @@ class Lane:
         tuning = self._tunings.find(entry.name, paths) if self._settings.tuning else None
         if tuning is None:
             return spec, None
-        options = tuning.options.unless_said(self._settings)
+        options = tuning.options.unless_said(entry.engine.over(self._settings))
         if len(self._beside()) > 1:  # it was measured with the whole machine
             options = options.model_copy(update={"threads": None})
         return options.applied(spec), options

@@ -218,8 +218,10 @@ class Pool:
 
 def key_of(entry: Entry) -> str:
     """What is loaded for this entry: equal keys are served by the same engine."""
-    t5, tiling, control = "t5xxl" in entry.files, entry.tiling, entry.files.get("control_net")
-    key = f"{entry.name}, {entry.decoder} decoder" + ", T5" * t5 + ", tiling" * tiling
+    t5, control = "t5xxl" in entry.files, entry.files.get("control_net")
+    key = f"{entry.name}, {entry.decoder} decoder" + ", T5" * t5
+    for word in filter(None, (entry.seamless and f"seamless {entry.seamless}", entry.engine.prediction)):
+        key += f", {word}"
     return f"{key}, ControlNet {control}" if control else key
 
 

@@ -31,9 +31,13 @@ StepCache = Literal["none", "easycache", "ucache", "dbcache", "taylorseer", "cac
 """Ways of sd.cpp to leave out steps that would change little (`docs/caching.md` there)."""
 
 
-Kernels = Literal["auto", "off", "f32", "bf16", "int8"]
+Seamless = Literal["x", "y", "xy"]
+"""Which edges of a picture fit their opposites: left and right, top and bottom, or all."""
+Prediction = Literal["eps", "v", "edm_v", "sd3_flow", "flux_flow", "flux2_flow"]
+"""What a network was trained to predict, by sd.cpp's names."""
+Rng = Literal["cuda", "cpu"]
+Kernels = Literal["auto", "off", "f32", "bf16"]
 """What our kernels in ggml's CPU part multiply in, at most; auto: the fastest that is near to f32."""
-
 DEFAULT_TILE = 128
 """Pixels a side of what an upscaler computes at once, as sd.cpp's own programs have it."""
 
@@ -43,13 +47,18 @@ class LoadSpec(Struct, frozen=True, tag=True):
 
     With `built_in_vae` the model file holds a VAE itself. Where a TAESD stands beside a VAE, it makes
     previews only, unless `decoder` is "tiny". `zero_cond_t` is how Qwen-Image-Edit 2511 wants its timestep
-    (sd.cpp's docs/qwen_image_edit.md). With `tiling` opposite edges of pictures fit.
+    (sd.cpp's docs/qwen_image_edit.md).
+
+    `max_vram` is GiB of graphics memory that one computation may take, 0 as much as it needs; weights then
+    wait in main memory. `sampler_rng` None is `rng`, `prediction` None what the file's tensors tell, and
+    `chroma_use_dit_mask` None is only without flash attention.
 
     With `embeddings` prompts may name textual inversions (`Generate.embeddings`).
 
     Direct convolutions and flash attention need less memory and may be faster or slower; None leaves them to
-    what the engine computes on, see `settled`. `kernels` are for the worker's environment, `huge_pages` for
-    its malloc, see `engines.process`. `mmap` says how files are read: mapped, or in pieces; the weights are
+    what the engine computes on, see `settled`. `weights` is the type that weights are converted to while they
+    are read; None leaves them as they are. `kernels` are for the worker's environment, `huge_pages` for its
+    malloc, see `engines.process`. `mmap` says how files are read: mapped, or in pieces; the weights are
     copied either way.
     """
 
@@ -59,7 +68,7 @@ class LoadSpec(Struct, frozen=True, tag=True):
     built_in_vae: bool = False
     decoder: Decoder = "full"
     zero_cond_t: bool = False
-    tiling: bool = False
+    seamless: Seamless | None = None
     flash_attention: bool | None = None
     diffusion_conv_direct: bool | None = None
     vae_conv_direct: bool | None = None
@@ -69,8 +78,17 @@ class LoadSpec(Struct, frozen=True, tag=True):
     offload_to_cpu: bool = False
     vae_on_cpu: bool = False
     text_encoders_on_cpu: bool = False
-    rng: Literal["cuda", "cpu"] = "cuda"
+    control_net_on_cpu: bool = False
+    max_vram: float = 0.0
+    rng: Rng = "cuda"
+    sampler_rng: Rng | None = None
+    prediction: Prediction | None = None
+    force_sdxl_vae_conv_scale: bool = False
+    chroma_use_dit_mask: bool | None = None
+    chroma_use_t5_mask: bool = False
+    chroma_t5_mask_pad: int = 1
     embeddings: bool = False
+    weights: WeightType | None = None
 
     def settled(self, backend: str, kernels: str) -> LoadSpec:
         """With what is left open as it is best on a backend of ggml where `kernels` are in use.
@@ -107,7 +125,10 @@ class Embedding(Struct, frozen=True):
 
 
 class Hires(Struct, frozen=True):
-    """A second pass at `width` x `height` (aligned) after an upscale; by the file `model` for "model"."""
+    """A second pass at `width` x `height` (aligned) after an upscale; by the file `model` for "model".
+
+    That computes in squares of `tile` pixels a side.
+    """
 
     width: int
     height: int
@@ -115,6 +136,7 @@ class Hires(Struct, frozen=True):
     denoising_strength: float
     upscaler: str
     model: Path | None
+    tile: int = DEFAULT_TILE
 
 
 class SkipLayers(Struct, frozen=True):
@@ -132,7 +154,11 @@ class Generate(Struct, frozen=True, tag=True):
     `n` images are wanted, and those before number `first` are there already. Image i uses seed `seed + i`.
     `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. `preview_steps` names
     the denoising steps after which a preview is wanted (empty: after every step, at most one each
-    `preview_interval` seconds). With `control_canny` the ControlNet gets the edges of its image.
+    `preview_interval` seconds). `custom_sigmas` are the noise levels of the steps and of the result, if not
+    the schedule's. `shifted_timestep` is how many of 1000 timesteps SDXL was distilled to, 0 for all. With
+    `vae_tiling` tiles of `vae_tile` latent pixels overlap by `vae_tile_overlap` of their side.
+    `step_cache_options` are fields of `sd_cache_params_t`. With `increase_ref_index` each reference has a
+    position of its own. With `control_canny` the ControlNet gets the edges of its image.
     """
 
     prompt: str
@@ -165,6 +191,12 @@ class Generate(Struct, frozen=True, tag=True):
     preview: PreviewMode
     preview_steps: tuple[int, ...]
     preview_interval: float
+    vae_tile: tuple[int, int] = (32, 32)
+    vae_tile_overlap: float = 0.5
+    custom_sigmas: tuple[float, ...] = ()
+    shifted_timestep: int = 0
+    step_cache_options: Mapping[str, bool | int | float | str] = {}
+    increase_ref_index: bool = False
     embeddings: tuple[Embedding, ...] = ()
     control_canny: bool = False
     first: int = 0

@@ -6,15 +6,20 @@ import { $, say, toast } from "./dom.js";
 import * as gallery from "./gallery.js";
 import * as jobs from "./jobs.js";
 import * as models from "./models.js";
+import * as server from "./server.js";
+import * as theme from "./theme.js";
 import * as viewer from "./viewer.js";
 import * as watch from "./watch.js";
 
-const VIEWS = ["create", "gallery", "models"];
+const VIEWS = ["create", "gallery", "models", "server"]; // and above one of them a picture, #/picture/NAME
 const FRESH = 20000; // ms for which the models' states are believed while somebody looks
 const LONG = 10000; // ms without the server after which more is said
 
+let shown = null;
+
 function showView() {
-  const asked = location.hash.replace(/^#\/?/, ""); // with the slash it is no element's id, so nothing scrolls or takes the focus
+  const picture = viewer.addressed() !== null;
+  const asked = picture ? history.state?.over ?? shown ?? "gallery" : location.hash.replace(/^#\/?/, ""); // with the slash it is no element's id, so nothing scrolls or takes the focus
   const wanted = VIEWS.includes(asked) ? asked : "create";
   for (const name of VIEWS) {
     if (name !== wanted) $(`view-${name}`).hidden = true;
@@ -22,11 +27,17 @@ function showView() {
     if (name === wanted) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (!$(`view-${wanted}`).hidden) return;
-  $(`view-${wanted}`).hidden = false;
+  if (wanted !== shown) enter(wanted);
+  viewer.follow();
+}
+
+function enter(view) {
+  shown = view;
+  $(`view-${view}`).hidden = false;
   window.scrollTo(0, 0);
-  if (wanted === "gallery") gallery.enter();
-  if (wanted === "models" && started) refresh();
+  if (view === "gallery") gallery.enter();
+  if (view === "models" && started) refresh();
+  if (view === "server") server.enter();
 }
 
 let reading = null;
@@ -35,17 +46,22 @@ let started = false;
 
 /** Models and what belongs to them, read again; calls that come meanwhile share the answer. */
 function refresh() {
-  reading ??= read().finally(() => { reading = null; });
+  const wanted = $("view-models").hidden ? "here" : "every";
+  if (reading?.wanted !== wanted) {
+    const answer = read().finally(() => { if (reading === answer) reading = null; });
+    reading = Object.assign(answer, { wanted });
+  }
   return reading;
 }
 
 async function read() {
   readAt = Date.now();
   try {
+    const every = !$("view-models").hidden; // the whole catalog is long, and the form needs only what is here
     const [list, me, addons] = await Promise.all([
-      call("GET", "/v1/models?all=true"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
+      call("GET", every ? "/v1/models?all=true" : "/v1/models"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
     ]);
-    models.offer(list.data, me.admin);
+    if (every) models.offer(list.data, me.admin);
     create.offer(list.data, addons);
     if (list.data.some((each) => ["loading", "pulling"].includes(each.meta.state))) setTimeout(refresh, 1000);
   } catch (error) {
@@ -71,8 +87,9 @@ function connection({ type }) {
   if (window.scrollY < 100) window.scrollTo(0, 0); // the words push the page down
 }
 
-viewer.start(gallery.forget, gallery.readOn);
-watch.start((job, index) => viewer.open(viewer.ofJob(job), job.pictures.slice(0, index).filter((each) => each.name).length));
+theme.start();
+viewer.start(gallery);
+watch.start((job, index) => viewer.open(viewer.ofJob(job), job.pictures.slice(0, index).filter((each) => each.name && !each.gone).length));
 create.start();
 gallery.start();
 models.start(refresh);
@@ -83,6 +100,7 @@ jobs.listen((job, event) => {
 window.addEventListener("hashchange", showView);
 document.querySelector(".skip").onclick = (event) => { event.preventDefault(); $("main").focus(); }; // the view stays
 $("forget-key").onclick = forgetKey;
+$("to-settings").onclick = (event) => { event.preventDefault(); $("model").scrollIntoView({ block: "center" }); $("model").focus(); };
 $("activity").onclick = () => requestAnimationFrame(() => $("watch").scrollIntoView());
 setInterval(() => { if (!document.hidden && !document.body.classList.contains("offline") && Date.now() - readAt > FRESH) refresh(); }, 5000);
 showView();

@@ -2,22 +2,31 @@
 
 import * as addons from "./addons.js";
 import { ApiError, call } from "./api.js";
-import { $, button, h, needWords, press, pressed, say, toast, toCreate } from "./dom.js";
+import { $, chip, h, needWords, press, say, toast, toCreate } from "./dom.js";
 import * as inputs from "./inputs.js";
 import * as jobs from "./jobs.js";
+import * as prompt from "./prompt.js";
+import * as seed from "./seed.js";
 import { named, nearest, startOf } from "./settings.js";
+import * as sizes from "./sizes.js";
 import * as sources from "./sources.js";
 import { kept } from "./store.js";
 
-const ASPECTS = [["Square", 1], ["3:2", 1.5], ["2:3", 1 / 1.5], ["16:9", 16 / 9], ["9:16", 9 / 16]];
 const REMEMBERED = ["prompt", "negative", "count", "upscale"];
-const PER_MODEL = ["width", "height", "steps", "cfg", "guidance", "sampler", "schedule", "step_cache", "decoder", "strength"];
+const PER_MODEL = [
+  "width", "height", "steps", "cfg", "guidance", "sampler", "schedule", "step_cache", "decoder", "strength", "clip_skip", "eta", "flow_shift",
+  "hires_width", "hires_height", "hires_steps", "hires_strength", "hires_upscaler",
+];
+const UNSET = { hires_upscaler: "latent", hires_strength: 0.7, clip_skip: "", eta: "", flow_shift: "" }; // empty is as the model has it
+const LATENT = ["latent", "latent_nearest", "latent_bicubic", "lanczos", "nearest"]; // upscalers that need no file
+const EXAMPLES = ["A lighthouse at dusk, watercolour", "Portrait of a fox, golden hour", "A bowl of ramen, studio photo"];
 const HERE = ["loaded", "loading", "ready"];
 let models = [];
 let loras = null; // and upscalers, as JSON; null until the server was heard of
 let heard = () => {};
 const offered = new Promise((resolve) => { heard = resolve; });
-let pictureSize = null; // of the picture to start from
+let mine = null; // the last job of this form, until the next one follows it
+let sending = false; // a form is sent once, however often Generate is pressed meanwhile
 let unanswered = false; // whether the error that is shown is the server's silence
 
 const idOf = (name) => name.split(":")[0];
@@ -28,39 +37,30 @@ export function start() {
   form.onsubmit = (event) => { event.preventDefault(); generate(); };
   form.oninput = () => { remember(); show(); };
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) {
+    if (event.key === "Enter" && !event.repeat && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) {
       event.preventDefault();
       location.hash = "#/create";
       generate(document.activeElement === $("prompt"));
     }
   });
+  $("generate").onclick = (event) => { if (event.detail > 1) event.preventDefault(); }; // of a double click
   $("model").oninput = (event) => {
     event.stopPropagation(); // the fields still have the values of the model before
     kept.set("model", $("model").value);
     fill();
   };
   $("defaults").onclick = () => { fill(true); remember(); };
-  $("seed").value = kept.get("seed", "");
-  lock(kept.get("locked", false) && $("seed").value !== "");
-  $("seed").oninput = () => lock($("seed").value.trim() !== "");
-  $("lock").onclick = () => { lock(!pressed($("lock"))); if (pressed($("lock")) && !$("seed").value) $("seed").value = randomSeed(); remember(); };
+  seed.start();
   for (const name of REMEMBERED) $(name).value = kept.get(name, $(name).value);
   $("more").open = kept.get("more", false);
   $("more").ontoggle = () => kept.set("more", $("more").open);
   $("more").querySelector("summary").onclick = () => $("more").addEventListener("toggle", () => $("more").scrollIntoView({ block: "nearest" }), { once: true });
-  inputs.start((size) => { if (size) fitSize(size); show(); }, load);
+  inputs.start((size) => { if (size) { sizes.fit(size); remember(); } show(); }, load);
   sources.start();
+  prompt.start(() => { remember(); show(); });
   addons.start(() => { remember(); show(); });
   jobs.listen((job, event) => { if (event.type === "online" && unanswered) complain(""); });
-}
-
-const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
-
-/** A locked seed is used for every picture; another shows what was drawn last. */
-function lock(on) {
-  press($("lock"), on);
-  $("seed").classList.toggle("idle", !on);
-  $("seed-hint").textContent = on ? "The same for every run." : $("seed").value ? "Last used. The next run gets a new one; Lock keeps it." : "A new one for every run.";
+  jobs.listen((job, event) => { if (job && event.type === "ended") goOn(job); });
 }
 
 /** New from the server: the models, and the files beside them. */
@@ -77,6 +77,7 @@ export function offer(list, found) {
   }
   offerAddons(found.loras, found.upscalers.map(({ name }) => name));
   addons.offer(found);
+  prompt.offer(found);
   if (model() && $("model").value !== before) fill();
   else show();
   heard();
@@ -111,6 +112,9 @@ function offerAddons(offered, upscalers) {
   $("upscale").replaceChildren(h("option", { value: "" }, "No"), ...upscalers.flatMap((name) =>
     [2, 4].map((factor) => h("option", { value: `${factor} ${name}` }, `${factor}× with ${name}`))));
   choose($("upscale"), value);
+  const second = $("hires_upscaler").value || UNSET.hires_upscaler;
+  $("hires_upscaler").replaceChildren(...[...LATENT, ...upscalers].map((name) => h("option", { value: name }, name.replaceAll("_", " "))));
+  choose($("hires_upscaler"), second);
 }
 
 /** Choose an option if there is one like it; whether there is. */
@@ -131,44 +135,15 @@ function fill(anew = false) {
   $("step_cache").replaceChildren(...meta.step_caches.map((name) => h("option", { value: name }, name === "none" ? "no" : name)));
   $("decoder-field").hidden = meta.decoders.length < 2;
   const [width, height] = meta.defaults.size.split("x");
-  const own = { ...meta.defaults, cfg: meta.defaults.cfg_scale, decoder: meta.decoders[0], width, height };
+  const own = { ...meta.defaults, ...UNSET, cfg: meta.defaults.cfg_scale, decoder: meta.decoders[0], width, height };
   const last = anew ? {} : kept.get("models", {})[chosen.id] || {};
-  for (const name of PER_MODEL) $(name).value = last[name] || own[name];
-  $("width").max = $("height").max = meta.limits.max_side;
+  for (const name of PER_MODEL) $(name).value = last[name] || (own[name] ?? "");
   $("steps").max = meta.limits.max_steps;
   $("count").max = meta.limits.max_n;
   $("qualities").replaceChildren(...Object.entries(meta.quality).map(([name, steps]) =>
     chip(name[0].toUpperCase() + name.slice(1), () => { $("steps").value = steps; }, { "data-steps": steps, title: `${steps} steps` })));
-  $("sizes").replaceChildren(...ASPECTS.map(([name, aspect]) => sizeChip(name, sizeFor(meta, aspect))));
+  sizes.offer(chosen);
   show();
-}
-
-const sizeChip = (name, size, id) => chip(name, () => setSize(size), { "data-size": size.join("x"), title: size.join(" × "), id });
-
-function chip(name, act, attributes) {
-  return button(name, () => { act(); remember(); show(); }, { class: "chip", "aria-pressed": "false", ...attributes });
-}
-
-/** A size of this aspect with the pixels of the model's own, or at most its limits. */
-function sizeFor(meta, aspect, most = Infinity) {
-  const [width, height] = meta.defaults.size.split("x").map(Number);
-  const { size_multiple: multiple, max_side: side, max_pixels: limit } = meta.limits;
-  const near = (length) => Math.max(multiple, Math.min(Math.round(length / multiple), Math.floor(side / multiple)) * multiple);
-  const pixels = Math.min(width * height, limit, most);
-  return [near(Math.sqrt(pixels * aspect)), near(Math.sqrt(pixels / aspect))];
-}
-
-const setSize = ([width, height]) => { [$("width").value, $("height").value] = [width, height]; };
-
-/** As the picture to start from: its very size if the model is at home with it, else its aspect. */
-function fitSize([width, height]) {
-  const { meta } = model();
-  const { max_side: side, max_pixels: limit } = meta.limits;
-  const [own, other] = meta.defaults.size.split("x").map(Number);
-  const exact = Math.max(width, height) <= side && Math.min(width, height) >= 64 && width * height <= Math.min(limit, 1.6 * own * other);
-  pictureSize = exact ? [width, height] : sizeFor(meta, width / height);
-  setSize(pictureSize);
-  remember();
 }
 
 /** Everything that depends on the values: which fields are there, what is pressed, what the hints say. */
@@ -178,13 +153,13 @@ function show() {
   $("create").classList.toggle("waiting", !chosen);
   if (!chosen) {
     if (loras === null) return; // the server was not heard of yet
-    $("model-state").replaceChildren("No model is on this machine yet. ", h("a", { href: "#/models" }, "Pull one"), " first.");
+    $("model-state").replaceChildren("No model is on this machine yet. ", h("a", { href: "#/models" }, "Download one"), " first.");
     return;
   }
   const { meta } = chosen;
   const can = new Set(meta.capabilities);
   const edits = can.has("image-to-image") || can.has("inpainting") || can.has("reference-edit");
-  inputs.allow(edits ? meta.limits.max_images : 0, can.has("inpainting") || can.has("reference-edit"), chosen.id);
+  inputs.allow(edits ? meta.limits.max_images : 0, can.has("inpainting") || can.has("reference-edit"), chosen.id, meta.limits.max_input_pixels);
   const starts = inputs.given().length > 0;
   $("strength-field").hidden = !starts || meta.edit_mode === "reference";
   $("strength-value").textContent = Number($("strength").value).toFixed(2);
@@ -193,28 +168,19 @@ function show() {
   addons.show(meta.family);
   $("guidance-field").hidden = !meta.distilled_guidance;
   $("quality-field").hidden = !Object.keys(meta.quality).length;
-  $("prompt").placeholder = meta.examples.length ? `Such as: ${meta.examples.join(" · ")}` : "";
-  showSizes(starts);
+  showExamples(meta.examples);
+  $("prompt").placeholder = `Such as: ${(meta.examples.length ? meta.examples : EXAMPLES).slice(0, 2).join(" · ")}`;
+  sizes.show(starts);
   for (const each of $("qualities").children) press(each, each.dataset.steps === $("steps").value);
   say($("model-state"), [meta.description, memoryWords(meta, $("model").value), can.has("text-to-image") ? "" : "Needs an input picture."].filter(Boolean).join(" "));
 }
 
-function showSizes(starts) {
-  $("size-of-picture")?.remove();
-  if (starts && pictureSize) $("sizes").append(sizeChip("As the picture", pictureSize, "size-of-picture"));
-  for (const each of $("sizes").children) press(each, each.dataset.size === `${$("width").value}x${$("height").value}`);
-  const { max_side: side, max_pixels: pixels, size_multiple: multiple } = model().meta.limits;
-  const large = tooLarge();
-  $("size-hint").className = large ? "error" : "hint";
-  say($("size-hint"), large ? `Too large for ${model().id}: at most ${side} a side, and ${Math.floor(Math.sqrt(pixels))} × ${Math.floor(Math.sqrt(pixels))} in all.`
-    : `Up to ${side}; multiples of ${multiple} are the fastest.`);
-}
-
-/** The side to make smaller; null if the model can do this size. */
-function tooLarge() {
-  const { max_side: side, max_pixels: pixels } = model().meta.limits;
-  const [longer, other] = [$("width"), $("height")].sort((one, another) => another.value - one.value);
-  return longer.value > side || longer.value * other.value > pixels ? longer : null;
+/** Prompts that make a first picture in one click. */
+function showExamples(own) {
+  const examples = own.length ? own : EXAMPLES;
+  if ($("examples").dataset.shown === examples.join()) return;
+  $("examples").dataset.shown = examples.join();
+  $("examples").replaceChildren(...examples.map((text) => chip(text, () => { $("prompt").value = text; generate(); }, { "aria-pressed": null })));
 }
 
 function memoryWords({ state, memory, best }, name) {
@@ -247,8 +213,8 @@ export function apply(values) {
     if ($(name).tagName === "SELECT") choose($(name), values[name]);
     else $(name).value = values[name];
   }
-  for (const name of ["prompt", "negative", "seed"]) $(name).value = values[name] ?? "";
-  lock($("seed").value !== "");
+  for (const name of ["prompt", "negative"]) $(name).value = values[name] ?? "";
+  seed.set(values.seed);
   applyAddons(values);
   remember();
   show();
@@ -283,8 +249,7 @@ function applyAddons({ loras: wanted = [], upscale = "" }) {
 
 function remember() {
   for (const name of REMEMBERED) kept.set(name, $(name).value);
-  kept.set("seed", $("seed").value);
-  kept.set("locked", pressed($("lock")));
+  seed.remember();
   if (!model()) return;
   const every = kept.get("models", {});
   every[model().id] = Object.fromEntries(PER_MODEL.map((name) => [name, $(name).value]));
@@ -307,13 +272,20 @@ function wanted() {
     size: $("width").value && $("height").value ? `${$("width").value}x${$("height").value}` : undefined,
     steps: number("steps"),
     n: number("count"),
-    seed: pressed($("lock")) ? number("seed") : undefined,
+    seed: seed.wanted(),
     cfg_scale: visible("cfg") ? number("cfg") : undefined,
     guidance: visible("guidance") ? number("guidance") : undefined,
     sampler: $("sampler").value,
     schedule: $("schedule").value,
     step_cache: $("step_cache").value,
     decoder: visible("decoder") ? $("decoder").value : undefined,
+    clip_skip: number("clip_skip"),
+    eta: number("eta"),
+    flow_shift: number("flow_shift"),
+    hires: $("hires_width").value && $("hires_height").value ? {
+      width: number("hires_width"), height: number("hires_height"), steps: number("hires_steps"),
+      denoising_strength: number("hires_strength"), upscaler: $("hires_upscaler").value,
+    } : undefined,
     upscale: factor ? Number(factor) : undefined,
     upscaler,
     lora: chosen.length ? chosen.map((each) => ({ name: each.dataset.lora, scale: Number(each.value) })) : undefined,
@@ -329,9 +301,9 @@ function wanted() {
 /** What is wrong with the form, and where; null if nothing is. A size has its words beside it already. */
 function fault() {
   const chosen = model();
-  if (!chosen) return [$("model"), "No model on this machine. Pull one under Models."];
+  if (!chosen) return [$("model"), "No model on this machine. Download one under Models."];
   if (!$("prompt").value.trim()) return [$("prompt"), "Enter a prompt."];
-  if (tooLarge()) return [tooLarge(), ""];
+  if (sizes.tooLarge()) return [sizes.tooLarge(), ""];
   const wrong = [...$("create").querySelectorAll(":invalid")].find((each) => each.labels && !each.closest("[hidden]"));
   if (wrong) return [wrong, `${wrong.labels[0].firstChild.textContent.trim()}: ${wrong.validationMessage}`];
   const needs = !chosen.meta.capabilities.includes("text-to-image") && !inputs.given().length;
@@ -345,6 +317,26 @@ function complain(words, silence = false) {
 
 /** Send the form; whoever goes on typing `stays`, others are shown what comes of it. */
 async function generate(stays = false) {
+  if (sending) return;
+  sending = true;
+  try {
+    await sendForm(stays);
+  } finally {
+    sending = false;
+  }
+  if (mine?.over) goOn(mine); // it has ended before its own answer was read
+}
+
+/** The next picture of a form that generates forever: until the box is unchecked, or one is cancelled or fails. */
+function goOn(job) {
+  if (sending || job !== mine) return;
+  mine = null;
+  if (!$("forever").checked) return;
+  if (job.status === "succeeded") generate(true);
+  else $("forever").checked = false;
+}
+
+async function sendForm(stays) {
   if (loras === null) complain("Still loading the list of models…");
   await offered;
   complain("");
@@ -356,16 +348,15 @@ async function generate(stays = false) {
     return complain(found[1]);
   }
   const body = wanted();
+  prompt.remember(body.prompt);
   try {
     const path = body.image ? "/v1/images/edits" : "/v1/images/generations";
     const job = jobs.take(await call("POST", path, body, { Prefer: "respond-async" }));
     if (body.image) sources.add(job, body);
-    if (!pressed($("lock"))) {
-      $("seed").value = job.parameters.seed;
-      lock(false);
-      remember();
-    }
-    if (!stays && $("watch").getBoundingClientRect().top > innerHeight - 160) $("watch").scrollIntoView();
+    mine = job;
+    seed.drawn(job.parameters.seed);
+    const { top, bottom } = $("stage").getBoundingClientRect();
+    if (!stays && (top > innerHeight - 160 || bottom < 160)) $("watch").scrollIntoView();
   } catch (problem) {
     if (!(problem instanceof ApiError)) throw problem;
     complain(problem.message, problem.status === 0);

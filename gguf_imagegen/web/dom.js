@@ -17,6 +17,12 @@ export function h(tag, attributes = {}, ...children) {
 export const button = (text, onclick, attributes = {}) =>
   h("button", { type: "button", onclick, ...attributes }, text);
 
+/** A button of a few to choose from; what it does is an input of its form. */
+export const chip = (text, act, attributes = {}) => button(text, ({ target }) => {
+  act();
+  target.dispatchEvent(new Event("input", { bubbles: true }));
+}, { class: "chip", "aria-pressed": "false", ...attributes });
+
 /** Whether a button that stays down is down; `press(element, true)` presses it. */
 export const pressed = (element) => element.getAttribute("aria-pressed") === "true";
 export const press = (element, down) => element.setAttribute("aria-pressed", String(down));

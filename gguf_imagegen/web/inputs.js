@@ -2,12 +2,11 @@
 
 import { at, call } from "./api.js";
 import { $, button, dataUrl, h, loadImage, toast, toCreate } from "./dom.js";
-import { paintMask } from "./mask.js";
 import { pictures as kept } from "./store.js";
 
 let pictures = []; // data: URLs
 let mask = null; // of the first one
-let allowed = { most: 1, masks: true, name: "" };
+let allowed = { most: 1, masks: true, name: "", pixels: Infinity };
 let changed = () => {};
 let load = () => {};
 
@@ -18,6 +17,7 @@ export function start(onChange, loadSettings) {
   $("file").onchange = () => { addFiles([...$("file").files]); $("file").value = ""; };
   $("paint").onclick = async () => {
     try {
+      const { paintMask } = await import("./mask.js"); // few paint one
       mask = await paintMask(pictures[0], mask);
     } catch (error) {
       toast(error.message, "error");
@@ -38,9 +38,9 @@ export function start(onChange, loadSettings) {
   });
 }
 
-/** What the chosen model takes: how many pictures, and whether a mask. */
-export function allow(most, masks, name) {
-  allowed = { most, masks, name };
+/** What the chosen model takes: how many pictures, of how many pixels, and whether a mask. */
+export function allow(most, masks, name, pixels) {
+  allowed = { most, masks, name, pixels };
   $("inputs-field").hidden = most === 0;
   draw();
 }
@@ -66,6 +66,7 @@ export async function use(url) {
   try {
     if (!most) throw new Error(`${name} does not take pictures. Choose a model that does.`);
     image = await loadImage(url);
+    checkSize(image);
   } catch (error) {
     toast(error.message, "error");
     return false;
@@ -77,6 +78,14 @@ export async function use(url) {
   update(pictures.length === 1 ? [image.naturalWidth, image.naturalHeight] : null);
   return true;
 }
+
+function checkSize({ naturalWidth: width, naturalHeight: height }) {
+  const { pixels } = allowed;
+  if (width * height <= pixels) return;
+  throw new Error(`This picture has ${megapixels(width * height)}; this server takes ${megapixels(pixels)}. Make it smaller first.`);
+}
+
+const megapixels = (count) => `${count >= 1e7 ? Math.round(count / 1e6) : (count / 1e6).toPrecision(2)} megapixels`;
 
 async function addFiles(files) {
   const { most, name } = allowed;

@@ -19,7 +19,7 @@ export const cancel = (id) => call("DELETE", `/v1/jobs/${id}`);
 
 /**
  * `listener(job, event)` after each change: an event of the stream, {type: "job"} when the job object was read,
- * {type: "forgotten"} when it is not kept any more; and `listener(null, {type: "online" | "offline"})`.
+ * {type: "gone"} when one of its pictures was deleted, {type: "forgotten"} when it is not kept any more; and `listener(null, {type: "online" | "offline"})`.
  */
 export const listen = (listener) => listeners.add(listener);
 
@@ -60,6 +60,16 @@ export function take(object) {
   tell(job, { type: ends ? "ended" : "job" });
   forgetOld();
   return job;
+}
+
+/** The server has this picture no more. */
+export function pictureGone(name) {
+  for (const job of all()) {
+    const picture = job.pictures.find((each) => each.name === name);
+    if (!picture || picture.gone) continue;
+    picture.gone = true;
+    tell(job, { type: "gone" });
+  }
 }
 
 function forgetOld() {

@@ -25,8 +25,15 @@ export function named(parameters) {
     cfg: parameters["CFG scale"], guidance: parameters["Distilled CFG Scale"], seed: parameters.Seed, width, height,
     model: parameters.Model, strength: startOf(parameters) ? parameters["Denoising strength"] : undefined,
     step_cache: parameters["Step cache"], decoder: parameters.Decoder, loras: lorasOf(parameters),
+    clip_skip: parameters["Clip skip"], eta: parameters.Eta, flow_shift: parameters.Shift, ...secondPass(parameters),
     upscale: factor && upscaler ? `${factor} ${upscaler}` : undefined,
   };
+}
+
+/** The second pass as fields of the form. */
+function secondPass(parameters) {
+  const { width, height, steps, upscaler, denoising_strength: strength } = hiresOf(parameters) ?? {};
+  return { hires_width: width, hires_height: height, hires_steps: steps, hires_upscaler: upscaler, hires_strength: strength };
 }
 
 /** "ink: 0.5, fog: 1" as a list. */

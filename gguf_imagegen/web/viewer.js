@@ -2,23 +2,30 @@
 
 import { call, hasKey, imagePath, imageUrl } from "./api.js";
 import { apply, load } from "./create.js";
-import { $, ask, button, copy, h, toast, toCreate } from "./dom.js";
+import { $, ask, button, copy, h, press, pressed, toast, toCreate } from "./dom.js";
 import { replace, useMade } from "./inputs.js";
+import { pictureGone, take } from "./jobs.js";
 import { curlOf, named, ofJob as parametersOf, requestOf, toReplace } from "./settings.js";
 import * as sources from "./sources.js";
 
 let list = []; // items {name, parameters, source, whole}; `whole` tells when the parameters are all there
 let index = 0;
-let onDeleted = () => {};
-let readMore = async () => [];
+let gallery = null; // {forget, readOn, count}
 
-/** `deleted(name)` is told of each deletion; `more(name)` gives the gallery's items after that one. */
-export function start(deleted, more) {
-  [onDeleted, readMore] = [deleted, more];
+/** With the gallery, which knows what follows a picture of it. */
+export function start(shelf) {
+  gallery = shelf;
   const dialog = $("viewer");
   dialog.querySelector(".close").onclick = () => dialog.close();
   dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); };
-  dialog.onclose = () => { $("viewer-figure").replaceChildren(); };
+  dialog.onclose = () => {
+    $("viewer-figure").replaceChildren();
+    if (addressed() === null) return; // Back has closed it, or what was done leads elsewhere
+    if (history.state?.over) history.back();
+    else location.hash = "#/gallery";
+  };
+  $("viewer-zoom").onclick = () => actualSize(!pressed($("viewer-zoom")));
+  $("viewer-figure").ondblclick = $("viewer-zoom").onclick;
   $("viewer-back").onclick = () => go(-1);
   $("viewer-next").onclick = () => go(1);
   dialog.onkeydown = (event) => {
@@ -31,25 +38,51 @@ export function start(deleted, more) {
 
 let endless = false;
 
+/** The picture that the page's address names; null if it names none. */
+export function addressed() {
+  const [, name] = location.hash.match(/^#\/picture\/(.+)$/) ?? [];
+  return name ? decodeURIComponent(name) : null;
+}
+
+const address = (name) => `#/picture/${encodeURIComponent(name)}`;
+
 /** Items of the gallery have `whole` parameters; those of a job are completed when they are looked at. */
-export function open(items, at, { gallery = false } = {}) {
-  [list, index, endless] = [items, at, gallery];
+export function open(items, at, { shelf = false } = {}) {
+  [list, index, endless] = [items, at, shelf];
+  const over = document.querySelector("main > section:not([hidden])").id.replace("view-", "");
+  if (addressed() === null) history.pushState({ over }, "", address(list[index].name));
+  present();
+}
+
+/** As the address says: its picture, or none. */
+export function follow() {
+  const name = addressed();
+  if (name === null) return void $("viewer").close();
+  if ($("viewer").open && list[index]?.name === name) return undefined;
+  const at = list.findIndex((each) => each.name === name);
+  if (at < 0) [list, index, endless] = [[{ name, parameters: {} }], 0, true];
+  else index = at;
+  return present();
+}
+
+function present() {
   show();
   if (!$("viewer").open) $("viewer").showModal();
   $("viewer").querySelector(".close").focus(); // not what is first, the edge of a comparison: arrow keys would move it
 }
 
 /** The pictures of a job as the viewer's items. */
-export const ofJob = (job) => job.pictures.filter((each) => each.name).map((each) => ({
+export const ofJob = (job) => job.pictures.filter((each) => each.name && !each.gone).map((each) => ({
   name: each.name,
   source: sources.ofJob(job.id),
   parameters: parametersOf(job, each.seed),
 }));
 
 async function go(step) {
-  if (endless && index + step >= list.length) list = [...list, ...await readMore(list.at(-1).name)];
+  if (endless && index + step >= list.length) list = [...list, ...await gallery.readOn(list.at(-1).name)];
   if (index + step < 0 || index + step >= list.length) return;
   index += step;
+  history.replaceState(history.state, "", address(list[index].name));
   show();
 }
 
@@ -57,17 +90,35 @@ function show() {
   const item = list[index];
   const { name, parameters } = item;
   const image = h("img", { src: imageUrl(name), alt: parameters.Prompt || "Picture" });
+  image.style.background = `center / contain no-repeat url("${imageUrl(name, 512)}")`; // until the whole has come
+  image.onload = () => { image.style.background = "none"; };
   image.onerror = () => $("viewer-figure").replaceChildren(h("p", { class: "empty" }, "This picture is no longer on the server."));
   item.source ??= sources.ofPicture(name);
+  actualSize(false);
+  $("viewer-zoom").hidden = Boolean(item.source);
   $("viewer-figure").replaceChildren(item.source ? comparison(image, item.source.images[0]) : image);
   $("viewer-back").disabled = index === 0;
   $("viewer-next").disabled = index === list.length - 1 && !endless;
-  $("viewer-title").textContent = list.length > 1 ? `Picture ${index + 1} of ${list.length}` : "Picture";
+  $("viewer-title").textContent = title();
   drawParameters(parameters);
   $("viewer-actions").replaceChildren(...actions(item));
   $("viewer-copies").replaceChildren(...copies(item));
   complete(item).then(() => { if (list[index] === item) drawParameters(item.parameters); });
   if (!$("viewer").contains(document.activeElement)) $("viewer").querySelector(".close").focus();
+}
+
+/** One pixel of the picture on one of the screen, to scroll in; else as large as fits. */
+function actualSize(on) {
+  press($("viewer-zoom"), on);
+  $("viewer-figure").classList.toggle("actual", on);
+  const image = $("viewer-figure").querySelector(":scope > img");
+  if (image) image.style.width = on ? `${image.naturalWidth / devicePixelRatio}px` : "";
+}
+
+/** Which of how many: of the gallery, as far as the place in it is known, or of the job. */
+function title() {
+  const all = endless ? gallery.count() : list.length;
+  return all > 1 && gallery.knows(list[0].name, endless) ? `Picture ${index + 1} of ${all}` : "Picture";
 }
 
 function drawParameters(parameters) {
@@ -107,7 +158,7 @@ function comparison(after, source) {
 function actions(item) {
   const { name } = item;
   const path = imageUrl(name);
-  const close = () => $("viewer").close();
+  const close = () => { location.hash = "#/create"; $("viewer").close(); };
   const vary = async () => {
     await complete(item);
     close();
@@ -118,11 +169,21 @@ function actions(item) {
   };
   return [
     h("a", { class: "button primary", href: path, download: name }, "Download"),
+    $("upscale-field").hidden ? null : button("Upscale", () => { close(); upscale(name); }, { title: "2× as large" }),
     button("Use as input", async () => { close(); await useMade(path); }),
     button("Vary", vary, { title: "Start from this picture, with its settings and a new seed" }),
     button("Load settings", async () => { await complete(item); close(); load(item.parameters, item.source); }),
     button("Delete", () => remove(name), { class: "danger" }),
-  ];
+  ].filter(Boolean);
+}
+
+async function upscale(name) {
+  try {
+    const body = { image: name, upscale: 2, on_disconnect: "continue" };
+    take(await call("POST", "/v1/images/upscale", body, { Prefer: "respond-async" }));
+  } catch (error) {
+    toast(error.message, "error");
+  }
 }
 
 function copies(item) {
@@ -149,8 +210,10 @@ async function remove(name) {
     if (error.status !== 404) return void toast(error.message, "error");
   }
   list = list.filter((each) => each.name !== name);
-  onDeleted(name);
+  pictureGone(name);
+  gallery.forget(name);
   if (!list.length) return void $("viewer").close();
   index = Math.min(index, list.length - 1);
+  history.replaceState(history.state, "", address(list[index].name));
   show();
 }

@@ -141,7 +141,7 @@ async def test_finished_pictures_and_uploads_are_upscaled(client: Client) -> Non
 
 async def test_an_upscale_in_tiles_of_another_size(client: Client) -> None:
     """A picture smaller than a tile is enlarged at once, and in tiles of 32 pixels step by step."""
-    fields = {"image": data_url(png(noise(96, 96))), "model": "double", "upscale": 2}
+    fields: dict[str, Any] = {"image": data_url(png(noise(96, 96))), "model": "double", "upscale": 2}
     whole = await post_stream(client.session, client.url + UPSCALE, **fields)
     tiled = await post_stream(client.session, client.url + UPSCALE, **fields, upscale_tile_size=32)
     assert len(tiled.items) > len(whole.items)
@@ -150,7 +150,7 @@ async def test_an_upscale_in_tiles_of_another_size(client: Client) -> None:
 
 async def test_an_upscale_is_streamed_or_a_job(client: Client) -> None:
     """As on the other routes for pictures."""
-    fields = {"image": data_url(png(noise(64, 64))), "model": "double", "upscale": 2}
+    fields: dict[str, Any] = {"image": data_url(png(noise(64, 64))), "model": "double", "upscale": 2}
     stream = await post_stream(client.session, client.url + UPSCALE, **fields)
     assert [item["phase"] for item in stream.items][-2:] == ["upscaling", "done"]
     wishes = {"Prefer": "respond-async"}

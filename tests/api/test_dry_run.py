@@ -89,6 +89,6 @@ async def test_warnings_and_refusals_are_the_real_ones(app: App) -> None:
 
 
 async def test_tiles(app: App) -> None:
-    """Those that the decoder takes, which overlap by half."""
+    """Those that the decoder takes, which overlap by a quarter."""
     _, found = await app.post(GENERATIONS, **{**DRY, "size": "1024x512", "vae_tiling": True})
-    assert found["tiles"] == 7 * 3
+    assert found["tiles"] == 4 * 2

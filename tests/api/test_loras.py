@@ -45,7 +45,7 @@ PARTIAL: dict[str, dict[str, Array]] = {
 UNFIT: dict[str, tuple[dict[str, Array], str]] = {
     "larger": (product(FLAT, 3072, 3072, ends="lora_up lora_down"), "made for another model"),
     "sd15": (product("lora_te_text_model_encoder_layers_0_mlp_fc1", 768, 768), "0 of 2 tensors fit tiny"),
-    "wrapped": (product(f"base_model.model.{PROJ}", 128, 128), "names that the engine does not know"),
+    "wrapped": (product(f"base_model.model.{PROJ}", 128, 128), "names as PEFT saves them"),
     "lycoris": ({f"lycoris_{PROJ.replace('.', '_')}.diff": ones(128, 128)}, "0 of 1 tensors"),
     "bad-rank": (product(FLAT, 128, 128, 8) | {f"{FLAT}.lora_A.weight": ones(4, 128)}, "damaged: the ranks"),
     "q-only": (product("transformer.transformer_blocks.0.attn.to_q", 128, 128), "128 of the 384 rows"),

@@ -130,6 +130,20 @@ async def test_everything_is_there_again(running: RunningApp, kept: Kept) -> Non
         assert [job["id"] for job in listed["data"]] == [waiting_id, running_id, done["id"]]
 
 
+async def test_a_job_of_an_earlier_run_expires_in_words(running: RunningApp, kept: Kept) -> None:
+    """sd.cpp's clients get a 410 for it, and a 404 for what never was."""
+    async with running(engine=QuickEngine, state_dir=kept.folder) as app:
+        _, done = await send(app)
+    async with running(engine=QuickEngine, state_dir=kept.folder, job_ttl=0.01) as app:
+        await app.service.knows_the_past.wait()
+        app.scheduler.sweep()
+        assert done["id"] not in app.scheduler.jobs
+        told = [await app.get(f"/sdcpp/v1/jobs/{each}") for each in (done["id"], "job_nothing")]
+        assert [(status, body["code"]) for status, body in told] == [
+            (410, "job_expired"), (404, "job_not_found"),
+        ]  # fmt: skip
+
+
 def _bare(job: dict[str, Any]) -> dict[str, Any]:
     """Without the address of the server, fractions of a second, and the last step, which is not stored."""
     data = [{**item, "url": item["url"].split("/v1")[1]} for item in job["data"]]

@@ -100,6 +100,7 @@ def test_the_documented_example_is_understood_whole() -> None:
         "cfg_scale": 7.0, "image_cfg_scale": 7.0, "guidance": 3.5, "slg_skip_layers": (7, 8, 9),
         "slg_start": 0.01, "slg_end": 0.2, "slg_scale": 0.0, "vae_tiling": False,
         "step_cache": "none", "output_format": "png",
+        "increase_ref_index": False,
     }  # fmt: skip
 
 
@@ -124,6 +125,9 @@ def test_the_documented_example_is_understood_whole() -> None:
         ("sample_params.flow_shift", "", "flow_shift", None),
         ("sample_params.guidance.slg.layers", [3], "slg_skip_layers", (3,)),
         ("vae_tiling_params.enabled", True, "vae_tiling", True),
+        ("sample_params.custom_sigmas", [14.6, 1, 0], "custom_sigmas", (14.6, 1.0, 0.0)),
+        ("sample_params.shifted_timestep", 250, "shifted_timestep", 250),
+        ("increase_ref_index", True, "increase_ref_index", True),
         ("cache_mode", "easycache", "step_cache", "easycache"),
         ("output_format", "JPEG", "output_format", "jpeg"),
         ("output_compression", 800, "output_compression", None),
@@ -144,6 +148,37 @@ def test_every_sample_method_of_sdcpp_is_known(name: str) -> None:
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_every_scheduler_of_sdcpp_is_known(name: str) -> None:
     assert parsed(nested("sample_params.scheduler", name))[0].schedule == name
+
+
+def test_details_of_step_caches() -> None:
+    """sd.cpp's text of options, whose warm-up depends on the mode; without a mode it is silent."""
+    cache = {"cache_option": "threshold=0.3, warmup=5,Fn=2", "scm_mask": "1,0,1", "scm_policy_dynamic": False}
+    request, notes = parsed({"cache_mode": "dbcache", **cache})
+    options = {
+        "max_warmup_steps": 5,
+        "Fn_compute_blocks": 2,
+        "scm_mask": "1,0,1",
+        "scm_policy_dynamic": False,
+    }
+    assert (request.step_cache_threshold, notes) == (0.3, [])
+    assert request.step_cache_options.model_dump(exclude_none=True) == options
+    spectrum = parsed({"cache_mode": "spectrum", "cache_option": "warmup=5,w=0.1"})[0].step_cache_options
+    assert (spectrum.spectrum_warmup_steps, spectrum.spectrum_w, spectrum.max_warmup_steps) == (5, 0.1, None)
+    silent = parsed(cache)[0]
+    assert (silent.step_cache_threshold, silent.step_cache_options.scm_mask) == (None, None)
+    with pytest.raises(InvalidRequest, match="cache_option: 'speed=9' must be NAME=VALUE; names: threshold"):
+        to_fields({"cache_mode": "dbcache", "cache_option": "speed=9"})
+
+
+def test_tiles_of_the_vae() -> None:
+    """A side alone is both; without tiling they say nothing, and sd.cpp's own overlap leaves it to us."""
+    tiles = {"enabled": True, "tile_size_x": 48, "tile_size_y": 64, "target_overlap": 0.3}
+    request, notes = parsed({"vae_tiling_params": tiles})
+    assert (request.vae_tiling, request.vae_tile_size, request.vae_tile_overlap) == (True, (48, 64), 0.3)
+    assert notes == []
+    request = parsed({"vae_tiling_params": {**tiles, "tile_size_x": 0, "target_overlap": 0.5}})[0]
+    assert (request.vae_tile_size, request.vae_tile_overlap) == ((64, 64), None)
+    assert parsed({"vae_tiling_params": {**tiles, "enabled": False}})[0].vae_tile_size is None
 
 
 def test_compression_of_lossy_formats_is_kept() -> None:
@@ -195,16 +230,9 @@ def test_other_keys_stay() -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("cache_option", "threshold=0.2"),
-        ("scm_mask", "1,0"),
-        ("scm_policy_dynamic", False),
-        ("sample_params.custom_sigmas", [14.6, 1, 0]),
-        ("sample_params.shifted_timestep", 250),
         ("auto_resize_ref_image", False),
-        ("increase_ref_index", True),
+        ("vae_tiling_params.rel_size_x", 0.5),
         ("embed_image_metadata", False),
-        ("vae_tiling_params.tile_size_x", 32),
-        ("hires.upscale_tile_size", 64),
         ("sample_params.guidance.unheard_of", 1),
         ("fps", 16),
     ],

@@ -139,7 +139,7 @@ def test_the_peak_of_stable_diffusion(
     family: str, size: int, side: int, tiling: bool, flash: bool, measured: int
 ) -> None:
     """Sampling and decoding take turns: everything else and the larger of them make the peak."""
-    told = estimate({"model": size}, family, side, side, gpu=False, flash_attention=flash)
+    told = estimate({"model": size}, family, side, side, gpu=False, flash_attention=flash, tile=(32, 32))
     assert told.total(tiling) == pytest.approx(measured, rel=0.02)
 
 
@@ -154,6 +154,18 @@ def test_the_peak_of_a_real_engine(hidden: int, blocks: int, size: str, tmp_path
     headers = catalog.checked_files(entry)
     told = estimate(headers, entry.family, spec.width, spec.height, gpu=False).total(spec.vae_tiling)
     assert told == pytest.approx(measured_peak(tmp_path / "tiny-random.gguf", size), rel=0.25)
+
+
+def test_what_small_cards_can_leave_in_main_memory() -> None:
+    """`max_vram` bounds what a card needs, with the weights in main memory; a ControlNet can leave it."""
+    files: dict[Role, Header | int] = {"model": SDXL, "control_net": 700 * MIB}
+    plain = estimate(files, "sdxl", 1024, 1024, gpu=True).memory(True)
+    beside = estimate(files, "sdxl", 1024, 1024, gpu=True, control_net_on_cpu=True).memory(True)
+    assert plain.vram - beside.vram == beside.ram - plain.ram == 700 * MIB
+    small = estimate(files, "sdxl", 1024, 1024, gpu=True, max_vram=2).memory(True)
+    assert small.vram == 2 * 1024 * MIB + 500_000_000
+    assert small.ram >= SDXL + 700 * MIB
+    assert estimate(files, "sdxl", 1024, 1024, gpu=False, max_vram=2).memory(True).vram == 0
 
 
 # -- weights ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 
 from gguf_imagegen.catalog.default_model import choose_models, known_models
 from gguf_imagegen.catalog.tree import entry_of_folder, models_in
+from gguf_imagegen.commands.doctor import examine
 from gguf_imagegen.engines.sdcpp.paths import path_fields
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import InvalidModelFile
@@ -93,6 +94,28 @@ def test_what_lacks_a_part_says_so(comfy: Path) -> None:
     (comfy / "vae/b.gguf").unlink()
     found = {entry.id: entry for entry in models_in(comfy, ())}
     assert found["some-thing"].unsupported == "it lacks an image decoder (VAE)"
+
+
+def test_what_cannot_be_used_is_said_once(
+    comfy: Path, model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each file with its fault, in the server's log and by the doctor."""
+    (comfy / "checkpoints/page.safetensors").write_text("<!DOCTYPE html><html></html>")
+    shutil.copy(comfy / "vae/b.gguf", comfy / "vae/c.gguf")
+    (comfy / "vae/c.gguf").write_bytes((comfy / "vae/b.gguf").read_bytes()[:5000])
+    (comfy / "flux").mkdir()
+    (comfy / "flux/model_index.json").write_text("{}")
+    told: list[str] = []
+    settings = Settings(models_dir=model_dir, models_from=comfy)
+    known_models(settings, told.append)
+    assert [words.partition(":")[0] for words in told] == ["page.safetensors", "c.gguf", "flux"]
+    assert str(tmp_path) not in str(told)
+    with caplog.at_level("INFO"):
+        choose_models(Settings(models_dir=model_dir, models_from=comfy, model="some-thing"))
+    assert caplog.messages == [f"not used of --models-from: {words}" for words in told]
+    assert [each.words for each in examine(settings) if each.name == "models-from"] == [
+        f"not used: {words}" for words in told
+    ]
 
 
 def test_names_that_are_taken(comfy: Path, model_dir: Path) -> None:

@@ -154,12 +154,12 @@ def test_what_a_killed_conversion_left_goes_with_the_next(model: Path, tmp_path:
     for name in (".new.gguf", ".dead.gguf"):
         (tmp_path / f"{name}.part").touch()
         (tmp_path / f"{name}.converting").touch()
-    with replacing(other) as partial:
+    with replacing(other.target) as partial:
         partial.touch()
-        with pytest.raises(ModelBusy, match="another conversion"), replacing(other):
+        with pytest.raises(ModelBusy, match="another conversion"), replacing(other.target):
             pass
         assert sorted(tmp_path.iterdir()) == sorted([*before, partial, partial.with_suffix(".converting")])
-        with replacing(order) as own:
+        with replacing(order.target) as own:
             own.touch()
         assert partial.is_file()
     assert sorted(tmp_path.iterdir()) == sorted([*before, order.target, other.target])

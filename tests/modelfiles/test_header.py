@@ -349,7 +349,7 @@ def test_a_part_of_a_split_model_is_refused(tmp_path: Path) -> None:
         writer.write_tensors_to_file()
         writer.close()
     assert read_header(tmp_path / "1.gguf").tensors
-    with pytest.raises(InvalidModelFile, match=r"one of 2 parts .* llama-gguf-split --merge"):
+    with pytest.raises(InvalidModelFile, match=r"one of 2 parts .* gguf-imagegen convert FIRST-PART"):
         read_header(tmp_path / "2.gguf")
 
 

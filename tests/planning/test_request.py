@@ -43,6 +43,7 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "guidance": (4, 4.0, ("distilled_guidance", "distilled_cfg_scale")),
     "image_cfg_scale": (1.5, 1.5, ("img_cfg",)),
     "step_cache": ("disabled", "none", ("cache_mode",)),
+    "seamless": (True, "xy", ("tiling",)),
     "strength": (0.4, 0.4, ("denoising_strength",)),
     "seed": (42, 42, ("rng_seed",)),
     "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images", "url")),
@@ -208,6 +209,25 @@ WRONG: list[tuple[type[InvalidRequest], dict[str, Any]]] = [
     *each(InvalidRequest, "seed", -2, MAX_SEED + 1, 1.5, "x", [1]),
     *each(InvalidRequest, "cfg_scale", -1, 101, "x", [1], {"a": 1}),
     *each(InvalidRequest, "strength", -0.1, 1.1),
+    *each(
+        InvalidRequest, "custom_sigmas", [1], [1, 1], [1, 2], [1, -1], ["x", 0], [math.inf, 0], [math.nan, 0]
+    ),
+    *each(InvalidRequest, "seamless", "z", 5, ["x"]),
+    *each(InvalidRequest, "shifted_timestep", -1, 1001, "x"),
+    *each(InvalidRequest, "prediction", "x0"),
+    *each(InvalidRequest, "vae_tile_size", 8, "8x32", "32x", [32], 2000),
+    *each(InvalidRequest, "upscale_tile_size", 0, 4096),
+    *each(
+        InvalidRequest,
+        "step_cache_options",
+        "x",
+        "{}x",
+        {"speed": 1},
+        {"scm_mask": "1,2"},
+        {"scm_mask": "1,"},
+        {"Fn_compute_blocks": -1},
+        {"spectrum_w": math.nan},
+    ),
     *each(InvalidRequest, "output_compression", -1, 101),
     *each(InvalidRequest, "partial_images", -1, 4),
     (InvalidRequest, {"output_format": "gif"}),
@@ -247,7 +267,7 @@ def test_wrong_values(kind: type[InvalidRequest], fields: dict[str, Any]) -> Non
 FLOATS = [
     "cfg_scale", "guidance", "guidance_scale", "image_cfg_scale", "strength", "eta", "flow_shift",
     "slg_scale", "slg_start", "slg_end", "control_strength", "keep_alive", "upscale",
-    "step_cache_threshold",
+    "step_cache_threshold", "vae_tile_overlap",
 ]  # fmt: skip
 
 
@@ -261,7 +281,7 @@ def test_floats_are_finite(field: str, value: object) -> None:
 def test_no_float_field_is_forgotten() -> None:
     """The list above has every float of a request; the nested ones are refused in their own right."""
     coded = {name for name, field in ImageRequest.model_fields.items() if "float" in repr(field.annotation)}
-    assert coded == {*FLOATS, "lora_alphas"}
+    assert coded == {*FLOATS, "lora_alphas", "custom_sigmas"}
     assert refused(lora_alphas={"a": math.nan}).param == "lora_alphas"
     assert refused(lora=[{"name": "a", "scale": math.nan}]).param == "lora"
     assert refused(hires={"denoising_strength": math.inf}).param == "hires"

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from gguf_imagegen.commands.testmodel import write_test_model
 from tests.conftest import DEADLINE, ServerProcess
@@ -139,8 +139,19 @@ def write_references(models: Path) -> Path:
 
 
 async def ready(page: Page) -> None:
-    """The form knows its models."""
+    """The form knows its models, and shows all that it has."""
     await expect(page.locator("#generate")).to_be_enabled()
+    await unfold(page)
+
+
+async def unfold(page: Page) -> None:
+    """Show the settings that are folded away."""
+    await page.evaluate("document.querySelector('#more').open = true")
+
+
+def newest_job(page: Page) -> Locator:
+    """The card of the newest job, which an older one that runs may precede."""
+    return page.locator(".job[data-newest]")
 
 
 async def generate(page: Page, prompt: str, **fields: object) -> None:
@@ -153,16 +164,17 @@ async def generate(page: Page, prompt: str, **fields: object) -> None:
 
 async def send(page: Page) -> None:
     """Send the form as it is, and wait for the new card."""
-    before = await page.evaluate("document.querySelector('.job')?.dataset.job ?? ''")
+    before = await page.evaluate("document.querySelector('.job[data-newest]')?.dataset.job ?? ''")
     await page.press("#prompt", "Control+Enter")
     await page.wait_for_function(
-        "before => document.querySelector('.job')?.dataset.job !== before", arg=before
+        "before => !['', before].includes(document.querySelector('.job[data-newest]')?.dataset.job ?? '')",
+        arg=before,
     )
 
 
 async def settled(page: Page) -> None:
     """The newest job has ended, and none goes on."""
-    await expect(page.locator(".job").first).to_be_visible()
+    await expect(newest_job(page)).to_be_attached()
     going = page.locator(".job[data-status=queued], .job[data-status=running]")
     await expect(going).to_have_count(0, timeout=3 * MS)
     await expect(page.locator("#activity")).to_be_hidden(timeout=3 * MS)

@@ -12,7 +12,7 @@ from tests.api.client import noise, png
 from tests.conftest import RunningApp
 from tests.fake_engines import SeeingEngine
 from tests.unet import write_control_net, write_embedding, write_sd1
-from tests.web.conftest import OpenPage, generate, settled
+from tests.web.conftest import OpenPage, generate, settled, unfold
 
 
 async def test_an_embedding_and_a_control_net(running: RunningApp, visit: OpenPage, tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ async def test_an_embedding_and_a_control_net(running: RunningApp, visit: OpenPa
         running(engine=lambda: SeeingEngine(seen), **folders, **model) as app,
         visit(app.url) as page,
     ):
-        await page.click("#more summary")
+        await unfold(page)
         await expect(page.locator("#embeddings button")).to_have_text(["easyneg"])
         await page.get_by_role("button", name="easyneg").click()
         await expect(page.locator("#negative")).to_have_value("embedding:easyneg")

@@ -9,7 +9,7 @@ from playwright.async_api import expect
 
 from tests.conftest import RunningApp, ServerProcess
 from tests.fake_engines import QuickEngine
-from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, settled
+from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, newest_job, ready, settled
 
 KEY = "a-secret-key"
 
@@ -62,7 +62,7 @@ async def test_the_server_stops_and_comes_back(
         await generate(page, "kept", steps=2)
         await settled(page)
         await generate(page, "lost", steps=150)
-        await expect(page.locator(".job").first.locator(".picture[data-state=preview]")).to_be_visible()
+        await expect(newest_job(page).locator(".picture[data-state=preview]")).to_be_visible()
         server.stop()
         await expect(page.locator("#connection")).to_contain_text("Reconnecting…")
         await check_accessible(page)
@@ -73,10 +73,10 @@ async def test_the_server_stops_and_comes_back(
         assert again.url == server.url
         await expect(page.locator("#connection")).to_be_empty()
         await expect(page.locator("#create-error")).to_be_empty()
-        await expect(page.locator(".job").first.locator(".error")).to_contain_text("The server restarted")
+        await expect(newest_job(page).locator(".error")).to_contain_text("The server restarted")
         await generate(page, "new", steps=2)
         await settled(page)
-        await expect(page.locator(".job").first).to_have_attribute("data-status", "succeeded")
+        await expect(newest_job(page)).to_have_attribute("data-status", "succeeded")
         await page.get_by_role("link", name="Gallery").click()
         await expect(page.locator("#gallery li")).to_have_count(2)
 
@@ -88,7 +88,7 @@ async def test_a_job_told_late(running: RunningApp, visit: OpenPage) -> None:
             await app.post("/v1/images/generations", prompt=f"cat {seed}", size="64x64", steps=1)
         async with visit(app.url) as page:
             await expect(page.locator(".job[data-status=succeeded]")).to_have_count(3)
-            await expect(page.locator(".job").first).to_contain_text("cat 2")
+            await expect(newest_job(page)).to_contain_text("cat 2")
 
 
 async def test_a_wish_that_nobody_hears(serve: Callable[..., ServerProcess], visit: OpenPage) -> None:

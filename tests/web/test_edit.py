@@ -14,8 +14,9 @@ from playwright.async_api import Page, expect
 
 from gguf_imagegen.pictures import infotext
 from tests.api.client import noise, picture, png
-from tests.conftest import ServerProcess
-from tests.web.conftest import OpenPage, check_accessible, generate, ready, send, settled
+from tests.conftest import RunningApp, ServerProcess
+from tests.fake_engines import QuickEngine
+from tests.web.conftest import OpenPage, check_accessible, generate, newest_job, ready, send, settled
 
 PAINTED = """(canvas) => canvas.getContext("2d").getImageData(0, 0, 128, 128).data
   .filter((value, index) => index % 4 === 3 && value > 127).length"""
@@ -59,8 +60,8 @@ async def drop(page: Page, data: bytes) -> None:
 async def newest(page: Page, server: ServerProcess) -> Image.Image:
     """The newest card's picture as the server has it."""
     await settled(page)
-    done = page.locator(".job").first.locator(".picture[data-state=done] img").first
-    answer = await page.request.get(server.url + str(await done.get_attribute("src")))
+    done = newest_job(page).locator(".picture[data-state=done] img").first
+    answer = await page.request.get(server.url + str(await done.get_attribute("src")).partition("?")[0])
     return picture(await answer.body())
 
 
@@ -91,7 +92,7 @@ async def test_only_the_mask_changes(studio: ServerProcess, visit: OpenPage) -> 
         outside[24:41, 24:72] = 0
         assert outside.max() == 0
         assert (inside > 8).mean() > 0.5
-        await page.locator(".job").first.locator(".tile").press("Enter")
+        await newest_job(page).locator(".tile").press("Enter")
         await expect(page.locator("#viewer").get_by_role("button", name="Close")).to_be_focused()
         await page.keyboard.press("Delete")
         await page.locator("#ask").get_by_role("button", name="Keep").click()
@@ -262,6 +263,17 @@ async def test_what_is_no_picture(studio: ServerProcess, visit: OpenPage) -> Non
         await expect(page.locator(".toast")).to_have_count(2)
 
 
+async def test_a_picture_beyond_the_servers_pixels(running: RunningApp, visit: OpenPage) -> None:
+    """Is refused when it is chosen, with its figure and the server's."""
+    async with running(engine=QuickEngine, max_input_pixels=1_000_000) as app, visit(app.url) as page:
+        await ready(page)
+        await page.set_input_files("#file", upload("large.png", png(noise(1600, 1500))))
+        await expect(page.locator("#toasts")).to_contain_text(
+            "This picture has 2.4 megapixels; this server takes 1.0 megapixels."
+        )
+        await expect(page.locator(".thumb")).to_have_count(0)
+
+
 async def test_a_dropped_picture_gives_the_old_one_back(studio: ServerProcess, visit: OpenPage) -> None:
     """One dropped only for its settings: what was there before, with its mask, can be had again."""
     async with visit(studio.url) as page:
@@ -294,7 +306,7 @@ async def test_use_as_input_and_vary(studio: ServerProcess, visit: OpenPage) -> 
     async with visit(studio.url, viewport={"width": 360, "height": 740}) as page:
         await generate(page, "a lovely cat", steps=4, seed=5)
         await settled(page)
-        await page.locator(".job").first.locator(".tile").first.click()
+        await newest_job(page).locator(".tile").first.click()
         await page.get_by_role("button", name="Use as input").click()
         await expect(page.locator("#viewer")).to_be_hidden()
         await expect(page.locator(".thumb")).to_have_count(1)
@@ -304,13 +316,13 @@ async def test_use_as_input_and_vary(studio: ServerProcess, visit: OpenPage) -> 
         await page.fill("#prompt", "a dog")
         await page.reload()
         await expect(page.locator(".thumb")).to_have_count(1)
-        await expect(page.locator(".job").first).to_be_visible()
+        await expect(newest_job(page)).to_be_visible()
         async with page.expect_request("**/v1/images/edits") as sent:
             await send(page)
         body = json.loads((await sent.value).post_data or "")
         assert (body["strength"], body["seed"], len(body["image"])) == (0.4, 5, 1)
         await settled(page)
-        await page.locator(".job").first.locator(".tile").first.click()
+        await newest_job(page).locator(".tile").first.click()
         await page.get_by_role("button", name="Vary").click()
         await expect(page.locator("#prompt")).to_have_value("a dog")
         await expect(page.locator("#lock")).to_have_attribute("aria-pressed", "false")
@@ -334,7 +346,7 @@ async def test_several_references(studio: ServerProcess, visit: OpenPage) -> Non
             await generate(page, "combine them", steps=1)
         assert len(json.loads((await sent.value).post_data or "")["image"]) == 3
         await settled(page)
-        await expect(page.locator(".job").first).to_have_attribute("data-status", "succeeded")
+        await expect(newest_job(page)).to_have_attribute("data-status", "succeeded")
         await page.select_option("#model", "glyph-128")
         await expect(page.locator("#inputs-hint")).to_contain_text(
             "takes 1 picture: the pale ones are not used"

@@ -51,10 +51,13 @@ async def test_two_hundred_pictures(running: RunningApp, visit: OpenPage, shelf:
         tiles = page.locator("#gallery li")
         await expect(tiles.first.get_by_role("button", name="Open: picture 199")).to_be_visible()
         assert await tiles.count() <= 120
-        await expect(page.locator("#gallery-hint")).to_contain_text("and more")
+        await expect(page.locator("#gallery-hint")).to_have_text("200 pictures")
+        await tiles.first.get_by_role("button").click()
+        await expect(page.locator("#viewer-title")).to_have_text("Picture 1 of 200")
+        await page.keyboard.press("Escape")
         await page.mouse.move(600, 400)
         await scroll_to_end(page)
-        await expect(page.locator("#gallery-hint")).to_have_text("200")
+        await expect(page.locator("#gallery-hint")).to_have_text("200 pictures")
         await tiles.nth(197).get_by_role("button").click()
         await expect(page.locator("#viewer-title")).to_have_text("Picture 198 of 200")
         for _ in range(5):
@@ -98,7 +101,7 @@ async def test_everything_about_a_picture(running: RunningApp, visit: OpenPage, 
             await page.get_by_role("button", name=f"Copy {name}").click()
             await expect(page.locator(".toast")).to_have_count(1)
             copied[name] = await page.evaluate("navigator.clipboard.readText()")
-            await page.get_by_role("button", name="Dismiss").click()
+            await page.get_by_role("button", name="Dismiss", exact=True).click()
         assert (copied["seed"], copied["Prompt"]) == ("42", "it's a cat")
         request = json.loads(copied["JSON"])
         assert (request["seed"], request["size"], request["steps"]) == (42, "128x128", 2)
@@ -128,9 +131,44 @@ async def test_everything_about_a_picture(running: RunningApp, visit: OpenPage, 
         assert list(tmp_path.iterdir()) == []
 
 
+async def test_a_picture_has_an_address(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
+    """Back closes it, Forward opens it again, the arrows change it, and a link to it opens it."""
+    async with running(engine=QuickEngine, output_dir=shelf) as app, visit(app.url, "#/gallery") as page:
+        viewer = page.locator("#viewer")
+        await page.get_by_role("button", name="Open: picture 198").click()
+        await expect(viewer).to_be_visible()
+        first = page.url
+        assert "#/picture/" in first
+        image, zoom = page.locator("#viewer-figure img"), page.get_by_role("button", name="Actual size")
+        await zoom.click()
+        await page.wait_for_function("document.querySelector('#viewer-figure img').clientWidth === 512")
+        await image.dblclick()
+        await expect(zoom).to_have_attribute("aria-pressed", "false")
+        await page.keyboard.press("ArrowRight")
+        await expect(page.locator("#viewer-prompt")).to_have_text("picture 197")
+        second = page.url
+        assert "#/picture/" in second
+        assert first != second
+        await page.go_back()
+        await expect(viewer).to_be_hidden()
+        assert page.url.endswith("#/gallery")
+        await expect(page.locator("#view-gallery")).to_be_visible()
+        await page.go_forward()
+        await expect(page.locator("#viewer-prompt")).to_have_text("picture 197")
+        await page.get_by_role("button", name="Close").click()
+        await expect(viewer).to_be_hidden()
+        await page.wait_for_url("**/#/gallery")
+        other = await page.context.new_page()
+        await other.goto(first)
+        await expect(other.locator("#viewer-prompt")).to_have_text("picture 198")
+        await other.keyboard.press("Escape")
+        await expect(other.locator("#viewer")).to_be_hidden()
+        await expect(other.locator("#view-gallery")).to_be_visible()
+
+
 async def test_new_pictures_come_by_themselves(running: RunningApp, visit: OpenPage) -> None:
     """And those that somebody else deleted go."""
-    async with running(engine=QuickEngine) as app, visit(app.url, "#/gallery") as page:
+    async with running(engine=QuickEngine) as app, visit(app.url, "#/gallery", statuses=(404,)) as page:
         await expect(page.locator("#gallery-empty")).to_be_visible()
         _, made = await app.post("/v1/images/generations", prompt="one", size="64x64", steps=1)
         await expect(page.locator("#gallery li")).to_have_count(1)

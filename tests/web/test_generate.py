@@ -8,9 +8,20 @@ import signal
 
 from playwright.async_api import Page, expect
 
+from tests.api.client import noise, png
 from tests.conftest import RunningApp, ServerProcess
 from tests.fake_engines import CannotLoad, NeverAnswers, SlowEngine
-from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, send, settled
+from tests.web.conftest import (
+    OpenPage,
+    check_accessible,
+    fits_across,
+    generate,
+    newest_job,
+    ready,
+    send,
+    settled,
+    unfold,
+)
 
 LONG = 150
 COUNT_PREVIEWS = """
@@ -23,7 +34,7 @@ new MutationObserver((changes) => changes.forEach(({target}) => {
 
 async def finished_source(page: Page) -> str:
     """The path of the newest finished picture, loaded and decoded."""
-    image = page.locator(".job").first.locator(".picture[data-state=done] img").first
+    image = newest_job(page).locator(".picture[data-state=done] img").first
     await expect(image).to_have_attribute("src", re.compile("/v1/images/files/"))
     await expect(image).to_have_js_property("complete", True)
     assert await image.evaluate("(image) => image.naturalWidth") > 0
@@ -35,8 +46,8 @@ async def test_a_picture_comes_step_by_step(studio: ServerProcess, visit: OpenPa
     async with visit(studio.url, reduced_motion="no-preference") as page:
         await page.evaluate(COUNT_PREVIEWS)
         await generate(page, "a red circle", steps=8)
-        card = page.locator(".job").first
-        await expect(card.locator(".state")).to_have_text(re.compile(r"Painting, step \d+ of 8"))
+        card = newest_job(page)
+        await expect(card.locator(".state")).to_have_text(re.compile(r"Sampling, step \d+ of 8"))
         ring = card.get_by_role("progressbar")
         await expect(ring).to_have_attribute("aria-valuenow", re.compile(r"[1-9]\d?"))
         assert re.match(r"\d+% · ", await page.title())
@@ -52,7 +63,7 @@ async def test_steps_may_be_left_out(studio: ServerProcess, visit: OpenPage) -> 
     """The model's step caches are offered, and the chosen one is asked for; no decoder where there is one."""
     async with visit(studio.url) as page:
         await ready(page)
-        await page.locator("#more > summary").click()
+        await unfold(page)
         await expect(page.locator("#decoder-field")).to_be_hidden()
         await expect(page.locator("#step_cache option")).to_have_text(
             ["no", "easycache", "dbcache", "taylorseer", "cache-dit", "spectrum"]
@@ -80,7 +91,7 @@ async def test_the_form_shows_what_the_model_can(studio: ServerProcess, visit: O
         await expect(page.locator("#negative-field")).to_be_hidden()
         await page.fill("#width", "4096")
         await expect(page.locator("#size-hint")).to_contain_text("Too large")
-        await page.click("#more summary")
+        await unfold(page)
         await page.get_by_label("watercolour").fill("0.5")
         await page.select_option("#upscale", "2 double")
         await page.select_option("#model", "by-reference")
@@ -109,10 +120,78 @@ async def test_everything_is_remembered(studio: ServerProcess, visit: OpenPage) 
         await ready(page)
         assert {name: await page.input_value(f"#{name}") for name in values} == values
         await expect(page.locator("#lock")).to_have_attribute("aria-pressed", "true")
-        await page.click("#more summary")
+        await unfold(page)
         await page.click("#defaults")
         await expect(page.locator("#steps")).to_have_value("4")
-        await expect(page.get_by_placeholder("Such as: cat · a red apple")).to_be_visible()
+        await expect(page.get_by_placeholder("Such as: cat · a red apple", exact=True)).to_be_visible()
+
+
+async def test_what_a_seed_may_be(studio: ServerProcess, visit: OpenPage) -> None:
+    """-1 is a new one; what is no number is said, and locks nothing; a number is locked."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        lock, hint = page.locator("#lock"), page.locator("#seed-hint")
+        await page.fill("#seed", "ninety")
+        await expect(lock).to_have_attribute("aria-pressed", "false")
+        await expect(hint).to_contain_text("Enter a whole number")
+        await page.fill("#prompt", "a cat")
+        await page.click("#generate")
+        await expect(page.locator("#create-error")).to_contain_text("Enter a whole number")
+        await page.fill("#seed", "-1")
+        await expect(lock).to_have_attribute("aria-pressed", "false")
+        await page.fill("#steps", "1")
+        async with page.expect_request("**/v1/images/generations") as sent:
+            await send(page)
+        assert "seed" not in json.loads((await sent.value).post_data or "")
+        await settled(page)
+        await page.fill("#seed", "7")
+        await expect(lock).to_have_attribute("aria-pressed", "true")
+
+
+async def test_a_double_click_is_one_click(studio: ServerProcess, visit: OpenPage) -> None:
+    """One job comes of it, and one shape at most is pressed."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        await page.fill("#prompt", "once")
+        await page.fill("#steps", "1")
+        methods: list[str] = []
+        page.on("request", lambda request: methods.append(request.method))
+        await page.dblclick("#generate")
+        await settled(page)
+        await expect(page.locator(".job .prompt", has_text="once")).to_have_count(1)
+        assert methods.count("POST") == 1
+        file = {"name": "noise.png", "mimeType": "image/png", "buffer": png(noise(128, 128))}
+        await page.set_input_files("#file", file)  # type: ignore[arg-type]
+        await expect(page.locator("#size-of-picture")).to_have_attribute("aria-pressed", "true")
+        await expect(page.locator("#sizes [aria-pressed=true]")).to_have_count(1)
+
+
+async def test_a_deleted_picture_leaves(running: RunningApp, visit: OpenPage) -> None:
+    """Its card, too; finished cards can go and be put back; two lines leave Cancel its room."""
+    async with running(engine=SlowEngine) as app, visit(app.url, statuses=(404,)) as page:
+        for name in ("first", "second"):
+            await generate(page, name, steps=1)
+            await settled(page)
+        await page.locator(".job", has_text="second").locator(".tile").click()
+        await page.get_by_role("button", name="Delete").click()
+        await page.locator("#ask").get_by_role("button", name="Delete").click()
+        await expect(page.locator(".job .prompt")).to_have_text(["first"])
+        await page.reload()
+        await expect(page.locator(".job .prompt")).to_have_text(["first"])
+        await page.get_by_role("button", name="Dismiss: first").click()
+        await expect(page.locator(".job")).to_have_count(0)
+        await generate(page, "third", steps=1)
+        await settled(page)
+        await page.click("#clear")
+        await expect(page.locator(".job")).to_have_count(0)
+        await page.get_by_role("button", name="Put back").click()
+        await expect(page.locator(".job .prompt")).to_have_text(["third"])
+        await generate(page, "a picture of two lines " * 20, steps=150)
+        cancel = page.locator(".job [data-act=cancel]:visible")
+        needs = "(button) => button.scrollWidth <= button.clientWidth && button.clientHeight < 60"
+        assert await cancel.evaluate(needs)
+        await cancel.click()
+        await settled(page)
 
 
 async def test_the_seed_is_drawn_or_locked(studio: ServerProcess, visit: OpenPage) -> None:
@@ -126,7 +205,14 @@ async def test_the_seed_is_drawn_or_locked(studio: ServerProcess, visit: OpenPag
         await page.click("#lock")
         await send(page)
         await settled(page)
-        await expect(page.locator(".job .state", has_text=f"seed {seed}")).to_have_count(2)
+        assert await page.input_value("#seed") == seed
+        one, other = [
+            await card.evaluate("(image) => image.src") for card in await page.locator(".job img").all()
+        ][:2]
+        assert one != other
+        await newest_job(page).locator(".tile").first.click()
+        await expect(page.locator("#viewer-parameters")).to_contain_text(seed)
+        await page.keyboard.press("Escape")
         await page.click("#lock")
         await send(page)
         await expect(page.locator("#seed")).not_to_have_value(seed)
@@ -137,7 +223,7 @@ async def test_cancel_in_the_middle(studio: ServerProcess, visit: OpenPage) -> N
     """One job by its button, all by one more; the next works."""
     async with visit(studio.url) as page:
         await generate(page, "a long one", steps=LONG)
-        card = page.locator(".job").first
+        card = newest_job(page)
         await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
         await card.get_by_role("button", name="Cancel").click()
         await expect(card.locator(".state")).to_have_text("Cancelled")
@@ -145,7 +231,7 @@ async def test_cancel_in_the_middle(studio: ServerProcess, visit: OpenPage) -> N
         await expect(page.locator("#cancel-all")).to_be_hidden()
         for name in ("first", "second", "third"):
             await generate(page, name, steps=LONG)
-        await expect(page.locator(".job").first.locator(".state")).to_contain_text("number 2 in the queue")
+        await expect(newest_job(page).locator(".state")).to_contain_text("number 2 in the queue")
         await page.click("#cancel-all")
         await settled(page)
         await expect(page.locator("#clear")).to_be_focused()
@@ -178,16 +264,15 @@ async def test_progress_is_heard(running: RunningApp, visit: OpenPage) -> None:
         assert all(re.fullmatch("“a bell”: (25|50|75) %.", words) for words in heard[1:-1])
 
 
-async def test_what_left_no_picture_can_go(running: RunningApp, visit: OpenPage) -> None:
-    """One by one, with the focus on the next, or all at once; for good, and without what has pictures."""
+async def test_what_has_ended_can_go(running: RunningApp, visit: OpenPage) -> None:
+    """One by one, with the focus on the next, or all at once; for good."""
     async with running(engine=SlowEngine) as app, visit(app.url) as page:
         spent = page.locator(".job[data-status=cancelled]")
         await generate(page, "kept", steps=1)
         await settled(page)
-        await expect(page.locator("#clear")).to_be_hidden()
         for name in ("one", "two", "three", "four"):
             await generate(page, name, steps=LONG)
-        await expect(page.get_by_role("button", name="Dismiss")).to_have_count(0)
+        await expect(page.get_by_role("button", name="Dismiss")).to_have_count(1)
         await page.click("#cancel-all")
         await expect(spent).to_have_count(4)
         await check_accessible(page)
@@ -204,8 +289,8 @@ async def test_what_left_no_picture_can_go(running: RunningApp, visit: OpenPage)
         await expect(page.locator("#watch-title")).to_be_focused()
         await expect(page.locator("#clear")).to_be_hidden()
         await page.reload()
-        await expect(page.locator(".job .prompt")).to_have_text(["kept"])
-        await expect(page.get_by_role("button", name="Dismiss")).to_have_count(0)
+        await ready(page)
+        await expect(page.locator(".job")).to_have_count(0)
 
 
 async def test_two_tabs_show_the_same(studio: ServerProcess, visit: OpenPage) -> None:
@@ -217,18 +302,18 @@ async def test_two_tabs_show_the_same(studio: ServerProcess, visit: OpenPage) ->
         await other.goto(studio.url)
         await ready(other)
         await generate(page, "seen twice", steps=LONG)
-        card = other.locator(".job").first
+        card = newest_job(other)
         await expect(card).to_contain_text("seen twice")
         await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
         await card.get_by_role("button", name="Cancel").click()
-        await expect(page.locator(".job").first.locator(".state")).to_have_text("Cancelled")
+        await expect(newest_job(page).locator(".state")).to_have_text("Cancelled")
 
 
 async def test_a_reload_in_the_middle(studio: ServerProcess, visit: OpenPage) -> None:
     """The job goes on, and so does its card."""
     async with visit(studio.url) as page:
         await generate(page, "survives", steps=6, count=2)
-        card = page.locator(".job").first
+        card = newest_job(page)
         await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
         await page.reload()
         await expect(card).to_contain_text("survives")
@@ -242,7 +327,7 @@ async def test_the_worker_is_killed(studio: ServerProcess, visit: OpenPage) -> N
     """The card says what happened and what to do, and the next picture comes."""
     async with visit(studio.url) as page:
         await generate(page, "ill-fated", steps=LONG)
-        card = page.locator(".job").first
+        card = newest_job(page)
         await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
         worker = studio.worker()
         assert worker is not None
@@ -255,7 +340,7 @@ async def test_the_worker_is_killed(studio: ServerProcess, visit: OpenPage) -> N
         await generate(page, "after it", steps=2)
         await settled(page)
         await finished_source(page)
-        await expect(page.locator(".job").first).to_have_attribute("data-status", "succeeded")
+        await expect(newest_job(page)).to_have_attribute("data-status", "succeeded")
 
 
 async def test_what_is_wrong_is_said(studio: ServerProcess, visit: OpenPage) -> None:
@@ -318,9 +403,9 @@ async def test_loading_and_waiting_have_words(running: RunningApp, visit: OpenPa
     async with running(engine=SlowEngine) as app, visit(app.url) as page:
         await generate(page, "one", steps=4)
         await generate(page, "two", steps=1)
-        waiting = page.locator(".job").first.locator(".state")
+        waiting = newest_job(page).locator(".state")
         await expect(waiting).to_contain_text("Next in the queue")
-        await expect(page.locator(".job").first.get_by_role("progressbar")).to_have_text("#1")
+        await expect(newest_job(page).get_by_role("progressbar")).to_have_text("#1")
         await settled(page)
         await expect(page.locator(".job[data-status=succeeded]")).to_have_count(2)
 
@@ -330,7 +415,7 @@ async def test_a_place_in_the_queue_moves_up(running: RunningApp, visit: OpenPag
     async with running(engine=NeverAnswers) as app, visit(app.url) as page:
         for prompt in ("one", "two", "three"):
             await generate(page, prompt, steps=1)
-        last = page.locator(".job").first
+        last = newest_job(page)
         await expect(last.get_by_role("progressbar")).to_have_text("#2")
         await page.get_by_role("button", name="Cancel: two").click()
         await expect(last.get_by_role("progressbar")).to_have_text("#1")
@@ -347,7 +432,7 @@ async def test_many_jobs_are_bounded(running: RunningApp, visit: OpenPage) -> No
                 await app.post("/v1/images/generations", prompt="a cat", size="64x64", steps=1, seed=seed)
             await generate(page, "last", steps=1)
             await settled(page)
-            await expect(page.locator(".job").first).to_contain_text("last")
+            await expect(newest_job(page)).to_contain_text("last")
             await expect(page.locator(".job")).to_have_count(24)
             await expect(page.locator(".job[data-status=succeeded]")).to_have_count(24)
         finally:

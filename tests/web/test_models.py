@@ -47,13 +47,13 @@ async def test_pull_cancel_and_pull_again(shop: ServerProcess, hub: HubServer, v
     hub.faults.hold_after = 2 * MB
     async with visit(shop.url, "#/models") as page:
         card = page.locator("[data-model=big]")
-        await card.get_by_role("button", name="Pull big").click()
+        await card.get_by_role("button", name="Download big").click()
         await expect(card.locator(".pull")).to_contain_text("of 9 MB")
         await expect(card.locator(".badge")).to_have_text("Downloading")
         await expect(card.get_by_role("progressbar")).to_have_js_property("max", 9 * MB)
-        await page.get_by_role("button", name="Cancel the pull of big").click()
+        await page.get_by_role("button", name="Cancel the download of big").click()
         await expect(page.locator("#toasts")).to_contain_text("was cancelled")
-        await card.get_by_role("button", name="Pull big").click()
+        await card.get_by_role("button", name="Download big").click()
         await expect(card.locator(".pull")).to_contain_text("of 9 MB")
         await page.reload()
         await expect(card.locator(".pull")).to_contain_text("of 9 MB")
@@ -70,7 +70,9 @@ async def test_what_a_pull_takes(shop: ServerProcess, visit: OpenPage) -> None:
     """Memory, needed and free, and the size of the download: of the best quantisation or the chosen one."""
     async with visit(shop.url, "#/models") as page:
         card = page.locator("[data-model=big]")
-        await expect(card).to_contain_text("To download: 9 MB.")
+        await expect(card.locator(".tags li").first).to_have_text("9 MB")
+        await card.locator("summary").click()
+        await expect(card).to_contain_text("Download: 9 MB.")
         card = page.locator("[data-model=glyph-128]")
         await expect(card).to_contain_text(re.compile(r"Fits: needs .+ of memory, .+ are free\."))
         card = page.locator("[data-model=huge]")
@@ -78,7 +80,8 @@ async def test_what_a_pull_takes(shop: ServerProcess, visit: OpenPage) -> None:
             re.compile(r"Does not fit: needs .+ of memory, .+ of the .+ that are free may be used\.")
         )
         card = page.locator("[data-model='sd-1.5']")
-        choice, words = card.locator("select"), card.locator("p", has_text="To download")
+        await card.locator("summary").click()
+        choice, words = card.locator("select"), card.locator("p", has_text="Download:")
         await expect(choice.locator("option").first).to_contain_text(
             re.compile("Best that fits: |Smallest: ")
         )
@@ -102,29 +105,37 @@ async def test_a_pull_that_the_server_does_not_survive(
     hub.faults.hold_after = 2 * MB
     async with visit(server.url, "#/models", broken_lines=True) as page:
         card = page.locator("[data-model=big]")
-        await card.get_by_role("button", name="Pull big").click()
+        await card.get_by_role("button", name="Download big").click()
         await expect(card.locator(".pull")).to_contain_text("of 9 MB")
         server.process.kill()
         server.stop()
         await expect(card.locator(".error")).to_contain_text("connection was lost")
         serve(*flags, "--port", server.url.rsplit(":", 1)[1], env=env)
-        await expect(card.locator(".error")).to_contain_text("Pull resumes")
+        await expect(card.locator(".error")).to_contain_text("Download resumes")
         hub.release()
-        await card.get_by_role("button", name="Pull big").click()
+        await card.get_by_role("button", name="Download big").click()
         await expect(card.locator(".badge")).to_have_text("On this machine")
         await expect(card.locator(".error")).to_have_count(0)
 
 
 async def test_a_gated_model(shop: ServerProcess, visit: OpenPage) -> None:
-    """The card says what its publisher wants, with a link; a refused pull says why."""
+    """Its card says what to do, with a link; a refused download says why, also later; a large one asks."""
     async with visit(shop.url, "#/models") as page:
         card = page.locator("[data-model=gated]")
         await expect(card).to_contain_text("Accept its licence first")
+        await card.locator("summary").click()
         link = card.get_by_role("link", name="org/gated")
         assert str(await link.get_attribute("href")).endswith("/org/gated")
         assert await link.get_attribute("rel") == "noreferrer noopener"
-        await card.get_by_role("button", name="Pull gated").click()
+        await card.get_by_role("button", name="Download gated").click()
         await expect(card.locator(".error")).to_contain_text("HF_TOKEN")
+        await page.reload()
+        await expect(card.locator(".error")).to_contain_text("HF_TOKEN")
+        card = page.locator("[data-model=huge]")
+        await card.get_by_role("button", name="Download anyway huge").click()
+        await expect(page.locator("#ask")).to_contain_text("does not fit into this machine's memory")
+        await page.locator("#ask").get_by_role("button", name="Keep").click()
+        await expect(card.locator(".badge")).to_have_text("Not downloaded")
 
 
 async def test_load_and_unload(studio: ServerProcess, visit: OpenPage) -> None:
@@ -178,7 +189,7 @@ async def test_a_load_that_fails(
 async def test_a_refresh_disturbs_nobody(studio: ServerProcess, visit: OpenPage) -> None:
     """What is chosen and what has the focus stay when the list is read again."""
     async with visit(studio.url, "#/models") as page:
-        choice = page.get_by_label("Quantisation of sd-1.5", exact=True)
+        choice = page.get_by_label("Quantization of sd-1.5", exact=True)
         await choice.select_option(index=2)
         chosen = await choice.input_value()
         await choice.focus()

@@ -12,7 +12,16 @@ from tests.api.client import noise, png
 from tests.conftest import RunningApp, ServerProcess
 from tests.fake_engines import QuickEngine
 from tests.modelfiles.test_lora_card import lora
-from tests.web.conftest import OpenPage, check_accessible, fits_across, generate, ready, settled
+from tests.web.conftest import (
+    OpenPage,
+    check_accessible,
+    fits_across,
+    generate,
+    newest_job,
+    ready,
+    settled,
+    unfold,
+)
 from tests.weights import write_lora
 
 VIEWS = {"create": "#model", "gallery": "#gallery li", "models": ".model"}
@@ -33,14 +42,14 @@ async def test_every_view_is_accessible(studio: ServerProcess, visit: OpenPage, 
         await generate(page, "a cat", steps=1, count=2)
         await settled(page)
         await generate(page, "a long one", steps=150)
-        await expect(page.locator(".job").first.locator(".picture[data-state=preview]")).to_be_visible()
-        await page.click("#more summary")
+        await expect(newest_job(page).locator(".picture[data-state=preview]")).to_be_visible()
+        await unfold(page)
         file = {"name": "noise.png", "mimeType": "image/png", "buffer": png(noise())}
         await page.set_input_files("#file", file)  # type: ignore[arg-type]
         await expect(page.locator(".thumb")).to_have_count(1)
         await check_accessible(page)
-        await page.locator(".job").first.get_by_role("button", name="Cancel").click()
-        await expect(page.locator(".job").first.locator(".state")).to_have_text("Cancelled")
+        await newest_job(page).get_by_role("button", name="Cancel").click()
+        await expect(newest_job(page).locator(".state")).to_have_text("Cancelled")
         await page.fill("#prompt", "")
         await page.click("#generate")
         await check_accessible(page)
@@ -61,7 +70,7 @@ async def test_nothing_scrolls_sideways(studio: ServerProcess, visit: OpenPage, 
     width, height = SIZES[size]
     async with visit(studio.url, viewport={"width": width, "height": height}) as page:
         await ready(page)
-        await page.click("#more summary")
+        await unfold(page)
         await generate(page, "averylongwordwithoutanyspaceinit" * 9, steps=1, count=3)
         await settled(page)
         for view in VIEWS:
@@ -95,9 +104,9 @@ async def test_by_keyboard_alone(studio: ServerProcess, visit: OpenPage) -> None
         await expect(page.locator("#prompt")).to_be_focused()
         await page.keyboard.type("a house")
         await page.keyboard.press("Control+Enter")
-        await expect(page.locator(".job").first).to_contain_text("a house")
+        await expect(newest_job(page)).to_contain_text("a house")
         await settled(page)
-        tile = page.locator(".job").first.locator(".tile").first
+        tile = newest_job(page).locator(".tile").first
         await tile.press("Enter")
         await expect(page.locator("#viewer")).to_be_visible()
         await page.keyboard.press("Escape")
@@ -140,7 +149,7 @@ async def test_a_whole_seed_is_seen(studio: ServerProcess, visit: OpenPage, size
     width, height = SIZES[size]
     async with visit(studio.url, viewport={"width": width, "height": height}) as page:
         await ready(page)
-        await page.click("#more summary")
+        await unfold(page)
         await page.fill("#seed", str(2**53 - 1))
         assert await page.evaluate("seed.scrollWidth <= seed.clientWidth")
         letters = "[seed, lock, steps].map((element) => getComputedStyle(element).fontSize)"
@@ -232,7 +241,7 @@ async def test_the_page_needs_openais_dialect_alone(
     ):
         await generate(page, "a cat", steps=2)
         await settled(page)
-        await page.click("#more summary")
+        await unfold(page)
         await expect(page.locator("[data-lora=watercolour]")).to_be_visible()
         await expect(page.locator("#loras label", has_text="said")).to_contain_text("TOK, in ink")
         listed = (await app.get("/v1/images"))[1]["data"]

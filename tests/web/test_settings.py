@@ -19,7 +19,7 @@ from gguf_imagegen.pictures import infotext
 from tests.api.client import noise, picture, png
 from tests.conftest import RunningApp, ServerProcess
 from tests.fake_engines import QuickEngine
-from tests.web.conftest import MS, OpenPage, generate, ready, send, settled
+from tests.web.conftest import MS, OpenPage, generate, newest_job, ready, send, settled, unfold
 from tests.web.test_edit import newest, upload
 from tests.weights import write_upscaler
 
@@ -27,6 +27,8 @@ TOLD = {
     "Distilled CFG Scale": 2.5, "Clip skip": 2, "Shift": 3, "Eta": 0.5, "Step cache": "spectrum",
     "Step cache threshold": 0.2, "Decoder": "tiny", "LoRA": "gone: 0.5, fog: -1",
     "Postprocess upscale by": 3, "Postprocess upscaler": "double",
+    "Hires resize": "128x96", "Hires steps": 3, "Hires upscaler": "latent_nearest",
+    "Hires denoising strength": 0.6,
 }  # fmt: skip
 
 
@@ -54,7 +56,7 @@ def same(one: Image.Image, other: Image.Image) -> bool:
 
 
 async def open_newest(page: Page) -> None:
-    await page.locator(".job").first.locator(".tile").first.click()
+    await newest_job(page).locator(".tile").first.click()
     await expect(page.locator("#viewer-parameters")).to_contain_text("Version")
 
 
@@ -63,7 +65,7 @@ async def test_copies_make_the_same_picture(studio: ServerProcess, visit: OpenPa
     async with visit(studio.url) as page:
         await ready(page)
         await page.select_option("#model", "by-reference")
-        await page.click("#more summary")
+        await unfold(page)
         await page.get_by_label("watercolour").fill("0.5")
         await page.select_option("#upscale", "2 double")
         await page.select_option("#step_cache", "spectrum")
@@ -82,7 +84,7 @@ async def test_copies_make_the_same_picture(studio: ServerProcess, visit: OpenPa
         await page.select_option("#model", "glyph-128")
         await page.get_by_label("watercolour").fill("")
         await page.select_option("#upscale", "")
-        await page.locator(".job").first.locator(".tile").first.click()
+        await newest_job(page).locator(".tile").first.click()
         await page.get_by_role("button", name="Load settings").click()
         await expect(page.locator("#prompt")).to_have_value("it's a 'cat'; @home")
         await expect(page.locator("#width")).to_have_value("128")
@@ -136,7 +138,7 @@ async def test_settings_of_words_alone_take_the_picture_out(studio: ServerProces
         await settled(page)
         await page.set_input_files("#file", upload("noise.png", png(noise())))
         before = str(await page.get_by_alt_text("Picture 1", exact=True).get_attribute("src"))
-        await page.locator(".job").first.locator(".tile").first.click()
+        await newest_job(page).locator(".tile").first.click()
         await page.get_by_role("button", name="Load settings").click()
         await expect(page.locator(".thumb")).to_have_count(0)
         await expect(page.locator("#toasts")).to_contain_text("was removed")
@@ -145,7 +147,7 @@ async def test_settings_of_words_alone_take_the_picture_out(studio: ServerProces
         await settled(page)
         await page.get_by_role("button", name="Put it back").click()
         await expect(page.get_by_alt_text("Picture 1", exact=True)).to_have_attribute("src", before)
-        await page.locator(".job").first.locator(".tile").first.click()
+        await newest_job(page).locator(".tile").first.click()
         await page.get_by_role("button", name="Vary").click()
         await expect(page.get_by_alt_text("Picture 1", exact=True)).not_to_have_attribute("src", before)
         await expect(page.locator("#prompt")).to_be_focused()
@@ -189,13 +191,21 @@ async def test_everything_that_a_picture_tells(
         await page.get_by_role("button", name="Load settings").click()
         await expect(page.locator("#prompt")).to_be_focused()
         await expect(page.locator("#toasts")).to_contain_text("left out: gone, fog")
-        values = {"step_cache": "spectrum", "guidance": "2.5", "upscale": "3 double", "seed": "9"}
+        values = {
+            "step_cache": "spectrum", "guidance": "2.5", "upscale": "3 double", "seed": "9",
+            "clip_skip": "2", "eta": "0.5", "flow_shift": "3",
+            "hires_width": "128", "hires_height": "96", "hires_steps": "3", "hires_strength": "0.6",
+            "hires_upscaler": "latent_nearest",
+        }  # fmt: skip
         assert {name: await page.input_value(f"#{name}") for name in values} == values
         await page.get_by_role("link", name="Gallery").click()
         await page.get_by_role("button", name="Open: bare").click()
         await page.get_by_role("button", name="Load settings").click()
         await expect(page.locator("#prompt")).to_have_value("bare")
-        values = {"step_cache": "none", "guidance": "3.5", "upscale": "", "steps": "4"}
+        values = {
+            "step_cache": "none", "guidance": "3.5", "upscale": "", "steps": "4",
+            "clip_skip": "", "eta": "", "flow_shift": "", "hires_width": "",
+        }  # fmt: skip
         assert {name: await page.input_value(f"#{name}") for name in values} == values
 
 
@@ -230,6 +240,6 @@ async def test_each_quantisation_on_disk_is_offered(
         await ready(page)
         await expect(page.locator("#model")).to_have_value("two:q4")
         await page.select_option("#model", "tiny-random")
-        await page.locator(".job").first.locator(".tile").first.click()
+        await newest_job(page).locator(".tile").first.click()
         await page.get_by_role("button", name="Load settings").click()
         await expect(page.locator("#model")).to_have_value("two:q4")

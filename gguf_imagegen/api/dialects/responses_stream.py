@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from gguf_imagegen.api.job_answers import Read, openai_fields
+from gguf_imagegen.api.job_answers import Read, openai_fields, revised_prompt
 from gguf_imagegen.api.reply import Answer
 from gguf_imagegen.api.streams.encoders import Eta, OpenAIEncoder
 from gguf_imagegen.api.streams.frames import b64, frame
@@ -94,7 +94,7 @@ def _call(job: Job, index: int, image: bytes | None) -> dict[str, Any]:
         "type": "image_generation_call",
         "status": "in_progress" if image is None else "completed",
         "result": None if image is None else b64(image).decode(),
-        "revised_prompt": None,
+        "revised_prompt": revised_prompt(job.plan),
         "action": "edit" if job.plan.operation == "edit" else "generate",
         "seed": job.plan.seed(index),
         **made,

@@ -28,6 +28,7 @@ from gguf_imagegen.vocabulary.engine import (
     Hires,
     LoadSpec,
     Lora,
+    Prediction,
     PreviewMode,
     SkipLayers,
     StepCache,
@@ -35,6 +36,7 @@ from gguf_imagegen.vocabulary.engine import (
 
 PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
 STEP_CACHES: Final[tuple[StepCache, ...]] = get_args(StepCache)
+PREDICTIONS: Final[tuple[Prediction, ...]] = get_args(Prediction)
 RNGS: Final = ("std_default", "cuda", "cpu")
 CANNY: Final = (0.08, 0.08, 0.8, 1.0, False)
 """Thresholds, grey of weak and strong edges, and whether to invert, as in sd.cpp's command."""
@@ -164,6 +166,7 @@ def self_test() -> list[str]:
         *name_faults(SCHEDULES, low._lib.sd_scheduler_name),
         *name_faults(HIRES_UPSCALERS, low._lib.sd_hires_upscaler_name),
         *name_faults(PREVIEWS, low._lib.sd_preview_name),
+        *name_faults(PREDICTIONS, low._lib.sd_prediction_name),
         *name_faults(RNGS, low._lib.sd_rng_type_name),
         *name_faults(LORA_MODES, low._lib.sd_lora_apply_mode_name),
     ]  # fmt: skip
@@ -176,22 +179,33 @@ def context_params(asked: LoadSpec, backend: str, kernels: str) -> Any:
     low._lib.sd_ctx_params_init(ctypes.byref(params))
     for name, path in path_fields(model.files).items():
         setattr(params, name, str(path).encode())
-    params.circular_x = params.circular_y = model.tiling
+    if model.weights is not None:
+        params.wtype = GGMLQuantizationType[model.weights.upper()].value
+    params.circular_x, params.circular_y = (axis in (model.seamless or "") for axis in "xy")
     params.n_threads = model.threads
     params.vae_decode_only = False
     params.free_params_immediately = False
-    params.rng_type = params.sampler_rng_type = RNGS.index(model.rng)
+    params.rng_type = RNGS.index(model.rng)
+    params.sampler_rng_type = RNGS.index(model.sampler_rng or model.rng)
+    if model.prediction is not None:
+        params.prediction = PREDICTIONS.index(model.prediction)
     # "immediately" adds a LoRA to the weights and later takes it off again, which leaves rounding behind.
     params.lora_apply_mode = LORA_MODES.index("at_runtime")
-    params.offload_params_to_cpu = model.offload_to_cpu
+    params.offload_params_to_cpu = model.offload_to_cpu or model.max_vram > 0
+    params.max_vram = model.max_vram
     params.keep_vae_on_cpu = model.vae_on_cpu
+    params.keep_control_net_on_cpu = model.control_net_on_cpu
     params.keep_clip_on_cpu = model.text_encoders_on_cpu
     params.enable_mmap = model.mmap
     params.flash_attn = params.diffusion_flash_attn = model.flash_attention
     params.diffusion_conv_direct = model.diffusion_conv_direct
     params.vae_conv_direct = model.vae_conv_direct
     params.qwen_image_zero_cond_t = model.zero_cond_t
-    params.chroma_use_dit_mask = not model.flash_attention  # together they break (docs/chroma.md)
+    params.force_sdxl_vae_conv_scale = model.force_sdxl_vae_conv_scale
+    dit_mask = model.chroma_use_dit_mask
+    # Together with flash attention it breaks (docs/chroma.md).
+    params.chroma_use_dit_mask = not model.flash_attention if dit_mask is None else dit_mask
+    params.chroma_use_t5_mask, params.chroma_t5_mask_pad = model.chroma_use_t5_mask, model.chroma_t5_mask_pad
     has_vae = model.built_in_vae or "vae" in model.files
     params.tae_preview_only = has_vae and model.decoder == "full"
     return params
@@ -218,8 +232,11 @@ def generation_params(spec: Generate, index: int, count: int) -> tuple[Any, list
     params.strength = spec.strength
     params.control_strength = spec.control_strength
     params.vae_tiling_params.enabled = spec.vae_tiling
+    tiling = params.vae_tiling_params
+    (tiling.tile_size_x, tiling.tile_size_y), tiling.target_overlap = spec.vae_tile, spec.vae_tile_overlap
     params.auto_resize_ref_image = True
-    _set_sampling(params.sample_params, spec)
+    params.increase_ref_index = spec.increase_ref_index
+    _set_sampling(params.sample_params, spec, kept)
     _set_step_cache(params.cache, spec)
     _set_skip_layers(params.sample_params.guidance.slg, spec.skip_layers, kept)
     set_image(params.init_image, spec.init_image, kept)
@@ -233,7 +250,7 @@ def generation_params(spec: Generate, index: int, count: int) -> tuple[Any, list
     return params, kept
 
 
-def _set_sampling(sampling: Any, spec: Generate) -> None:
+def _set_sampling(sampling: Any, spec: Generate, kept: list[object]) -> None:
     sampling.sample_method = _number(SAMPLERS, spec.sampler, "sampler")
     if spec.schedule != DEFAULT_SCHEDULE:
         sampling.scheduler = _number(SCHEDULES, spec.schedule, "schedule")
@@ -241,6 +258,11 @@ def _set_sampling(sampling: Any, spec: Generate) -> None:
     sampling.eta = math.inf if spec.eta is None else spec.eta
     if spec.flow_shift is not None:
         sampling.flow_shift = spec.flow_shift
+    sampling.shifted_timestep = spec.shifted_timestep
+    if spec.custom_sigmas:
+        sigmas = (ctypes.c_float * len(spec.custom_sigmas))(*spec.custom_sigmas)
+        kept.append(sigmas)
+        sampling.custom_sigmas, sampling.custom_sigmas_count = sigmas, len(sigmas)
     sampling.guidance.txt_cfg = spec.cfg_scale
     sampling.guidance.img_cfg = spec.image_cfg_scale
     sampling.guidance.distilled_guidance = spec.guidance
@@ -250,6 +272,8 @@ def _set_step_cache(cache: Any, spec: Generate) -> None:
     cache.mode = STEP_CACHES.index(spec.step_cache)
     if spec.step_cache_threshold is not None:
         cache.reuse_threshold = cache.residual_diff_threshold = spec.step_cache_threshold
+    for name, value in spec.step_cache_options.items():
+        setattr(cache, name, value.encode() if isinstance(value, str) else value)
 
 
 def _set_skip_layers(target: Any, skip: SkipLayers | None, kept: list[object]) -> None:
@@ -307,6 +331,7 @@ def _set_hires(target: Any, hires: Hires | None) -> None:
     target.target_width, target.target_height = hires.width, hires.height
     target.steps = hires.steps
     target.denoising_strength = hires.denoising_strength
+    target.upscale_tile_size = hires.tile
 
 
 def _number(names: tuple[str, ...], name: str, what: str) -> int:

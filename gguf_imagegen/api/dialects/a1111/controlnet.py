@@ -17,7 +17,7 @@ from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import endpoint
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.planning.control import PREPROCESSORS, listed_control_nets
-from gguf_imagegen.planning.request import Finite
+from gguf_imagegen.planning.fields import Finite
 from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation
 
 EXTENSION = "controlnet"

@@ -26,7 +26,8 @@ from gguf_imagegen.api.submit import begin, finish
 from gguf_imagegen.pictures import data_urls, decode, encode, infotext
 from gguf_imagegen.planning.addons import names_in
 from gguf_imagegen.planning.faults import validated
-from gguf_imagegen.planning.request import Finite, Upload
+from gguf_imagegen.planning.fields import Finite
+from gguf_imagegen.planning.request import Upload
 from gguf_imagegen.vocabulary.errors import InvalidImage, InvalidRequest, InvalidSize, UnsupportedOperation
 
 TO_SIZE = 1

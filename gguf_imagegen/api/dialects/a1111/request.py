@@ -23,7 +23,8 @@ from gguf_imagegen.api.dialects.a1111.names import (
     take_loras,
 )
 from gguf_imagegen.planning.faults import validated
-from gguf_imagegen.planning.request import Finite, Text, Upload
+from gguf_imagegen.planning.fields import Finite
+from gguf_imagegen.planning.request import Text, Upload
 from gguf_imagegen.planning.solvers import models_own_note, stand_in_note
 from gguf_imagegen.vocabulary.errors import UnsupportedOperation
 
@@ -136,7 +137,7 @@ def translate(
     if img2img and wanted.denoising_strength is not None:
         fields["strength"] = wanted.denoising_strength
     if wanted.tiling:
-        fields["tiling"] = True
+        fields["seamless"] = True
     if img2img and wanted.mask is not None:
         fields |= _inpainting(wanted)
     if wanted.enable_hr and not img2img:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gguf_imagegen.api.dialects.sdcpp.joined import HIRES_SCALE, STRENGTH, joined
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.planning.said import says_nothing
 from gguf_imagegen.vocabulary.errors import InvalidRequest
@@ -114,11 +115,11 @@ LEAVES: Mapping[str, Leaf] = {
     "clip_skip": Leaf(_positive(_integer), "clip_skip", -1),
     "width": Leaf(_positive(_integer), "width", 512),
     "height": Leaf(_positive(_integer), "height", 512),
-    "strength": Leaf(_number, "strength", 0.75),
+    "strength": Leaf(_number, "strength", STRENGTH),
     "seed": Leaf(_seed, "seed", -1),
     "batch_count": Leaf(_positive(_integer), "n", 1),
     "auto_resize_ref_image": Leaf(_flag, default=True),
-    "increase_ref_index": Leaf(_flag, default=False),
+    "increase_ref_index": Leaf(_flag, "increase_ref_index", False),
     "control_strength": Leaf(_number, "control_strength", 0.9),
     "embed_image_metadata": Leaf(_flag, default=True),
     "init_image": Leaf(_upload, "init_image"),
@@ -129,8 +130,8 @@ LEAVES: Mapping[str, Leaf] = {
     "sample_params.sample_method": Leaf(_name, "sampler", "default"),
     "sample_params.sample_steps": Leaf(_positive(_integer), "steps", 20),
     "sample_params.eta": Leaf(_number, "eta"),
-    "sample_params.shifted_timestep": Leaf(_integer, default=0),
-    "sample_params.custom_sigmas": Leaf(_list(_number), default=[]),
+    "sample_params.shifted_timestep": Leaf(_positive(_integer), "shifted_timestep", 0),
+    "sample_params.custom_sigmas": Leaf(_list(_number), "custom_sigmas", []),
     "sample_params.flow_shift": Leaf(_positive(_number), "flow_shift"),
     "sample_params.guidance.txt_cfg": Leaf(_number, "cfg_scale", 7.0),
     "sample_params.guidance.img_cfg": Leaf(_number, "image_cfg_scale"),
@@ -142,27 +143,33 @@ LEAVES: Mapping[str, Leaf] = {
     "lora": Leaf(_list(_lora), "lora", []),
     "hires.enabled": Leaf(_flag, "hires.enabled", False),
     "hires.upscaler": Leaf(_text, "hires.upscaler", "Latent"),
-    "hires.scale": Leaf(_positive(_number), "hires.scale", 2.0),
+    "hires.scale": Leaf(_positive(_number), "hires.scale", HIRES_SCALE),
     "hires.target_width": Leaf(_positive(_integer), "hires.width", 0),
     "hires.target_height": Leaf(_positive(_integer), "hires.height", 0),
     "hires.steps": Leaf(_positive(_integer), "hires.steps", 0),
     "hires.denoising_strength": Leaf(_number, "hires.denoising_strength", 0.7),
-    "hires.upscale_tile_size": Leaf(_integer, default=128),
+    "hires.upscale_tile_size": Leaf(_positive(_integer), "hires.upscale_tile_size", 128),
     "vae_tiling_params.enabled": Leaf(_flag, "vae_tiling", False),
-    "vae_tiling_params.tile_size_x": Leaf(_integer, default=0),
-    "vae_tiling_params.tile_size_y": Leaf(_integer, default=0),
-    "vae_tiling_params.target_overlap": Leaf(_number, default=0.5),
+    "vae_tiling_params.tile_size_x": Leaf(_positive(_integer), "tiles.x", 0),
+    "vae_tiling_params.tile_size_y": Leaf(_positive(_integer), "tiles.y", 0),
+    "vae_tiling_params.target_overlap": Leaf(_number, "tiles.overlap", 0.5),
     "vae_tiling_params.rel_size_x": Leaf(_number, default=0.0),
     "vae_tiling_params.rel_size_y": Leaf(_number, default=0.0),
     "cache_mode": Leaf(_name, "step_cache", "disabled"),
-    "cache_option": Leaf(_text, default=""),
-    "scm_mask": Leaf(_text, default=""),
-    "scm_policy_dynamic": Leaf(_flag, default=True),
+    "cache_option": Leaf(_text, "cache.option", ""),
+    "scm_mask": Leaf(_text, "cache.scm_mask", ""),
+    "scm_policy_dynamic": Leaf(_flag, "cache.scm_policy_dynamic", True),
     "output_format": Leaf(_name, "output_format", "png"),
     "output_compression": Leaf(_compression, "output_compression", 100),
 }
 _OBJECTS = {path[:at] for path in LEAVES for at, character in enumerate(path) if character == "."}
-_NATIVE = {leaf.field: path for path, leaf in LEAVES.items()} | {"image": "init_image"}
+_NATIVE = {leaf.field: path for path, leaf in LEAVES.items()} | {
+    "image": "init_image",
+    "step_cache_threshold": "cache_option",
+    "step_cache_options": "cache_option",
+    "vae_tile_size": "vae_tiling_params.tile_size_x",
+    "vae_tile_overlap": "vae_tiling_params.target_overlap",
+}
 
 
 def native_name(field: str | None) -> str | None:
@@ -190,7 +197,7 @@ def to_fields(native: Mapping[str, Any]) -> dict[str, Any]:
             fields[leaf.field] = found
         elif not leaf.field and found != leaf.default:
             others[path] = found
-    return merged(others, _joined(fields))
+    return merged(others, joined(fields))
 
 
 def _leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -205,35 +212,6 @@ def _leaves(value: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _leaves(part, f"{path}.")
         else:
             raise InvalidRequest(f"{path}: must be an object", param=path)
-
-
-def _joined(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that several native ones make up, or that are said in another way.
-
-    The default compression of 100 means the best quality; of a PNG it would be hard work for nothing.
-    """
-    images = [fields.pop("init_image")] if "init_image" in fields else []
-    if images := images + fields.pop("ref_images", []):
-        fields["image"] = images
-    elif fields.get("strength") == LEAVES["strength"].default:
-        del fields["strength"]  # the page of sd.cpp's server always sends it
-    if True in [lora.pop("is_high_noise") for lora in fields.get("lora", ())]:
-        fields["lora[].is_high_noise"] = True
-    if fields.get("output_compression") == 100 and fields.get("output_format") not in ("jpeg", "webp"):
-        del fields["output_compression"]
-    hires = {name[6:]: fields.pop(name) for name in list(fields) if name.startswith("hires.")}
-    if hires.pop("enabled", False) and hires.get("upscaler", "").strip().lower() != "none":
-        fields["hires"] = _sized(hires) or {"scale": LEAVES["hires.scale"].default}
-    return fields
-
-
-def _sized(hires: dict[str, Any]) -> dict[str, Any]:
-    """As sd.cpp's resolve_hires has it: one target side alone is both, and targets go before the scale."""
-    width = hires.get("width") or hires.get("height")
-    if width:
-        hires.pop("scale", None)
-        hires |= {"width": width, "height": hires.get("height") or width}
-    return hires
 
 
 def merged(fields: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:

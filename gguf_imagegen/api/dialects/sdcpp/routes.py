@@ -36,6 +36,7 @@ from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import begin, pictures
 from gguf_imagegen.api.urls import prefix
 from gguf_imagegen.jobs.job import Job, Status
+from gguf_imagegen.jobs.ticket import Ticket
 from gguf_imagegen.vocabulary.errors import (
     ContentTypeUnsupported,
     ImagegenError,
@@ -200,7 +201,16 @@ def _describe(schemas: dict[str, Schema]) -> None:
 
 
 def _prepare(app: web.Application) -> None:
-    app[SUBMITTED] = deque(maxlen=MAX_SUBMITTED)
+    """Jobs of earlier runs of the server, too, expire with a 410."""
+    submitted = app[SUBMITTED] = deque(maxlen=MAX_SUBMITTED)
+    service = app[SERVICE]
+    others = service.returned
+
+    def returned(job: Job, ticket: Ticket) -> None:
+        submitted.append((job.caller, job.id))
+        others(job, ticket)
+
+    service.returned = returned
 
 
 DIALECT = Dialect(

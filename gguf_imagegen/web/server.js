@@ -1,0 +1,39 @@
+// The server: whether it is well, what each lane does, what is in memory, how long the queue is.
+
+import { at } from "./api.js";
+import { $, h, seconds } from "./dom.js";
+
+const FRESH = 3000; // ms for which what is shown is believed
+const STATES = { ok: "Ready", loading: "Loading a model", paused: "Paused after crashes", error: "The last load failed", shutting_down: "Shutting down" };
+let timer = null;
+
+/** The view is looked at. */
+export async function enter() {
+  clearTimeout(timer);
+  if ($("view-server").hidden) return;
+  try {
+    const answer = await fetch(at("/health"), { credentials: "omit" });
+    draw(await answer.json());
+  } catch {
+    $("server-error").textContent = "The server is not responding. Is it running?";
+  }
+  timer = setTimeout(enter, FRESH);
+}
+
+function draw(health) {
+  $("server-error").textContent = health.error?.message ?? "";
+  $("server").replaceChildren(...rows({
+    Status: STATES[health.status] ?? health.status,
+    "Resumes in": health.pause ? seconds(health.pause) : null,
+    "In memory": health.models.join(", ") || "No model",
+    Queue: health.queue ? `${health.queue} waiting` : "Empty",
+    Backend: health.backend,
+    Version: health.version,
+  }));
+  $("lanes").replaceChildren(...health.lanes.map((lane) => h("article", { class: "model", "aria-label": lane.name },
+    h("div", { class: "bar" }, h("h4", {}, lane.name), h("span", { class: "badge" }, lane.status)),
+    h("dl", {}, ...rows({ Model: lane.model ?? "None", Backend: lane.backend, Job: lane.job, "Resumes in": lane.pause ? seconds(lane.pause) : null })))));
+}
+
+const rows = (values) => Object.entries(values).filter(([, value]) => value != null && value !== "")
+  .flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, String(value))]);
