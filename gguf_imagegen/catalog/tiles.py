@@ -6,8 +6,8 @@ import math
 
 OVERLAP = 0.25
 """Of a tile's side; sd.cpp blends what lies there."""
-SIDE = 48
-"""The most latent pixels a side, a seventh of the area of 1024x1024; sd.cpp has 32."""
+SIDE = 40
+"""The most latent pixels a side, a tenth of the area of 1024x1024; sd.cpp has 32."""
 LARGE_LATENTS = ("flux2", "ernie-image")
 
 

@@ -19,10 +19,10 @@ def work(family: str, size: tuple[int, int], tile: tuple[int, int], overlap: flo
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("family", ["sdxl", "flux2"])
 def test_tiles_of_our_choice_are_less_work(family: str, size: tuple[int, int]) -> None:
-    """Within their bound, and never more work than the engine's own; no more than 1.65 times the picture."""
+    """Within their bound, and never more work than the engine's own; no more than 1.75 times the picture."""
     tile = tile_of(family, *size)
     assert max(tile) <= SIDE
-    assert work(family, size, tile, OVERLAP) <= min(1.65, work(family, size, (32, 32), 0.5))
+    assert work(family, size, tile, OVERLAP) <= min(1.75, work(family, size, (32, 32), 0.5))
 
 
 def test_at_1024_it_is_half() -> None:
@@ -35,5 +35,5 @@ def test_at_1024_it_is_half() -> None:
 
 def test_what_fits_into_a_tile_is_one() -> None:
     """A picture no larger than a tile, and a side that is not."""
-    assert (tile_of("sdxl", 384, 256), count_of("sdxl", (384, 256), (48, 32), OVERLAP)) == ((48, 32), 1)
+    assert (tile_of("sdxl", 320, 256), count_of("sdxl", (320, 256), (40, 32), OVERLAP)) == ((40, 32), 1)
     assert tile_of("sdxl", 1024, 256) == (40, 32)
