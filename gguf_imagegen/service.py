@@ -22,15 +22,14 @@ from gguf_imagegen.jobs.letter import letter_of
 from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.recovery import Recovery
-from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.jobs.results import results_of
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.jobs.sets import Sets
 from gguf_imagegen.jobs.sketcher import Sketcher
 from gguf_imagegen.jobs.state import State
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
 from gguf_imagegen.jobs.webhooks import Webhooks
-from gguf_imagegen.machine import heap
-from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.machine import cores, heap
 from gguf_imagegen.planning.adapters import adapters_of, with_adapter
 from gguf_imagegen.planning.bounds import within
 from gguf_imagegen.planning.canvas import enlarger
@@ -86,8 +85,8 @@ class Service:
         self._served = catalog.get(default_model).id
         self.abilities = backend.abilities()
         self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
-        self._backend = backend
-        self.results = _results(settings, kept)
+        self.backend = backend
+        self.results = results_of(settings, kept.pictures if kept else None)
         self._ledger = kept.ledger if kept else None
         self.webhooks = Webhooks(settings, self._ledger, waits)
         self._sketcher = Sketcher(catalog, self.pool, self.abilities)
@@ -99,7 +98,7 @@ class Service:
         self.returned: Callable[[Job, Ticket], None] = lambda job, ticket: None
         self.knows_the_past = asyncio.Event()
         self.reader = Reader(
-            make_reader or partial(rapidocr, settings.threads or usable_cores()),
+            make_reader or partial(rapidocr, settings.threads or cores.usable_cores()),
             most=settings.max_queue,
             keep=settings.keep_alive,
         )
@@ -134,10 +133,6 @@ class Service:
     def name_of(self, entry: Entry) -> str:
         """What answers call a model that the request did not name."""
         return self.served_name if entry.id == self._served else entry.id
-
-    def converter(self) -> Engine:
-        """An engine for a conversion, not started yet."""
-        return self._backend.engine(self.pool.lanes[0].device)
 
     async def submit(
         self,
@@ -370,9 +365,3 @@ def check_priority(priority: int, caller: Caller) -> None:
     """Everybody may let others go first."""
     if priority > 0 and not caller.admin:
         raise Forbidden("priority: only an admin may raise it above 0", param="priority")
-
-
-def _results(settings: Settings, kept: State | None) -> ResultStore:
-    if settings.output_dir is not None or kept is None:
-        return ResultStore(settings.output_dir, settings.job_ttl)
-    return ResultStore(kept.pictures, settings.job_ttl, settings.keep_pictures)

@@ -73,7 +73,7 @@ async def test_a_set_over_a_kill(serve: Serve, tmp_path: Path) -> None:
 async def test_the_real_engine(serve: Serve, tmp_path: Path) -> None:
     """Killed in the middle of its second picture, the set has the pictures that single requests have."""
     flags = ("--state-dir", str(tmp_path / "state"))
-    shared = {"steps": 4, "size": "128x128", "seed": 5}
+    shared: dict[str, Any] = {"steps": 4, "size": "128x128", "seed": 5}
     first = serve(*flags)
     async with client_of_mortal(first) as client:
         fields = {**shared, "prompts": ["a", "b", "c"]}

@@ -83,7 +83,8 @@ class Conversions(Errands):
         service = self._service
         with replacing(wanted.order.target):
             await asyncio.to_thread(require_room, wanted.order, checked=service.settings.memory_check)
-            await convert(service.converter(), wanted.order, tell)
+            engine = service.backend.engine(service.pool.lanes[0].device)
+            await convert(engine, wanted.order, tell)
         entry = await asyncio.to_thread(wanted.made)
         await asyncio.to_thread(keep, service.settings.models_dir, [entry])
         service.catalog.learn([entry])

@@ -21,7 +21,7 @@ from gguf_imagegen.jobs.keeping import Keeping
 from gguf_imagegen.jobs.thumbnails import Thumbnails
 from gguf_imagegen.machine import files
 from gguf_imagegen.pictures import thumbnails
-from gguf_imagegen.settings import Keep
+from gguf_imagegen.settings import Keep, Settings
 from gguf_imagegen.vocabulary.errors import NotFound
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,13 @@ def draw_names(count: int, extension: str) -> list[str]:
     return [
         f"{_stamp(now + index / 1_000_000)}-{secrets.token_urlsafe(18)}.{extension}" for index in range(count)
     ]
+
+
+def results_of(settings: Settings, kept: Path | None) -> ResultStore:
+    """In the folder that the settings name, else in the state folder's, `kept`, else for a time only."""
+    if settings.output_dir is not None or kept is None:
+        return ResultStore(settings.output_dir, settings.job_ttl)
+    return ResultStore(kept, settings.job_ttl, settings.keep_pictures)
 
 
 class ResultStore:

@@ -25,7 +25,7 @@ let models = [];
 let loras = null; // and upscalers, as JSON; null until the server was heard of
 let heard = () => {};
 const offered = new Promise((resolve) => { heard = resolve; });
-let mine = ""; // id of the last job of this form
+let mine = null; // the last job of this form, until the next one follows it
 let sending = false; // a form is sent once, however often Generate is pressed meanwhile
 let unanswered = false; // whether the error that is shown is the server's silence
 
@@ -324,11 +324,14 @@ async function generate(stays = false) {
   } finally {
     sending = false;
   }
+  if (mine?.over) goOn(mine); // it has ended before its own answer was read
 }
 
 /** The next picture of a form that generates forever: until the box is unchecked, or one is cancelled or fails. */
 function goOn(job) {
-  if (!$("forever").checked || job.id !== mine) return;
+  if (sending || job !== mine) return;
+  mine = null;
+  if (!$("forever").checked) return;
   if (job.status === "succeeded") generate(true);
   else $("forever").checked = false;
 }
@@ -350,7 +353,7 @@ async function sendForm(stays) {
     const path = body.image ? "/v1/images/edits" : "/v1/images/generations";
     const job = jobs.take(await call("POST", path, body, { Prefer: "respond-async" }));
     if (body.image) sources.add(job, body);
-    mine = job.id;
+    mine = job;
     seed.drawn(job.parameters.seed);
     const { top, bottom } = $("stage").getBoundingClientRect();
     if (!stays && (top > innerHeight - 160 || bottom < 160)) $("watch").scrollIntoView();

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -35,6 +36,7 @@ from scripts.bench import (
     text,
 )
 from scripts.bench.figures import Figure, Run, Unavailable, as_json, table
+from scripts.bench.report import page
 from scripts.bench.server import MODEL
 
 Bench = Callable[[Run], Coroutine[Any, Any, None]]
@@ -108,11 +110,28 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--quick", action="store_true", help="three measurements, fewer images")
     made.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    made.add_argument(
+        "--report", type=Path, metavar="FOLDER", help="only write a page and charts there, of the FILEs"
+    )
+    made.add_argument(
+        "files", type=Path, nargs="*", metavar="FILE", help="raw figures of scripts.bench.contest"
+    )
     return made
+
+
+def report(folder: Path, files: list[Path]) -> None:
+    """Of these files, or of those that lie in the folder."""
+    try:
+        print(page.write(folder, files or sorted(folder.glob("*.json"))))
+    except ValueError as error:
+        sys.exit(str(error))
 
 
 def main() -> None:
     options = parser().parse_args()
+    if options.report:
+        report(options.report, options.files)
+        return
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are ended, too
     options.repeats = LEAST_REPEATS if options.quick else max(LEAST_REPEATS, options.repeats)
     names = options.only or list(BENCHES if options.all else OWN)

@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rich.progress import Progress
 from rich.table import Table
@@ -22,6 +23,11 @@ CACHE = Path(__file__).resolve().parents[2] / "build" / "bench"
 
 class Unavailable(Exception):
     """What a bench compares with cannot be had here, and why."""
+
+
+class Teller(Protocol):
+    def say(self, text: str) -> None:
+        """What takes long, or what makes a comparison pointless."""
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from scripts.bench.builds import decode_of, plain_engine, step_of, timing
 from scripts.bench.compare_engines import PICTURE_STEPS, Timing
-from scripts.bench.figures import CACHE, Run, Unavailable
+from scripts.bench.figures import CACHE, Run, Teller, Unavailable
 from scripts.bench.synthetic import write_synthetic_sd1
 
 PROGRAM = Path(__file__).with_name("openvino_model.py")
 ENVIRONMENT = CACHE / "openvino"
 MODELS = CACHE / "openvino-models"
+SDXS = CACHE / "openvino-sdxs"
 PACKAGES = ("torch==2.13.0+cpu", "openvino>=2026.4", "diffusers>=0.42")
 """torch only makes the modules that are converted; PyPI's own wheel of it would bring gigabytes of CUDA."""
 
@@ -41,6 +42,10 @@ async def openvino(run: Run) -> None:
         run.tell_ratios(f"{part}, plain build ÷ OpenVINO", map(of, theirs), map(of, others))
 
 
+HAS_PACKAGES = "from importlib.metadata import version as v; v('openvino'), v('diffusers'), v('torch')"
+"""Importing them takes long on a busy machine."""
+
+
 def image_of(timing: Timing) -> float:
     return PICTURE_STEPS * timing["step"] + timing["decode"]
 
@@ -58,12 +63,12 @@ def python() -> Path:
     return ENVIRONMENT / "bin" / "python"
 
 
-def prepare(run: Run) -> None:
+def prepare(run: Teller) -> None:
     """An environment with the packages and the converted models, unless they are there."""
     if not python().exists():
         call("making an environment", [sys.executable, "-m", "venv", str(ENVIRONMENT)])
     try:
-        call("importing", [str(python()), "-c", "import openvino, diffusers, torch"])
+        call("looking for the packages", [str(python()), "-c", HAS_PACKAGES])
     except Unavailable:
         run.say("installing OpenVINO, diffusers and torch (1.3 GB) ...")
         pip = [str(python()), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
@@ -71,13 +76,14 @@ def prepare(run: Run) -> None:
             f"installing {', '.join(PACKAGES)} (wheels of torch for the CPU: PIP_EXTRA_INDEX_URL)",
             [*pip, *PACKAGES],
         )
-    if not MODELS.exists():
-        run.say("converting the models ...")
-        unfinished = MODELS.with_suffix(".unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        call("converting the models", [str(python()), str(PROGRAM), "prepare", str(unfinished)])
-        unfinished.rename(MODELS)
+    for word, folder in (("prepare", MODELS), ("prepare-sdxs", SDXS)):
+        if not folder.exists():
+            run.say(f"converting the models of {folder.name} ...")
+            unfinished = folder.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir(parents=True)
+            call("converting the models", [str(python()), str(PROGRAM), word, str(unfinished)])
+            unfinished.rename(folder)
 
 
 def call(what: str, command: list[str]) -> None:

@@ -35,7 +35,7 @@ from gguf_imagegen.machine.processes import NICENESS
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Role
-from scripts.bench.figures import CACHE, Run, Unavailable
+from scripts.bench.figures import CACHE, Run, Teller, Unavailable
 from scripts.bench.server import GENERATIONS, MODEL, PICTURE, client, frames, now, seconds, serving, stream
 from scripts.bench.synthetic import write_synthetic_sd1
 
@@ -215,7 +215,7 @@ async def until_up(session: ClientSession, process: subprocess.Popen[bytes]) -> 
 # -- the build ------------------------------------------------------------------------------------------
 
 
-def built(run: Run) -> Path:
+def built(run: Teller) -> Path:
     """The program, compiled unless that was done before: sd.cpp's default flags, without its web page."""
     folder = CACHE / f"sd-server-{version(ENGINE)}"
     binary = folder / "build" / "bin" / "sd-server"

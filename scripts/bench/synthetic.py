@@ -20,7 +20,21 @@ UNET, VAE = "model.diffusion_model.", "first_stage_model."
 
 def write_synthetic_sd1(path: Path) -> Path:
     """A safetensors file of 2.1 GB in F16, sparse where the disk can have it so."""
-    return _write(path, (*_text_encoder(), *_unet(), *vae()))
+    return _write(path, sd1())
+
+
+def sd1() -> Tensors:
+    """Text encoder, UNet and autoencoder of Stable Diffusion 1.5."""
+    yield from _text_encoder()
+    yield from _unet()
+    yield from vae()
+
+
+def sdxs() -> Tensors:
+    """SDXS-512 (DreamShaper), of one step: half of the UNet's blocks, no middle, the tiny decoder inside."""
+    yield from _text_encoder()
+    yield from _small_unet()
+    yield from ((f"tae.{name}", shape) for name, shape in taesd())
 
 
 def write_synthetic_taesd(path: Path) -> Path:
@@ -113,6 +127,27 @@ def _unet() -> Tensors:
             if level and repeat == 2:
                 yield from _conv(f"{block}{2 if level < 3 else 1}.conv", width, width)
             number += 1
+    yield from _norm(f"{UNET}out.0", CHANNELS)
+    yield from _conv(f"{UNET}out.2", CHANNELS, 4)
+
+
+def _small_unet() -> Tensors:
+    """The numbers of blocks are those that unet.hpp gives a UNet of one block a level, with gaps."""
+    yield from _linear(f"{UNET}time_embed.0", CHANNELS, TIME)
+    yield from _linear(f"{UNET}time_embed.2", TIME, TIME)
+    yield from _conv(f"{UNET}input_blocks.0.0", 4, CHANNELS)
+    one, two, four = (factor * CHANNELS for factor in (1, 2, 4))
+    for number, inputs, outputs in ((1, one, one), (4, one, two), (7, two, four)):
+        yield from _unet_block(f"{UNET}input_blocks.{number}.", inputs, outputs, outputs > one)
+    for number, width in ((3, one), (6, two)):
+        yield from _conv(f"{UNET}input_blocks.{number}.0.op", width, width)
+    for number, inputs, outputs in (
+        (0, four + four, four), (1, four + two, four), (3, four + two, two),
+        (4, two + one, two), (6, two + one, one), (7, one + one, one),
+    ):  # fmt: skip
+        yield from _unet_block(f"{UNET}output_blocks.{number}.", inputs, outputs, outputs > one)
+    yield from _conv(f"{UNET}output_blocks.2.1.conv", four, four)
+    yield from _conv(f"{UNET}output_blocks.5.2.conv", two, two)
     yield from _norm(f"{UNET}out.0", CHANNELS)
     yield from _conv(f"{UNET}out.2", CHANNELS, 4)
 

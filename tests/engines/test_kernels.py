@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from msgspec.structs import replace
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.default_model import choose_models
@@ -14,7 +17,7 @@ from gguf_imagegen.planning.load_spec import model_spec
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Generate, Kernels
+from gguf_imagegen.vocabulary.engine import Convert, Generate, Kernels
 from gguf_imagegen.vocabulary.events import Loaded
 
 LEAST_PSNR = 45.0
@@ -26,12 +29,19 @@ def seeds(pytestconfig: pytest.Config) -> int:
     return 20 if pytestconfig.getoption("all") else len(PROMPTS)
 
 
-async def drawn(kernels: Kernels, threads: int, seeds: int) -> tuple[str, list[bytes]]:
-    """The kernels that the worker has told, and the embedded model's pictures of the seeds from 0 on."""
+async def drawn(
+    kernels: Kernels, threads: int, seeds: int, model: Path | None = None
+) -> tuple[str, list[bytes]]:
+    """The kernels that the worker has told, and the embedded model's pictures of the seeds from 0 on.
+
+    `model` is a copy of it.
+    """
     settings = Settings(model="embedded", kernels=kernels)
     catalog, default = choose_models(settings)
     entry = catalog.get(default)
     spec = model_spec(entry, catalog.paths(entry), catalog.checked_files(entry), settings, threads)
+    if model is not None:
+        spec = replace(spec, files={**spec.files, "model": model})
     engine = EngineProcess()
     try:
         (told,) = [event.kernels async for event in engine.load(spec) if isinstance(event, Loaded)]
@@ -48,13 +58,31 @@ def work(catalog: Catalog, entry: Entry, settings: Settings, seed: int) -> Gener
     return plan(request, entry, settings, "generation", warnings).spec
 
 
-async def test_pictures_are_like_those_without(seeds: int) -> None:
+@pytest.fixture
+async def widened(tmp_path: Path) -> Path:
+    """The embedded model with the same weights in F32.
+
+    The original's are quantised, for which ggml rounds activations to 8 bits, where ours widen the weights.
+    """
+    settings, target = Settings(model="embedded"), tmp_path / "widened.gguf"
+    catalog, default = choose_models(settings)
+    engine = EngineProcess()
+    try:
+        source = catalog.paths(catalog.get(default))["model"]
+        async for _ in engine.run(Convert(source, target, "f32", "", None)):
+            pass
+    finally:
+        await engine.close()
+    return target
+
+
+async def test_pictures_are_like_those_without(seeds: int, widened: Path) -> None:
     """And are the same bytes with one, two and three threads, and when they are drawn again."""
-    told, plain = await drawn("off", 2, seeds)
+    told, plain = await drawn("off", 1, seeds, widened)
     assert told == ""
     told, ours = await drawn("auto", 1, seeds)
     assert told == kernels_here("auto")
-    assert min(psnr(*pair) for pair in zip(plain, ours, strict=True)) >= LEAST_PSNR
+    assert not told or min(psnr(*pair) for pair in zip(plain, ours, strict=True)) >= LEAST_PSNR
     for threads in (1, 2, 3):
         assert await drawn("auto", threads, 1) == (told, ours[:1])
 

@@ -1,0 +1,1 @@
+"""Engines side by side, each setting measured by turns: `python -m scripts.bench.contest --help`."""
