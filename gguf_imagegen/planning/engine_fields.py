@@ -50,7 +50,7 @@ def _tile(value: object) -> object:
 
 
 def _json(value: object) -> object:
-    return json_object(value, "step_cache_options") if isinstance(value, str) else value
+    return (json_object(value, "step_cache_options") or None) if isinstance(value, str) else value
 
 
 class StepCacheOptions(BaseModel):
@@ -58,7 +58,7 @@ class StepCacheOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    start_percent: Finite | None = Field(None, ge=0, lt=1)
+    start_percent: Finite | None = Field(None, ge=0, le=1)
     end_percent: Finite | None = Field(None, gt=0, le=1)
     error_decay_rate: Finite | None = Field(None, ge=0, le=1)
     use_relative_threshold: bool | None = None
@@ -88,9 +88,9 @@ class EngineFields(Lenient):
     flow_shift: Finite | None = Field(None, gt=0, le=100)
     custom_sigmas: Annotated[
         tuple[Annotated[Finite, Field(ge=0, le=1e5)], ...],
+        Field(max_length=MAX_SIGMAS),
         BeforeValidator(_sigmas),
         AfterValidator(_falling),
-        Field(max_length=MAX_SIGMAS),
     ] = ()
     shifted_timestep: int = Field(0, ge=0, le=1000)
     prediction: Prediction | None = None
@@ -106,8 +106,8 @@ class EngineFields(Lenient):
     )
     step_cache_threshold: Finite | None = Field(None, gt=0, le=10)
     step_cache_options: Annotated[
-        StepCacheOptions, BeforeValidator(_json, json_schema_input_type=StepCacheOptions)
-    ] = StepCacheOptions()
+        StepCacheOptions | None, BeforeValidator(_json, json_schema_input_type=StepCacheOptions | None)
+    ] = None
     decoder: Decoder | None = None
     t5xxl: Literal["auto", "none"] | None = option("t5xxl", "text_encoder_3", default=None)
     vae_tiling: bool = False

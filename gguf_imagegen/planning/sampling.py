@@ -104,7 +104,8 @@ def step_cache_options(
     request: ImageRequest, cache: StepCache, notes: list[str]
 ) -> Mapping[str, bool | int | float | str]:
     """As asked; sd.cpp turns a cache off whose range is empty."""
-    options = request.step_cache_options.model_dump(exclude_none=True)
+    asked = request.step_cache_options
+    options = asked.model_dump(exclude_none=True) if asked else {}
     if options and cache == "none":
         notes.append("step_cache_options: have no effect without step_cache")
         return {}

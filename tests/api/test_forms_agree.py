@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gguf_imagegen.api.dialects.kwargs import with_kwargs
 from gguf_imagegen.api.openapi.schemas import names_of
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
+from gguf_imagegen.planning.engine_fields import StepCacheOptions
 from gguf_imagegen.planning.form import from_form
 from gguf_imagegen.planning.request import (
     NULL_ENCODER,
@@ -29,6 +30,7 @@ Parts = list[tuple[str, str | bytes]]
 UPLOADS = ("image", "mask", "control")
 NAMES = {"sampler": ABILITIES.samplers, "schedule": ABILITIES.schedules}
 OBJECTS = {"lora": LoraRequest, "hires": HiresRequest, "stream_options": StreamOptions}
+SIGMAS = st.lists(st.floats(0, 100), min_size=2, max_size=5, unique=True)
 TEXT = st.text(min_size=1, max_size=20)
 """An empty part is a field not said, but for prompts."""
 
@@ -141,6 +143,12 @@ def twins(draw: Draw) -> tuple[dict[str, Any], Parts]:
         elif field == "lora_alphas":
             body[name] = draw(st.dictionaries(TEXT, st.floats(-10, 10), max_size=4))
             more = [(name, json.dumps(body[name]))]
+        elif field == "step_cache_options":
+            body[name] = draw(objects(StepCacheOptions))
+            more = [(name, json.dumps(body[name]))]
+        elif field == "custom_sigmas":
+            body[name] = sorted(draw(SIGMAS), reverse=True)
+            more = [(name, text_of(body[name]))]
         else:
             named = st.sampled_from(NAMES[field]) if field in NAMES else values(SCHEMAS[field])
             body[name] = draw(named)
@@ -190,6 +198,8 @@ def _sample(field: str) -> Any:
     special = {
         "mask": "eA==", "control": "eA==", "lora": [{"name": "x"}], "stream_options": {"preview": True},
         "sampler": "heun", "schedule": "karras", "lora_alphas": {"x": 0.5},
+        "custom_sigmas": [1.0, 0.0], "step_cache_options": {"max_warmup_steps": 2}, "vae_tile_size": 32,
+        "upscale_tile_size": 64,
         "slg_skip_layers": [3], "seed": 3, "keep_alive": 3, "on_disconnect": "continue",
     }  # fmt: skip
     if field in special:

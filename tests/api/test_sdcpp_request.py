@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gguf_imagegen.api.dialects.sdcpp.extra_args import CLOSING, MAX_BLOCKS, OPENING, with_extra_args
 from gguf_imagegen.api.dialects.sdcpp.request import LEAVES, merged, native_name, to_fields
+from gguf_imagegen.planning.engine_fields import StepCacheOptions
 from gguf_imagegen.planning.request import ImageRequest, parse_request
 from gguf_imagegen.vocabulary.errors import InvalidRequest, InvalidSize
 
@@ -154,18 +155,18 @@ def test_details_of_step_caches() -> None:
     """sd.cpp's text of options, whose warm-up depends on the mode; without a mode it is silent."""
     cache = {"cache_option": "threshold=0.3, warmup=5,Fn=2", "scm_mask": "1,0,1", "scm_policy_dynamic": False}
     request, notes = parsed({"cache_mode": "dbcache", **cache})
-    options = {
+    options: dict[str, Any] = {
         "max_warmup_steps": 5,
         "Fn_compute_blocks": 2,
         "scm_mask": "1,0,1",
         "scm_policy_dynamic": False,
     }
     assert (request.step_cache_threshold, notes) == (0.3, [])
-    assert request.step_cache_options.model_dump(exclude_none=True) == options
+    assert request.step_cache_options == StepCacheOptions(**options)
     spectrum = parsed({"cache_mode": "spectrum", "cache_option": "warmup=5,w=0.1"})[0].step_cache_options
-    assert (spectrum.spectrum_warmup_steps, spectrum.spectrum_w, spectrum.max_warmup_steps) == (5, 0.1, None)
+    assert spectrum == StepCacheOptions(spectrum_warmup_steps=5, spectrum_w=0.1)
     silent = parsed(cache)[0]
-    assert (silent.step_cache_threshold, silent.step_cache_options.scm_mask) == (None, None)
+    assert (silent.step_cache_threshold, silent.step_cache_options) == (None, None)
     with pytest.raises(InvalidRequest, match="cache_option: 'speed=9' must be NAME=VALUE; names: threshold"):
         to_fields({"cache_mode": "dbcache", "cache_option": "speed=9"})
 
