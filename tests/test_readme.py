@@ -98,6 +98,9 @@ def test_flags_exist() -> None:
         "--vae",
         "--no-check",
         "--force",
+        "--type",
+        "--engine",  # of scripts.bench.contest
+        "--report",  # of scripts.bench
     }
     known |= {f"--no-{name}" for name, field in fields.items() if field.annotation is bool}
     assert named <= known, named - known
