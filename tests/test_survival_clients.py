@@ -149,7 +149,7 @@ async def test_a_big_frame_that_is_not_taken(
         big = BigResults()
         monkeypatch.setattr(app.scheduler.results, "get", big.get)
         dawdler = Dawdler(
-            app.url, GENERATIONS, {"n": 3, "steps": 20, "stream_options": {"dialect": "openai"}}
+            app.url, GENERATIONS, {"n": 4, "steps": 100, "stream_options": {"dialect": "openai"}}
         )
         job = await dawdler.job()
         await asyncio.wait_for(big.asked.wait(), DEADLINE)

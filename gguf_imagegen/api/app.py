@@ -21,7 +21,6 @@ from gguf_imagegen.api import (
     sets,
     submit,
     system,
-    upscale,
     web_page,
 )
 from gguf_imagegen.api.callers import CALLERS, Callers
@@ -62,7 +61,6 @@ OURS = (
             web.delete("/v1/images/sets/{id}/items/{index}", sets.cancel_item),
             web.get("/v1/images/files/{name}", gallery.get_image),
             web.delete("/v1/images/files/{name}", gallery.delete_image),
-            web.post("/v1/images/upscale", upscale.upscale),
             web.post("/v1/images/info", gallery.image_info),
             web.get("/v1/addons", addons.list_addons),
         ],

@@ -54,7 +54,7 @@ export function start() {
   for (const name of REMEMBERED) $(name).value = kept.get(name, $(name).value);
   $("more").open = kept.get("more", false);
   $("more").ontoggle = () => kept.set("more", $("more").open);
-  $("more").querySelector("summary").onclick = () => $("more").addEventListener("toggle", () => $("more").scrollIntoView({ block: "nearest" }), { once: true });
+  $("more").querySelector("summary").onclick = () => $("more").addEventListener("toggle", () => $("more").open && $("more").scrollIntoView(), { once: true });
   inputs.start((size) => { if (size) { sizes.fit(size); remember(); } show(); }, load);
   sources.start();
   prompt.start(() => { remember(); show(); });

@@ -39,6 +39,7 @@ from gguf_imagegen.vocabulary.events import EngineEvent
 from tests.api.client import noise, png
 from tests.conftest import DEADLINE, RunningApp, ServerProcess
 from tests.fake_engines import QuickEngine
+from tests.weights import write_upscaler
 
 CHECKS = [
     not_a_server_error,
@@ -56,6 +57,7 @@ REFUSING = {
     "POST /v1/jobs/{id}",
 }  # fmt: skip
 """No request of these goes through: it needs an extra, or a job that waits."""
+UPSCALERS = "upscalers"
 MCP = "POST /mcp"
 """Whether a message of its own protocol goes through is chance."""
 ENDLESS = "GET /v1/events"
@@ -88,6 +90,13 @@ RIGHT: dict[str, list[Any]] = {
     **{key: [""] for key in ("scheduler", "schedule", "script_name")},
 }
 """What a body of any dialect may hold there and go through."""
+RIGHT_OF: dict[str, dict[str, list[Any]]] = {
+    "/v1/images/upscale": {"model": ["double"]},
+    "/v1/models/convert": {
+        "model": [MODEL], "type": ["q8_0", "f16"], "rules": [""], "name": ["smaller"], "force": [True],
+    },
+}  # fmt: skip
+"""The same for one path."""
 NO_PICTURE = ("/v1/models/pull", "/v1/models/convert", "/sdapi/v1/options", "/sdapi/v1/png-info")
 UNSERVED = {
     "control", "control_image", "lora", "kwargs", "upscaler", "upscale", "background", "extra_body",
@@ -156,9 +165,10 @@ def mended(case: Case, draw: Draw) -> None:
     if case.operation.path not in NO_PICTURE:
         body = {**({} if "size" in body else {"width": 64, "height": 64}), "steps": 1, **body}
     case.headers.pop("Idempotency-Key", None)
+    right = {**RIGHT, **RIGHT_OF.get(case.operation.path, {})}
     for key in body:
-        if key in RIGHT:
-            body[key] = draw(st.sampled_from(RIGHT[key]))
+        if key in right:
+            body[key] = draw(st.sampled_from(right[key]))
         elif key in LISTS or key in SINGLE:
             several = key in LISTS and (as_form or isinstance(body[key], list))
             body[key] = [upload] if several else upload
@@ -271,6 +281,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # it is read at import
     write_test_model(tmp_path)
+    (tmp_path / UPSCALERS).mkdir()
+    write_upscaler(tmp_path / UPSCALERS / "double.gguf", 2)
     return tmp_path
 
 
@@ -278,7 +290,8 @@ async def test_all_routes_answer_as_documented(
     running: RunningApp, folder: Path, pytestconfig: pytest.Config
 ) -> None:
     wanted = QUICK_OF_ALL if pytestconfig.getoption("all") else QUICK
-    async with running(engine=Engine, models_dir=folder, **LIMITS) as app:
+    upscalers = folder / UPSCALERS
+    async with running(engine=Engine, models_dir=folder, upscaler_dir=upscalers, **LIMITS) as app:
         run = await asyncio.to_thread(drive, app.url, wanted)
     judge(run)
     assert run.count >= wanted
@@ -286,7 +299,8 @@ async def test_all_routes_answer_as_documented(
 
 def test_the_real_engine_as_documented(folder: Path) -> None:
     flags = [part for name, value in LIMITS.items() for part in (f"--{name.replace('_', '-')}", str(value))]
-    server = ServerProcess(folder, *flags, "--grace", "1", env={"HF_HUB_OFFLINE": "1"})
+    flags += ["--upscaler-dir", str(folder / UPSCALERS), "--grace", "1"]
+    server = ServerProcess(folder, *flags, env={"HF_HUB_OFFLINE": "1"})
     try:
         server.wait_until_ready()
         run = drive(server.url, REAL)

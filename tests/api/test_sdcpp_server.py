@@ -214,10 +214,10 @@ async def test_hires_makes_a_larger_picture(client: Client) -> None:
 
 async def test_what_has_no_effect_is_told(client: Client) -> None:
     """Fields that this engine cannot honour are named in the 202 and in the job."""
-    submitted = await client.submit(scm_mask="1,0", sample_params={"custom_sigmas": [1.0, 0.0]})
+    submitted = await client.submit(nobody=1, vae_tiling_params={"rel_size_x": 0.5})
     assert submitted["warnings"] == [
-        "unknown field 'sample_params.custom_sigmas' was ignored",
-        "unknown field 'scm_mask' was ignored",
+        "unknown field 'nobody' was ignored",
+        "unknown field 'vae_tiling_params.rel_size_x' was ignored",
     ]
     assert (await client.reaches(submitted["id"], "completed"))["warnings"] == submitted["warnings"]
 

@@ -30,7 +30,7 @@ def forecast(model_dir: Path, tmp_path: Path, ram: int, **fields: Any) -> Foreca
     """On a CPU with so much free memory."""
     extra = tmp_path / "catalog.yaml"
     extra.write_text(CATALOG)
-    catalog, settings = load_catalog(model_dir, extra), Settings(models_dir=model_dir)
+    catalog, settings = load_catalog(model_dir, extra), Settings(models_dir=model_dir, kernels="off")
     lanes = make_devices(("cpu",), 1, 1, 1, {})
     pool = Pool(catalog, settings, lambda device: QuickEngine(), lanes, lambda device: Available(ram))
     request, _ = parse_request({"prompt": "a", **fields})

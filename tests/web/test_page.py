@@ -162,9 +162,9 @@ async def test_more_settings_come_into_view(
     studio: ServerProcess, visit: OpenPage, size: tuple[int, int]
 ) -> None:
     """Above the bar with Generate, by mouse and by keyboard; not when the page opens with them."""
-    above = "() => defaults.getBoundingClientRect().bottom <= generate.getBoundingClientRect().top"
+    above = "() => lock.getBoundingClientRect().bottom <= generate.getBoundingClientRect().top"
     async with visit(studio.url, viewport={"width": size[0], "height": size[1]}) as page:
-        await ready(page)
+        await expect(page.locator("#generate")).to_be_enabled()
         summary = page.locator("#more summary")
         for key in ("", "Enter"):
             await (summary.press(key) if key else summary.click())
@@ -174,7 +174,7 @@ async def test_more_settings_come_into_view(
         await summary.click()
         other = await page.context.new_page()
         await other.goto(studio.url)
-        await ready(other)
+        await expect(other.locator("#generate")).to_be_enabled()
         await expect(other.locator("#defaults")).to_be_visible()
         assert await other.evaluate("scrollY + document.querySelector('#create').scrollTop") == 0
 

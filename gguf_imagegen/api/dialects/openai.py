@@ -1,7 +1,8 @@
-"""OpenAI's image routes, with llama-box's fields and streams."""
+"""OpenAI's image routes, with llama-box's fields and streams, and one like them that enlarges."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import zipfile
 from collections.abc import Callable, Mapping
@@ -11,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from gguf_imagegen.api.body import read_body
+from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import DIALECTS, Dialect
 from gguf_imagegen.api.dialects.llamabox import through_gateway
 from gguf_imagegen.api.job_answers import DryRun, ImagesAnswer, ResponseFormat
@@ -32,8 +34,10 @@ from gguf_imagegen.api.streams.send import answer_job, stream_job
 from gguf_imagegen.api.submit import accepted, begin, finish, prefers_async
 from gguf_imagegen.api.urls import file_url
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.results import MISSING, NAME
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.request import ImageRequest, StreamOptions
+from gguf_imagegen.vocabulary.errors import NotFound
 
 CAT = {"prompt": "a lovely cat", "size": "64x64", "steps": 2}
 FRAMES = (
@@ -83,6 +87,31 @@ async def edits(request: web.Request) -> web.StreamResponse:
 async def variations(request: web.Request) -> web.StreamResponse:
     """POST /v1/images/variations: an image; a prompt is welcome, and not needed."""
     return await respond(request, await read_body(request), "variation")
+
+
+@images_endpoint("image", image=PICTURE_TEXT, upscale=2)
+async def upscale(request: web.Request) -> web.StreamResponse:
+    """POST /v1/images/upscale: an image, or the name of a stored one, larger; `model` is the upscaler."""
+    fields = dict(await read_body(request))
+    if model := fields.pop("model", None):
+        fields.setdefault("upscaler", model)
+    fields["image"] = await asyncio.to_thread(_images, request, fields)
+    return await respond(request, fields, "upscale")
+
+
+def _images(request: web.Request, fields: Mapping[str, Any]) -> list[Any]:
+    """The uploads as they came, and the files of stored images in the place of their names."""
+    image = fields.get("image") or []
+    return [_stored(request, each) for each in (image if isinstance(image, list) else [image])]
+
+
+def _stored(request: web.Request, image: object) -> object:
+    if not isinstance(image, str) or NAME.fullmatch(image) is None:
+        return image
+    results = request.app[SERVICE].results
+    if not caller_of(request).may_see(results.owner(image)):
+        raise NotFound(MISSING)
+    return results.get(image)
 
 
 async def respond(
@@ -165,6 +194,7 @@ DIALECT = Dialect(
         web.post("/v1/images/generations", generations),
         web.post("/v1/images/edits", edits),
         web.post("/v1/images/variations", variations),
+        web.post("/v1/images/upscale", upscale),
     ],
     streams={"openai": OpenAIEncoder},
 )
