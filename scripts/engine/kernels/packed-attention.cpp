@@ -13,6 +13,15 @@
 namespace packed {
 namespace {
 
+// e^x of each lane; ggml has this for the widest vectors of the build alone
+inline vec exponential(vec x) {
+#if defined(PACKED_AVX512) || !defined(__AVX512F__)
+    return ggml_v_expf(x);
+#else
+    return _mm512_castps512_ps256(ggml_v_expf(_mm512_zextps256_ps512(x)));
+#endif
+}
+
 constexpr int QB = 32 * NR;  // queries in a block
 constexpr int MC = KW;       // keys in a block: they are the k of the product with the values
 constexpr int64_t longest_head = GROUP * KW;
@@ -114,7 +123,7 @@ void soften(const Head & head, const Block & b, int j, int64_t k0, int64_t count
     }
     vec sums = zero();
     for (int64_t i = 0; i < width; i += VL) {
-        const vec e = ggml_v_expf(add(load(s + i), all(-now)));
+        const vec e = exponential(add(load(s + i), all(-now)));
         store(s + i, e);
         sums = add(sums, e);
     }

@@ -12,33 +12,24 @@ namespace packed {
 
 namespace {
 
-struct Choice {
-    Factors factors;
-    bool int8;
-};
-
-Choice choose() {
+Factors choose() {
     const char * const said = std::getenv("GGML_PACKED");
     const auto is = [&](const char * word) { return said && std::strcmp(said, word) == 0; };
-    if (is("off")) return { Factors::off, false };
+    if (is("off")) return Factors::off;
 #ifdef PACKED_BF16
     const Factors best = Factors::bf16;
 #else
     const Factors best = Factors::f32;
 #endif
-    return { is("f32") ? Factors::f32 : best, false };
-}
-
-const Choice & choice() {
-    static const Choice made = choose();
-    return made;
+    return is("f32") ? Factors::f32 : best;
 }
 
 }  // namespace
 
-Factors factors() { return choice().factors; }
-
-bool int8() { return choice().int8; }
+Factors factors() {
+    static const Factors chosen = choose();
+    return chosen;
+}
 
 namespace {
 
@@ -87,8 +78,8 @@ const char * ggml_packed_kernels(void) {
 #define PACKED_SET "AVX2"
 #endif
     switch (factors()) {
-        case Factors::f32: return int8() ? PACKED_SET " f32 int8" : PACKED_SET " f32";
-        case Factors::bf16: return int8() ? PACKED_SET " bf16 int8" : PACKED_SET " bf16";
+        case Factors::f32: return PACKED_SET " f32";
+        case Factors::bf16: return PACKED_SET " bf16";
         case Factors::off: break;
     }
     return "";

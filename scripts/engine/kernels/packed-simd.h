@@ -14,7 +14,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+// Vectors of 512 bits, and BF16, which needs them, are asked for by -DGGML_PACKED_AVX512: these kernels have only been
+// compiled so, never run. Without it a CPU with AVX-512 runs the code for AVX2.
+#if defined(GGML_PACKED_AVX512) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define PACKED_AVX512 1
 #if defined(__AVX512BF16__) && !defined(_MSC_VER)
 #define PACKED_BF16 1
@@ -35,7 +37,6 @@ namespace packed {
 enum class Factors { off, f32, bf16 };
 
 Factors factors();  // of products of floats
-bool int8();        // whether quantised weights are multiplied as they are
 
 #ifdef PACKED_AVX512
 

@@ -6,8 +6,7 @@
 // on with ggml's own code. Results do not depend on the number of threads.
 //
 // GGML_PACKED in the environment, read at the first use, chooses the kernels: "off", "f32" (sums and factors in 32-bit
-// floats), "bf16" (factors in BF16; f32 where the CPU lacks AVX512-BF16) or "int8" (quantised weights times activations
-// that are quantised, too; the best of the others for the rest). Unset, it is the fastest of this build.
+// floats) or "bf16" (factors in BF16; f32 where the build lacks AVX512-BF16). Unset, it is the fastest of this build.
 #include "ggml.h"
 #include "ggml-cpu-impl.h"
 
