@@ -141,7 +141,7 @@ async def test_a_picture_has_an_address(running: RunningApp, visit: OpenPage, sh
         assert "#/picture/" in first
         image, zoom = page.locator("#viewer-figure img"), page.get_by_role("button", name="Actual size")
         await zoom.click()
-        await page.wait_for_function("document.querySelector('#viewer-figure img').clientWidth === 512")
+        await page.wait_for_function("() => document.querySelector('#viewer-figure img').clientWidth === 512")
         await image.dblclick()
         await expect(zoom).to_have_attribute("aria-pressed", "false")
         await page.keyboard.press("ArrowRight")
