@@ -185,15 +185,14 @@ class Sets:
                 except ShuttingDown:
                     return False
                 except ImagegenError as exc:
-                    if exc.retry_after is None:
-                        wanted.errors[index] = exc.bare()
-                        self._scheduler.news.wake()
-                        return True
                     pause, last = exc.retry_after, exc.bare()
                 else:
                     return True
+            if pause is None:
+                break
             await asyncio.sleep(pause)
         wanted.errors[index] = last
+        self._scheduler.news.wake()
         return True
 
     async def _queue(self, wanted: PictureSet, index: int) -> None:
