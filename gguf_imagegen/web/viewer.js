@@ -91,7 +91,10 @@ function show() {
   const { name, parameters } = item;
   const image = h("img", { src: imageUrl(name), alt: parameters.Prompt || "Picture" });
   image.style.background = `center / contain no-repeat url("${imageUrl(name, 512)}")`; // until the whole has come
-  image.onload = () => { image.style.background = "none"; };
+  image.onload = () => {
+    image.style.background = "none";
+    actualSize(pressed($("viewer-zoom"))); // its size is known now
+  };
   image.onerror = () => $("viewer-figure").replaceChildren(h("p", { class: "empty" }, "This picture is no longer on the server."));
   item.source ??= sources.ofPicture(name);
   actualSize(false);
@@ -112,7 +115,7 @@ function actualSize(on) {
   press($("viewer-zoom"), on);
   $("viewer-figure").classList.toggle("actual", on);
   const image = $("viewer-figure").querySelector(":scope > img");
-  if (image) image.style.width = on ? `${image.naturalWidth / devicePixelRatio}px` : "";
+  if (image) image.style.width = on && image.naturalWidth ? `${image.naturalWidth / devicePixelRatio}px` : "";
 }
 
 /** Which of how many: of the gallery, as far as the place in it is known, or of the job. */

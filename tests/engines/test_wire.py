@@ -17,8 +17,15 @@ from gguf_imagegen.vocabulary.events import Done, EngineEvent, Preview, Progress
 st.register_type_strategy(Path, st.text(min_size=1).map(Path))
 st.register_type_strategy(float, st.floats(allow_nan=False))
 st.register_type_strategy(int, st.integers(-(2**63), 2**64 - 1))
-EVENTS = st.one_of([st.from_type(kind) for kind in get_args(EngineEvent)])
-COMMANDS = st.one_of([st.from_type(kind) for kind in get_args(wire.Command)])
+
+
+def messages(kind: type[msgspec.Struct]) -> st.SearchStrategy[msgspec.Struct]:
+    """Every field is given: Hypothesis takes msgspec's mark for a default that is made anew for the default."""
+    return st.builds(kind, **{field.name: st.from_type(field.type) for field in msgspec.structs.fields(kind)})
+
+
+EVENTS = st.one_of([messages(kind) for kind in get_args(EngineEvent)])
+COMMANDS = st.one_of([messages(kind) for kind in get_args(wire.Command)])
 
 
 def message_of(frame: bytes) -> bytes:
