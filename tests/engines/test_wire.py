@@ -20,7 +20,7 @@ st.register_type_strategy(int, st.integers(-(2**63), 2**64 - 1))
 
 
 def messages(kind: type[msgspec.Struct]) -> st.SearchStrategy[msgspec.Struct]:
-    """Every field is given: Hypothesis takes msgspec's mark for a default that is made anew for the default."""
+    """Every field is given: for Hypothesis, msgspec's mark for a default that is made anew is a value."""
     return st.builds(kind, **{field.name: st.from_type(field.type) for field in msgspec.structs.fields(kind)})
 
 
