@@ -180,9 +180,15 @@ class PullObject(Errand):
 
 
 class ConversionObject(Errand):
-    """`model` is the name of the result."""
+    """`model` is the name of the result.
+
+    `psnr` compares a small picture of it with the source's, in dB, 100 for equal ones; `not_compared` says
+    why there is none. Both are null until then.
+    """
 
     object: Literal["model.conversion"]
+    psnr: float | None
+    not_compared: str | None
 
 
 # -- the server ---------------------------------------------------------------------------------------
