@@ -18,7 +18,7 @@ from gguf_imagegen.catalog.default_model import given_components
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.store import size_words
 from gguf_imagegen.commands.tune import INTERRUPTED, work_for
-from gguf_imagegen.commands.tuning.measure import SAME, Effort, is_flat, make, psnr
+from gguf_imagegen.commands.tuning.measure import Effort, is_flat, make
 from gguf_imagegen.commands.tuning.tuner import Work
 from gguf_imagegen.engines.conversion import (
     Order,
@@ -31,6 +31,7 @@ from gguf_imagegen.engines.conversion import (
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.modelfiles.header import read_header
 from gguf_imagegen.modelfiles.split import join, split_of
+from gguf_imagegen.pictures.nearness import SAME, psnr
 from gguf_imagegen.planning.conversion import with_file
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine

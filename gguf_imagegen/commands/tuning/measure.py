@@ -18,8 +18,6 @@ from gguf_imagegen.vocabulary.events import Made, Progress, Timings
 LEAST_STEPS: Final = 3
 ENOUGH_SECONDS: Final = 3.0
 """So much sampling is measured of a fast model, in as many pictures as that takes."""
-SAME: Final = 100.0
-"""The PSNR, in dB, that stands for pictures that are equal to the byte."""
 FLAT: Final = 1.0
 """Standard deviation of 8-bit values below which a picture shows nothing, e.g. one of NaN."""
 
@@ -99,15 +97,6 @@ async def make(engine: Engine, spec: Generate) -> Picture:
 def warm_up(spec: Generate) -> Generate:
     """The same with one step; some schedules need more, so it takes the plain one."""
     return replace(spec, steps=1, schedule="default")
-
-
-def psnr(one: bytes, other: bytes) -> float:
-    """Peak signal-to-noise ratio of two pictures of one size in dB, `SAME` for equal ones."""
-    if len(one) != len(other):
-        return 0.0
-    difference = np.frombuffer(one, np.uint8).astype(np.float64) - np.frombuffer(other, np.uint8)
-    error = float(np.mean(difference**2))
-    return SAME if error == 0 else min(SAME, float(10 * np.log10(255**2 / error)))
 
 
 def is_flat(rgb: bytes) -> bool:
