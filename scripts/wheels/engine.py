@@ -5,6 +5,7 @@ One build folder serves all levels: they differ in ggml's CPU part alone, so tha
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -27,8 +28,6 @@ MANIFEST: Final = "levels.json"
 GPU: Final = {"cpu": (), "cuda": ("-DSD_CUDA=ON",), "vulkan": ("-DSD_VULKAN=ON",)}
 DRIVERS: Final = ("libcuda.so.1", "libcublas.so.*", "libcublasLt.so.*", "libcudart.so.*", "libvulkan.so.1")
 """Come with a GPU's driver or toolkit, never with a wheel."""
-STATIC: Final = "-static-libstdc++ -static-libgcc"
-"""So that an older libstdc++ than the building machine's will do."""
 LICENCES: Final = {
     "LICENSE-binding.txt": "LICENSE",
     "LICENSE-stable-diffusion.cpp.txt": "vendor/stable-diffusion.cpp/LICENSE",
@@ -39,9 +38,9 @@ LICENCES: Final = {
 NOTICE: Final = """\
 In this wheel beside what its other licence texts are of:
 
-GNU libgomp, a shared library of its own in stable_diffusion_cpp_python.libs, and parts of libstdc++ and
-libgcc, from the compiler of the machine that built it: Free Software Foundation, GPL-3.0-or-later with the
-GCC Runtime Library Exception 3.1 (https://www.gnu.org/licenses/gcc-exception-3.1.html).
+GNU libgomp, a shared library of its own in stable_diffusion_cpp_python.libs, from the compiler of the
+machine that built it: Free Software Foundation, GPL-3.0-or-later with the GCC Runtime Library Exception 3.1
+(https://www.gnu.org/licenses/gcc-exception-3.1.html).
 JSON for Modern C++, miniz and llamafile's matrix products: MIT. stb and zip: public domain.
 """
 
@@ -74,19 +73,23 @@ def source_in(folder: Path) -> Path:
 
 
 def compiled(tree: Path, level: Level, backend: str, work: Path) -> Path:
-    """The library of one level; objects that are the same for the level before are taken again."""
+    """The library of one level, kept for the next time; levels share all objects but ggml's CPU part."""
     folder = (work / f"objects-{backend}").resolve()
     configure: list[str | Path] = [
         "cmake", "-S", tree, "-B", folder, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release",
-        "-DGGML_NATIVE=OFF", "-DGGML_LLAMAFILE=ON", f"-DCMAKE_SHARED_LINKER_FLAGS={STATIC}",
+        "-DGGML_NATIVE=OFF", "-DGGML_LLAMAFILE=ON",
         f"-DSKBUILD_PLATLIB_DIR={folder / 'installed'}", *GPU[backend], *level.cmake,
         *os.environ.get("CMAKE_ARGS", "").split(),
     ]  # fmt: skip
+    key = hashlib.sha256(f"{source_digest()} {configure}".encode()).hexdigest()[:12]
+    kept = work / f"{backend}-{level.name}-{key}.so"
+    if kept.is_file():
+        return kept
     subprocess.run(configure, check=True, stdout=subprocess.DEVNULL)
     print(f"compiling {level.name} for {backend} ...", file=sys.stderr, flush=True)
     subprocess.run(["cmake", "--build", folder, "--target", "stable-diffusion"], check=True)
     (library,) = folder.rglob(LIBRARY)
-    return library
+    return Path(shutil.copy(library, kept))
 
 
 def lay_out(tree: Path, wheel: Path, backend: str, levels: Sequence[Level]) -> None:
