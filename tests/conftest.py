@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With `--all` alone: what needs a library of 400 MB (tests/clients/install has it), or minutes."""
-    large = collection_path.name in ("test_rapidocr.py", "test_unet.py")
+    large = collection_path.name in ("test_rapidocr.py", "test_unet.py", "test_fresh_machine.py")
     return True if large and not config.getoption("all") else None
 
 

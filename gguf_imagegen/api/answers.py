@@ -210,6 +210,13 @@ class LaneState(Answer):
     job: str | None
 
 
+class EngineBuild(Answer):
+    """Which of the builds for several levels of CPU is used, and why that one."""
+
+    level: str
+    why: str
+
+
 class Health(Answer):
     status: Literal["ok", "loading", "paused", "error", "shutting_down"]
     ready: bool
@@ -219,6 +226,7 @@ class Health(Answer):
     loading: dict[str, int] | None
     backend: str | None
     kernels: str | None
+    build: EngineBuild | None
     error: ErrorObject | None
     pause: int | None
     queue: int
