@@ -24,6 +24,7 @@ from gguf_imagegen.download.progress import (
     Verifying,
     at_intervals,
 )
+from gguf_imagegen.machine.files import append_flags
 from gguf_imagegen.modelfiles.rename import rename_text_encoders
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
@@ -157,10 +158,9 @@ class Pull:
         partial.replace(whole)
 
     def _append(self, source: Source, remote: Remote, partial: Path, meter: Meter) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with (
             self._hub.bytes_from(source, remote, _size(partial)) as (start, pieces),
-            os.fdopen(os.open(partial, flags, 0o644), "wb", buffering=0) as file,
+            os.fdopen(os.open(partial, append_flags(), 0o644), "wb", buffering=0) as file,
         ):
             file.truncate(start)
             file.seek(start)
