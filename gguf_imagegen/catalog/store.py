@@ -130,9 +130,8 @@ class Store:
         stat = self.path(relative).stat()
         path = self.make_room_for(self.beside(relative, "json"))
         temporary = path.with_name(f"{path.name}.new")
-        temporary.write_text(
-            json.dumps(asdict(Record(stat.st_size, stat.st_mtime_ns, sha256, content or sha256)))
-        )
+        record = Record(stat.st_size, stat.st_mtime_ns, sha256, content or sha256)
+        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
         temporary.replace(path)
 
     def unfinished(self, relative: Path, ending: str = "partial|verifying") -> list[Path]:

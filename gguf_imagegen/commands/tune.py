@@ -77,7 +77,9 @@ def tune(
     )
     tunings.keep(entry.name, tuning)
     if json_file is not None:
-        json_file.write_text(json.dumps(as_json(entry, work, outcome, tuning), indent=1) + "\n")
+        json_file.write_text(
+            json.dumps(as_json(entry, work, outcome, tuning), indent=1) + "\n", encoding="utf-8"
+        )
     tell(Console(), entry.name, work.steps, outcome)
     return 0
 

@@ -538,6 +538,7 @@ def test_a_key_of_both(callers: Path) -> None:
         Callers(Settings(callers=callers, api_key=ANN))
 
 
+@pytest.mark.posix
 def test_a_real_server(serve: Callable[..., ServerProcess], tmp_path: Path) -> None:
     """The file is read at the start and again on SIGHUP; the log names callers, and no keys."""
     path = written(tmp_path, FILE)
