@@ -26,6 +26,22 @@ class Me(Answer):
     bounds: dict[str, int | float | None]
 
 
+class LogLine(Answer):
+    """`created` is in seconds since 1970, `level` as `--log-level` has it."""
+
+    id: int
+    created: float
+    level: str
+    message: str
+
+
+class LogList(Answer):
+    """The latest lines of the server's log, the newest last."""
+
+    object: Literal["list"]
+    data: list[LogLine]
+
+
 class KeptImage(Answer):
     id: str
     object: Literal["image"]

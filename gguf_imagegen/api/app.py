@@ -18,6 +18,7 @@ from gguf_imagegen.api import (
     models,
     packing,
     pull,
+    server_log,
     sets,
     submit,
     system,
@@ -42,6 +43,7 @@ from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.jobs.state import State
+from gguf_imagegen.machine.logs import Tail
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
@@ -108,6 +110,8 @@ OURS = (
             web.get("/health", system.health),
             web.get("/livez", system.livez),
             web.get("/metrics", system.metrics),
+            web.get("/v1/logs", server_log.log_lines),
+            web.get("/v1/logs/events", server_log.log_events),
             web.get("/openapi.json", openapi_routes.openapi_json),
             web.get("/docs", openapi_routes.docs),
         ],
@@ -192,10 +196,12 @@ def make_app(
     )
     app[ATTEMPTS] = Attempts()
     app[web_page.ASSETS] = web_page.load_assets()
+    app[server_log.TAIL] = Tail()
     app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), service.pool.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)
     app[conversions.CONVERSIONS] = conversions.Conversions(service)
     app.on_shutdown.extend((pull.end_pulls, conversions.end_conversions))
+    app.cleanup_ctx.append(server_log.lines_are_kept)
     app.cleanup_ctx.append(conversions.conversions_run)
     app.cleanup_ctx.append(_service_runs)
     app.add_routes(dialects.routes)

@@ -378,6 +378,7 @@ async def test_without_keys_own_jobs_are_those_of_this_dialect(running: RunningA
         ("POST", "/sdapi/v1/unload-checkpoint", {}),
         ("POST", "/sdapi/v1/reload-checkpoint", {}),
         ("GET", "/metrics", None),
+        ("GET", "/v1/logs", None),
     ],
 )
 async def test_models_are_managed_by_admins(
