@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
         (),
-        description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; ROLE=none omits it",
+        description="ROLE=FILE or ROLE=hf.co/OWNER/REPO of that model, e.g. vae=ae.safetensors; or none",
     )
     alias: Words = Field((), description="NAME=ID: additional model names for requests")
     any_model: bool = Field(False, description="use the default model for unknown names")

@@ -58,6 +58,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     Nor what Windows lacks: a module that says `posix` of itself may import it.
     """
     large = collection_path.name in (
+        "test_fresh_machine.py",
         "test_rapidocr.py",
         "test_unet.py",
         "test_litellm.py",

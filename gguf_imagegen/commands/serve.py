@@ -17,6 +17,7 @@ from gguf_imagegen.api.tls import Certificate, TlsError, certificate
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.pull import pull_missing
 from gguf_imagegen.engines.backend import Backend, UnknownBackend, named_backend
+from gguf_imagegen.engines.sdcpp.choice import choose_build
 from gguf_imagegen.jobs import state
 from gguf_imagegen.machine import heap, logs, loop, signals, stdio
 from gguf_imagegen.settings import Settings, is_loopback
@@ -118,6 +119,7 @@ def run_server(settings: Settings) -> int:
     heap.keep_large_blocks_apart()
     console = Console(stderr=True)
     try:
+        choose_build(settings)
         backend = named_backend(settings.backend)(settings)
         tls = certificate(settings)
         with state.folder(settings) as kept:
