@@ -51,8 +51,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `--all` alone: what needs a library of 400 MB (tests/clients/install has it), or minutes."""
-    large = collection_path.name in ("test_rapidocr.py", "test_unet.py")
+    """With `--all` alone: what needs Firefox, minutes, or a library of 400 MB (tests/clients/install)."""
+    large = collection_path.name in ("test_rapidocr.py", "test_unet.py", "test_firefox.py")
     return True if large and not config.getoption("all") else None
 
 

@@ -1,25 +1,53 @@
 // The page: its views, what is read again when something changes, and the state of the connection.
 
+import { pictured, viewed } from "./address.js";
 import { call, forgetKey, hasKey } from "./api.js";
 import * as create from "./create.js";
 import { $, say, toast } from "./dom.js";
-import * as gallery from "./gallery.js";
 import * as jobs from "./jobs.js";
-import * as models from "./models.js";
-import * as server from "./server.js";
 import * as theme from "./theme.js";
-import * as viewer from "./viewer.js";
 import * as watch from "./watch.js";
 
-const VIEWS = ["create", "gallery", "models", "server"]; // and above one of them a picture, #/picture/NAME
+const VIEWS = ["create", "gallery", "models", "server"];
 const FRESH = 20000; // ms for which the models' states are believed while somebody looks
 const LONG = 10000; // ms without the server after which more is said
+
+/** Parts that the first picture does not need: each is loaded, and started, when it is first used. */
+const PARTS = {
+  gallery: async () => {
+    const gallery = await import("./gallery.js");
+    gallery.start();
+    return gallery;
+  },
+  models: async () => {
+    const models = await import("./models.js");
+    models.start(refresh);
+    return models;
+  },
+  server: () => import("./server.js"),
+  viewer: async () => (await Promise.all([import("./viewer.js"), part("gallery")]))[0], // it goes through the gallery
+};
+const parts = {};
+
+/** A part of the page; what fails to load is tried again the next time. */
+function part(name) {
+  parts[name] ??= PARTS[name]().catch((error) => {
+    parts[name] = null;
+    throw error;
+  });
+  return parts[name];
+}
+
+async function use(name, act) {
+  const found = await part(name).catch(() => toast("Cannot load this part of the page. Is the server running? Then reload the page.", "error"));
+  if (found) act(found);
+}
 
 let shown = null;
 
 function showView() {
-  const picture = viewer.addressed() !== null;
-  const asked = picture ? history.state?.over ?? shown ?? "gallery" : location.hash.replace(/^#\/?/, ""); // with the slash it is no element's id, so nothing scrolls or takes the focus
+  const picture = pictured().length > 0;
+  const asked = picture ? history.state?.over ?? shown ?? "gallery" : viewed();
   const wanted = VIEWS.includes(asked) ? asked : "create";
   for (const name of VIEWS) {
     if (name !== wanted) $(`view-${name}`).hidden = true;
@@ -28,16 +56,16 @@ function showView() {
     else link.removeAttribute("aria-current");
   }
   if (wanted !== shown) enter(wanted);
-  viewer.follow();
+  if (picture || $("viewer").open) use("viewer", (viewer) => viewer.follow());
 }
 
 function enter(view) {
   shown = view;
   $(`view-${view}`).hidden = false;
   window.scrollTo(0, 0);
-  if (view === "gallery") gallery.enter();
+  if (view === "gallery") use("gallery", (gallery) => gallery.enter());
   if (view === "models" && started) refresh();
-  if (view === "server") server.enter();
+  if (view === "server") use("server", (server) => server.enter());
 }
 
 let reading = null;
@@ -56,16 +84,16 @@ function refresh() {
 
 async function read() {
   readAt = Date.now();
+  const every = !$("view-models").hidden; // the whole catalog is long, and the form needs only what is here
   try {
-    const every = !$("view-models").hidden; // the whole catalog is long, and the form needs only what is here
     const [list, me, addons] = await Promise.all([
       call("GET", every ? "/v1/models?all=true" : "/v1/models"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
     ]);
-    if (every) models.offer(list.data, me.admin);
+    if (every) use("models", (models) => models.offer(list.data, me.admin));
     create.offer(list.data, addons);
     if (list.data.some((each) => ["loading", "pulling"].includes(each.meta.state))) setTimeout(refresh, 1000);
   } catch (error) {
-    models.fail(error.message);
+    if (every) use("models", (models) => models.fail(error.message));
     if (error.status) toast(error.message, "error");
   }
   $("forget-key").hidden = !hasKey();
@@ -88,11 +116,8 @@ function connection({ type }) {
 }
 
 theme.start();
-viewer.start(gallery);
-watch.start((job, index) => viewer.open(viewer.ofJob(job), job.pictures.slice(0, index).filter((each) => each.name && !each.gone).length));
+watch.start((job, index) => use("viewer", (viewer) => viewer.openOf(job, index)));
 create.start();
-gallery.start();
-models.start(refresh);
 jobs.listen((job, event) => {
   if (!job) connection(event);
   else if (event.type === "loaded" || (event.type === "ended" && job.status !== "succeeded")) refresh();
