@@ -109,6 +109,48 @@ def create(shots: Shots, server: ServerProcess) -> None:
     page.evaluate("localStorage.clear()")
 
 
+def form(shots: Shots, server: ServerProcess) -> None:
+    """What the form opens: help, presets, a picker, a set, and the queue."""
+    page = shots.page
+    shots.go("create")
+    page.wait_for_selector("#generate:enabled")
+    page.fill("#prompt", "a lovely cat")
+    page.click("#more summary")
+    page.click(".help[data-about=steps]")
+    page.click(".help[data-about=sampler]")
+    shots.take("form-help", whole=True)
+    page.click("#lora-add")
+    page.wait_for_selector("#picker[open]")
+    shots.take("form-picker")
+    page.keyboard.press("Enter")
+    page.locator("#lora-field").scroll_into_view_if_needed()
+    shots.take("form-loras")
+    page.get_by_role("button", name="Remove watercolour").click()
+    page.click("#presets-open")
+    page.fill("#preset-name", "Drafts")
+    page.keyboard.press("Enter")
+    shots.take("form-presets")
+    page.click("#presets .close")
+    page.click("#set-open")
+    page.fill("#set-prompts", "a cat\na fish\na house")
+    page.fill("#set-seed", "1-4")
+    page.wait_for_selector("#set-hint:not(:empty)")
+    shots.take("form-set")
+    page.click("#set-send")
+    page.wait_for_selector(".cells li[data-status=succeeded] >> nth=4")
+    shots.take("form-grid")
+    page.wait_for_selector("#activity", state="hidden")
+    shots.take("form-grid-done")
+    page.get_by_role("button", name="Dismiss the set").click()
+    for prompt in ("a tree", "a bird", "an apple"):
+        shots.generate(prompt, steps=150)
+    page.evaluate("scrollTo(0, 0)")
+    shots.take("form-queue")
+    page.click("#cancel-all")
+    shots.settle()
+    page.evaluate("localStorage.clear()")
+
+
 def edit(shots: Shots, server: ServerProcess) -> None:
     page = shots.page
     shots.go("gallery")
@@ -116,6 +158,10 @@ def edit(shots: Shots, server: ServerProcess) -> None:
     with page.expect_request("**/v1/images/files/*"):
         page.get_by_role("button", name="Use as input").click()
     page.wait_for_selector(".thumb")
+    page.click("#extend")
+    page.click("#extend-around")
+    shots.take("extend")
+    page.click("#extender .close")
     page.click("#paint")
     page.wait_for_selector("#mask[open]")
     box = page.locator("#mask-paint").bounding_box()
@@ -193,7 +239,7 @@ def state(shots: Shots, server: ServerProcess) -> None:
     shots.take("server")
 
 
-STATES: tuple[Callable[[Shots, ServerProcess], None], ...] = (create, edit, look, models, state)
+STATES: tuple[Callable[[Shots, ServerProcess], None], ...] = (create, form, edit, look, models, state)
 
 
 @contextmanager
@@ -264,7 +310,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the pictures go")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this one")
     parser.add_argument(
-        "--state", action="append", help="only these: create, edit, look, models, state, bare"
+        "--state", action="append", help="only these: create, form, edit, look, models, state, bare"
     )
     wanted = parser.parse_args()
     wanted.folder.mkdir(parents=True, exist_ok=True)

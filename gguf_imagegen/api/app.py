@@ -38,6 +38,7 @@ from gguf_imagegen.api.openapi import document
 from gguf_imagegen.api.openapi import routes as openapi_routes
 from gguf_imagegen.api.streams import all_jobs, writing
 from gguf_imagegen.api.streams.send import TASKS
+from gguf_imagegen.api.traces import TRACES, traces_of
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engines.backend import Backend
@@ -164,19 +165,24 @@ def make_app(
         client_max_size=settings.max_body_bytes,
     )
     metrics, job_log = Metrics(), JobLog(prompts=settings.log_prompts)
+    traces = traces_of(settings)
     service = Service(
         settings,
         catalog,
         default_model,
         backend,
         kept=kept,
-        observers=(metrics.job_event, job_log.job_event),
+        observers=(metrics.job_event, job_log.job_event, *([traces.job_event] if traces else [])),
         make_reader=make_reader,
         waits=waits,
     )
     service.returned = partial(submit.take_back, app)
     service.pool.ended = metrics.worker_ended
     metrics.watch(service.scheduler)
+    if traces is not None:
+        app[TRACES] = traces
+        app.middlewares.append(traces.middleware)
+        app.cleanup_ctx.append(traces.run)
     app[SERVICE] = service
     app[dialect.DIALECTS] = dialects
     app[CALLERS] = Callers(settings)

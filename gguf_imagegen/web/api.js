@@ -58,10 +58,17 @@ async function failure(answer) {
   return new ApiError(answer.status, error.message || detail || `The server answered with status ${answer.status}.`, error.code);
 }
 
-export async function call(method, path, body, headers) {
-  const answer = await request(method, path, { body, headers });
+export async function call(method, path, body, headers, signal) {
+  const answer = await request(method, path, { body, headers, signal });
   if (!answer.ok) throw await failure(answer);
   return answer.status === 204 ? null : answer.json();
+}
+
+/** A file of the server, for which the key may be needed. */
+export async function blob(path) {
+  const answer = await request("GET", path);
+  if (!answer.ok) throw await failure(answer);
+  return answer.blob();
 }
 
 /** The data of each server-sent event, and null for each sign of life; ends with the stream. */

@@ -12,38 +12,28 @@ const VIEWS = ["create", "gallery", "models", "server"];
 const FRESH = 20000; // ms for which the models' states are believed while somebody looks
 const LONG = 10000; // ms without the server after which more is said
 
-/** Parts that the first picture does not need: each is loaded, and started, when it is first used. */
-const PARTS = {
-  gallery: async () => {
-    const gallery = await import("./gallery.js");
-    gallery.start();
-    return gallery;
-  },
-  models: async () => {
-    const models = await import("./models.js");
-    models.start(refresh);
-    return models;
-  },
-  server: () => import("./server.js"),
-  viewer: async () => (await Promise.all([import("./viewer.js"), part("gallery")]))[0], // it goes through the gallery
-};
-const parts = {};
-
-/** A part of the page; what fails to load is tried again the next time. */
-function part(name) {
-  parts[name] ??= PARTS[name]().catch((error) => {
-    parts[name] = null;
-    throw error;
-  });
-  return parts[name];
-}
-
-async function use(name, act) {
-  const found = await part(name).catch(() => toast("Cannot load this part of the page. Is the server running? Then reload the page.", "error"));
-  if (found) act(found);
-}
-
 let shown = null;
+
+/** Do something with a part of the page, which is read when it is first wanted. */
+function later(read) {
+  let part = null;
+  return async (act) => {
+    try {
+      part ??= read();
+      await part;
+    } catch {
+      part = null;
+      return toast("The server is not responding. Is it running?", "error");
+    }
+    return act(await part);
+  };
+}
+
+const started = async (part, ...given) => { (await part).start(...given); return part; };
+const gallery = later(() => started(import("./gallery.js")));
+const models = later(() => started(import("./models.js"), refresh));
+const server = later(() => import("./server.js"));
+const viewer = later(async () => (await gallery(() => import("./viewer.js"))) ?? Promise.reject()); // it goes through the gallery, which starts it
 
 function showView() {
   const picture = pictured().length > 0;
@@ -56,21 +46,21 @@ function showView() {
     else link.removeAttribute("aria-current");
   }
   if (wanted !== shown) enter(wanted);
-  if (picture || $("viewer").open) use("viewer", (viewer) => viewer.follow());
+  if (picture || $("viewer").open) viewer((part) => part.follow());
 }
 
 function enter(view) {
   shown = view;
   $(`view-${view}`).hidden = false;
   window.scrollTo(0, 0);
-  if (view === "gallery") use("gallery", (gallery) => gallery.enter());
-  if (view === "models" && started) refresh();
-  if (view === "server") use("server", (server) => server.enter());
+  if (view === "gallery") gallery((part) => part.enter());
+  if (view === "models" && ready) refresh();
+  if (view === "server") server((part) => part.enter());
 }
 
 let reading = null;
 let readAt = 0;
-let started = false;
+let ready = false;
 
 /** Models and what belongs to them, read again; calls that come meanwhile share the answer. */
 function refresh() {
@@ -84,16 +74,16 @@ function refresh() {
 
 async function read() {
   readAt = Date.now();
-  const every = !$("view-models").hidden; // the whole catalog is long, and the form needs only what is here
   try {
+    const every = !$("view-models").hidden; // the whole catalog is long, and the form needs only what is here
     const [list, me, addons] = await Promise.all([
       call("GET", every ? "/v1/models?all=true" : "/v1/models"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
     ]);
-    if (every) use("models", (models) => models.offer(list.data, me.admin));
+    if (every) await models((part) => part.offer(list.data, me.admin));
     create.offer(list.data, addons);
     if (list.data.some((each) => ["loading", "pulling"].includes(each.meta.state))) setTimeout(refresh, 1000);
   } catch (error) {
-    if (every) use("models", (models) => models.fail(error.message));
+    if (!$("view-models").hidden) models((part) => part.fail(error.message));
     if (error.status) toast(error.message, "error");
   }
   $("forget-key").hidden = !hasKey();
@@ -106,7 +96,7 @@ function connection({ type }) {
     clearTimeout(lost);
     lost = null;
     say($("connection"), "");
-    if (started) refresh();
+    if (ready) refresh();
   } else if (!lost) {
     say($("connection"), "Reconnecting…");
     lost = setTimeout(() => say($("connection"), "Reconnecting… The server is not responding. Is it running? This page may be out of date."), LONG);
@@ -116,7 +106,7 @@ function connection({ type }) {
 }
 
 theme.start();
-watch.start((job, index) => use("viewer", (viewer) => viewer.openOf(job, index)));
+watch.start((job, index) => viewer((part) => part.openOf(job, index)));
 create.start();
 jobs.listen((job, event) => {
   if (!job) connection(event);
@@ -131,4 +121,4 @@ setInterval(() => { if (!document.hidden && !document.body.classList.contains("o
 showView();
 jobs.follow();
 await refresh();
-started = true;
+ready = true;

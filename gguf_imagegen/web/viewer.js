@@ -179,6 +179,7 @@ function actions(item) {
     h("a", { class: "button primary", href: path, download: name }, "Download"),
     $("upscale-field").hidden ? null : button("Upscale", () => { close(); upscale(name); }, { title: "2× as large" }),
     button("Use as input", async () => { close(); await useMade(path); }),
+    button("Send to…", async () => { (await import("./send_to.js")).sendTo(path, close); }, { title: "Inpaint, extend or follow it" }),
     button("Vary", vary, { title: "Start from this picture, with its settings and a new seed" }),
     button("Load settings", async () => { await complete(item); close(); load(item.parameters, item.source); }),
     beside ? button("End comparison", () => { beside = null; refresh(); })

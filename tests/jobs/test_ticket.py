@@ -139,3 +139,18 @@ def test_embeddings_are_those_of_the_folder_now(tmp_path: Path) -> None:
     (bare,) = plan_of(ticket, lambda name: ENTRY).spec.embeddings
     assert str(bare.path) == "easyneg.safetensors"
     assert pinned(plan_of(ticket, lambda name: ENTRY), fresh).spec.embeddings == fresh.spec.embeddings
+
+
+@pytest.mark.parametrize(("then", "now"), [(True, "xy"), (False, None)])
+def test_a_ticket_that_says_tiling(then: bool, now: str | None, tmp_path: Path) -> None:
+    """As it was called once in a model's entry."""
+    job, request = made()
+    ticket = ticket_of(job, request, Spool(tmp_path), None)
+    old = replace_plan(ticket, {**ticket.plan["entry"], "tiling": then})
+    found = plan_of(old, lambda name: ENTRY)
+    assert found.entry.seamless == now
+    assert found.spec == job.plan.spec
+
+
+def replace_plan(ticket: Ticket, entry: dict[str, Any]) -> Ticket:
+    return msgspec.structs.replace(ticket, plan={**ticket.plan, "entry": entry})

@@ -242,8 +242,10 @@ async def test_the_page_needs_openais_dialect_alone(
         await generate(page, "a cat", steps=2)
         await settled(page)
         await unfold(page)
-        await expect(page.locator("[data-lora=watercolour]")).to_be_visible()
-        await expect(page.locator("#loras label", has_text="said")).to_contain_text("TOK, in ink")
+        await page.click("#lora-add")
+        await expect(page.locator("#picker-list button", has_text="watercolour")).to_be_visible()
+        await page.locator("#picker-list button", has_text="TOK, in ink").click()
+        await expect(page.get_by_label("Weight of said")).to_have_value("1")
         listed = (await app.get("/v1/images"))[1]["data"]
         async with app.session.get(listed[0]["url"]) as answer:
             file = {"name": "made.png", "mimeType": "image/png", "buffer": await answer.read()}

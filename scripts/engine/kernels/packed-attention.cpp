@@ -92,7 +92,7 @@ void score(const Head & head, const Block & b, int queries, int64_t k0, int64_t 
                            t.v() + words_of(d, BF) * width);
         for (int j = 0; j < queries; j += NR) {
             const int rows = std::min(NR, queries - j);
-            tile_of<BF>(width / VL, rows)(words, t.v(), b.queries + j * words, words, b.scores + j * MC + i, MC, false);
+            tile_of<BF>(width / VL, rows)(words, t.v(), b.queries + j * words, words, { b.scores + j * MC + i, MC, nullptr, 0 });
         }
     }
 }
@@ -166,7 +166,8 @@ void weigh(const Head & head, const Block & b, int queries, int64_t k0, int64_t 
         const int vectors = i + PV <= b.padded_length ? 2 : 1;
         for (int j = 0; j < queries; j += NR) {
             const Tile run = tile_of<BF>(vectors, std::min(NR, queries - j));
-            run(words, b.values + i * KW, weights + j * pitch, pitch, b.sums + j * b.padded_length + i, b.padded_length, true);
+            float * const sums = b.sums + j * b.padded_length + i;
+            run(words, b.values + i * KW, weights + j * pitch, pitch, { sums, b.padded_length, sums, b.padded_length });
         }
     }
 }
