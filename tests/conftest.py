@@ -53,7 +53,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `--all` alone: what needs large libraries (tests/clients/install has them), or minutes.
+    """With `--all` alone: what needs large libraries (tests/clients/install has them), Firefox, or minutes.
 
     Nor what Windows lacks: a module that says `posix` of itself may import it.
     """
@@ -63,6 +63,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
         "test_unet.py",
         "test_litellm.py",
         "test_docs_build.py",
+        "test_firefox.py",
     )
     if large and not config.getoption("all"):
         return True
