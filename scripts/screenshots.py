@@ -1,4 +1,4 @@
-"""Pictures of every state of the web page: on a desk, on a phone, in the dark, at 4K, at 200 % zoom.
+"""Pictures of every state of the web page: desk, phone, dark, 4K, 200 % zoom, and from right to left.
 
 The server, the engine and the embedded model are the real ones; the models that are pulled come from a hub of
 the tests. Takes about two minutes.
@@ -38,7 +38,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True, "device_scale_factor": 2},
     "4k": {"viewport": {"width": 3840, "height": 2160}},
     "zoom": {"viewport": {"width": 720, "height": 450}, "device_scale_factor": 2},
+    "rtl": {"viewport": {"width": 1440, "height": 900}, "locale": "ar"},
 }
+FROM_RIGHT = """
+document.addEventListener("DOMContentLoaded", () => { document.documentElement.dir = "rtl"; });
+"""
 KEY = "a-key"
 
 
@@ -203,6 +207,14 @@ def look(shots: Shots, server: ServerProcess) -> None:
     shots.take("ask")
     page.click("#ask-no")
     page.click("#viewer .close")
+    page.click("#select")
+    for place in (1, 4):
+        page.click(f"#gallery .tile >> nth={place}")
+    shots.take("gallery-select")
+    page.click("#selected-compare")
+    page.wait_for_selector("#viewer[open] .results img")
+    shots.take("compare-two")
+    page.click("#viewer .close")
 
 
 def models(shots: Shots, server: ServerProcess) -> None:
@@ -210,19 +222,20 @@ def models(shots: Shots, server: ServerProcess) -> None:
     shots.go("models")
     page.wait_for_selector(".model")
     shots.take("models")
-    if shots.page.locator("[data-model=big] [data-act=pull]").count():
-        page.click("[data-model=big] [data-act=pull]")
+    if page.locator("[data-model=big] [data-act=download]").count():
+        page.click("[data-model=big] [data-act=download]")
     page.wait_for_selector("[data-model=big] progress")
     page.wait_for_timeout(800)
     page.locator("[data-model=big]").scroll_into_view_if_needed()
     shots.take("models-download")
     page.click("[data-model=big] [data-act=cancel]")
-    page.wait_for_selector("[data-model=big] [data-act=pull]")
+    page.wait_for_selector("[data-model=big] [data-act=download]")
 
 
 def state(shots: Shots, server: ServerProcess) -> None:
     shots.go("server")
     shots.page.wait_for_selector("#lanes .model")
+    shots.page.wait_for_selector("#log li")
     shots.take("server")
 
 
@@ -311,6 +324,8 @@ def main() -> None:
             for variant in wanted.variant or VARIANTS:
                 options = VARIANTS[variant]
                 with browser.new_context(**options) as context:
+                    if variant == "rtl":
+                        context.add_init_script(FROM_RIGHT)
                     page = context.new_page()
                     page.set_default_timeout(DEADLINE)
                     page.on(

@@ -1,5 +1,6 @@
 // The page: its views, what is read again when something changes, and the state of the connection.
 
+import { pictured, viewed } from "./address.js";
 import { call, forgetKey, hasKey } from "./api.js";
 import * as create from "./create.js";
 import { $, say, toast } from "./dom.js";
@@ -7,7 +8,7 @@ import * as jobs from "./jobs.js";
 import * as theme from "./theme.js";
 import * as watch from "./watch.js";
 
-const VIEWS = ["create", "gallery", "models", "server"]; // and above one of them a picture, #/picture/NAME
+const VIEWS = ["create", "gallery", "models", "server"];
 const FRESH = 20000; // ms for which the models' states are believed while somebody looks
 const LONG = 10000; // ms without the server after which more is said
 
@@ -32,11 +33,11 @@ const started = async (part, ...given) => { (await part).start(...given); return
 const gallery = later(() => started(import("./gallery.js")));
 const models = later(() => started(import("./models.js"), refresh));
 const server = later(() => import("./server.js"));
-const viewer = later(async () => started(import("./viewer.js"), await gallery((part) => part) ?? Promise.reject()));
+const viewer = later(async () => (await gallery(() => import("./viewer.js"))) ?? Promise.reject()); // it goes through the gallery, which starts it
 
 function showView() {
-  const picture = location.hash.startsWith("#/picture/");
-  const asked = picture ? history.state?.over ?? shown ?? "gallery" : location.hash.replace(/^#\/?/, ""); // with the slash it is no element's id, so nothing scrolls or takes the focus
+  const picture = pictured().length > 0;
+  const asked = picture ? history.state?.over ?? shown ?? "gallery" : viewed();
   const wanted = VIEWS.includes(asked) ? asked : "create";
   for (const name of VIEWS) {
     if (name !== wanted) $(`view-${name}`).hidden = true;
@@ -105,10 +106,7 @@ function connection({ type }) {
 }
 
 theme.start();
-watch.start((job, index) => {
-  const before = job.pictures.slice(0, index).filter((each) => each.name && !each.gone).length;
-  viewer((part) => part.open(part.ofJob(job), before));
-});
+watch.start((job, index) => viewer((part) => part.openOf(job, index)));
 create.start();
 jobs.listen((job, event) => {
   if (!job) connection(event);

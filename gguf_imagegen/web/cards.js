@@ -11,6 +11,7 @@ const PHASES = {
   queued: "Waiting", loading: "Loading the model", conditioning: "Reading the prompt", encoding: "Encoding the picture",
   sampling: "Sampling", hires: "Second pass", decoding: "Decoding", upscaling: "Upscaling",
 };
+const FADE = 150; // ms
 const REDONE = ["generation", "edit"];
 const WIDTH = 1024; // of the pictures on the cards: small files, and sharp enough
 
@@ -101,13 +102,22 @@ function drawTile(tile, job, picture, index) {
 
 /** A finished picture takes the place of its preview when it has come. */
 async function show(tile, source) {
-  if (tile.image.hasAttribute("src") && !source.startsWith("data:")) {
+  const before = tile.image.getAttribute("src");
+  if (before && !source.startsWith("data:")) {
     const whole = new Image();
     whole.src = source;
     await whole.decode().catch(() => {}); // what cannot be shown is looked for by its own handler
     if (tile.shown !== source) return;
+    fade(tile, before);
   }
   tile.image.src = source;
+}
+
+/** What is shown next comes over what was shown before. */
+function fade({ view, image }, before) {
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  view.style.background = `center / contain no-repeat url("${before}")`;
+  image.animate({ opacity: [0, 1] }, FADE).onfinish = () => { view.style.background = ""; };
 }
 
 /** How much of one picture is done, 0 to 1. */

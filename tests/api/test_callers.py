@@ -378,6 +378,7 @@ async def test_without_keys_own_jobs_are_those_of_this_dialect(running: RunningA
         ("POST", "/sdapi/v1/unload-checkpoint", {}),
         ("POST", "/sdapi/v1/reload-checkpoint", {}),
         ("GET", "/metrics", None),
+        ("GET", "/v1/logs", None),
     ],
 )
 async def test_models_are_managed_by_admins(
@@ -561,6 +562,7 @@ def test_a_key_of_both(callers: Path) -> None:
         Callers(Settings(callers=callers, api_key=ANN))
 
 
+@pytest.mark.posix
 def test_a_real_server(serve: Callable[..., ServerProcess], tmp_path: Path) -> None:
     """The file is read at the start and again on SIGHUP; the log names callers, and no keys."""
     path = written(tmp_path, FILE)

@@ -162,6 +162,27 @@ async def test_a_job_of_an_earlier_run_expires_in_words(running: RunningApp, kep
         ]  # fmt: skip
 
 
+async def test_a_job_that_expired_before_the_restart(running: RunningApp, kept: Kept) -> None:
+    """Is known to have been, by its id alone."""
+    with state.folder(Settings(state_dir=kept.folder)) as opened:
+        assert opened is not None
+        async with running(engine=QuickEngine, kept=opened, job_ttl=0.01) as app:
+            _, done = await send(app, path="/sdcpp/v1/img_gen")
+            await job_in_state(app, "succeeded", done["id"])
+
+            async def forgotten() -> bool:
+                app.scheduler.sweep()
+                return done["id"] not in app.scheduler.jobs
+
+            await eventually("it is past its time", forgotten)
+            await opened.ledger.sweep(app.scheduler.jobs)
+            gone = await app.get(f"/sdcpp/v1/jobs/{done['id']}")
+    async with running(engine=QuickEngine, state_dir=kept.folder) as app:
+        assert await app.get(f"/sdcpp/v1/jobs/{done['id']}") == gone
+        assert (gone[0], gone[1]["code"]) == (410, "job_expired")
+        assert (await app.get(f"/v1/jobs/{done['id']}"))[0] == 404
+
+
 def _bare(job: dict[str, Any]) -> dict[str, Any]:
     """Without the address of the server, fractions of a second, and the last step, which is not stored."""
     data = [{**item, "url": item["url"].split("/v1")[1]} for item in job["data"]]

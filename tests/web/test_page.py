@@ -24,7 +24,7 @@ from tests.web.conftest import (
 )
 from tests.weights import write_lora
 
-VIEWS = {"create": "#model", "gallery": "#gallery li", "models": ".model"}
+VIEWS = {"create": "#model", "gallery": "#gallery li", "models": ".model", "server": "#lanes .model"}
 """Each with what is there once it has been read."""
 SIZES = {"phone": (360, 740), "tablet": (860, 1100), "desk": (1440, 900), "4k": (3840, 2160)}
 
@@ -53,7 +53,7 @@ async def test_every_view_is_accessible(studio: ServerProcess, visit: OpenPage, 
         await page.fill("#prompt", "")
         await page.click("#generate")
         await check_accessible(page)
-        for view in ("gallery", "models"):
+        for view in ("gallery", "models", "server"):
             await go(page, view)
             await check_accessible(page)
         await go(page, "gallery")
