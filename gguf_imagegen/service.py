@@ -42,7 +42,7 @@ from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelNotFound, QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, InvalidRequest, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
@@ -213,6 +213,15 @@ class Service:
         self.scheduler.move(job, priority)
         if self._ledger is not None:
             self._ledger.move(job)
+
+    def let_before(self, job: Job, other: Job) -> None:
+        """Let a waiting job go before another one of the same caller. Raises InvalidRequest for any other."""
+        if (other.caller, other.priority) != (job.caller, job.priority):
+            raise InvalidRequest("before: must be a job of the same caller and priority", param="before")
+        moved = self.scheduler.let_before(job, other)
+        if self._ledger is not None:
+            for each in moved:
+                self._ledger.move(each)
 
     async def _enhanced(
         self, request: ImageRequest, operation: Operation, warnings: list[str]

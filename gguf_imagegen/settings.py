@@ -250,6 +250,8 @@ class Settings(BaseSettings):
     provenance: bool = Field(True, description="say in each picture's XMP that a model made it")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
+    otlp_endpoint: str | None = Field(None, pattern="^https?://", description="where traces of jobs are sent")
+    trace_prompts: bool = Field(False, description="traces have the prompts")
 
     @classmethod
     def settings_customise_sources(

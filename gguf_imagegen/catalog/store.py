@@ -104,7 +104,7 @@ class Store:
                 return "corrupt"
             return "ready" if self.record(source.path) is not None else "unverified"
         pieces = [piece.downloaded for piece in source.pieces]
-        if not source.parts and self.unfinished(source.downloaded, "verifying"):
+        if len(pieces) == 1 and self.unfinished(pieces[0], "verifying"):
             return "verifying"
         if any(self.unfinished(piece) or self.path(piece).is_file() for piece in pieces):
             return "partial"
@@ -130,9 +130,8 @@ class Store:
         stat = self.path(relative).stat()
         path = self.make_room_for(self.beside(relative, "json"))
         temporary = path.with_name(f"{path.name}.new")
-        temporary.write_text(
-            json.dumps(asdict(Record(stat.st_size, stat.st_mtime_ns, sha256, content or sha256)))
-        )
+        record = Record(stat.st_size, stat.st_mtime_ns, sha256, content or sha256)
+        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
         temporary.replace(path)
 
     def unfinished(self, relative: Path, ending: str = "partial|verifying") -> list[Path]:

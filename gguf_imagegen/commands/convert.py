@@ -24,10 +24,10 @@ from gguf_imagegen.engines.conversion import (
     require_disk,
     require_room,
 )
-from gguf_imagegen.engines.likeness import SAME
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.modelfiles.header import read_header
 from gguf_imagegen.modelfiles.split import join, split_of
+from gguf_imagegen.pictures.nearness import SAME
 from gguf_imagegen.planning.conversion import with_file
 from gguf_imagegen.pool.comparison import Likeness, compared
 from gguf_imagegen.settings import Settings

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from rich.console import Console
 
 from gguf_imagegen.catalog.catalog import Catalog
@@ -77,7 +78,9 @@ def tune(
     )
     tunings.keep(entry.name, tuning)
     if json_file is not None:
-        json_file.write_text(json.dumps(as_json(entry, work, outcome, tuning), indent=1) + "\n")
+        json_file.write_text(
+            json.dumps(as_json(entry, work, outcome, tuning), indent=1) + "\n", encoding="utf-8"
+        )
     tell(Console(), entry.name, work.steps, outcome)
     return 0
 
@@ -152,7 +155,7 @@ def _machine(tunings: Tunings) -> Machine:
 
 
 def _warn_if_busy(console: Console) -> None:
-    load = os.getloadavg()[0]
+    load = psutil.getloadavg()[0]
     if load > BUSY * usable_cores():
         console.print(
             f"other programs use this machine (load {load:.1f}): the figures are less certain,"

@@ -25,6 +25,7 @@ from gguf_imagegen.download.progress import (
     Verifying,
     at_intervals,
 )
+from gguf_imagegen.machine.files import append_flags
 from gguf_imagegen.modelfiles.rename import rename_text_encoders
 from gguf_imagegen.modelfiles.split import join_parts
 from gguf_imagegen.vocabulary.errors import (
@@ -184,10 +185,9 @@ class Pull:
 
     def _append(self, piece: _Piece, partial: Path, meter: Meter) -> None:
         source, remote = piece.source, piece.remote
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         with (
             self._hub.bytes_from(source, remote, _size(partial)) as (start, chunks),
-            os.fdopen(os.open(partial, flags, 0o644), "wb", buffering=0) as file,
+            os.fdopen(os.open(partial, append_flags(), 0o644), "wb", buffering=0) as file,
         ):
             file.truncate(start)
             file.seek(start)

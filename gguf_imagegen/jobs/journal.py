@@ -194,9 +194,10 @@ class Journal:
         """Store an event that nobody waits for."""
         self._later(_event_row(job_id, id, at, event))
 
-    def move(self, job_id: str, priority: int) -> None:
-        """A job that waits is to go sooner or later."""
-        self._later(("UPDATE tickets SET priority = ? WHERE job = ?", (priority, job_id)))
+    def move(self, job_id: str, priority: int, since: float) -> None:
+        """A job that waits is to go sooner or later: `created` is its age in the queue, not its ticket's."""
+        sql = "UPDATE tickets SET priority = ?, created = ? WHERE job = ?"
+        self._later((sql, (priority, since, job_id)))
 
     def own(self, picture: str, owner: str) -> None:
         """Keep in mind whose a picture is, even when its job is forgotten."""

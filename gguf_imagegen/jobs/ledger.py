@@ -182,7 +182,7 @@ class Ledger:
     def move(self, job: Job) -> None:
         """It is to go sooner or later."""
         if job.id in self._needed:
-            self._journal.move(job.id, job.priority)
+            self._journal.move(job.id, job.priority, job.since)
 
     def keep(self, letter: Letter) -> None:
         self._journal.keep(letter)

@@ -10,7 +10,8 @@ from typing import Final
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engines.conversion import OnProgress
-from gguf_imagegen.engines.likeness import is_flat, make, psnr
+from gguf_imagegen.engines.making import make
+from gguf_imagegen.pictures.nearness import is_flat, psnr
 from gguf_imagegen.planning.specimen import Specimen, specimen
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine

@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gguf_imagegen.engines.likeness import Picture, make
+from gguf_imagegen.engines.making import Picture, make
 from gguf_imagegen.vocabulary.engine import Engine, Generate
 
 LEAST_STEPS: Final = 3

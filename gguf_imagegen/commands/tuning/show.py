@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from gguf_imagegen.commands.tuning.tuner import Outcome, Trial, Watcher
-from gguf_imagegen.engines.likeness import SAME
+from gguf_imagegen.pictures.nearness import SAME
 
 
 @contextmanager
