@@ -45,13 +45,17 @@ class News:
 
 @dataclass
 class Running:
-    """One errand and the newest that it told of each file; `number` counts what it told."""
+    """One errand and the newest that it told of each file; `number` counts what it told.
+
+    `result` are fields of its own in what clients get.
+    """
 
     object: str
     model: str
     status: Status = "waiting"
     error: ImagegenError | None = None
     number: int = 0
+    result: Mapping[str, Any] = field(default_factory=dict)
     _sizes: Mapping[str, int] = field(default_factory=dict)
     _latest: dict[str, tuple[int, News]] = field(default_factory=dict)
     _bell: Bell = field(default_factory=Bell)
@@ -110,6 +114,7 @@ class Running:
             "done": self.done,
             "total": self.total,
             "files": [dict(news.view) for _, news in self._latest.values() if news.file],
+            **self.result,
             **(self.error.body() if self.error else {"error": None}),
         }
 

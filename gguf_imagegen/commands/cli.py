@@ -145,7 +145,7 @@ def models(
 
 
 @command("pull")
-@with_settings("models_dir", "catalog", "memory_check", "lora_dir", "upscaler_dir", "yes")
+@with_settings("component", "models_dir", "catalog", "memory_check", "lora_dir", "upscaler_dir", "yes")
 def pull(
     settings: Settings,
     model: Annotated[

@@ -120,10 +120,10 @@ def _kernel_words(found: str | None, backend: str, asked: Kernels) -> str:
     if found is not None:
         return "off, as --kernels says" if asked == "off" else "none: ggml's own are used on this CPU"
     choice, note = Path(sys.prefix) / "engine-choice", Path(sys.prefix) / NOTE
-    if choice.is_file() and not choice.read_text().strip():
+    if choice.is_file() and not choice.read_text(encoding="utf-8").strip():
         return "none, as scripts/install --compare chose"
     if note.is_file():
-        return f"none: ggml's own are used: {note.read_text().strip()}"
+        return f"none: ggml's own are used: {note.read_text(encoding='utf-8').strip()}"
     return f"none: built without; {how_to_install(backend)}"
 
 

@@ -129,6 +129,8 @@ class Job:
         self.held = False
         """Whether it is not to be forgotten, because its set is not."""
         self.created = time.time() if created is None else created
+        self.since = self.created
+        """What counts as its age in the queue: jobs that change places change this."""
         self.priority = plan.priority
         """Changes while it waits, by the scheduler alone."""
         self.names = names or draw_names(plan.n, plan.output_format)

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.commands.tuning.measure import make
+from gguf_imagegen.engines.making import make
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.machine.kernels import kernels_here
 from gguf_imagegen.pictures.nearness import psnr

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -85,12 +86,15 @@ void measure(const std::string & name, double operations, int threads, double be
     ggml_context * c = ggml_init({ (size_t) 1500 << 20, nullptr, false });
     ggml_cgraph * graph = ggml_new_graph(c);
     ggml_build_forward_expand(graph, build(c));
-    ggml_graph_compute_with_ctx(c, graph, threads);
+    ggml_cplan plan = ggml_graph_plan(graph, threads, nullptr);
+    std::vector<uint8_t> work(plan.work_size);
+    plan.work_data = work.data();
+    ggml_graph_compute(graph, &plan);
     double best = 1e9;
     const double until = now() + 0.4;
     for (int round = 0; round < 3 || now() < until; ++round) {
         const double start = spent(threads);
-        ggml_graph_compute_with_ctx(c, graph, threads);
+        ggml_graph_compute(graph, &plan);
         best = std::min(best, spent(threads) - start);
     }
     const double speed = operations / best / 1e9;
@@ -140,6 +144,7 @@ int main(int argc, char ** argv) {
     conv(32, 640, 640, 3);
     conv(16, 1280, 1280, 3);
     conv(8, 1280, 1280, 3);
+    conv(4, 1280, 1280, 3);
     conv(64, 320, 320, 3, 2);
     conv(64, 4, 320, 3);
     conv(64, 320, 4, 3);
@@ -152,6 +157,7 @@ int main(int argc, char ** argv) {
         product(type, 320, 320, 4096);
         product(type, 320, 2560, 4096);
         product(type, 1280, 1280, 256);
+        product(type, 1280, 10240, 64);
         product(type, 768, 320, 77);
         product(type, 4096, 4096, 256);
         product(type, 3072, 3072, 1024);
