@@ -73,20 +73,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests with the marker `posix` are left out on Windows, where they could only fail."""
-    if sys.platform == "win32":
-        left_out = [item for item in items if item.get_closest_marker("posix")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    """`@pytest.mark.part(3)`: without `--all` one in three examples of a test is tried.
 
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`@pytest.mark.part(3)`: without `--all` one in three examples of a test is tried."""
-    if config.getoption("all"):
-        return
+    Tests with the marker `posix` are left out on Windows, where they could only fail.
+    """
+    windows = sys.platform == "win32"
+    left_out = [item for item in items if windows and item.get_closest_marker("posix")]
     seen: Counter[str] = Counter()
-    left_out = []
-    for item in items:
+    for item in () if config.getoption("all") else items:
         if marker := item.get_closest_marker("part"):
             name = item.nodeid.partition("[")[0]
             if seen[name] % marker.args[0]:
