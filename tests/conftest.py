@@ -73,21 +73,24 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """`@pytest.mark.part(3)`: without `--all` one in three examples of a test is tried.
+    left_out = {item for item in items if sys.platform == "win32" and item.get_closest_marker("posix")}
+    if not config.getoption("all"):
+        left_out |= _further_examples(items)
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
-    Tests with the marker `posix` are left out on Windows, where they could only fail.
-    """
-    windows = sys.platform == "win32"
-    left_out = [item for item in items if windows and item.get_closest_marker("posix")]
+
+def _further_examples(items: list[pytest.Item]) -> set[pytest.Item]:
+    """`@pytest.mark.part(3)`: of a test's examples all but one in three."""
     seen: Counter[str] = Counter()
-    for item in () if config.getoption("all") else items:
+    further = set()
+    for item in items:
         if marker := item.get_closest_marker("part"):
             name = item.nodeid.partition("[")[0]
             if seen[name] % marker.args[0]:
-                left_out.append(item)
+                further.add(item)
             seen[name] += 1
-    config.hook.pytest_deselected(items=left_out)
-    items[:] = [item for item in items if item not in set(left_out)]
+    return further
 
 
 def pytest_configure(config: pytest.Config) -> None:
