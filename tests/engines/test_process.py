@@ -375,8 +375,15 @@ def test_the_worker_gets_no_secrets() -> None:
     environment = worker_environment(
         {"PATH": "/bin", "HF_TOKEN": "a", "imagegen_api_key": "b", "PYTHONPATH": "x"}
     )
-    assert environment.keys() == {"PATH", "PYTHONPATH"}
+    assert environment.keys() == {"PATH", "PYTHONPATH", "OMP_WAIT_POLICY"}
     assert environment["PYTHONPATH"].endswith(f"{os.pathsep}x")
+
+
+@pytest.mark.parametrize("own", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "0"}, {"KMP_BLOCKTIME": "1"}])
+def test_threads_wait_asleep_unless_the_environment_says_how(own: dict[str, str]) -> None:
+    assert worker_environment({})["OMP_WAIT_POLICY"] == "passive"
+    kept = worker_environment(own)
+    assert {name: kept[name] for name in kept if name != "PYTHONPATH"} == own
 
 
 @pytest.mark.parametrize(
