@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections import deque
@@ -25,7 +24,7 @@ from gguf_imagegen.engines import wire
 from gguf_imagegen.engines.sdcpp.phases import bare_names
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.kernels import with_kernels
-from gguf_imagegen.machine.processes import exit_name, was_killed
+from gguf_imagegen.machine.processes import PYTHON, apart, exit_name, of_python, was_killed
 from gguf_imagegen.vocabulary.engine import Generate, Kernels, LoadSpec, Task
 from gguf_imagegen.vocabulary.errors import (
     ConversionFailed,
@@ -40,7 +39,7 @@ from gguf_imagegen.vocabulary.errors import (
 )
 from gguf_imagegen.vocabulary.events import Done, EngineEvent, Failed, Loaded
 
-WORKER: Final = (sys.executable, "-m", "gguf_imagegen.engines.sdcpp.worker")
+WORKER: Final = (PYTHON, "-m", "gguf_imagegen.engines.sdcpp.worker")
 LOG_LINES: Final = 200
 LINE_LIMIT: Final = 4000
 PIPE_BUFFER: Final = 1 << 20
@@ -122,7 +121,7 @@ class EngineProcess:
             stdout=PIPE,
             stderr=PIPE,
             limit=PIPE_BUFFER,
-            start_new_session=True,
+            **apart(),
             env=self._device.applied(environment),
         )
         self._tasks = [
@@ -265,8 +264,8 @@ def worker_environment(
 ) -> dict[str, str]:
     """`environment` without secrets, and so that the worker imports the very package that is running.
 
-    With `huge_pages` glibc's malloc asks the kernel for them. Threads that wait for others sleep: spinning, they
-    would keep these, or another program, off the core. The environment may say otherwise for both.
+    With `huge_pages` glibc's malloc asks the kernel for them. Threads that wait for others sleep: spinning,
+    they would keep these, or another program, off the core. The environment may say otherwise for both.
     """
     clean = {
         name: value for name, value in environment.items() if not any(s in name.upper() for s in SECRETS)
@@ -278,7 +277,7 @@ def worker_environment(
         clean["GLIBC_TUNABLES"] = ":".join(tunables)
     if not any(name in clean for name in WAITING):
         clean["OMP_WAIT_POLICY"] = "passive"
-    return {**with_kernels(clean, kernels), "PYTHONPATH": os.pathsep.join(paths)}
+    return {**with_kernels(clean, kernels), **of_python(), "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _error(failed: Failed) -> ImagegenError:

@@ -151,6 +151,15 @@ class Scheduler:
             self.news.wake()
             self._wake.set()
 
+    def let_before(self, job: Job, other: Job) -> list[Job]:
+        """Let a waiting job go before another of its caller and priority; returns those that moved."""
+        if job is other or job not in self.queue or other not in self.queue:
+            return []
+        moved = self.queue.let_before(job, other)
+        self.news.wake()
+        self._wake.set()
+        return moved
+
     def want(self, entry: Entry) -> None:
         """Have this model loaded as soon as no job waits."""
         self.pool.forget_failure(entry)
@@ -302,7 +311,7 @@ class Scheduler:
         ends = [lane.next_expiry for lane in self._idle] + [lane.pause or None for lane in self._idle]
         if self._idle:
             now = time.time() - self._settings.swap_after
-            ends.append(next((job.created - now for job in self.queue if job.created > now), None))
+            ends.append(next((job.since - now for job in self.queue if job.since > now), None))
         with contextlib.suppress(asyncio.TimeoutError):
             soonest = min((seconds for seconds in ends if seconds is not None), default=None)
             await asyncio.wait_for(self._wake.wait(), soonest)
