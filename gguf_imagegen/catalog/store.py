@@ -104,7 +104,7 @@ class Store:
                 return "corrupt"
             return "ready" if self.record(source.path) is not None else "unverified"
         pieces = [piece.downloaded for piece in source.pieces]
-        if len(pieces) == 1 and self.unfinished(*pieces, "verifying"):
+        if len(pieces) == 1 and self.unfinished(pieces[0], "verifying"):
             return "verifying"
         if any(self.unfinished(piece) or self.path(piece).is_file() for piece in pieces):
             return "partial"

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from rich.console import Console
 
 from gguf_imagegen.catalog.catalog import Catalog
@@ -154,7 +155,7 @@ def _machine(tunings: Tunings) -> Machine:
 
 
 def _warn_if_busy(console: Console) -> None:
-    load = os.getloadavg()[0]
+    load = psutil.getloadavg()[0]
     if load > BUSY * usable_cores():
         console.print(
             f"other programs use this machine (load {load:.1f}): the figures are less certain,"

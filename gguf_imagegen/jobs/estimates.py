@@ -153,7 +153,7 @@ def _costs(plan: Plan) -> tuple[Hashable, ...]:
 
 def _hashable(key: object) -> Hashable:
     """A key as it was before it became JSON."""
-    return tuple(map(_hashable, key)) if isinstance(key, list | tuple) else key  # type: ignore[return-value]
+    return tuple(map(_hashable, key)) if isinstance(key, list | tuple) else key
 
 
 def _mix(old: float | None, new: float) -> float:

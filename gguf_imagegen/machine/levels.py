@@ -74,7 +74,9 @@ def runnable(levels: Iterable[Level], flags: frozenset[str]) -> tuple[Level, ...
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """As Linux names them; none elsewhere."""
     with suppress(OSError):
-        if found := re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(errors="replace"), re.M):
+        if found := re.search(
+            r"^(?:flags|Features)\s*:(.*)$", cpuinfo.read_text(encoding="utf-8", errors="replace"), re.M
+        ):
             return frozenset(found[1].split())
     return frozenset()
 

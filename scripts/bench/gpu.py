@@ -13,7 +13,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -212,7 +212,7 @@ def loading(card: Card, settings: Settings) -> tuple[LoadSpec, Generate, int]:
     return model, spec, told.total(False)
 
 
-async def until_step(content: AsyncIterator[bytes], step: int) -> None:
+async def until_step(content: AsyncIterable[bytes], step: int) -> None:
     async for line in content:
         if line.startswith(b"data: {") and any(
             item.get("progressed_steps", 0) >= step for item in json.loads(line[6:])["data"]

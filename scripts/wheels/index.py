@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 SUMS: Final = "SHA256SUMS"
-RELEASED: Final = ("*.whl", "*.tar.gz")
+RELEASED: Final = ("*.whl", "*.tar.gz", "*.cdx.json")
 PAGE: Final = "<!DOCTYPE html>\n<html><body>\n{lines}\n</body></html>\n"
 
 

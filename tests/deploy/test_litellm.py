@@ -82,4 +82,4 @@ def test_edits(proxy: openai.OpenAI) -> None:
 def test_errors_are_told(proxy: openai.OpenAI) -> None:
     """Our sentence reaches the client."""
     with pytest.raises(openai.BadRequestError, match="size"):
-        proxy.images.generate(model="local-pictures", prompt="a", size="nonsense")  # type: ignore[call-overload]
+        proxy.images.generate(model="local-pictures", prompt="a", size="nonsense")

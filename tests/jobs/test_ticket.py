@@ -15,7 +15,7 @@ from gguf_imagegen.catalog.entry import Defaults, Entry
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.jobs.job import Ended, Job
 from gguf_imagegen.jobs.spool import Spool
-from gguf_imagegen.jobs.stored import Stored, restored, stored
+from gguf_imagegen.jobs.stored import OfJob, restored, stored
 from gguf_imagegen.jobs.ticket import Repeat, Ticket, pinned, plan_of, request_of, ticket_of
 from gguf_imagegen.planning.plan import Operation, plan
 from gguf_imagegen.planning.request import parse_request
@@ -121,7 +121,7 @@ def test_errors_come_back(kind: type[ImagegenError]) -> None:
     error = kind("some words", param="size")
     error.retry_after = 7 if kind is not errors.InvalidImage else None
     event = stored(Ended(error))
-    again = restored(msgspec.json.decode(msgspec.json.encode(event), type=Stored))
+    again = restored(msgspec.json.decode(msgspec.json.encode(event), type=OfJob))
     assert isinstance(again, Ended)
     assert type(again.error) is kind
     assert (str(again.error), again.error.param) == (str(error), "size")

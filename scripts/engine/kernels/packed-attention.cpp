@@ -2,7 +2,7 @@
 #include "packed.h"
 
 #include "packed-blocks.h"
-#include "vec.h"
+#include "packed-exponential.h"
 
 #include <cmath>
 #include <type_traits>
@@ -12,15 +12,6 @@
 
 namespace packed {
 namespace {
-
-// e^x of each lane; ggml has this for the widest vectors of the build alone
-inline vec exponential(vec x) {
-#if defined(PACKED_AVX512) || !defined(__AVX512F__)
-    return ggml_v_expf(x);
-#else
-    return _mm512_castps512_ps256(ggml_v_expf(_mm512_zextps256_ps512(x)));
-#endif
-}
 
 constexpr int QB = 32 * NR;  // queries in a block
 constexpr int MC = KW;       // keys in a block: they are the k of the product with the values
@@ -212,7 +203,7 @@ bool ours(const ggml_tensor * dst) {
     const ggml_tensor * q = dst->src[0], * k = dst->src[1], * v = dst->src[2], * mask = dst->src[3];
     const float bias = parameter(dst, 1), cap = parameter(dst, 2);
     const bool sinks = dst->src[4] != nullptr;
-    if (factors() == Factors::off || bias != 0 || cap != 0 || sinks) return false;
+    if (bias != 0 || cap != 0 || sinks) return false;
     if (q->ne[1] < NR || q->ne[0] > longest_head || v->ne[0] > longest_head) return false;
     const auto floats = [](const ggml_tensor * t) {
         return (t->type == GGML_TYPE_F32 || t->type == GGML_TYPE_F16) && Rows::readable(t);
