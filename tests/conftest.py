@@ -52,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """With `--all` alone: what needs a library of 400 MB (tests/clients/install has it), or minutes."""
-    large = collection_path.name in ("test_rapidocr.py", "test_unet.py")
+    large = collection_path.name in ("test_hundred.py", "test_rapidocr.py", "test_unet.py")
     return True if large and not config.getoption("all") else None
 
 
@@ -221,6 +221,11 @@ RunningApp = Callable[..., AbstractAsyncContextManager[App]]
 
 @pytest.fixture
 def running(model_dir: Path) -> RunningApp:
+    """See `runner_of`."""
+    return runner_of(model_dir)
+
+
+def runner_of(model_dir: Path) -> RunningApp:
     """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave.
 
     Or with a `backend=` of one's own, as `--backend` takes it; `reader=` makes an engine that reads text.

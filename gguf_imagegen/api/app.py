@@ -10,6 +10,7 @@ from aiohttp import web
 from gguf_imagegen.api import (
     addons,
     body,
+    cluster,
     conversions,
     dialect,
     gallery,
@@ -107,6 +108,7 @@ OURS = (
             web.get("/health", system.health),
             web.get("/livez", system.livez),
             web.get("/metrics", system.metrics),
+            web.post("/v1/cluster/nodes/{name}/drain", cluster.drain),
             web.get("/openapi.json", openapi_routes.openapi_json),
             web.get("/docs", openapi_routes.docs),
         ],
@@ -172,7 +174,7 @@ def make_app(
     )
     service.returned = partial(submit.take_back, app)
     service.pool.ended = metrics.worker_ended
-    metrics.watch(service.scheduler)
+    metrics.watch(service.scheduler, service.cluster)
     app[SERVICE] = service
     app[dialect.DIALECTS] = dialects
     app[CALLERS] = Callers(settings)

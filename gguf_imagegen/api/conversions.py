@@ -17,6 +17,7 @@ from gguf_imagegen.api.pull import refuse_in_use
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.catalog.kept import keep
 from gguf_imagegen.engines.conversion import OnProgress, convert, replacing, require_room, sweep
+from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.planning.conversion import FOLDER, Conversion, conversion
 from gguf_imagegen.service import Service
 from gguf_imagegen.vocabulary.errors import (
@@ -83,7 +84,8 @@ class Conversions(Errands):
         service = self._service
         with replacing(wanted.order.target):
             await asyncio.to_thread(require_room, wanted.order, checked=service.settings.memory_check)
-            engine = service.backend.engine(service.pool.lanes[0].device)
+            device = next((lane.device for lane in service.pool.own), Device())
+            engine = service.backend.engine(device)
             await convert(engine, wanted.order, tell)
         entry = await asyncio.to_thread(wanted.made)
         await asyncio.to_thread(keep, service.settings.models_dir, [entry])

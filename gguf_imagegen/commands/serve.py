@@ -20,6 +20,7 @@ from gguf_imagegen.commands.pull import pull_missing
 from gguf_imagegen.engines.backend import Backend, UnknownBackend, named_backend
 from gguf_imagegen.jobs import state
 from gguf_imagegen.machine import heap, logs, loop, stdio
+from gguf_imagegen.pool.ray import nodes
 from gguf_imagegen.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
@@ -120,6 +121,8 @@ def run_server(settings: Settings) -> int:
     heap.keep_large_blocks_apart()
     console = Console(stderr=True)
     try:
+        if settings.cluster:
+            nodes.require_ray()
         backend = named_backend(settings.backend)(settings)
         tls = certificate(settings)
         with state.folder(settings) as kept:

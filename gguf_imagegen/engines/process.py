@@ -268,12 +268,17 @@ def worker_environment(
     clean = {
         name: value for name, value in environment.items() if not any(s in name.upper() for s in SECRETS)
     }
-    package_root = str(Path(gguf_imagegen.__file__).parents[1])
-    paths = [package_root, *filter(None, [clean.get("PYTHONPATH")])]
     if huge_pages:
         tunables = [HUGE_PAGES, *filter(None, [clean.get("GLIBC_TUNABLES")])]  # of equal names the last wins
         clean["GLIBC_TUNABLES"] = ":".join(tunables)
-    return {**with_kernels(clean, kernels), "PYTHONPATH": os.pathsep.join(paths)}
+    return with_package(with_kernels(clean, kernels))
+
+
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` in which Python imports the very package that is running."""
+    package_root = str(Path(gguf_imagegen.__file__).parents[1])
+    paths = [package_root, *filter(None, [environment.get("PYTHONPATH")])]
+    return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _error(failed: Failed) -> ImagegenError:

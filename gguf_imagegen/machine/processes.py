@@ -23,8 +23,13 @@ def become_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
+    die_with_parent(signal.SIGKILL)
+
+
+def die_with_parent(by: signal.Signals = signal.SIGTERM) -> None:
+    """On Linux, by a signal of the kernel."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
 
 
 def was_killed(code: int) -> bool:
