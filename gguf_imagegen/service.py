@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -19,6 +19,7 @@ from gguf_imagegen.jobs.forecast import Forecast, Forecaster
 from gguf_imagegen.jobs.job import Ended, Hook, Job, JobEvent, Observer
 from gguf_imagegen.jobs.ledger import Ledger, Past, goes_on
 from gguf_imagegen.jobs.letter import letter_of
+from gguf_imagegen.jobs.pace_file import PaceFile
 from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.pixels import Pixels
 from gguf_imagegen.jobs.recovery import Recovery
@@ -42,7 +43,7 @@ from gguf_imagegen.pool.ray.cluster import Cluster
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
-from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, ModelNotFound, QueueFull
+from gguf_imagegen.vocabulary.errors import Forbidden, ImagegenError, InvalidRequest, ModelNotFound, QueueFull
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
@@ -98,10 +99,13 @@ class Service:
         self._sketcher = Sketcher(catalog, self.pool, self.abilities)
         self._enhancer = Enhancer(settings)
         self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, self._store)
+        self._pace_file = PaceFile(kept.pace if kept else None)
         self.pixels = Pixels(self._pixels_held)
         self.sets = Sets(self.scheduler, self._ledger, self._submit_item, settings)
         self._forecaster = Forecaster(catalog, settings, self.pool, self.scheduler.pace)
-        self.returned: Callable[[Job, Ticket], None] = lambda job, ticket: None
+        self.returned: Callable[[Job | PictureSet, Ticket], None] = lambda job, ticket: None
+        self.forgotten: Mapping[str, str] = {}
+        """Callers by job, of those that expired in earlier runs of the server."""
         self.knows_the_past = asyncio.Event()
         self.reader = Reader(
             make_reader or partial(rapidocr, settings.threads or cores.usable_cores()),
@@ -216,6 +220,15 @@ class Service:
         if self._ledger is not None:
             self._ledger.move(job)
 
+    def let_before(self, job: Job, other: Job) -> None:
+        """Let a waiting job go before another one of the same caller. Raises InvalidRequest for any other."""
+        if (other.caller, other.priority) != (job.caller, job.priority):
+            raise InvalidRequest("before: must be a job of the same caller and priority", param="before")
+        moved = self.scheduler.let_before(job, other)
+        if self._ledger is not None:
+            for each in moved:
+                self._ledger.move(each)
+
     async def _enhanced(
         self, request: ImageRequest, operation: Operation, warnings: list[str]
     ) -> ImageRequest:
@@ -282,6 +295,7 @@ class Service:
             await self.reader.close()
             await self.webhooks.close()
             self.results.close()
+            await asyncio.to_thread(self._pace_file.write, self.scheduler.pace.known())
             if self._ledger is not None:
                 await self._ledger.close()
 
@@ -303,6 +317,7 @@ class Service:
     async def _remember(self) -> None:
         """Go on where the last run of the server was ended; later give up what nobody came back for."""
         if self._ledger is not None:
+            self.scheduler.pace.recall(await asyncio.to_thread(self._pace_file.read))
             try:
                 await self._read_past(self._ledger)
             except Exception:  # the server must work on without its past; the log has the trace
@@ -315,6 +330,7 @@ class Service:
     async def _read_past(self, ledger: Ledger) -> None:
         jobs, owners = await ledger.past()
         self.webhooks.send(ledger.letters)
+        self.forgotten = ledger.forgotten
         for picture in await asyncio.to_thread(self.results.take_owners, owners):
             ledger.disown(picture)
         recovery = Recovery(
@@ -329,7 +345,8 @@ class Service:
 
     async def _take_back(self, past: Past, recovery: Recovery) -> None:
         if past.ticket is not None and past.ticket.items:
-            await self.sets.take_back(past, past.ticket, self.abilities)
+            found = await self.sets.take_back(past, past.ticket, self.abilities)
+            self.returned(found, past.ticket)
             return
         job, fault = await recovery.job(past)
         if past.ticket is not None:
@@ -365,6 +382,7 @@ class Service:
             if self._ledger is not None:
                 kept = {*self.scheduler.jobs, *self.scheduler.arriving, *self.sets.ids}
                 await self._ledger.sweep(kept)
+            await asyncio.to_thread(self._pace_file.write, self.scheduler.pace.known())
             await asyncio.to_thread(self.results.sweep)
             await asyncio.to_thread(heap.give_back)  # jobs of mixed sizes leave gaps: 6 MB after 3,000
 

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     served_model_name: Words = Field((), description="name(s) to serve it under; answers use the first one")
     component: Words = Field(
         (),
-        description="ROLE=FILE of a component of that model, e.g. vae=ae.safetensors; ROLE=none omits it",
+        description="ROLE=FILE or ROLE=hf.co/OWNER/REPO of that model, e.g. vae=ae.safetensors; or none",
     )
     alias: Words = Field((), description="NAME=ID: additional model names for requests")
     any_model: bool = Field(False, description="use the default model for unknown names")
@@ -189,9 +189,7 @@ class Settings(BaseSettings):
     )
 
     # a cluster
-    cluster: str | None = Field(
-        None, description="use lanes of other machines, too: HOST:PORT of the cluster's head, or auto"
-    )
+    cluster: str | None = Field(None, description="use lanes of other machines, too: HOST:PORT, or auto")
     cluster_token: SecretStr | None = Field(None, description="token of the cluster")
     insecure_cluster: bool = Field(False, description="a cluster without a token")
 
@@ -257,6 +255,8 @@ class Settings(BaseSettings):
     provenance: bool = Field(True, description="say in each picture's XMP that a model made it")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="log level")
     log_prompts: bool = Field(True, description="log the first words of each job's prompt")
+    otlp_endpoint: str | None = Field(None, pattern="^https?://", description="where traces of jobs are sent")
+    trace_prompts: bool = Field(False, description="traces have the prompts")
 
     @classmethod
     def settings_customise_sources(

@@ -1,4 +1,4 @@
-"""Pictures of every state of the web page: on a desk, on a phone, in the dark, at 4K, at 200 % zoom.
+"""Pictures of every state of the web page: desk, phone, dark, 4K, 200 % zoom, and from right to left.
 
 The server, the engine and the embedded model are the real ones; the models that are pulled come from a hub of
 the tests. Takes about two minutes.
@@ -38,7 +38,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True, "device_scale_factor": 2},
     "4k": {"viewport": {"width": 3840, "height": 2160}},
     "zoom": {"viewport": {"width": 720, "height": 450}, "device_scale_factor": 2},
+    "rtl": {"viewport": {"width": 1440, "height": 900}, "locale": "ar"},
 }
+FROM_RIGHT = """
+document.addEventListener("DOMContentLoaded", () => { document.documentElement.dir = "rtl"; });
+"""
 KEY = "a-key"
 
 
@@ -105,6 +109,48 @@ def create(shots: Shots, server: ServerProcess) -> None:
     page.evaluate("localStorage.clear()")
 
 
+def form(shots: Shots, server: ServerProcess) -> None:
+    """What the form opens: help, presets, a picker, a set, and the queue."""
+    page = shots.page
+    shots.go("create")
+    page.wait_for_selector("#generate:enabled")
+    page.fill("#prompt", "a lovely cat")
+    page.click("#more summary")
+    page.click(".help[data-about=steps]")
+    page.click(".help[data-about=sampler]")
+    shots.take("form-help", whole=True)
+    page.click("#lora-add")
+    page.wait_for_selector("#picker[open]")
+    shots.take("form-picker")
+    page.keyboard.press("Enter")
+    page.locator("#lora-field").scroll_into_view_if_needed()
+    shots.take("form-loras")
+    page.get_by_role("button", name="Remove watercolour").click()
+    page.click("#presets-open")
+    page.fill("#preset-name", "Drafts")
+    page.keyboard.press("Enter")
+    shots.take("form-presets")
+    page.click("#presets .close")
+    page.click("#set-open")
+    page.fill("#set-prompts", "a cat\na fish\na house")
+    page.fill("#set-seed", "1-4")
+    page.wait_for_selector("#set-hint:not(:empty)")
+    shots.take("form-set")
+    page.click("#set-send")
+    page.wait_for_selector(".cells li[data-status=succeeded] >> nth=4")
+    shots.take("form-grid")
+    page.wait_for_selector("#activity", state="hidden")
+    shots.take("form-grid-done")
+    page.get_by_role("button", name="Dismiss the set").click()
+    for prompt in ("a tree", "a bird", "an apple"):
+        shots.generate(prompt, steps=150)
+    page.evaluate("scrollTo(0, 0)")
+    shots.take("form-queue")
+    page.click("#cancel-all")
+    shots.settle()
+    page.evaluate("localStorage.clear()")
+
+
 def edit(shots: Shots, server: ServerProcess) -> None:
     page = shots.page
     shots.go("gallery")
@@ -112,6 +158,10 @@ def edit(shots: Shots, server: ServerProcess) -> None:
     with page.expect_request("**/v1/images/files/*"):
         page.get_by_role("button", name="Use as input").click()
     page.wait_for_selector(".thumb")
+    page.click("#extend")
+    page.click("#extend-around")
+    shots.take("extend")
+    page.click("#extender .close")
     page.click("#paint")
     page.wait_for_selector("#mask[open]")
     box = page.locator("#mask-paint").bounding_box()
@@ -157,6 +207,14 @@ def look(shots: Shots, server: ServerProcess) -> None:
     shots.take("ask")
     page.click("#ask-no")
     page.click("#viewer .close")
+    page.click("#select")
+    for place in (1, 4):
+        page.click(f"#gallery .tile >> nth={place}")
+    shots.take("gallery-select")
+    page.click("#selected-compare")
+    page.wait_for_selector("#viewer[open] .results img")
+    shots.take("compare-two")
+    page.click("#viewer .close")
 
 
 def models(shots: Shots, server: ServerProcess) -> None:
@@ -164,23 +222,24 @@ def models(shots: Shots, server: ServerProcess) -> None:
     shots.go("models")
     page.wait_for_selector(".model")
     shots.take("models")
-    if shots.page.locator("[data-model=big] [data-act=pull]").count():
-        page.click("[data-model=big] [data-act=pull]")
+    if page.locator("[data-model=big] [data-act=download]").count():
+        page.click("[data-model=big] [data-act=download]")
     page.wait_for_selector("[data-model=big] progress")
     page.wait_for_timeout(800)
     page.locator("[data-model=big]").scroll_into_view_if_needed()
     shots.take("models-download")
     page.click("[data-model=big] [data-act=cancel]")
-    page.wait_for_selector("[data-model=big] [data-act=pull]")
+    page.wait_for_selector("[data-model=big] [data-act=download]")
 
 
 def state(shots: Shots, server: ServerProcess) -> None:
     shots.go("server")
     shots.page.wait_for_selector("#lanes .model")
+    shots.page.wait_for_selector("#log li")
     shots.take("server")
 
 
-STATES: tuple[Callable[[Shots, ServerProcess], None], ...] = (create, edit, look, models, state)
+STATES: tuple[Callable[[Shots, ServerProcess], None], ...] = (create, form, edit, look, models, state)
 
 
 @contextmanager
@@ -251,7 +310,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the pictures go")
     parser.add_argument("--variant", action="append", choices=VARIANTS, help="only this one")
     parser.add_argument(
-        "--state", action="append", help="only these: create, edit, look, models, state, bare"
+        "--state", action="append", help="only these: create, form, edit, look, models, state, bare"
     )
     wanted = parser.parse_args()
     wanted.folder.mkdir(parents=True, exist_ok=True)
@@ -265,6 +324,8 @@ def main() -> None:
             for variant in wanted.variant or VARIANTS:
                 options = VARIANTS[variant]
                 with browser.new_context(**options) as context:
+                    if variant == "rtl":
+                        context.add_init_script(FROM_RIGHT)
                     page = context.new_page()
                     page.set_default_timeout(DEADLINE)
                     page.on(

@@ -43,6 +43,8 @@ from tests.fake_engines import FakeBackend
 from tests.hub import HubServer
 
 DEADLINE = 60.0
+LARGE = ("test_docs_build.py", "test_litellm.py", "test_rapidocr.py", "test_unet.py")
+POSIX = "\npytestmark = pytest.mark.posix\n"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -51,9 +53,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With `--all` alone: what needs a library of 400 MB (tests/clients/install has it), or minutes."""
-    large = collection_path.name in ("test_hundred.py", "test_rapidocr.py", "test_unet.py")
-    return True if large and not config.getoption("all") else None
+    """With `--all` alone: what needs large libraries (tests/clients/install has them), Firefox, or minutes.
+
+    Nor what Windows lacks: a module that says `posix` of itself may import it.
+    """
+    large = collection_path.name in (
+        "test_fresh_machine.py",
+        "test_hundred.py",
+        "test_rapidocr.py",
+        "test_unet.py",
+        "test_litellm.py",
+        "test_docs_build.py",
+        "test_firefox.py",
+    )
+    if large and not config.getoption("all"):
+        return True
+    foreign = sys.platform == "win32" and collection_path.suffix == ".py"
+    return True if foreign and POSIX in collection_path.read_text(encoding="utf-8") else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests with the marker `posix` are left out on Windows, where they could only fail."""
+    if sys.platform == "win32":
+        left_out = [item for item in items if item.get_closest_marker("posix")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_configure() -> None:

@@ -10,7 +10,7 @@ from gguf_imagegen.engines.sdcpp.backend import SdCpp
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Convert, Engine, Generate, LoadSpec, Read, Task, Upscale
+from gguf_imagegen.vocabulary.engine import Convert, Edges, Engine, Generate, LoadSpec, Read, Task, Upscale
 from gguf_imagegen.vocabulary.errors import GenerationFailed, ModelLoadFailed, WorkerCrashed
 from gguf_imagegen.vocabulary.events import (
     EngineEvent,
@@ -56,8 +56,8 @@ class QuickEngine:
                 events = self.generate(task)
             case Upscale():
                 events = self.upscale(task)
-            case Read() | Convert():
-                raise AssertionError("no lane is asked to read or convert")
+            case Read() | Convert() | Edges():
+                raise AssertionError("no lane is asked to read, to convert or for edges")
         async for event in events:
             yield event
 

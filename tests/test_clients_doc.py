@@ -38,6 +38,8 @@ from tests.api.client import noise
 from tests.api.recipes import write_catalog
 from tests.conftest import DEADLINE, ServerProcess
 
+pytestmark = pytest.mark.posix
+
 ROOT = Path(__file__).parents[1]
 CLIENTS = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
 API = "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("api.md", "dialects.md"))

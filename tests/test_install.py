@@ -31,6 +31,10 @@ case "$*" in
     printf '#!/usr/bin/env bash\\necho doctor >>calls' >.venv/bin/gguf-imagegen
     chmod +x .venv/bin/gguf-imagegen ;;
   "-c import stable_diffusion_cpp") [ "$(cat $library 2>/dev/null)" ] ;;
+  *scripts.engine.wheels*--check*) echo "look at its picture" >>calls; [ ! -f wrong-picture ] ;;
+  *scripts.engine.wheels*)
+    echo "wheel ${*: -3}" >>calls
+    [ -f no-wheel ] || echo wheel >$library; [ ! -f no-wheel ] ;;
   *scripts.engine.patched*) echo "compile $CMAKE_ARGS" >>calls; echo "engine of $CMAKE_ARGS" >$library ;;
   *--force-reinstall*) echo "as pip does $CMAKE_ARGS" >>calls; echo "engine of $CMAKE_ARGS" >$library ;;
   *.compare_engines*) echo "compare $CMAKE_ARGS" >>calls; echo -DFAST=ON >"${@: -1}"; echo fast >$library ;;
@@ -82,6 +86,25 @@ def test_other_kernels_are_compiled(changed: str, checkout: Path) -> None:
     for file in (checkout / "scripts" / "engine").glob(changed):
         file.write_text(file.read_text() + "\n")
     assert install(checkout) == ["compile -DGGML_LLAMAFILE=ON", "doctor"]
+    assert install(checkout) == ["doctor"]
+
+
+def test_a_wheel_spares_the_compiler(checkout: Path) -> None:
+    """Once: what is installed stays, with `--wheels` and without."""
+    taken = ["wheel dist --backend cpu", "look at its picture", "doctor"]
+    assert install(checkout, "--wheels", "dist") == taken
+    assert install(checkout, "--wheels", "dist") == ["doctor"]
+    assert install(checkout) == ["doctor"]
+    assert install(checkout, "vulkan", "--wheels", "dist")[0] == "wheel dist --backend vulkan"
+
+
+@pytest.mark.parametrize(("fault", "before"), [("no-wheel", []), ("wrong-picture", ["look at its picture"])])
+def test_a_wheel_that_will_not_do(fault: str, before: list[str], checkout: Path) -> None:
+    """None fits, or what it draws is wrong: the engine is compiled."""
+    (checkout / fault).touch()
+    assert install(checkout, "--wheels", "dist") == [
+        "wheel dist --backend cpu", *before, "compile -DGGML_LLAMAFILE=ON", "doctor",
+    ]  # fmt: skip
     assert install(checkout) == ["doctor"]
 
 

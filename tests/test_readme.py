@@ -15,6 +15,8 @@ import pytest
 from gguf_imagegen.settings import Settings
 from tests.conftest import ServerProcess
 
+pytestmark = pytest.mark.posix
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LINES = [line for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()]

@@ -13,9 +13,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import openai
+import pytest
 
 from tests.conftest import DEADLINE, ServerProcess
 from tests.survival import GENERATIONS, Answer, Client, client_of, client_of_mortal, eventually
+
+pytestmark = pytest.mark.posix
 
 Serve = Callable[..., ServerProcess]
 SET: dict[str, Any] = {"prompt": "a", "steps": 12, "size": "128x128", "seed": 11, "n": 3}

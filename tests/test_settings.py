@@ -50,6 +50,7 @@ def example(name: str) -> tuple[str, Any]:
         "enhance_key": ("words", SecretStr("words")),
         "cluster_token": ("words", SecretStr("words")),
         "host": ("localhost", "localhost"),
+        "otlp_endpoint": ("http://a:4318", "http://a:4318"),
         "devices": ("cuda:0, cpu", ("cuda:0", "cpu")),
         "dialects": ("openai, a1111", ("openai", "a1111")),
         "heartbeat": ("2.5", 2.5),

@@ -26,6 +26,8 @@ from tests.survival import (
     eventually,
 )
 
+pytestmark = pytest.mark.posix
+
 Serve = Callable[..., ServerProcess]
 
 

@@ -23,6 +23,8 @@ import pytest
 from tests.conftest import DEADLINE
 from tests.survival import GENERATIONS, SMALL
 
+pytestmark = pytest.mark.posix
+
 KEY = "key-of-the-holder"
 Start = Callable[..., subprocess.Popen[bytes]]
 

@@ -31,6 +31,8 @@ from tests.survival import (
     worker_of,
 )
 
+pytestmark = pytest.mark.posix
+
 LONG: dict[str, Any] = {"steps": 150, "size": "128x128"}
 Serve = Callable[..., ServerProcess]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gguf import GGUFWriter
+from gguf import GGUFReader, GGUFWriter
 
 Array = npt.NDArray[np.float32]
 FEATURES, GROWTH = 64, 32  # of every ESRGAN that sd.cpp loads (`esrgan.hpp`)
@@ -94,3 +94,12 @@ def _conv(name: str, outputs: int, inputs: int, matrix: Array | None = None) -> 
         kernel[: len(matrix), : matrix.shape[1], 1, 1] = matrix
     yield f"{name}.weight", kernel
     yield f"{name}.bias", np.zeros(outputs, np.float32)
+
+
+def split_gguf(whole: Path, folder: Path, tensors: int) -> list[Path]:
+    """The parts of a GGUF file as gguf-split of llama.cpp writes them, each with so many of its tensors."""
+    writer = GGUFWriter(str(folder / whole.name), "flux", split_max_tensors=tensors)
+    for tensor in GGUFReader(whole).tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    _finish(writer, whole)
+    return sorted(folder.glob(f"{whole.stem}-*-of-*.gguf"))

@@ -26,6 +26,22 @@ class Me(Answer):
     bounds: dict[str, int | float | None]
 
 
+class LogLine(Answer):
+    """`created` is in seconds since 1970, `level` as `--log-level` has it."""
+
+    id: int
+    created: float
+    level: str
+    message: str
+
+
+class LogList(Answer):
+    """The latest lines of the server's log, the newest last."""
+
+    object: Literal["list"]
+    data: list[LogLine]
+
+
 class KeptImage(Answer):
     id: str
     object: Literal["image"]
@@ -180,9 +196,15 @@ class PullObject(Errand):
 
 
 class ConversionObject(Errand):
-    """`model` is the name of the result."""
+    """`model` is the name of the result.
+
+    `psnr` compares a small picture of it with the source's, in dB, 100 for equal ones; `not_compared` says
+    why there is none. Both are null until then.
+    """
 
     object: Literal["model.conversion"]
+    psnr: float | None
+    not_compared: str | None
 
 
 # -- the server ---------------------------------------------------------------------------------------
@@ -235,6 +257,13 @@ class ClusterState(Answer):
     late_events: int
 
 
+class EngineBuild(Answer):
+    """Which of the builds for several levels of CPU is used, and why that one."""
+
+    level: str
+    why: str
+
+
 class Health(Answer):
     status: Literal["ok", "loading", "paused", "error", "no_lanes", "shutting_down"]
     ready: bool
@@ -244,6 +273,7 @@ class Health(Answer):
     loading: dict[str, int] | None
     backend: str | None
     kernels: str | None
+    build: EngineBuild | None
     error: ErrorObject | None
     pause: int | None
     queue: int

@@ -19,6 +19,7 @@ from gguf_imagegen.api import (
     models,
     packing,
     pull,
+    server_log,
     sets,
     submit,
     system,
@@ -38,10 +39,12 @@ from gguf_imagegen.api.openapi import document
 from gguf_imagegen.api.openapi import routes as openapi_routes
 from gguf_imagegen.api.streams import all_jobs, writing
 from gguf_imagegen.api.streams.send import TASKS
+from gguf_imagegen.api.traces import TRACES, traces_of
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.store import Store
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.jobs.state import State
+from gguf_imagegen.machine.logs import Tail
 from gguf_imagegen.service import Service
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
@@ -109,6 +112,8 @@ OURS = (
             web.get("/livez", system.livez),
             web.get("/metrics", system.metrics),
             web.post("/v1/cluster/nodes/{name}/drain", cluster.drain),
+            web.get("/v1/logs", server_log.log_lines),
+            web.get("/v1/logs/events", server_log.log_events),
             web.get("/openapi.json", openapi_routes.openapi_json),
             web.get("/docs", openapi_routes.docs),
         ],
@@ -162,19 +167,24 @@ def make_app(
         client_max_size=settings.max_body_bytes,
     )
     metrics, job_log = Metrics(), JobLog(prompts=settings.log_prompts)
+    traces = traces_of(settings)
     service = Service(
         settings,
         catalog,
         default_model,
         backend,
         kept=kept,
-        observers=(metrics.job_event, job_log.job_event),
+        observers=(metrics.job_event, job_log.job_event, *([traces.job_event] if traces else [])),
         make_reader=make_reader,
         waits=waits,
     )
     service.returned = partial(submit.take_back, app)
     service.pool.ended = metrics.worker_ended
     metrics.watch(service.scheduler, service.cluster)
+    if traces is not None:
+        app[TRACES] = traces
+        app.middlewares.append(traces.middleware)
+        app.cleanup_ctx.append(traces.run)
     app[SERVICE] = service
     app[dialect.DIALECTS] = dialects
     app[CALLERS] = Callers(settings)
@@ -188,10 +198,12 @@ def make_app(
     )
     app[ATTEMPTS] = Attempts()
     app[web_page.ASSETS] = web_page.load_assets()
+    app[server_log.TAIL] = Tail()
     app[pull.PULLS] = pull.Pulls(Store(settings.models_dir), service.pool.forget_failure)
     app.on_response_prepare.append(middleware.add_headers)
     app[conversions.CONVERSIONS] = conversions.Conversions(service)
     app.on_shutdown.extend((pull.end_pulls, conversions.end_conversions))
+    app.cleanup_ctx.append(server_log.lines_are_kept)
     app.cleanup_ctx.append(conversions.conversions_run)
     app.cleanup_ctx.append(_service_runs)
     app.add_routes(dialects.routes)

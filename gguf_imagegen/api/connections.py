@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import resource
 import ssl
 from collections import defaultdict
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +15,13 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from gguf_imagegen.api.middleware import SERVER, error_answer
 from gguf_imagegen.api.proxies import SEEN
 from gguf_imagegen.api.root_path import serve_below
+from gguf_imagegen.machine.limits import open_files
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 log = logging.getLogger(__name__)
 MOST = 1024
 OTHER_FILES = 64
 """Open files left for everything that is no connection: pipes of workers, model files, images, pulls."""
-FILES = resource.RLIMIT_NOFILE
 BACKLOG = 512
 
 
@@ -42,13 +39,8 @@ class Bounds:
 
 def bounds_here() -> Bounds:
     """As many connections as the limit of open files has room for; a lower soft limit is raised first."""
-    soft, hard = (math.inf if n == resource.RLIM_INFINITY else n for n in resource.getrlimit(FILES))
-    enough = min(MOST + OTHER_FILES, hard)
-    if soft < enough:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(FILES, (int(enough), resource.getrlimit(FILES)[1]))
-            soft = enough
-    return Bounds(int(min(MOST, max(soft // 4, soft - OTHER_FILES))))
+    files = open_files(MOST + OTHER_FILES)
+    return Bounds(int(min(MOST, max(files // 4, files - OTHER_FILES))))
 
 
 async def listen(

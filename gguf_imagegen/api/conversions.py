@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
 
 from aiohttp import web
 from pydantic import BaseModel, Field
@@ -17,8 +19,8 @@ from gguf_imagegen.api.pull import refuse_in_use
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.catalog.kept import keep
 from gguf_imagegen.engines.conversion import OnProgress, convert, replacing, require_room, sweep
-from gguf_imagegen.machine.devices import Device
-from gguf_imagegen.planning.conversion import FOLDER, Conversion, conversion
+from gguf_imagegen.planning.conversion import FOLDER, Conversion, conversion, with_file
+from gguf_imagegen.pool.comparison import Likeness, compared
 from gguf_imagegen.service import Service
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
@@ -32,7 +34,10 @@ from gguf_imagegen.vocabulary.errors import (
 
 
 class ConvertRequest(BaseModel):
-    """`name` is that of the result; with `vae` the model's VAE is put into its file."""
+    """`name` is that of the result; with `vae` the model's VAE is put into its file.
+
+    With `check` a picture of the result is compared with the source's.
+    """
 
     model: str = Field(min_length=1, max_length=500)
     type: str = Field(min_length=1, max_length=20)
@@ -40,6 +45,7 @@ class ConvertRequest(BaseModel):
     name: str = Field("", pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=200)
     vae: bool = False
     force: bool = False
+    check: bool = True
     stream: bool = True
 
 
@@ -51,7 +57,7 @@ class Conversions(Errands):
         self._service = service
         self._wanted: dict[str, Conversion] = {}
 
-    def begin(self, wanted: Conversion) -> Running:
+    def begin(self, wanted: Conversion, *, check: bool) -> Running:
         """Convert, unless that goes on already; the result is known to the catalog, and kept."""
         going = [each for each in self.named(wanted.name) if not each.ended]
         if going and self._wanted[wanted.name] != wanted:
@@ -59,7 +65,8 @@ class Conversions(Errands):
                 f"another conversion to {wanted.name!r} goes on; choose another name", param="name"
             )
         self._wanted[wanted.name] = wanted
-        running, call = Running("model.conversion", wanted.name), in_loop()
+        unknown = _result(Likeness(None))
+        running, call = Running("model.conversion", wanted.name, result=unknown), in_loop()
         file = wanted.file.as_posix()
 
         def tell(what: str, done: int, total: int) -> None:
@@ -74,23 +81,27 @@ class Conversions(Errands):
                 {file: wanted.order.size},
                 {"status": "planned", "files": [{"file": file, "total": wanted.order.size}]},
             )
-            await self._convert(wanted, tell)
+            running.result = _result(await self._convert(wanted, tell, check=check))
             size = wanted.order.target.stat().st_size
             running.publish(News(file, {"status": "ready", "file": file, "total": size}))
 
         return self.start(running, work)
 
-    async def _convert(self, wanted: Conversion, tell: OnProgress) -> None:
-        service = self._service
-        with replacing(wanted.order.target):
-            await asyncio.to_thread(require_room, wanted.order, checked=service.settings.memory_check)
-            device = next((lane.device for lane in service.pool.own), Device())
-            engine = service.backend.engine(device)
-            await convert(engine, wanted.order, tell)
+    async def _convert(self, wanted: Conversion, tell: OnProgress, *, check: bool) -> Likeness:
+        service, settings = self._service, self._service.settings
+        engine = partial(service.backend.engine, service.pool.device)
+        likeness = Likeness(None, "as check says")
+        with replacing(wanted.order.target) as file:
+            await asyncio.to_thread(require_room, wanted.order, checked=settings.memory_check)
+            await convert(engine(), wanted.order, tell)
+            if check:
+                result = await asyncio.to_thread(with_file, wanted.source, file)
+                likeness = await compared(wanted.source, result, settings, engine, tell)
         entry = await asyncio.to_thread(wanted.made)
         await asyncio.to_thread(keep, service.settings.models_dir, [entry])
         service.catalog.learn([entry])
         service.pool.forget_failure(entry)
+        return likeness
 
 
 CONVERSIONS = web.AppKey("conversions", Conversions)
@@ -120,7 +131,7 @@ async def convert_model(request: web.Request) -> web.StreamResponse:
     if service.catalog.knows(wanted.name):
         refuse_in_use(request.app, service.catalog.quants(wanted.name))
     await asyncio.to_thread(require_room, wanted.order, checked=service.settings.memory_check)
-    running = request.app[CONVERSIONS].begin(wanted)
+    running = request.app[CONVERSIONS].begin(wanted, check=asked.check)
     return await followed(request, running, answers.ConversionObject, stream=asked.stream)
 
 
@@ -149,6 +160,10 @@ async def conversions_run(app: web.Application) -> AsyncIterator[None]:
 async def end_conversions(app: web.Application) -> None:
     """Signal `on_shutdown`, as for pulls."""
     await app[CONVERSIONS].close()
+
+
+def _result(likeness: Likeness) -> dict[str, Any]:
+    return {"psnr": likeness.psnr and round(likeness.psnr, 2), "not_compared": likeness.words or None}
 
 
 def _named(request: web.Request) -> Running:

@@ -19,6 +19,7 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.streams.frames import error_frame, frame
 from gguf_imagegen.api.streams.writing import Silence, send
+from gguf_imagegen.vocabulary.bell import Bell
 from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError, InternalError, InvalidRequest
 
 log = logging.getLogger(__name__)
@@ -44,16 +45,20 @@ class News:
 
 @dataclass
 class Running:
-    """One errand and the newest that it told of each file; `number` counts what it told."""
+    """One errand and the newest that it told of each file; `number` counts what it told.
+
+    `result` are fields of its own in what clients get.
+    """
 
     object: str
     model: str
     status: Status = "waiting"
     error: ImagegenError | None = None
     number: int = 0
+    result: Mapping[str, Any] = field(default_factory=dict)
     _sizes: Mapping[str, int] = field(default_factory=dict)
     _latest: dict[str, tuple[int, News]] = field(default_factory=dict)
-    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _bell: Bell = field(default_factory=Bell)
 
     @property
     def ended(self) -> bool:
@@ -73,8 +78,7 @@ class Running:
         self.number += 1
         if status is not None:
             self.status, self.error = status, error
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._bell.ring()
 
     def since(self, number: int) -> list[News]:
         """What was told after this number, oldest first, of each file only the newest."""
@@ -82,17 +86,11 @@ class Running:
 
     async def more_than(self, number: int, timeout: float) -> bool:
         """Wait until there is something after this number; False if `timeout` seconds passed first."""
-        if self.number > number or self.ended:
-            return True
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout)
-        except asyncio.TimeoutError:
-            return False
-        return True
+        return self.number > number or self.ended or await self._bell.heard(timeout)
 
     async def wait(self) -> None:
         while not self.ended:
-            await self._changed.wait()
+            await self._bell.heard()
 
     @property
     def total(self) -> int:
@@ -116,6 +114,7 @@ class Running:
             "done": self.done,
             "total": self.total,
             "files": [dict(news.view) for _, news in self._latest.values() if news.file],
+            **self.result,
             **(self.error.body() if self.error else {"error": None}),
         }
 

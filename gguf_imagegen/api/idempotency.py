@@ -22,6 +22,7 @@ from aiohttp import web
 
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.ticket import Repeat
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
@@ -37,14 +38,19 @@ class Attempt:
     repeat: Repeat
     began: float
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    job: Job | None = None
+    job: Job | PictureSet | None = None
     followers: int = 0
 
     @property
     def joinable(self) -> Job | None:
         """Its job, unless that has failed: then it is made anew."""
         job = self.job
-        return job if job is not None and not job.cancel_requested and job.error is None else None
+        return job if isinstance(job, Job) and not job.cancel_requested and job.error is None else None
+
+    @property
+    def joinable_set(self) -> PictureSet | None:
+        """Its set, unless that was ended before its items."""
+        return self.job if isinstance(self.job, PictureSet) and self.job.end is None else None
 
 
 class Attempts:
@@ -72,8 +78,8 @@ class Attempts:
             return known
         return self._add(Attempt(Repeat(key, body), time.monotonic()))
 
-    def take_back(self, repeat: Repeat, job: Job) -> None:
-        """The wish of a job that an earlier run of the server took."""
+    def take_back(self, repeat: Repeat, job: Job | PictureSet) -> None:
+        """The wish of a job, or of a set, that an earlier run of the server took."""
         self._add(Attempt(repeat, time.monotonic(), job=job))
 
     def _add(self, attempt: Attempt) -> Attempt:

@@ -6,7 +6,7 @@ import json
 import logging
 
 from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Queued
-from gguf_imagegen.machine.logs import one_line
+from gguf_imagegen.machine.logs import DISCREET, one_line
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.vocabulary.errors import Cancelled
 
@@ -15,7 +15,7 @@ PROMPT_CHARACTERS = 60
 
 
 class JobLog:
-    """Observes a scheduler; with `prompts` the lines have the first words of the prompts."""
+    """Observes a scheduler; with `prompts` the lines on stderr have the first words of the prompts."""
 
     def __init__(self, *, prompts: bool) -> None:
         self._prompts = prompts
@@ -23,19 +23,25 @@ class JobLog:
     def job_event(self, job: Job, event: JobEvent) -> None:
         match event:
             case Queued() if len(job.events) == 1:
-                log.info("job %s of %s: %s", job.id, job.sender.words, self._words(job.plan))
+                self._begin(job)
             case Ended():
                 log.info("job %s %s", job.id, _end(job))
 
-    def _words(self, plan: Plan) -> str:
-        spec, (width, height) = plan.generate, plan.delivered
-        words = [plan.operation, plan.entry.name]
-        if self._prompts and spec and spec.prompt:
-            words.append(first_words(spec.prompt))
-        words.append(f"{width}x{height}" if plan.n == 1 else f"{plan.n} of {width}x{height}")
-        if spec:
-            words += [f"{spec.steps} steps", f"cfg {spec.cfg_scale:g}", f"seed {spec.seed}"]
-        return ", ".join(words)
+    def _begin(self, job: Job) -> None:
+        who = f"job {job.id} of {job.sender.words}"
+        words, discreet = _words(job.plan, prompt=self._prompts), _words(job.plan, prompt=False)
+        log.info("%s: %s", who, words, extra={DISCREET: f"{who}: {discreet}"})
+
+
+def _words(plan: Plan, *, prompt: bool) -> str:
+    spec, (width, height) = plan.generate, plan.delivered
+    words = [plan.operation, plan.entry.name]
+    if prompt and spec and spec.prompt:
+        words.append(first_words(spec.prompt))
+    words.append(f"{width}x{height}" if plan.n == 1 else f"{plan.n} of {width}x{height}")
+    if spec:
+        words += [f"{spec.steps} steps", f"cfg {spec.cfg_scale:g}", f"seed {spec.seed}"]
+    return ", ".join(words)
 
 
 def first_words(prompt: str) -> str:

@@ -77,7 +77,9 @@ class JobChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    priority: int = Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    priority: int | None = Field(None, ge=-MAX_PRIORITY, le=MAX_PRIORITY)
+    before: str | None = Field(None, max_length=200)
+    """The id of another waiting job, of the same caller and priority, before which it is to go."""
 
 
 @endpoint(
@@ -86,15 +88,20 @@ class JobChange(BaseModel):
     errors=(JobNotFound, InvalidRequest, Forbidden),
 )
 async def change_job(request: web.Request) -> web.Response:
-    """POST /v1/jobs/{id}: the priority of a job that waits; one that has begun stays as it is."""
-    job = _job(request)
+    """POST /v1/jobs/{id}: priority or place of a job that waits; one that has begun stays as it is."""
+    job, service, caller = _job(request), request.app[SERVICE], caller_of(request)
     try:
         change = JobChange.model_validate(await read_body(request))
     except ValidationError as exc:
         fault = exc.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, fault["loc"]))
         raise InvalidRequest(f"{field}: {fault['msg']}", param=field) from None
-    request.app[SERVICE].move(job, change.priority, caller_of(request))
+    if change.priority is None and change.before is None:
+        raise InvalidRequest("Say what to change: 'priority' or 'before'")
+    if change.priority is not None:
+        service.move(job, change.priority, caller)
+    if change.before is not None:
+        service.let_before(job, service.scheduler.get(change.before, caller))
     return reply(JobObject, _view(request, job))
 
 

@@ -12,8 +12,9 @@ from aiohttp import web
 
 from gguf_imagegen.api import body
 from gguf_imagegen.api.callers import caller_of, sender_of
+from gguf_imagegen.api.idempotency import ATTEMPTS, Attempt
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.openapi.contract import EVENTS, PICTURE, Param, endpoint
+from gguf_imagegen.api.openapi.contract import EVENTS, IDEMPOTENCY, PICTURE, Param, endpoint
 from gguf_imagegen.api.paging import LIMIT, limit_of
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.set_answers import SetDryRun, SetItem, SetList, SetObject, SetSummary
@@ -38,16 +39,38 @@ BEFORE = Param("before", "query", {"type": "string"}, "go on after the set of th
 CATS = {"prompts": ["a lovely cat", "a lovely dog"], "size": "64x64", "matrix": {"steps": [1, 2]}}
 
 
-@endpoint(SetObject, request=SetRequest, errors=PICTURE, dry_run=SetDryRun, status=202, example=CATS)
+@endpoint(
+    SetObject,
+    request=SetRequest,
+    errors=PICTURE,
+    dry_run=SetDryRun,
+    status=202,
+    params=(IDEMPOTENCY,),
+    example=CATS,
+)
 async def make_set(request: web.Request) -> web.Response:
     """POST /v1/images/sets: 202; the pictures are made one after the other, whether anybody waits or not.
 
     Beside its own fields it has those of any image request, but for `prompt`.
     """
-    service, sender = request.app[SERVICE], sender_of(request)
+    service = request.app[SERVICE]
     fields = await body.read_body(request)
     found = await asyncio.to_thread(combinations, fields, service.abilities, service.settings)
+    attempt = None if found.shared.dry_run else await request.app[ATTEMPTS].of(request, fields)
     del fields  # with the pictures in them
+    if attempt is None:
+        return await _made(request, found)
+    async with attempt.lock:
+        known = attempt.joinable_set
+        if known is not None and known.id in service.sets.ids:
+            body.let_go(request)
+            return _accepted(request, known)
+        return await _made(request, found, attempt)
+
+
+async def _made(request: web.Request, found: Combinations, attempt: Attempt | None = None) -> web.Response:
+    """A new set, or what it would cost."""
+    service = request.app[SERVICE]
     operation: Operation = "edit" if found.shared.image else "generation"
     plans = await _plans(request, found, operation)
     warnings = few([*request.get(body.NOTES, []), *found.warnings, *_warnings(plans)])
@@ -55,8 +78,15 @@ async def make_set(request: web.Request) -> web.Response:
     if found.shared.dry_run:
         return reply(SetDryRun, SetDryRun.of(await service.forecasts(plans), warnings))
     items = [_item(plan, own["prompt"]) for plan, own in zip(plans, found.own, strict=True)]
-    wanted = PictureSet(found.shared, operation, items, sender, warnings=warnings)
+    repeat = attempt.repeat if attempt else None
+    wanted = PictureSet(found.shared, operation, items, sender_of(request), warnings=warnings, repeat=repeat)
     await service.submit_set(wanted)
+    if attempt is not None:
+        attempt.job = wanted
+    return _accepted(request, wanted)
+
+
+def _accepted(request: web.Request, wanted: PictureSet) -> web.Response:
     address = f"{base_url(request)}/v1/images/sets/{wanted.id}"
     return reply(SetObject, _view(request, wanted), status=202, headers={"Location": address})
 

@@ -20,6 +20,7 @@ from gguf_imagegen.api.reply import Answered, reply
 from gguf_imagegen.api.streams.send import wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.prompt import require_prompt
@@ -122,11 +123,11 @@ async def _submit(
     return job
 
 
-def take_back(app: web.Application, job: Job, ticket: Ticket) -> None:
-    """A job of an earlier run of the server: it is found again by whatever names its client has for it."""
+def take_back(app: web.Application, job: Job | PictureSet, ticket: Ticket) -> None:
+    """What an earlier run of the server took: it is found again by whatever names its client has for it."""
     if ticket.repeat is not None:
         app[ATTEMPTS].take_back(ticket.repeat, job)
-    if request_id := ticket.request.get("request_id"):
+    if isinstance(job, Job) and (request_id := ticket.request.get("request_id")):
         app[REQUEST_IDS][job.caller, request_id] = job.id
 
 

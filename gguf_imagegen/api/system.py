@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -15,6 +16,7 @@ from gguf_imagegen.api.keys import METRICS, SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, endpoint
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.jobs.scheduler import Scheduler
+from gguf_imagegen.machine.levels import in_use
 from gguf_imagegen.pool.base_lane import BaseLane
 
 
@@ -40,6 +42,7 @@ async def health(request: web.Request) -> web.Response:
         status = "paused"
     elif error is not None:
         status = "error"
+    build = in_use()
     body = {
         "status": status,
         "ready": status == "ok",
@@ -49,6 +52,7 @@ async def health(request: web.Request) -> web.Response:
         "loading": {"done": loading.done, "total": loading.total} if loading else None,
         "backend": pool.backend,
         "kernels": pool.kernels,
+        "build": asdict(build) if build else None,
         "error": error.body()["error"] if error else None,
         "pause": math.ceil(pool.pause) or None,
         "queue": scheduler.waiting,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from gguf_imagegen.catalog.address import address_of
+from gguf_imagegen.catalog.address import Address, address_of
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.tree import Tell, entry_of_folder, models_in
@@ -106,18 +106,28 @@ def served_name(settings: Settings, catalog: Catalog, default_model: str) -> str
 def catalog_for(settings: Settings, tell: Tell = lambda words: None) -> Catalog:
     """The catalog, in which the model that the settings name by its id has the components that they name."""
     catalog = known_models(settings, tell)
-    given = given_components(settings.component)
+    given = given_parts(settings.component)
     if not given:
         return catalog
-    for role, file in given.items():
-        if role in ("model", "diffusion"):
-            raise InvalidRequest(
-                f"component: {role} is the model itself; give that file with --model FILE", param="component"
-            )
-        if file is not None and not file.is_file():
-            raise MissingComponent(f"component: {role}={file.name}: no such file", param="component")
-    files = {role: file and file.resolve() for role, file in given.items()}
-    return catalog.with_components(catalog.get(settings.model).id, files)
+    entry, files = catalog.get(settings.model), dict[Role, Path | None]()
+    for role, part in given.items():
+        if isinstance(part, Address):
+            _require_pulled_with(entry, role, part)
+        else:
+            files[role] = part and part.resolve()
+    return catalog.with_components(entry.id, files)
+
+
+def _require_pulled_with(entry: Entry, role: Role, address: Address) -> None:
+    """What an address gives was kept with the model when that was pulled."""
+    source = entry.sources.get(role)
+    files = [piece.file for piece in source.pieces] if source else []
+    if source is None or source.repo != address.repo or (address.file and address.file not in files):
+        raise InvalidRequest(
+            f"component: {entry.id} was not pulled with {role}={address.name}; do so with: gguf-imagegen pull"
+            f" {next(iter(entry.aliases), entry.id)} --component {role}={address.name}",
+            param="component",
+        )
 
 
 def _with_aliases(catalog: Catalog, words: tuple[str, ...]) -> Catalog:
@@ -140,10 +150,43 @@ NONE = "none"
 def given_components(words: tuple[str, ...]) -> dict[Role, Path | None]:
     """The files of `--component`, by role; None for one to leave out."""
     given: dict[Role, Path | None] = {}
+    for role, said in _said(words).items():
+        part = _part(said)
+        if isinstance(part, Address):
+            raise InvalidRequest(
+                f"component: {role}={said[:60]} is an address, and the model is a file; name a file as well",
+                param="component",
+            )
+        given[role] = part
+    return given
+
+
+def given_parts(words: tuple[str, ...]) -> dict[Role, Path | Address | None]:
+    """The parts that `--component` adds to a model: files that are there, and addresses of a hub."""
+    given = {role: _part(said) for role, said in _said(words).items()}
+    for role, part in given.items():
+        if role in ("model", "diffusion"):
+            raise InvalidRequest(
+                f"component: {role} is the model itself; give that file with --model FILE", param="component"
+            )
+        if isinstance(part, Path) and not part.is_file():
+            raise MissingComponent(f"component: {role}={part.name}: no such file", param="component")
+    return given
+
+
+def _said(words: tuple[str, ...]) -> dict[Role, str]:
+    said: dict[Role, str] = {}
     for word in words:
         name, _, file = word.partition("=")
         role = next((role for role in ROLES if role == name), None)
         if role is None or not file:
             raise InvalidRequest(f"component: {word!r} is not ROLE=FILE with a role of {', '.join(ROLES)}")
-        given[role] = None if file == NONE else Path(file).expanduser()
-    return given
+        said[role] = file
+    return said
+
+
+def _part(said: str) -> Path | Address | None:
+    """A file that is there goes before an address; `none` is none of both."""
+    path = Path(said).expanduser()
+    address = None if path.is_file() else address_of(said)
+    return None if said == NONE else address or path

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from gguf_imagegen.catalog.address import HUGGINGFACE, MODELSCOPE, HubName
 from gguf_imagegen.modelfiles.traits import EditMode, Traits, traits_of
@@ -17,6 +26,7 @@ from gguf_imagegen.vocabulary.engine import Decoder, Prediction, Rng, Role, Seam
 
 PACKAGED = Path(__file__).parents[1] / "embedded"
 """Where the files of the model lie that comes with this package."""
+_PART_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
 UNSUPPORTED = Traits(64, latent_preview=False)
 Capability = Literal["text-to-image", "image-to-image", "inpainting", "reference-edit"]
 
@@ -35,30 +45,49 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _stays_inside(value: str) -> str:
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or "\\" in value or not path.parts:
+        raise ValueError("is not a path inside a repository")
+    return value
+
+
+RepositoryFile = Annotated[str, AfterValidator(_stays_inside)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Part(Strict):
+    """One of the files that a split model lies in."""
+
+    file: RepositoryFile
+    bytes: int | None = Field(None, ge=1)
+    sha256: Sha256 | None = None
+
+
 class Source(Strict):
     """A file of a repository of a hub; `bytes` and `sha256` only where a source states them.
 
     With `rename` the file is rewritten after the download so that sd.cpp finds its text encoders
-    (`modelfiles.rename`); the hash is that of the file as downloaded.
+    (`modelfiles.rename`); the hash is that of the file as downloaded. A split GGUF has `parts`, of which
+    `file` is the first: they are joined (`modelfiles.split`), and `bytes` is what all of them have.
     """
 
     repo: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
-    file: str
+    file: RepositoryFile
     revision: str = Field("main", pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
     bytes: int | None = Field(None, ge=1)
-    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$")
+    sha256: Sha256 | None = None
     gated: bool = False
     licence: str | None = None
     hub: HubName = "huggingface"
     rename: Literal["text-encoders"] | None = None
+    parts: tuple[Part, ...] = ()
 
-    @field_validator("file")
-    @classmethod
-    def _stays_inside(cls, value: str) -> str:
-        path = PurePosixPath(value)
-        if path.is_absolute() or ".." in path.parts or "\\" in value or not path.parts:
-            raise ValueError("is not a path inside a repository")
-        return value
+    @model_validator(mode="after")
+    def _begins_with_its_file(self) -> Source:
+        if self.parts and (self.parts[0].file != self.file or self.rename):
+            raise ValueError("parts: the first is not `file`, or there is `rename`, which takes a whole file")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -67,13 +96,34 @@ class Source(Strict):
 
     @property
     def downloaded(self) -> Path:
-        """Where the file as it is on the hub lies in the models folder."""
+        """Where the file as it is on the hub lies in the models folder, or its first part."""
         return self.folder / self.file
+
+    @property
+    def pieces(self) -> tuple[Source, ...]:
+        """The files as they are on the hub: this one, or its parts."""
+        if not self.parts:
+            return (self,)
+        common = self.model_dump(include={"repo", "revision", "gated", "hub"})
+        return tuple(Source.model_validate({**common, **part.model_dump()}) for part in self.parts)
+
+    @property
+    def rewritten(self) -> bool:
+        """Whether what is loaded is made here from what the hub has."""
+        return bool(self.rename or self.parts)
+
+    @property
+    def published(self) -> str | None:
+        """The hash of what the hub has, as far as it is stated: of parts that of all their hashes."""
+        hashes = [piece.sha256 for piece in self.pieces]
+        return hash_of_parts([each for each in hashes if each]) if self.parts and all(hashes) else self.sha256
 
     @cached_property
     def path(self) -> Path:
         """Where the file that is loaded lies in the models folder."""
         whole = self.downloaded
+        if self.parts:
+            return whole.with_name(f"{_PART_NUMBER.sub('', whole.stem)}.joined{whole.suffix}")
         return whole.with_name(f"{whole.stem}.{self.rename}{whole.suffix}") if self.rename else whole
 
     @property
@@ -82,6 +132,11 @@ class Source(Strict):
         return (
             f"{HUGGINGFACE}/{self.repo}" if self.hub == "huggingface" else f"{MODELSCOPE}/models/{self.repo}"
         )
+
+
+def hash_of_parts(hashes: Iterable[str]) -> str:
+    """One hash for all parts of a file, from theirs in hexadecimal."""
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 class Defaults(Strict):

@@ -6,7 +6,7 @@ Beside the files stands `.state` with the same tree, and for a file `NAME` in it
     NAME.lock             held by whoever writes NAME
     NAME.KEY.partial      what has arrived of the content called KEY
     NAME.KEY.verifying    the same, whole, until its hash is known to be right
-    NAME.rewriting        being rewritten (`Source.rename`)
+    NAME.rewriting        being rewritten (`Source.rewritten`)
     NAME.corrupt          a file that was found to be wrong, set aside
 
 so that states are read from the disk alone and survive whatever ends the process.
@@ -100,19 +100,20 @@ class Store:
         path = self.path(source.path)
         if path.is_file():
             size = path.stat().st_size
-            if source.bytes and not source.rename and size != source.bytes:
+            if source.bytes and not source.rewritten and size != source.bytes:
                 return "corrupt"
             return "ready" if self.record(source.path) is not None else "unverified"
-        if self.unfinished(source.downloaded, "verifying"):
+        pieces = [piece.downloaded for piece in source.pieces]
+        if len(pieces) == 1 and self.unfinished(pieces[0], "verifying"):
             return "verifying"
-        if self.unfinished(source.downloaded, "partial") or self.path(source.downloaded).is_file():
+        if any(self.unfinished(piece) or self.path(piece).is_file() for piece in pieces):
             return "partial"
         return "corrupt" if self.beside(source.path, "corrupt").is_file() else "absent"
 
     def wanted(self, source: Source) -> bool:
         """True for a file that a pull has to fetch: not usable, or of an older catalog."""
         record = self.record(source.path)
-        outdated = record is not None and source.sha256 not in (None, record.sha256)
+        outdated = record is not None and source.published not in (None, record.sha256)
         return outdated or self.state(source) not in ("ready", "unverified")
 
     def record(self, relative: Path) -> Record | None:
@@ -129,9 +130,8 @@ class Store:
         stat = self.path(relative).stat()
         path = self.make_room_for(self.beside(relative, "json"))
         temporary = path.with_name(f"{path.name}.new")
-        temporary.write_text(
-            json.dumps(asdict(Record(stat.st_size, stat.st_mtime_ns, sha256, content or sha256)))
-        )
+        record = Record(stat.st_size, stat.st_mtime_ns, sha256, content or sha256)
+        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
         temporary.replace(path)
 
     def unfinished(self, relative: Path, ending: str = "partial|verifying") -> list[Path]:
@@ -179,13 +179,13 @@ class Store:
             path, record = self.path(source.path), self.record(source.path)
             found = sha256_of(path, on_progress)
             wrong_size = self.state(source) == "corrupt"
-            if source.rename:  # what the catalog has is the hash of the file before it was rewritten
+            if source.rewritten:  # what the catalog has is the hash of the file before that
                 right = record.content if record else None
             else:
                 right = source.sha256 or (record.sha256 if record else None) or published
             if not wrong_size and right in (None, found):
                 if right is not None:
-                    self.note(source.path, record.sha256 if source.rename and record else found, found)
+                    self.note(source.path, record.sha256 if source.rewritten and record else found, found)
                 return Verdict(source.path.as_posix(), "ready" if right else "unverified", found)
             aside = self.make_room_for(self.beside(source.path, "corrupt"))
             path.replace(aside)
@@ -205,7 +205,9 @@ class Store:
         loaded = dict.fromkeys(
             path for entry in entries for path in entry.files.values() if not path.is_absolute()
         )
-        originals = [source.downloaded for source in sources if source.path not in used]
+        originals = [
+            piece.downloaded for source in sources if source.path not in used for piece in source.pieces
+        ]
         kept = tuple(path.as_posix() for path in loaded if path in used)
         files = list(dict.fromkeys([*(path for path in loaded if path not in used), *originals]))
         removed, freed = [], 0

@@ -127,7 +127,9 @@ def generate(
     """Make a picture and write it to a file, without a server."""
     from gguf_imagegen.commands import generate
     from gguf_imagegen.commands.pull import pull_address
+    from gguf_imagegen.engines.sdcpp.choice import choose_build
 
+    choose_build(settings)
     if code := pull_address(settings):
         return code
     output_format = {"jpg": "jpeg"}.get(output.suffix[1:].lower(), output.suffix[1:].lower() or "png")
@@ -166,7 +168,7 @@ def models(
 
 
 @command("pull")
-@with_settings("models_dir", "catalog", "memory_check", "lora_dir", "upscaler_dir", "yes")
+@with_settings("component", "models_dir", "catalog", "memory_check", "lora_dir", "upscaler_dir", "yes")
 def pull(
     settings: Settings,
     model: Annotated[
@@ -193,7 +195,9 @@ def tune(
     """Measure which options are fastest for a model on this machine; `serve` uses them from then on."""
     from gguf_imagegen.commands.tune import tune
     from gguf_imagegen.commands.tuning.measure import Effort
+    from gguf_imagegen.engines.sdcpp.choice import choose_build
 
+    choose_build(settings)
     effort = Effort() if steps is None else Effort(steps, 0)
     return tune(settings, model, effort, size, json)
 
@@ -265,9 +269,11 @@ def convert(
     """Write a model with weights of another type, and say how near its pictures stay; or join its parts."""
     from gguf_imagegen.commands.convert import run_convert, run_join
     from gguf_imagegen.engines.conversion import ordered
+    from gguf_imagegen.engines.sdcpp.choice import choose_build
 
     if not type:
         return run_join(source, target, force=force)
+    choose_build(settings)
     return run_convert(settings, ordered(source, target, type, rules, vae, force=force), check=check)
 
 

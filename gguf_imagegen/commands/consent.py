@@ -31,9 +31,13 @@ def _table(target: Target, catalog: Catalog) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for heading in ("file", "of", "size", ""):
         table.add_column(heading, no_wrap=True, justify="right" if heading == "size" else "left")
-    for source in target.entry.sources.values():
+    for role, path in target.entry.files.items():
+        if (source := target.entry.sources.get(role)) is None:
+            table.add_row(path.name, "this machine", size_words(path.stat().st_size), "is here")
+            continue
         size = size_words(source.bytes) if source.bytes else "?"
-        table.add_row(source.file, source.url, size, "" if store.wanted(source) else "is here")
+        more = f" and {len(source.parts) - 1} parts" if source.parts else ""
+        table.add_row(source.file + more, source.url, size, "" if store.wanted(source) else "is here")
     return table
 
 

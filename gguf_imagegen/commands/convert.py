@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gguf_imagegen.catalog.catalog import Catalog, entry_of_file
+from gguf_imagegen.catalog.catalog import entry_of_file
 from gguf_imagegen.catalog.default_model import given_components
-from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.store import size_words
-from gguf_imagegen.commands.tune import INTERRUPTED, work_for
-from gguf_imagegen.commands.tuning.measure import SAME, Effort, is_flat, make, psnr
-from gguf_imagegen.commands.tuning.tuner import Work
+from gguf_imagegen.commands.tune import INTERRUPTED
 from gguf_imagegen.engines.conversion import (
+    OnProgress,
     Order,
     checked_target,
     convert,
@@ -31,29 +27,16 @@ from gguf_imagegen.engines.conversion import (
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.modelfiles.header import read_header
 from gguf_imagegen.modelfiles.split import join, split_of
+from gguf_imagegen.pictures.nearness import SAME
 from gguf_imagegen.planning.conversion import with_file
+from gguf_imagegen.pool.comparison import Likeness, compared
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.errors import (
-    ConversionFailed,
-    InsufficientMemory,
     InvalidModelFile,
     InvalidRequest,
     MissingComponent,
 )
-
-SIZE: Final = "256x256"
-STEPS: Final = 4
-"""Of the pictures that are compared: small, for both models make one."""
-Tell = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """`psnr` in dB, None where nothing was compared; `words` say why."""
-
-    psnr: float | None
-    words: str
 
 
 def run_convert(settings: Settings, order: Order, *, check: bool) -> int:
@@ -66,7 +49,7 @@ def run_convert(settings: Settings, order: Order, *, check: bool) -> int:
             with shown(console) as tell:
                 asyncio.run(convert(_engine(settings), order, tell))
                 if check:
-                    likeness = asyncio.run(compared(settings, order, partial, tell))
+                    likeness = asyncio.run(_compared(settings, order, partial, tell))
     except KeyboardInterrupt:
         return _stopped(console)
     old, new = order.task.source.stat().st_size, order.target.stat().st_size
@@ -106,39 +89,16 @@ def _words(likeness: Likeness) -> str:
     return f"its picture is within {likeness.psnr:.1f} dB PSNR of the source's"
 
 
-async def compared(settings: Settings, order: Order, result: Path, tell: Tell) -> Likeness:
-    """A picture of either model with the same parts, prompt and seed; ConversionFailed if there is none."""
+async def _compared(settings: Settings, order: Order, result: Path, tell: OnProgress) -> Likeness:
+    """With the parts that the command names."""
     parts = given_components(settings.component)
     if order.task.vae is not None:
         parts["vae"] = order.task.vae
     try:
         source = entry_of_file(order.task.source, parts)
-        source_work = _work(settings, source)
-        result_work = _work(settings, with_file(source, result))
-    except (InvalidModelFile, MissingComponent, InsufficientMemory) as exc:
+    except (InvalidModelFile, MissingComponent) as exc:
         return Likeness(None, str(exc))
-    pictures = []
-    for number, work in enumerate((source_work, result_work)):
-        tell("comparing", number, 2)
-        pictures.append(await _picture(_engine(settings), work))
-    if is_flat(pictures[0]):
-        return Likeness(None, "the source draws one colour, which says nothing")
-    if is_flat(pictures[1]):
-        raise ConversionFailed("The result draws nothing; take a larger type, or --rules for some tensors.")
-    return Likeness(psnr(*pictures), "")
-
-
-def _work(settings: Settings, entry: Entry) -> Work:
-    return work_for(Catalog([entry], settings.models_dir), entry, settings, Effort(STEPS, 0), SIZE)
-
-
-async def _picture(engine: Engine, work: Work) -> bytes:
-    try:
-        async for _ in engine.load(work.model):
-            pass
-        return (await make(engine, work.picture)).image.data
-    finally:
-        await engine.close()
+    return await compared(source, with_file(source, result), settings, lambda: _engine(settings), tell)
 
 
 def _engine(settings: Settings) -> Engine:
@@ -146,7 +106,7 @@ def _engine(settings: Settings) -> Engine:
 
 
 @contextmanager
-def shown(console: Console) -> Iterator[Tell]:
+def shown(console: Console) -> Iterator[OnProgress]:
     """One bar on a terminal, a line for each new thing that is done elsewhere."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
     said: set[str] = set()

@@ -18,6 +18,7 @@ from gguf_imagegen import __version__
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.default_model import known_models
 from gguf_imagegen.catalog.parse import CatalogError
+from gguf_imagegen.engines.sdcpp.choice import NONE_RIGHT, choose_build
 from gguf_imagegen.engines.sdcpp.probe import probe
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.devices import make_devices
@@ -59,6 +60,7 @@ def examine(settings: Settings) -> list[Finding]:
         Finding("gguf-imagegen", None, __version__),
         Finding("python", sys.version_info >= (3, 10), f"{platform.python_version()}, {platform.platform()}"),
         *_compiler(),
+        *_level(settings),
         *_library(settings.kernels),
         _cores(settings),
         _memory(),
@@ -72,6 +74,15 @@ def _compiler() -> list[Finding]:
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     words = "found" if compiler else "none: needed only to install or rebuild the engine (apt install g++)"
     return [Finding("C++ compiler", None, words)]
+
+
+def _level(settings: Settings) -> list[Finding]:
+    """Which of the builds in the engine's wheel is used, and why; nothing where there is but one."""
+    chosen = choose_build(settings)
+    if chosen is None:
+        return []
+    ok = False if NONE_RIGHT in chosen.why else None
+    return [Finding("CPU level", ok, f"{chosen.level}: {chosen.why}")]
 
 
 def _library(kernels: Kernels) -> list[Finding]:
@@ -112,10 +123,10 @@ def _kernel_words(found: str | None, backend: str, asked: Kernels) -> str:
     if found is not None:
         return "off, as --kernels says" if asked == "off" else "none: ggml's own are used on this CPU"
     choice, note = Path(sys.prefix) / "engine-choice", Path(sys.prefix) / NOTE
-    if choice.is_file() and not choice.read_text().strip():
+    if choice.is_file() and not choice.read_text(encoding="utf-8").strip():
         return "none, as scripts/install --compare chose"
     if note.is_file():
-        return f"none: ggml's own are used: {note.read_text().strip()}"
+        return f"none: ggml's own are used: {note.read_text(encoding='utf-8').strip()}"
     return f"none: built without; {how_to_install(backend)}"
 
 

@@ -29,6 +29,7 @@ from gguf_imagegen.api.dialects.mcp.routes import require_sdk
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.pull import pull_missing
 from gguf_imagegen.engines.backend import Backend, UnknownBackend, named_backend
+from gguf_imagegen.engines.sdcpp.choice import choose_build
 from gguf_imagegen.jobs import state
 from gguf_imagegen.machine import heap, logs, loop
 from gguf_imagegen.pictures import decode
@@ -55,6 +56,7 @@ def run_mcp(settings: Settings, url: str | None) -> int:
         return loop.run(_serve(settings, nullcontext(url)))
     heap.keep_large_blocks_apart()
     here = settings.model_copy(update={"host": "127.0.0.1", "port": 0, "public_url": None, "callers": None})
+    choose_build(here)
     try:
         backend = named_backend(here.backend)(here)
     except UnknownBackend as exc:

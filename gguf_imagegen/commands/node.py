@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import shutil
-import signal
 import socket
 import tempfile
 from collections.abc import Coroutine, Sequence
@@ -17,7 +16,7 @@ import psutil
 from rich.console import Console
 
 from gguf_imagegen.engines.backend import UnknownBackend, named_backend
-from gguf_imagegen.machine import logs
+from gguf_imagegen.machine import logs, signals
 from gguf_imagegen.pool.ray import nodes
 from gguf_imagegen.pool.ray.node_settings import LEAVING, variables
 from gguf_imagegen.pool.ray.nodes import ClusterFailed, RayNode
@@ -57,8 +56,7 @@ def run_node(settings: Settings, head: str, name: str | None, *, pull: bool, ray
 async def _supervise(node: RayNode, folder: Path, grace: float, console: Console) -> int:
     """The first attempt must succeed; later ones wait for a head that is away."""
     stop, joined = asyncio.Event(), False
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    signals.on_stop(stop.set)
     while not stop.is_set():
         try:
             await _unless(stop, node.start())

@@ -45,10 +45,10 @@ def pull(settings: Settings, name: str) -> int:
 
     A model of a repository that the catalog does not know is shown first, and kept in the user's catalog.
     """
-    return _pull(settings, name, load_catalog(settings.models_dir, settings.catalog))
+    return _pull(settings, name, load_catalog(settings.models_dir, settings.catalog), settings.component)
 
 
-def _pull(settings: Settings, name: str, catalog: Catalog) -> int:
+def _pull(settings: Settings, name: str, catalog: Catalog, components: tuple[str, ...] = ()) -> int:
     console = Console(stderr=True)
     component = catalog.component(name)
     if component is None and catalog.knows(name) and catalog.get(name).packaged:
@@ -58,7 +58,7 @@ def _pull(settings: Settings, name: str, catalog: Catalog) -> int:
     if component is not None:
         sources: Iterable[Source] = [component]
     else:
-        target = to_pull(catalog, name, settings)
+        target = to_pull(catalog, name, settings, components)
         name, sources = target.entry.name, target.entry.sources.values()
         if target.new:
             if not agreed(console, target, catalog, settings):
@@ -101,7 +101,7 @@ def pull_missing(settings: Settings) -> int:
         return 0
     plain = load_catalog(settings.models_dir, settings.catalog)
     if address_of(settings.model) is not None and not plain.knows(settings.model):
-        return _pull(settings, settings.model, plain)
+        return _pull(settings, settings.model, plain, settings.component)
     catalog = catalog_for(settings)
     with Console(stderr=True).status(f"looking for {settings.model}"):
         entry = choose_quant(catalog, settings.model, settings, sizes_on_hub)
@@ -153,7 +153,7 @@ def verify(settings: Settings, name: str) -> int:
 
 def _published(store: Store, source: Source) -> str | None:
     """The hub's hash, asked for only where neither catalog nor record have one."""
-    if source.rename or source.sha256 or store.record(source.path):
+    if source.rewritten or source.sha256 or store.record(source.path):
         return None
     try:
         return Hubs().look(source).sha256

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 
 from aiohttp import web
 from rich.console import Console
@@ -18,8 +17,9 @@ from gguf_imagegen.api.tls import Certificate, TlsError, certificate
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.pull import pull_missing
 from gguf_imagegen.engines.backend import Backend, UnknownBackend, named_backend
+from gguf_imagegen.engines.sdcpp.choice import choose_build
 from gguf_imagegen.jobs import state
-from gguf_imagegen.machine import heap, logs, loop, stdio
+from gguf_imagegen.machine import heap, logs, loop, signals, stdio
 from gguf_imagegen.pool.ray import nodes
 from gguf_imagegen.settings import Settings, is_loopback
 
@@ -76,15 +76,14 @@ async def serve(
 
 def _stop_on_signals() -> asyncio.Event:
     stop = asyncio.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    signals.on_stop(stop.set)
     return stop
 
 
 def _read_callers_again_on_hangup(app: web.Application) -> None:
     """SIGHUP, where there is one and a file to read."""
-    if app[SERVICE].settings.callers is not None and hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, app[CALLERS].read_again)
+    if app[SERVICE].settings.callers is not None:
+        signals.on_hangup(app[CALLERS].read_again)
 
 
 def _banner(console: Console, settings: Settings, port: int, default: str) -> None:
@@ -123,6 +122,7 @@ def run_server(settings: Settings) -> int:
     try:
         if settings.cluster:
             nodes.require_ray()
+        choose_build(settings)
         backend = named_backend(settings.backend)(settings)
         tls = certificate(settings)
         with state.folder(settings) as kept:

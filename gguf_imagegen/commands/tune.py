@@ -10,13 +10,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from rich.console import Console
 
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.default_model import choose_models, names_file
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.catalog.quants import Survey
-from gguf_imagegen.catalog.verdict import needs_tiling, refusal, verdict_of
+from gguf_imagegen.catalog.verdict import needs_tiling
 from gguf_imagegen.commands.tuning.candidates import can_have_huge_pages, factors
 from gguf_imagegen.commands.tuning.measure import Effort, Speed
 from gguf_imagegen.commands.tuning.show import shown, table
@@ -24,18 +24,13 @@ from gguf_imagegen.commands.tuning.tuner import KEPT, LEAST_GAIN, Outcome, Trial
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.memory import available
-from gguf_imagegen.planning.bounds import Bounds
-from gguf_imagegen.planning.load_spec import model_spec
-from gguf_imagegen.planning.plan import plan
-from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.planning.specimen import specimen
 from gguf_imagegen.pool.identity import Machine
 from gguf_imagegen.pool.tunings import Tuning, Tunings, sizes_of
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.errors import ModelLoadFailed
 
-PROMPT: Final = "a lighthouse at dusk"
-SEED: Final = 1
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C, as shells have it."""
 BUSY: Final = 0.5
@@ -83,7 +78,9 @@ def tune(
     )
     tunings.keep(entry.name, tuning)
     if json_file is not None:
-        json_file.write_text(json.dumps(as_json(entry, work, outcome, tuning), indent=1) + "\n")
+        json_file.write_text(
+            json.dumps(as_json(entry, work, outcome, tuning), indent=1) + "\n", encoding="utf-8"
+        )
     tell(Console(), entry.name, work.steps, outcome)
     return 0
 
@@ -97,22 +94,14 @@ def chosen(settings: Settings) -> tuple[Catalog, Entry]:
 
 def work_for(catalog: Catalog, entry: Entry, settings: Settings, effort: Effort, size: str | None) -> Work:
     """A picture of the model's own size and guidance; InsufficientMemory as `serve` would say it."""
-    headers = catalog.checked_files(entry)
-    if settings.memory_check:
-        found = verdict_of(entry, headers, settings, available())
-        if not found.fits:
-            raise refusal(entry, found, Survey(catalog, settings).next_best(entry))
-    steps = min(effort.steps, Bounds.of(entry, settings).steps)
-    fields = {"prompt": PROMPT, "seed": SEED, "steps": steps, "step_cache": "none", "size": size}
-    request, warnings = parse_request(fields)
+    found = specimen(catalog, entry, settings, effort.steps, size)
+    model, spec = found.model, found.picture
     settings = entry.engine.over(settings)
-    spec = plan(request, entry, settings, "generation", warnings).spec
-    model = model_spec(entry, catalog.paths(entry), headers, settings, settings.threads or usable_cores())
 
     def tiled(backend: str, kernels: str) -> bool:
         direct = bool(model.settled(backend, kernels).vae_conv_direct)
         return settings.memory_check and needs_tiling(
-            entry, headers, spec.width, spec.height, available(), backend, direct
+            entry, found.headers, spec.width, spec.height, available(), backend, direct
         )
 
     return Work(
@@ -166,7 +155,7 @@ def _machine(tunings: Tunings) -> Machine:
 
 
 def _warn_if_busy(console: Console) -> None:
-    load = os.getloadavg()[0]
+    load = psutil.getloadavg()[0]
     if load > BUSY * usable_cores():
         console.print(
             f"other programs use this machine (load {load:.1f}): the figures are less certain,"

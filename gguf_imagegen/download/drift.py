@@ -34,7 +34,7 @@ def check_hub(sources: Mapping[str, Source]) -> list[Finding]:
     What concerns all files alike is raised.
     """
     files: dict[tuple[str, str, str, str], tuple[str, Source]] = {}
-    for where, source in sources.items():
+    for where, source in ((where, piece) for where, each in sources.items() for piece in each.pieces):
         files.setdefault((source.hub, source.repo, source.revision, source.file), (where, source))
     hubs, until = Hubs(), time.monotonic() + DEADLINE
 

@@ -45,7 +45,7 @@ class Verifying:
 
 @dataclass(frozen=True)
 class Rewriting:
-    """The file is being rewritten so that the engine finds its parts."""
+    """The file is being rewritten so that the engine finds its parts, or joined from them."""
 
     file: str
     done: int

@@ -8,10 +8,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from gguf_imagegen.catalog.entry import Source
+from gguf_imagegen.catalog.entry import Source, hash_of_parts
 from gguf_imagegen.catalog.store import Store, sha256_of
 from gguf_imagegen.download.hub import Remote
 from gguf_imagegen.download.hubs import Hubs
@@ -24,7 +25,9 @@ from gguf_imagegen.download.progress import (
     Verifying,
     at_intervals,
 )
+from gguf_imagegen.machine.files import append_flags
 from gguf_imagegen.modelfiles.rename import rename_text_encoders
+from gguf_imagegen.modelfiles.split import join_parts
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     CorruptFile,
@@ -81,7 +84,12 @@ class Pull:
             for source in sources:
                 if source not in missing:
                     self._tell(FileReady(source.path.as_posix(), fetched=False))
-            remotes = {source.path: self._look(source) for source in missing if not self._to_rewrite(source)}
+            remotes = {
+                piece.downloaded: self._look(piece)
+                for source in missing
+                for piece in source.pieces
+                if not (source.rewritten and self._has(piece))
+            }
             self._plan(missing, remotes)
             self._fetch_all(missing, remotes)
 
@@ -98,32 +106,46 @@ class Pull:
                 )
         return remote
 
-    def _to_rewrite(self, source: Source) -> bool:
-        """Whether the download is done, and only the rewriting is left."""
-        return source.rename is not None and self._store.record(source.downloaded) is not None
+    def _has(self, piece: Source) -> bool:
+        """Whether what is to be rewritten is here as the hub has it."""
+        record = self._store.record(piece.downloaded)
+        return record is not None and piece.sha256 in (None, record.sha256)
 
     def _plan(self, missing: list[Source], remotes: dict[Path, Remote]) -> None:
         done = needed = 0
         files: list[tuple[str, int]] = []
         for source in missing:
-            remote = remotes.get(source.path)
-            size = remote.size if remote else self._store.path(source.downloaded).stat().st_size
-            here = min(self._arrived(source, remote), size) if remote else size
+            sizes = self._sizes(source, remotes)
+            here = sum(
+                min(self._arrived(piece, remotes[piece.downloaded]), size)
+                if piece.downloaded in remotes
+                else size
+                for piece, size in zip(source.pieces, sizes, strict=True)
+            )
+            size = sum(sizes)
             done += here
-            needed += size - here + (size if source.rename else 0)
+            needed += size - here + (size if source.rewritten else 0)
             files.append((source.path.as_posix(), size))
         self._store.require_space(needed)
         self._tell(Planned(tuple(files), done, sum(size for _, size in files)))
 
-    def _arrived(self, source: Source, remote: Remote) -> int:
+    def _sizes(self, source: Source, remotes: dict[Path, Remote]) -> list[int]:
+        """Of its pieces, in bytes."""
+        places = [piece.downloaded for piece in source.pieces]
+        return [
+            remotes[place].size if place in remotes else self._store.path(place).stat().st_size
+            for place in places
+        ]
+
+    def _arrived(self, piece: Source, remote: Remote) -> int:
         return sum(
-            _size(self._store.beside(source.downloaded, f"{remote.key}.{ending}"))
+            _size(self._store.beside(piece.downloaded, f"{remote.key}.{ending}"))
             for ending in ("partial", "verifying")
         )
 
     def _fetch_all(self, missing: list[Source], remotes: dict[Path, Remote]) -> None:
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="pull") as pool:
-            futures = [pool.submit(self._fetch, source, remotes.get(source.path)) for source in missing]
+            futures = [pool.submit(self._fetch, source, remotes) for source in missing]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:  # also at Ctrl-C; after a success there is nothing left to cancel
@@ -132,18 +154,23 @@ class Pull:
         if errors:
             raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
 
-    def _fetch(self, source: Source, remote: Remote | None) -> None:
-        if remote is not None:
-            self._download(source, remote)
-            self._verify(source, remote)
-        if source.rename is not None:
+    def _fetch(self, source: Source, remotes: dict[Path, Remote]) -> None:
+        before, sizes = 0, self._sizes(source, remotes)
+        for piece, size in zip(source.pieces, sizes, strict=True):
+            if remote := remotes.get(piece.downloaded):
+                one = _Piece(piece, remote, source.path.as_posix(), before, sum(sizes))
+                self._download(one)
+                self._verify(one)
+            before += size
+        if source.rewritten:
             self._rewrite(source)
         for left in self._store.leftovers(source.path):
             left.unlink()
         self._tell(FileReady(source.path.as_posix(), fetched=True))
 
-    def _download(self, source: Source, remote: Remote) -> None:
+    def _download(self, piece: _Piece) -> None:
         """Bytes to `.partial`, which becomes `.verifying` when it is whole."""
+        source, remote = piece.source, piece.remote
         whole = self._store.beside(source.downloaded, f"{remote.key}.verifying")
         partial = self._store.make_room_for(self._store.beside(source.downloaded, f"{remote.key}.partial"))
         for old in self._store.unfinished(source.downloaded):
@@ -151,31 +178,31 @@ class Pull:
                 old.unlink()
         if _size(whole) == remote.size:
             return
-        meter = Meter(source.path.as_posix(), remote.size, self._tell)
+        meter = Meter(piece.name, piece.total, self._tell)
         if _size(partial) < remote.size:
-            self._patiently(lambda: self._append(source, remote, partial, meter), lambda: _size(partial))
+            self._patiently(lambda: self._append(piece, partial, meter), lambda: _size(partial))
         partial.replace(whole)
 
-    def _append(self, source: Source, remote: Remote, partial: Path, meter: Meter) -> None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    def _append(self, piece: _Piece, partial: Path, meter: Meter) -> None:
+        source, remote = piece.source, piece.remote
         with (
-            self._hub.bytes_from(source, remote, _size(partial)) as (start, pieces),
-            os.fdopen(os.open(partial, flags, 0o644), "wb", buffering=0) as file,
+            self._hub.bytes_from(source, remote, _size(partial)) as (start, chunks),
+            os.fdopen(os.open(partial, append_flags(), 0o644), "wb", buffering=0) as file,
         ):
             file.truncate(start)
             file.seek(start)
             done = start
-            meter.start(done)
+            meter.start(piece.before + done)
             self._check()
-            for piece in pieces:
+            for chunk in chunks:
                 self._check()
-                done += len(piece)
+                done += len(chunk)
                 if done > remote.size:
                     raise CorruptFile(
                         f"{source.file}: the hub sends more than the {remote.size} bytes it named"
                     )
-                _write_all(file.fileno(), piece)
-                meter.at(done)
+                _write_all(file.fileno(), chunk)
+                meter.at(piece.before + done)
             if done < remote.size:
                 raise HubFailed(
                     f"{source.file}: the hub sent {done} of {remote.size} bytes; pull again to go on"
@@ -197,11 +224,12 @@ class Pull:
                     raise
                 self._stop.wait(min(exc.retry_after or self._pause * 2**failures, LONGEST_PAUSE))
 
-    def _verify(self, source: Source, remote: Remote) -> None:
+    def _verify(self, piece: _Piece) -> None:
         """Into its place if the hash is right; deleted if not."""
-        name = source.path.as_posix()
+        source, remote = piece.source, piece.remote
+        report = self._reporter(Verifying, piece.name)
         whole = self._store.beside(source.downloaded, f"{remote.key}.verifying")
-        found = sha256_of(whole, self._reporter(Verifying, name))
+        found = sha256_of(whole, lambda done, _: report(piece.before + done, piece.total))
         right = source.sha256 or remote.sha256
         if right not in (None, found):
             whole.unlink()
@@ -215,18 +243,24 @@ class Pull:
 
     def _rewrite(self, source: Source) -> None:
         """The file that is loaded from the one that was fetched, which is then deleted."""
-        original, name = self._store.path(source.downloaded), source.path.as_posix()
-        record = self._store.record(source.downloaded)
+        name, places = source.path.as_posix(), [piece.downloaded for piece in source.pieces]
+        original, *_ = originals = [self._store.path(place) for place in places]
+        hashes = [record.sha256 for record in map(self._store.record, places) if record]
         copy = self._store.beside(source.path, "rewriting")
         for left in self._store.leftovers(source.path):
             left.unlink()
-        rename_text_encoders(original, copy, self._reporter(Rewriting, name))
+        if source.parts:
+            join_parts(original, copy, self._reporter(Rewriting, name))
+        else:
+            rename_text_encoders(original, copy, self._reporter(Rewriting, name))
         content = sha256_of(copy, self._reporter(Verifying, name))
         copy.replace(self._store.path(source.path))
-        if record is not None:
-            self._store.note(source.path, record.sha256, content)
-        original.unlink()
-        self._store.beside(source.downloaded, "json").unlink(missing_ok=True)
+        if len(hashes) == len(places):
+            published = hash_of_parts(hashes) if source.parts else hashes[0]
+            self._store.note(source.path, published, content)
+        for place, original in zip(places, originals, strict=True):
+            original.unlink()
+            self._store.beside(place, "json").unlink(missing_ok=True)
 
     def _reporter(self, make: Callable[[str, int, int], PullEvent], name: str) -> Callable[[int, int], None]:
         tell = at_intervals(make, name, self._tell)
@@ -240,6 +274,17 @@ class Pull:
     def _check(self) -> None:
         if self._stop.is_set():
             raise Cancelled("the pull was cancelled; pull again to go on from there")
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """What is fetched for the file `name`, of `total` bytes: those after the first `before`."""
+
+    source: Source
+    remote: Remote
+    name: str
+    before: int
+    total: int
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from gguf_imagegen.catalog.entry import Source
 from gguf_imagegen.download.hub import Hub, HuggingFace
 from gguf_imagegen.download.web import Asked, Response, Web, name_of
 from gguf_imagegen.modelfiles.header import Header, parse_header
+from gguf_imagegen.modelfiles.split import joined
 from gguf_imagegen.vocabulary.errors import HubFailed, HubTimeout, InvalidModelFile, InvalidRequest
 
 FIRST_WINDOW = 1 << 20
@@ -43,13 +44,17 @@ def remote_header(url: str, deadline: float = DEADLINE) -> Header:
 
 
 def hub_header(hub: Hub, source: Source, deadline: float = DEADLINE) -> Header:
-    """The same of a file of a hub."""
-    return _header(_RemoteFile(hub.url(source), source, hub.web, hub.headers, deadline))
+    """The same of a file of a hub, or of what its parts make up; of each part within `deadline`."""
+    headers = [
+        _header(_RemoteFile(hub.url(piece), piece, hub.web, hub.headers, deadline), split=bool(source.parts))
+        for piece in source.pieces
+    ]
+    return joined(headers, source.path.name) if source.parts else headers[0]
 
 
-def _header(file: _RemoteFile) -> Header:
+def _header(file: _RemoteFile, *, split: bool = False) -> Header:
     file.readinto(bytearray(0))  # learns the size
-    return parse_header(BufferedReader(file, _PIECE), file.name, file.size)
+    return parse_header(BufferedReader(file, _PIECE), file.name, file.size, split=split)
 
 
 def _direct(url: str) -> str:

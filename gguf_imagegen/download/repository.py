@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import cast
 
 from gguf_imagegen.catalog.address import Address, is_model_file
@@ -20,6 +21,7 @@ from gguf_imagegen.catalog.entry import Defaults, Entry, Source
 from gguf_imagegen.download.hub import Repository
 from gguf_imagegen.download.hubs import Hubs
 from gguf_imagegen.download.remote import hub_header
+from gguf_imagegen.modelfiles.companions import check_companions
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.modelfiles.inspect import (
     check_complete,
@@ -28,10 +30,12 @@ from gguf_imagegen.modelfiles.inspect import (
     embedding_width,
     family_of,
     holds_vae,
+    inspect_file,
     missing_parts,
     parts_needed,
 )
 from gguf_imagegen.modelfiles.rename import needs_renaming, renamed
+from gguf_imagegen.modelfiles.split import part_names
 from gguf_imagegen.modelfiles.traits import traits_of
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import (
@@ -44,9 +48,10 @@ from gguf_imagegen.vocabulary.errors import (
 
 MOST_HEADERS = 48
 """Files of a repository that are looked into; none has so many quantisations."""
+MOST_PARTS = 48
 AT_ONCE = 6
 MOST_BASES = 3
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.)")
 _LABEL = re.compile(
     r"(?:^|[-_.])(I?Q\d(?:_(?:K|0|1|NL|XXS|XS|S|M|L|XL))*|BF16|FP?16|FP?32|FP8(?:_E\dM\d(?:FN)?)?)(?=$|[-_.])",
     re.IGNORECASE,
@@ -72,11 +77,20 @@ class Looked:
         return re.sub(r"^FP(16|32)$", r"F\1", label)
 
 
+@dataclass(frozen=True)
+class Here:
+    """A file of this machine that was looked into."""
+
+    path: Path
+    header: Header
+
+
 class Finder:
     """Looks into repositories for models that this catalog does not know; every request is bounded."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, given: Mapping[Role, Path | Address] = MappingProxyType({})) -> None:
         self._catalog = catalog
+        self._given = given
         self._hubs = Hubs()
 
     def models(self, address: Address) -> list[Entry]:
@@ -87,16 +101,17 @@ class Finder:
         runs = [each for each in mains if traits_of(family_of(each.header) or "")]
         if not runs:
             raise _nothing(address, looked, faults)
+        given = {role: self._part_given(role, part) for role, part in self._given.items()}
         entries: dict[str, Entry] = {}
         for main in runs:
             others = [each for each in looked if each not in mains]
             try:
-                entry = self._entry(address, main, others, repository)
+                entry = self._entry(address, main, others, repository, given)
             except ImagegenError as exc:
                 faults.append(exc)
                 continue
             if entry.quant in entries:
-                stem = re.sub(r"[^A-Za-z0-9._-]+", "-", PurePosixPath(main.source.file).stem).lstrip("._-")
+                stem = re.sub(r"[^A-Za-z0-9._-]+", "-", _stem(main.source.file)).lstrip("._-")
                 entry = entry.model_copy(update={"quant": stem})
             entries[entry.quant] = entry
         if not entries:
@@ -120,15 +135,52 @@ class Finder:
             header = hub_header(self._hubs.of(source), source)
         except ImagegenError as exc:
             return exc
+        if needs_renaming(header) and source.parts:
+            return InvalidModelFile(
+                f"{header.name}: its text encoders have names that the engine does not find, and it is split;"
+                " take a file of one piece",
+                param="model",
+            )
         if needs_renaming(header):
             return Looked(source.model_copy(update={"rename": "text-encoders"}), renamed(header))
         return Looked(source, header)
 
-    def _entry(self, address: Address, main: Looked, others: list[Looked], found: Repository) -> Entry:
+    def _part_given(self, role: Role, part: Path | Address) -> Looked | Here:
+        """What `--component` names: a file of this machine, or the one of this role in a repository."""
+        if isinstance(part, Path):
+            return Here(part.absolute(), inspect_file(part))
+        looked, faults = self._look(
+            _candidates(self._hubs.repository(part.hub, part.repo, part.revision), part)
+        )
+        of_role = [each for each in looked if each.component == role]
+        found = next((each for each in looked if part.file in [one.file for one in each.source.pieces]), None)
+        if found is None and not part.file and of_role:
+            found = min(of_role, key=lambda each: each.label.lower() != part.quant.lower())
+        if found is None:
+            raise (
+                faults[0]
+                if faults
+                else MissingComponent(
+                    f"component: {part.name} has no {role}; name the file: {role}=hf.co/OWNER/REPO/FILE",
+                    param="component",
+                )
+            )
+        return found
+
+    def _entry(
+        self,
+        address: Address,
+        main: Looked,
+        others: list[Looked],
+        found: Repository,
+        given: Mapping[Role, Looked | Here],
+    ) -> Entry:
         family = family_of(main.header) or ""
         role: Role = "diffusion" if main.component == "diffusion" else "model"
         like = self._like(family, (address.repo, *found.base_models))
         headers: dict[Role, Header] = {role: main.header}
+        headers |= {each: part.header for each, part in given.items()}
+        check_companions(family, headers, {each: component_of(header) for each, header in headers.items()})
         sources: dict[Role, Source] = {role: main.source}
         for words, first in missing_parts(family, headers):
             roles = next(roles for said, roles in parts_needed(family) if said == words)
@@ -142,6 +194,9 @@ class Finder:
             sources[part[0]] = part[1]
         if like is not None:  # an edit sees its images by this
             sources |= {each: part for each, part in like.sources.items() if each == "llm_vision"}
+        sources |= {each: part.source for each, part in given.items() if isinstance(part, Looked)}
+        here = {each: part.path for each, part in given.items() if isinstance(part, Here)}
+        sources = {each: source for each, source in sources.items() if each not in here}
         if set(sources) == {role}:
             check_complete(family, headers)
         return Entry(
@@ -151,7 +206,7 @@ class Finder:
             aliases=(address.name,),
             description=f"{address.repo} ({family})",
             family=family,
-            files={each: source.path for each, source in sources.items()},
+            files={**{each: source.path for each, source in sources.items()}, **here},
             sources=sources,
             source=main.source.url,
             licence=found.licence,
@@ -209,7 +264,7 @@ class Finder:
 
     def _id(self, address: Address) -> str:
         """The repository's name, or the file's; with its owner where that means another model."""
-        last = PurePosixPath(address.file).stem if address.file else address.repo.split("/")[1]
+        last = _stem(address.file) if address.file else address.repo.split("/")[1]
         names = [last, f"{address.repo.split('/')[0]}-{last}"]
         for name in (re.sub(r"[^A-Za-z0-9._-]+", "-", each).lstrip("._-") for each in names):
             if not self._catalog.knows(name) or address.name in self._catalog.get(name).aliases:
@@ -218,10 +273,10 @@ class Finder:
 
 
 def _candidates(repository: Repository, address: Address | None) -> list[Source]:
-    """The files to look into: those of one piece, the most likely first."""
-    files = [each for each in repository.files if is_model_file(each.file) and not _SHARD.search(each.file)]
+    """The files to look into, the most likely first."""
+    files = _wholes([each for each in repository.files if is_model_file(each.file)])
     if address is not None and address.file:
-        named = [each for each in files if each.file == address.file]
+        named = [each for each in files if address.file in [piece.file for piece in each.pieces]]
         if not named:
             raise HubFileNotFound(f"the hub has no file {address.file!r} in {address.repo}")
         rest = [
@@ -230,6 +285,30 @@ def _candidates(repository: Repository, address: Address | None) -> list[Source]
         return (named + rest)[:MOST_HEADERS]
     files.sort(key=lambda each: (each.file.count("/"), each.file))
     return files[:MOST_HEADERS]
+
+
+def _wholes(files: list[Source]) -> list[Source]:
+    """Files of one piece, and split GGUFs of which all parts are there."""
+    by_name = {each.file: each for each in files}
+    wholes = [each for each in files if not _SHARD.search(each.file)]
+    for name in by_name:
+        names = part_names(name)
+        if names[:1] == (name,) and len(names) <= MOST_PARTS and all(part in by_name for part in names):
+            wholes.append(_split([by_name[part] for part in names]))
+    return wholes
+
+
+def _split(pieces: list[Source]) -> Source:
+    sizes = [piece.bytes for piece in pieces]
+    parts = [piece.model_dump(include={"file", "bytes", "sha256"}) for piece in pieces]
+    common = pieces[0].model_dump(include={"repo", "file", "revision", "hub", "gated"})
+    total = sum(size for size in sizes if size) if all(sizes) else None
+    return Source.model_validate({**common, "bytes": total, "parts": parts})
+
+
+def _stem(file: str) -> str:
+    """The name of a file, or of the one that it is a part of."""
+    return PurePosixPath(_SHARD.sub("", file)).stem
 
 
 def _of_roles(roles: Iterable[Role], looked: list[Looked], label: str) -> tuple[Role, Source] | None:
@@ -259,7 +338,7 @@ def _nothing(address: Address, looked: list[Looked], faults: list[ImagegenError]
     if not looked and faults:
         return faults[0]
     there = sorted({f"{family_of(each.header) or ''} {each.component}".strip() for each in looked})
-    held = f"it holds: {', '.join(there)}" if there else "no GGUF or safetensors file of one piece is there"
+    held = f"it holds: {', '.join(there)}" if there else "no GGUF or safetensors file is there that is whole"
     return InvalidModelFile(
         f"{address.name} has no picture model that this server can run; {held}. Look for a GGUF of it",
         param="model",

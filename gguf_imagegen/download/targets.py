@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,11 +10,13 @@ from pathlib import Path
 
 from gguf_imagegen.catalog.address import Address, address_of, is_url
 from gguf_imagegen.catalog.catalog import Catalog
+from gguf_imagegen.catalog.default_model import given_parts
 from gguf_imagegen.catalog.entry import Entry, Source
 from gguf_imagegen.catalog.quants import choose_quant
 from gguf_imagegen.download.hubs import Hubs
 from gguf_imagegen.download.repository import Finder, matching
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest, ModelNotFound, PullFailed
 
 
@@ -26,14 +28,22 @@ class Target:
     new: tuple[Entry, ...] = ()
 
 
-def to_pull(catalog: Catalog, name: str, settings: Settings) -> Target:
+def to_pull(catalog: Catalog, name: str, settings: Settings, components: tuple[str, ...] = ()) -> Target:
     """The model that is to be pulled; an error for one whose files cannot be.
 
-    What the catalog does not know may be the address of a repository, or of a file in one.
+    What the catalog does not know may be the address of a repository, or of a file in one, which takes the
+    parts that `components` name before any other.
     """
-    address = address_of(name)
-    if address is not None and not _knows(catalog, address):
-        return _found(catalog, address, settings)
+    address, given = address_of(name), given_parts(components)
+    parts = {role: part for role, part in given.items() if part is not None}
+    if address is not None and (parts or not _knows(catalog, address)):
+        return _found(catalog, address, settings, parts)
+    if parts:
+        raise InvalidRequest(
+            f"component: {name!r} is of the catalog, which says what it takes; give other parts where it is"
+            " served: serve --component ROLE=FILE",
+            param="component",
+        )
     if address is None and is_url(name):
         raise InvalidRequest(
             f"{name[:100]!r} is no model file or repository of a hub; models come from huggingface.co,"
@@ -52,9 +62,11 @@ def _knows(catalog: Catalog, address: Address) -> bool:
     return not address.quant or any(each.quant == address.quant for each in catalog.quants(address.name))
 
 
-def _found(catalog: Catalog, address: Address, settings: Settings) -> Target:
+def _found(
+    catalog: Catalog, address: Address, settings: Settings, parts: Mapping[Role, Path | Address]
+) -> Target:
     """The quantisation that is asked for, else the largest that fits into memory."""
-    entries = Finder(catalog).models(address)
+    entries = Finder(catalog, parts).models(address)
     meant = list(matching(entries, address))
     if not meant:
         there = ", ".join(entry.quant for entry in entries)
@@ -72,7 +84,7 @@ def sizes_on_hub(sources: Iterable[Source]) -> dict[Path, int]:
 
     def look(source: Source) -> None:
         with suppress(PullFailed):
-            sizes[source.path] = hub.look(source).size
+            sizes[source.path] = sum(hub.look(piece).size for piece in source.pieces)
 
     with ThreadPoolExecutor(8, thread_name_prefix="sizes") as pool:
         list(pool.map(look, sources))

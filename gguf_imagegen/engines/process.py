@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import sys
 import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections import deque
@@ -25,7 +24,7 @@ from gguf_imagegen.engines import wire
 from gguf_imagegen.engines.sdcpp.phases import bare_names
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.kernels import with_kernels
-from gguf_imagegen.machine.processes import exit_name, was_killed
+from gguf_imagegen.machine.processes import PYTHON, apart, exit_name, of_python, was_killed
 from gguf_imagegen.vocabulary.engine import Generate, Kernels, LoadSpec, Task
 from gguf_imagegen.vocabulary.errors import (
     ConversionFailed,
@@ -40,7 +39,7 @@ from gguf_imagegen.vocabulary.errors import (
 )
 from gguf_imagegen.vocabulary.events import Done, EngineEvent, Failed, Loaded
 
-WORKER: Final = (sys.executable, "-m", "gguf_imagegen.engines.sdcpp.worker")
+WORKER: Final = (PYTHON, "-m", "gguf_imagegen.engines.sdcpp.worker")
 LOG_LINES: Final = 200
 LINE_LIMIT: Final = 4000
 PIPE_BUFFER: Final = 1 << 20
@@ -120,7 +119,7 @@ class EngineProcess:
             stdout=PIPE,
             stderr=PIPE,
             limit=PIPE_BUFFER,
-            start_new_session=True,
+            **apart(),
             env=self._device.applied(environment),
         )
         self._tasks = [
@@ -271,7 +270,7 @@ def worker_environment(
     if huge_pages:
         tunables = [HUGE_PAGES, *filter(None, [clean.get("GLIBC_TUNABLES")])]  # of equal names the last wins
         clean["GLIBC_TUNABLES"] = ":".join(tunables)
-    return with_package(with_kernels(clean, kernels))
+    return with_package({**with_kernels(clean, kernels), **of_python()})
 
 
 def with_package(environment: Mapping[str, str]) -> dict[str, str]:

@@ -6,6 +6,9 @@ from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from statistics import harmonic_mean
+from typing import Any
+
+from msgspec import Struct
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.plan import Plan
@@ -33,6 +36,15 @@ class _Own:
         return _Own(_mix(self.step, step), _mix(self.around, around), self.measured + 1)
 
 
+class Measured(Struct, frozen=True):
+    """What a `Pace` knows, as it is stored: kind of lane, model and seconds; and of work that was alike."""
+
+    step: list[tuple[str, str, float]] = []
+    around: list[tuple[str, str, float]] = []
+    load: list[tuple[str, str, float]] = []
+    own: list[tuple[Any, float, float, int]] = []
+
+
 class Pace:
     """Running averages per kind of lane and model: seconds per step and megapixel, and around the steps.
 
@@ -49,6 +61,26 @@ class Pace:
         self._around: dict[tuple[str, str], float] = {}
         self._own: OrderedDict[Hashable, _Own] = OrderedDict()
         self._load: dict[tuple[str, str], float] = {}
+
+    def known(self) -> Measured:
+        """All that was learned."""
+        return Measured(
+            [(*key, seconds) for key, seconds in self._step.items()],
+            [(*key, seconds) for key, seconds in self._around.items()],
+            [(*key, seconds) for key, seconds in self._load.items()],
+            [(key, own.step, own.around, own.measured) for key, own in self._own.items()],
+        )
+
+    def recall(self, known: Measured) -> None:
+        """What an earlier run of the server learned; what this one has learned goes before."""
+        for mine, theirs in (
+            (self._step, known.step), (self._around, known.around), (self._load, known.load),
+        ):  # fmt: skip
+            for kind, name, seconds in theirs:
+                mine.setdefault((kind, name), seconds)
+        for key, step, around, measured in known.own[-MOST_ALIKE:]:
+            self._own.setdefault(_hashable(key), _Own(step, around, measured))
+        self.measured += 1
 
     def learn_load(self, entry: Entry, seconds: float, kind: str = "auto") -> None:
         """A model was loaded in so many seconds."""
@@ -117,6 +149,11 @@ def _costs(plan: Plan) -> tuple[Hashable, ...]:
         spec.cfg_scale == 1, spec.image_cfg_scale == spec.cfg_scale, spec.vae_tiling,
         spec.init_image is not None, len(spec.ref_images), spec.control_image is not None,
     )  # fmt: skip
+
+
+def _hashable(key: object) -> Hashable:
+    """A key as it was before it became JSON."""
+    return tuple(map(_hashable, key)) if isinstance(key, list | tuple) else key
 
 
 def _mix(old: float | None, new: float) -> float:

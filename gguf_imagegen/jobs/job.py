@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from bisect import bisect_right
@@ -13,6 +12,7 @@ from typing import Literal, Protocol, TypeAlias
 from gguf_imagegen.jobs.results import draw_names
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.planning.warnings import few
+from gguf_imagegen.vocabulary.bell import Bell
 from gguf_imagegen.vocabulary.callers import Sender
 from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError
 from gguf_imagegen.vocabulary.events import Loaded, Loading, Notice, PhaseChanged, Progress, Timings
@@ -129,6 +129,8 @@ class Job:
         self.held = False
         """Whether it is not to be forgotten, because its set is not."""
         self.created = time.time() if created is None else created
+        self.since = self.created
+        """What counts as its age in the queue: jobs that change places change this."""
         self.priority = plan.priority
         """Changes while it waits, by the scheduler alone."""
         self.names = names or draw_names(plan.n, plan.output_format)
@@ -155,15 +157,14 @@ class Job:
         """What it is to end with, once somebody wants it ended."""
         self._first_id = first_id
         self._notices: list[str] = []
-        self._changed = asyncio.Event()
+        self._bell = Bell()
 
     def publish(self, event: JobEvent) -> None:
         if isinstance(event, Ended):
             event = Ended(event.error and event.error.bare())
             self.plan = self.plan.without_pixels()
         self._append(event, self.next_id, time.time())
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._bell.ring()
 
     def restore(self, past: Iterable[tuple[int, float, JobEvent]]) -> None:
         """Take over what happened in earlier runs of the server: ids, times and events."""
@@ -213,20 +214,14 @@ class Job:
     async def more_than(self, count: int, timeout: float | None = None) -> bool:
         """Wait until there are more than `count` events; False if `timeout` seconds passed first."""
         while len(self.events) <= count:
-            if self.ended:
-                return False
-            try:
-                await asyncio.wait_for(self._changed.wait(), timeout)
-            except TimeoutError:
-                return False
-            except asyncio.TimeoutError:
+            if self.ended or not await self._bell.heard(timeout):
                 return False
         return True
 
     async def wait(self) -> None:
         """Wait for the end; bounded because every job ends (load and stall time-outs, drain)."""
         while not self.ended:
-            await self._changed.wait()
+            await self._bell.heard()
 
     @property
     def missing(self) -> int:

@@ -51,6 +51,13 @@ CREATE TABLE owners (picture TEXT PRIMARY KEY, owner TEXT NOT NULL) WITHOUT ROWI
 LETTERS = "CREATE TABLE IF NOT EXISTS letters (job TEXT PRIMARY KEY, letter BLOB NOT NULL) WITHOUT ROWID"
 """An older version of the program leaves it alone."""
 
+FORGOTTEN = """CREATE TABLE IF NOT EXISTS forgotten (
+    number INTEGER PRIMARY KEY, job TEXT NOT NULL, caller TEXT NOT NULL, at REAL NOT NULL)"""
+"""Likewise."""
+MOST_FORGOTTEN = 10_000
+LONGEST_FORGOTTEN = 30 * 86400.0
+"""How many jobs that are past their time are known by their ids, and for how many seconds."""
+
 _TICKET: Final = msgspec.json.Decoder(Ticket)
 _EVENT: Final = msgspec.json.Decoder[Stored](Stored)
 _LETTER: Final = msgspec.json.Decoder(Letter)
@@ -145,6 +152,11 @@ class Journal:
                     log.error("the webhook of job %s cannot be read: %s", job, exc)
         return found
 
+    def forgotten(self) -> dict[str, str]:
+        """The callers of jobs that are past their time, by id. Call it as `letters`."""
+        with closing(self._opened()) as db:
+            return dict(db.execute("SELECT job, caller FROM forgotten"))
+
     def start(self) -> None:
         """From now on things can be written."""
         self._loop = asyncio.get_running_loop()
@@ -182,9 +194,10 @@ class Journal:
         """Store an event that nobody waits for."""
         self._later(_event_row(job_id, id, at, event))
 
-    def move(self, job_id: str, priority: int) -> None:
-        """A job that waits is to go sooner or later."""
-        self._later(("UPDATE tickets SET priority = ? WHERE job = ?", (priority, job_id)))
+    def move(self, job_id: str, priority: int, since: float) -> None:
+        """A job that waits is to go sooner or later: `created` is its age in the queue, not its ticket's."""
+        sql = "UPDATE tickets SET priority = ?, created = ? WHERE job = ?"
+        self._later((sql, (priority, since, job_id)))
 
     def own(self, picture: str, owner: str) -> None:
         """Keep in mind whose a picture is, even when its job is forgotten."""
@@ -203,8 +216,14 @@ class Journal:
         self._later(("DELETE FROM letters WHERE job = ?", (job_id,)))
 
     def forget(self, job_id: str) -> None:
-        """A job is past its time."""
-        self._later(*((f"DELETE FROM {table} WHERE job = ?", (job_id,)) for table in ("events", "tickets")))
+        """A job is past its time; its id stays known, as one of the latest."""
+        self._later(
+            ("INSERT INTO forgotten (job, caller, at) SELECT job, caller, ? FROM tickets WHERE job = ?",
+             (time.time(), job_id)),
+            ("DELETE FROM forgotten WHERE number <= (SELECT MAX(number) FROM forgotten) - ?",
+             (MOST_FORGOTTEN,)),
+            *((f"DELETE FROM {table} WHERE job = ?", (job_id,)) for table in ("events", "tickets")),
+        )  # fmt: skip
 
     def _commit(self, *statements: tuple[str, Sequence[Any]], again: bool = True) -> asyncio.Future[None]:
         done = asyncio.get_running_loop().create_future()
@@ -294,6 +313,8 @@ class Journal:
             if version == 0:
                 db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
             db.execute(LETTERS)
+            db.execute(FORGOTTEN)
+            db.execute("DELETE FROM forgotten WHERE at < ?", (time.time() - LONGEST_FORGOTTEN,))
             _tighten(db)
             db.execute("UPDATE server SET life = life + 1")
             (life,) = db.execute("SELECT life FROM server").fetchone()

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent, Started
@@ -15,12 +15,19 @@ from gguf_imagegen.jobs.journal import Journal, Record, Refused
 from gguf_imagegen.jobs.letter import Letter
 from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.spool import Spool
-from gguf_imagegen.jobs.stored import StoredEnd, restored, stored
+from gguf_imagegen.jobs.stored import (
+    StoredEnd,
+    StoredItem,
+    restored,
+    restored_error,
+    stored,
+    stored_error,
+)
 from gguf_imagegen.jobs.ticket import Repeat, Ticket, request_of, ticket_of
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.callers import EVERYBODY
-from gguf_imagegen.vocabulary.errors import GenerationFailed, ShuttingDown, StorageFailed
+from gguf_imagegen.vocabulary.errors import GenerationFailed, ImagegenError, ShuttingDown, StorageFailed
 from gguf_imagegen.vocabulary.events import Notice
 
 log = logging.getLogger(__name__)
@@ -33,7 +40,10 @@ A_LIFE = 1_000_000
 
 @dataclass(frozen=True)
 class Past:
-    """A job of an earlier run of the server with its history; `ticket` is None if it cannot be read."""
+    """A job of an earlier run of the server with its history; `ticket` is None if it cannot be read.
+
+    A set has the `faults` of items that could not be queued.
+    """
 
     id: str
     caller: str
@@ -43,6 +53,7 @@ class Past:
     events: Sequence[tuple[int, float, JobEvent]]
     first_id: int
     """For its next event: above all that earlier runs may have used."""
+    faults: Mapping[int, ImagegenError] = field(default_factory=dict)
 
 
 class Ledger:
@@ -54,7 +65,8 @@ class Ledger:
         self._needed: dict[str, Sequence[str]] = {}
         """By job whose ticket is stored: hashes of the files that it still needs."""
         self.letters: list[Letter] = []
-        """Those of earlier runs that have not arrived, once the past is read."""
+        self.forgotten: Mapping[str, str] = {}
+        """Of earlier runs, once the past is read: what has not arrived, and callers by job that expired."""
 
     async def past(self) -> tuple[list[Past], Mapping[str, str]]:
         """All jobs of earlier runs, the oldest first, and the owners of pictures.
@@ -63,16 +75,31 @@ class Ledger:
         """
         records, owners = await asyncio.to_thread(self._journal.read)
         self.letters = await asyncio.to_thread(self._journal.letters)
+        self.forgotten = await asyncio.to_thread(self._journal.forgotten)
         self._needed = {record.job: _needed_by(record) for record in records}
         await asyncio.to_thread(self._spool.sweep, self._hashes(), 0.0)
         self._journal.start()
         return [self._past(record) for record in records], owners
 
     def _past(self, record: Record) -> Past:
-        events = [(id, at, restored(event)) for id, at, event in record.events]
+        events = [
+            (id, at, restored(event)) for id, at, event in record.events if not isinstance(event, StoredItem)
+        ]
+        faults = {
+            event.index: restored_error(event.end)
+            for _, _, event in record.events
+            if isinstance(event, StoredItem)
+        }
         first_id = (self._journal.life - record.life) * A_LIFE
         return Past(
-            record.job, record.caller, record.created, record.priority, record.ticket, events, first_id
+            record.job,
+            record.caller,
+            record.created,
+            record.priority,
+            record.ticket,
+            events,
+            first_id,
+            faults,
         )
 
     async def request(self, ticket: Ticket, able: Abilities) -> ImageRequest:
@@ -121,6 +148,11 @@ class Ledger:
                 await asyncio.wait_for(self._journal.event(wanted.id, 0, time.time(), kept), PATIENCE)
             self._needed[wanted.id] = ()
 
+    def item_failed(self, wanted: PictureSet, index: int, error: ImagegenError) -> None:
+        """Store in passing why an item of a set could not be queued."""
+        if wanted.id in self._needed:
+            self._journal.note(wanted.id, 1 + index, time.time(), StoredItem(index, stored_error(error)))
+
     async def store(self, job: Job, event: JobEvent, letter: Letter | None = None) -> None:
         """Have an event on the disk, if the disk takes it; else it is tried again later.
 
@@ -150,7 +182,7 @@ class Ledger:
     def move(self, job: Job) -> None:
         """It is to go sooner or later."""
         if job.id in self._needed:
-            self._journal.move(job.id, job.priority)
+            self._journal.move(job.id, job.priority, job.since)
 
     def keep(self, letter: Letter) -> None:
         self._journal.keep(letter)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Iterable
 from itertools import islice
 
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.vocabulary.bell import Bell
 
 REMEMBERED = 1000
 """Latest events by which a follower finds what has changed; one that is further behind looks at all jobs."""
@@ -20,7 +19,7 @@ class News:
     def __init__(self) -> None:
         self.count = 0
         self._latest: deque[Job] = deque(maxlen=REMEMBERED)
-        self._changed = asyncio.Event()
+        self._bell = Bell()
 
     def add(self, job: Job) -> None:
         """It had an event."""
@@ -30,8 +29,7 @@ class News:
 
     def wake(self) -> None:
         """Followers shall look, whether there was an event or not."""
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._bell.ring()
 
     def since(self, count: int, jobs: Iterable[Job]) -> list[Job]:
         """Those of `jobs` that had events since there were `count` of them; perhaps more than these."""
@@ -42,5 +40,4 @@ class News:
 
     async def wait(self, timeout: float) -> None:
         """Wait until something happens, at most `timeout` seconds."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), timeout)
+        await self._bell.heard(timeout)

@@ -9,7 +9,7 @@ from statistics import fmean
 
 from gguf_imagegen.jobs.job import Job, Status
 from gguf_imagegen.jobs.spool import Spool
-from gguf_imagegen.jobs.ticket import OWN, Item, Ticket, fields_of, spooled
+from gguf_imagegen.jobs.ticket import OWN, Item, Repeat, Ticket, fields_of, spooled
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.vocabulary.callers import Sender
@@ -23,7 +23,8 @@ def draw_id(kind: str) -> str:
 class PictureSet:
     """`request` is what all items share; each has its own `OWN` fields. Only `Sets` changes it.
 
-    `errors` are those of items that could not be queued; `end` is why the set ended before its items did.
+    `errors` are those of items that could not be queued; `end` is why the set ended before its items did;
+    `repeat` is how a repeated request for it is known.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class PictureSet:
         warnings: Sequence[str] = (),
         id: str = "",
         created: float | None = None,
+        repeat: Repeat | None = None,
     ) -> None:
         self.id = id or draw_id("set")
         self.request = request
@@ -43,6 +45,7 @@ class PictureSet:
         self.items = items
         self.sender = sender
         self.warnings = warnings
+        self.repeat = repeat
         self.created = time.time() if created is None else created
         self.ended: float | None = None
         self.end: ImagegenError | None = None
@@ -66,7 +69,7 @@ class PictureSet:
             plan={},
             names=[],
             lasting=True,
-            repeat=None,
+            repeat=self.repeat,
             created=self.created,
             priority=self.request.priority,
             items=list(self.items),

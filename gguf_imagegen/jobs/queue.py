@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -74,8 +74,15 @@ class Queue:
     def put_back(self, job: Job) -> None:
         """It could not begin after all: it waits again, where it has been."""
         self.add(job)
-        self._lines[_key(job)].sort()
         self.moves += 1
+
+    def let_before(self, job: Job, other: Job) -> list[Job]:
+        """Let a job go before another of its caller and priority; returns the jobs that have moved.
+
+        They exchange their ages, so the jobs of other callers wait no longer than before.
+        """
+        self.moves += 1
+        return self._lines[_key(job)].let_before(job, other)
 
     def remove(self, job: Job) -> None:
         line = self._lines[_key(job)]
@@ -135,7 +142,7 @@ class Queue:
         lines = [(caller, line) for (each, caller), line in self._lines.items() if each == priority]
 
         def turn(named: tuple[str, Line]) -> tuple[float, float]:
-            return self.served.get(named[0], 0.0), next(iter(named[1])).created
+            return self.served.get(named[0], 0.0), next(iter(named[1])).since
 
         return [line for _, line in sorted(lines, key=turn)]
 
@@ -150,7 +157,7 @@ class Line:
         self._jobs: dict[str, Job] = {}
         self._indexes: dict[str, int] = {}  # of the jobs in `_places`
         self._places: list[Place] = []
-        self._created: list[float] = []  # of the jobs in `_places`
+        self._since: list[float] = []  # of the jobs in `_places`
         self._removed = 0
         self._counted = (0, 0)  # removals and measurements that the places are true for
 
@@ -165,16 +172,30 @@ class Line:
 
     def add(self, job: Job) -> None:
         self._bring_up_to_date()
+        last = next(reversed(self._jobs.values()), job)
         self._jobs[job.id], self.waiting[job.id] = job, _waiting(job)
-        self._append(job)
+        if job.since < last.since:
+            self._order(sorted(self, key=lambda job: job.since))
+        else:
+            self._append(job)
 
     def remove(self, job: Job) -> None:
         del self._jobs[job.id], self.waiting[job.id]
         self._removed += 1
 
-    def sort(self) -> None:
-        """By age, where one has come back."""
-        self._jobs = {job.id: job for job in sorted(self._jobs.values(), key=lambda job: job.created)}
+    def let_before(self, job: Job, other: Job) -> list[Job]:
+        jobs = [each for each in self if each is not job]
+        jobs.insert(jobs.index(other), job)
+        moved = [(each, before.since) for each, before in zip(jobs, self, strict=True) if each is not before]
+        for each, since in moved:
+            each.since = since
+            self.waiting[each.id] = _waiting(each)
+        self._order(jobs)
+        return [each for each, _ in moved]
+
+    def _order(self, jobs: Sequence[Job]) -> None:
+        """The same jobs in another order."""
+        self._jobs = {job.id: job for job in jobs}
         self.waiting = {id: self.waiting[id] for id in self._jobs}
         self._removed += 1
 
@@ -188,15 +209,15 @@ class Line:
         self._bring_up_to_date()
         return self._places[count - 1]
 
-    def until(self, created: float, *, with_ties: bool) -> int:
+    def until(self, since: float, *, with_ties: bool) -> int:
         """How many came before this time, or at it."""
         self._bring_up_to_date()
-        return (bisect_right if with_ties else bisect_left)(self._created, created)
+        return (bisect_right if with_ties else bisect_left)(self._since, since)
 
     def _bring_up_to_date(self) -> None:
         state = self._removed, self._pace.measured
         if state != self._counted:
-            self._counted, self._indexes, self._places, self._created = state, {}, [], []
+            self._counted, self._indexes, self._places, self._since = state, {}, [], []
             for job in self:
                 self._append(job)
 
@@ -206,7 +227,7 @@ class Line:
         known = None if last.seconds is None or own is None else last.seconds + own
         self._indexes[job.id] = len(self._places)
         self._places.append(Place(last.position + 1, known))
-        self._created.append(job.created)
+        self._since.append(job.since)
 
 
 def _key(job: Job) -> tuple[int, str]:
@@ -214,7 +235,7 @@ def _key(job: Job) -> tuple[int, str]:
 
 
 def _due(job: Job) -> float:
-    return due(job.created, job.priority)
+    return due(job.since, job.priority)
 
 
 def _since(waiting: Waiting) -> float:
@@ -224,4 +245,4 @@ def _since(waiting: Waiting) -> float:
 def _waiting(job: Job) -> Waiting:
     model = key_of(job.plan.entry) if job.plan.generate else None
     files = [model or "", *map(str, addons_of(job.plan))]
-    return Waiting(job.id, model, job.created, job.caller, job.priority, " + ".join(files))
+    return Waiting(job.id, model, job.since, job.caller, job.priority, " + ".join(files))

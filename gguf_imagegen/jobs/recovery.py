@@ -110,13 +110,13 @@ def _job(past: Past, plan: Plan) -> Job:
         lasting=ticket is not None and ticket.lasting,
         hook=ticket.hook if ticket else None,
         id=past.id,
-        created=past.created,
+        created=ticket.created if ticket else past.created,
         names=ticket.names if ticket else (),
         first_id=past.first_id,
         parent=ticket.parent if ticket else None,
     )
-    job.priority = past.priority
-    job.restore([(0, past.created, Queued(1, None)), *past.events])
+    job.priority, job.since = past.priority, past.created
+    job.restore([(0, job.created, Queued(1, None)), *past.events])
     return job
 
 

@@ -80,7 +80,7 @@ class Scheduler:
         self._wishes: dict[str, tuple[Entry, bool]] = {}  # by model; whether to have it in memory
         self._endings: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
-        pool.changed = self._lanes_changed
+        pool.changed = self._wake.set
 
     # -- what callers do ------------------------------------------------------------------------------
 
@@ -152,6 +152,15 @@ class Scheduler:
             self.news.wake()
             self._wake.set()
 
+    def let_before(self, job: Job, other: Job) -> list[Job]:
+        """Let a waiting job go before another of its caller and priority; returns those that moved."""
+        if job is other or job not in self.queue or other not in self.queue:
+            return []
+        moved = self.queue.let_before(job, other)
+        self.news.wake()
+        self._wake.set()
+        return moved
+
     def want(self, entry: Entry) -> None:
         """Have this model loaded as soon as no job waits."""
         self.pool.forget_failure(entry)
@@ -216,8 +225,7 @@ class Scheduler:
         return (sum(known) + place.seconds - own) / max(1, len(self.pool.lanes)) + own
 
     def _rest(self, job: Job) -> float | None:
-        lane = self.pool.lane(job.lane) if job.lane else None
-        kind = lane.device.kind if lane else None
+        kind = lane.device.kind if job.lane and (lane := self.pool.lane(job.lane)) else None
         return self.pace.job_seconds(job.plan, job.last_progress, len(job.images), kind)
 
     async def drain(self, grace: float) -> None:
@@ -273,16 +281,13 @@ class Scheduler:
         if not self.queue or not self._idle:
             return
         rules = Rules(self._settings.swap_after, self.queue.served)
+        self.pace.kinds = self.pool.kinds
         wants = self.queue.wants if self.pool.spreads else {}
         idle = {lane.name: lane for lane in self._idle}
         for each in place(self.queue.waiting, self.pool.views(self._busy, wants), time.time(), rules):
             job, lane = self.jobs[each.job.id], idle[each.lane]
             self.queue.take(job)
             self._begin(lane, self._run_job(job, lane), job)
-
-    def _lanes_changed(self) -> None:
-        self.pace.kinds = self.pool.kinds
-        self._wake.set()
 
     async def _grant_wishes(self) -> None:
         """In their order, but for those that must wait for a lane."""
@@ -310,7 +315,7 @@ class Scheduler:
         ends = [lane.next_expiry for lane in self._idle] + [lane.pause or None for lane in self._idle]
         if self._idle:
             now = time.time() - self._settings.swap_after
-            ends.append(next((job.created - now for job in self.queue if job.created > now), None))
+            ends.append(next((job.since - now for job in self.queue if job.since > now), None))
         with contextlib.suppress(asyncio.TimeoutError):
             soonest = min((seconds for seconds in ends if seconds is not None), default=None)
             await asyncio.wait_for(self._wake.wait(), soonest)

@@ -96,7 +96,7 @@ class Sets:
 
     # -- after a restart ------------------------------------------------------------------------------
 
-    async def take_back(self, past: Past, ticket: Ticket, able: Abilities) -> None:
+    async def take_back(self, past: Past, ticket: Ticket, able: Abilities) -> PictureSet:
         """A set of an earlier run of the server; it goes on when its jobs are there, too."""
         assert self._ledger is not None
         ends = [(at, event.error) for _, at, event in past.events if isinstance(event, Ended)]
@@ -107,13 +107,21 @@ class Sets:
             except ImagegenError as exc:
                 why = exc.bare()
         found = PictureSet(
-            request, ticket.operation, ticket.items, ticket.sender, id=ticket.id, created=ticket.created
+            request,
+            ticket.operation,
+            ticket.items,
+            ticket.sender,
+            id=ticket.id,
+            created=ticket.created,
+            repeat=ticket.repeat,
         )
+        found.errors |= past.faults
         self._sets[found.id] = found
         if ends:
             found.ended, found.end = ends[-1]
         elif why is not None:
             await self._end(found, why)
+        return found
 
     def go_on(self) -> None:
         """All jobs of earlier runs are known now."""
@@ -192,6 +200,8 @@ class Sets:
                 break
             await asyncio.sleep(pause)
         wanted.errors[index] = last
+        if self._ledger is not None:
+            self._ledger.item_failed(wanted, index, last)
         self._scheduler.news.wake()
         return True
 

@@ -1,6 +1,6 @@
 """The state folder: what outlives a server, in the hands of one server at a time, readable by its owner.
 
-In it are the journal of the jobs, the pictures of their requests, and the pictures made.
+In it are the journal of the jobs, the pictures of their requests, the pictures made, and how long they took.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ class Unusable(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """The folder of this server's pictures, and its ledger."""
+    """The folder of this server's pictures, its ledger, and the file of what it has measured."""
 
     pictures: Path
     ledger: Ledger
+    pace: Path | None = None
 
 
 @contextmanager
@@ -64,4 +65,4 @@ def _locked(path: Path, stack: ExitStack) -> State | None:
             exc.strerror,
         )
         return None
-    return State(path / "pictures", Ledger(journal, Spool(path / "spool")))
+    return State(path / "pictures", Ledger(journal, Spool(path / "spool")), path / "pace.json")

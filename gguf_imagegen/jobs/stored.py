@@ -39,10 +39,18 @@ class StoredEnd(Struct, frozen=True, tag="ended"):
     retry_after: int | None = None
 
 
-Stored: TypeAlias = StoredStart | StoredImage | StoredNotice | StoredEnd
+class StoredItem(Struct, frozen=True, tag="item"):
+    """An item of a set that could not be queued, and why."""
+
+    index: int
+    end: StoredEnd
 
 
-def stored(event: JobEvent) -> Stored | None:
+OfJob: TypeAlias = StoredStart | StoredImage | StoredNotice | StoredEnd
+Stored: TypeAlias = OfJob | StoredItem
+
+
+def stored(event: JobEvent) -> OfJob | None:
     """None for events that are not stored."""
     match event:
         case Started():
@@ -54,13 +62,17 @@ def stored(event: JobEvent) -> Stored | None:
         case Ended(error=None):
             return StoredEnd()
         case Ended(error=error) if error is not None:
-            message = error.reason if isinstance(error, InvalidImage) else error.message
-            return StoredEnd(type(error).__name__, message, error.param, error.retry_after)
+            return stored_error(error)
         case _:
             return None
 
 
-def restored(event: Stored) -> JobEvent:
+def stored_error(error: ImagegenError) -> StoredEnd:
+    message = error.reason if isinstance(error, InvalidImage) else error.message
+    return StoredEnd(type(error).__name__, message, error.param, error.retry_after)
+
+
+def restored(event: OfJob) -> JobEvent:
     match event:
         case StoredStart():
             return Started(event.lane)
@@ -71,10 +83,10 @@ def restored(event: Stored) -> JobEvent:
         case StoredEnd(kind=""):
             return Ended(None)
         case StoredEnd():
-            return Ended(_error(event))
+            return Ended(restored_error(event))
 
 
-def _error(event: StoredEnd) -> ImagegenError:
+def restored_error(event: StoredEnd) -> ImagegenError:
     kinds = {kind.__name__: kind for kind in _kinds(ImagegenError)}
     kind = kinds.get(event.kind, errors.InternalError)
     if issubclass(kind, InvalidImage):

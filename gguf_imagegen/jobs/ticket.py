@@ -133,7 +133,7 @@ def plan_of(ticket: Ticket, find: Callable[[str], Entry | None]) -> Plan:
 
     def typed(kind: type, value: Any) -> object:
         if kind is Entry:
-            entry = Entry.model_validate(value)
+            entry = Entry.model_validate(_as_now(value))
             now = find(entry.name)
             return _as_asked(now, entry) if now else entry
         if kind is Path:
@@ -141,6 +141,14 @@ def plan_of(ticket: Ticket, find: Callable[[str], Entry | None]) -> Plan:
         raise TypeError(kind)
 
     return msgspec.convert(ticket.plan, Plan, dec_hook=typed)
+
+
+def _as_now(entry: dict[str, Any]) -> dict[str, Any]:
+    """A model's entry in today's words: seamless edges were `tiling` once."""
+    if "tiling" not in entry:
+        return entry
+    rest = {name: value for name, value in entry.items() if name != "tiling"}
+    return {**rest, "seamless": "xy"} if entry["tiling"] else rest
 
 
 def pinned(plan: Plan, fresh: Plan) -> Plan:

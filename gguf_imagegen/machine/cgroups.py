@@ -27,6 +27,6 @@ def cgroup_folders(controller: str, root: Path = Path("/")) -> Iterator[tuple[Li
 def read_or_empty(path: Path) -> str:
     """What a file of the system says; nothing where there is none, as on macOS."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError:
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -113,8 +114,8 @@ def gpu_names(found: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def has_gpu_node(dev: Path = Path("/dev")) -> bool:
-    """Whether it is worth asking the engine for GPUs."""
-    return any(next(dev.glob(pattern), None) for pattern in NODES)
+    """Whether it is worth asking the engine for GPUs; without /dev's nodes only the engine can know."""
+    return sys.platform == "win32" or any(next(dev.glob(pattern), None) for pattern in NODES)
 
 
 def pin_to_cores(environment: Mapping[str, str] = os.environ) -> None:

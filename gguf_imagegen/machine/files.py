@@ -21,11 +21,20 @@ def put(path: Path, data: bytes, mode: int, *, lasting: bool) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     if lasting:
-        _keep_names(path.parent)
+        keep_names(path.parent)
 
 
-def _keep_names(folder: Path) -> None:
-    """Have the names in a folder on the disk, where folders can be opened (not on Windows)."""
+def append_flags() -> int:
+    """To open a file for writing from where it ends, no other one behind a link of its name, for us alone."""
+    wanted = ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY")
+    return os.O_WRONLY | os.O_CREAT | sum(getattr(os, name, 0) for name in wanted)
+
+
+def keep_names(folder: Path) -> None:
+    """Have the names in a folder on the disk, where folders can be opened (not on Windows).
+
+    A new name outlives a power cut only when its folder is on the disk as well.
+    """
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

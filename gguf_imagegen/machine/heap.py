@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+from typing import Any
 
 M_MMAP_THRESHOLD = -3
 """As in glibc's malloc.h."""
@@ -14,13 +16,16 @@ def keep_large_blocks_apart() -> None:
 
     Without this glibc keeps ever larger ones in its heaps, where a small one above them holds them fast.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if (mallopt := _of_libc("mallopt")) is not None:
         mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def give_back() -> None:
     """Give back what lies free in the heaps. Takes milliseconds: call it in a thread."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
+    if (trim := _of_libc("malloc_trim")) is not None:
         trim(0)
+
+
+def _of_libc(name: str) -> Any:
+    """None where there is no such function: in another libc, or on Windows, which has none."""
+    return None if sys.platform == "win32" else getattr(ctypes.CDLL(None), name, None)

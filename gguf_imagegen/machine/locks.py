@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
@@ -35,10 +35,14 @@ def exclusive(path: Path) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
-            return
+                if sys.platform != "win32":  # there an open file keeps its name
+                    path.unlink(missing_ok=True)
+            break
         finally:
             os.close(handle)
+    if sys.platform == "win32":
+        with suppress(PermissionError):  # another process has it meanwhile
+            path.unlink(missing_ok=True)
 
 
 def _is_open_file(path: Path, handle: int) -> bool:

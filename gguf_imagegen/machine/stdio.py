@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-PIECE = select.PIPE_BUF
+PIECE = getattr(select, "PIPE_BUF", 512)
 """Bytes that a pipe which is ready takes without waiting."""
 
 
@@ -27,7 +27,15 @@ def open_closed() -> None:
 
 
 def survive_readers() -> None:
-    """Let nothing that happens to the readers of stdout and stderr reach the program: see `Forgiving`."""
+    """Let nothing that happens to the readers of stdout and stderr reach the program: see `Forgiving`.
+
+    Windows cannot ask whether a pipe takes something: there only characters that a console lacks do no harm.
+    """
+    if sys.platform == "win32":
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return
     for name, fd in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         with contextlib.suppress(OSError):

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain, count, takewhile
 
-from gguf_imagegen.modelfiles.engine_names import DECODERS, DIFFUSION, lora_name, model_name, role_prefix
+from gguf_imagegen.modelfiles.engine_names import DECODERS, DIFFUSION, model_name, role_prefix
 from gguf_imagegen.modelfiles.header import Header, TensorInfo
+from gguf_imagegen.modelfiles.lora_names import Spelling, spellings
 from gguf_imagegen.modelfiles.weight_types import QUANTIZED
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidModelFile
@@ -24,7 +25,6 @@ _PLAIN = frozenset({"F32", "F16", "BF16"})
 _FLOATS = {"gguf": _PLAIN, "safetensors": _PLAIN | {"F64", "F8_E4M3", "F8_E5M2"}}
 _NUMBERS = {"gguf": frozenset({"I32"}), "safetensors": frozenset({"I32", "I64"})}
 _PASSED_OVER = "U8"
-_PEFT = "base_model.model."
 _EMBEDDINGS = (
     "token_embedding.weight", "position_embedding.weight", "embed_tokens.weight", "shared.weight",
     "relative_attention_bias.weight",
@@ -42,11 +42,15 @@ _CLIP_G_FUSED = (
 
 @dataclass(frozen=True)
 class Fit:
-    """`fitting` of a LoRA's `total` tensors have an effect; `stranger` is one that has none, or empty."""
+    """`fitting` of a LoRA's `total` tensors have an effect; `stranger` is one that has none, or empty.
+
+    It is so once the tensors are called as `renamed` says, by their names in the file.
+    """
 
     fitting: int
     total: int
     stranger: str
+    renamed: Mapping[str, str]
 
 
 class _Misfit(Exception):
@@ -60,8 +64,10 @@ def fit(lora: Header, files: Mapping[Role, Header], family: str, model: str) -> 
     """
     fitting: set[str] = set()
     faults: list[str] = []
+    targets = _targets(files, family)
+    names = spellings(lora, family, targets)
     try:
-        for layer, pieces in _layers(lora, family, _targets(files, family)):
+        for layer, pieces in _layers(lora, targets, names):
             try:
                 fitting.update(tensor.name for tensor in _effective(layer, pieces, lora.format))
             except _Misfit as exc:
@@ -72,19 +78,14 @@ def fit(lora: Header, files: Mapping[Role, Header], family: str, model: str) -> 
     share = f"{len(fitting)} of {len(lora.tensors)} tensors fit {model}"
     if faults:
         raise _refusal(lora, f"{faults[0]}; {share}")
-    if not fitting and all(name.startswith(_PEFT) for name in lora.tensors):
-        raise _refusal(
-            lora,
-            f"has names as PEFT saves them, which the engine does not know: {share}; replace {_PEFT!r} at"
-            " their beginning by 'diffusion_model.', or save it with save_lora_weights of diffusers",
-        )
     if not fitting:
         raise _refusal(
             lora,
             f"was made for another model, or has names that the engine does not know: {share} (the first is"
             f" {_short(stranger)})",
         )
-    return Fit(len(fitting), len(lora.tensors), stranger)
+    renamed = {name: spelling.file for name, spelling in names.items() if spelling.file != name}
+    return Fit(len(fitting), len(lora.tensors), stranger, renamed)
 
 
 def _refusal(lora: Header, words: str) -> InvalidModelFile:
@@ -113,20 +114,20 @@ def _targets(files: Mapping[Role, Header], family: str) -> dict[str, TensorInfo]
 
 
 def _layers(
-    lora: Header, family: str, targets: Mapping[str, TensorInfo]
+    lora: Header, targets: Mapping[str, TensorInfo], names: Mapping[str, Spelling]
 ) -> Iterator[tuple[TensorInfo, list[Parts]]]:
     """Each layer that the file means to change, with what it holds for the layer's pieces.
 
     The pieces are rows of a fused matrix, in their order: `qkv.weight.1` changes K.
     """
-    parts = _parts(lora, family, fused=f"{_CLIP_G}0.self_attn.in_proj.weight" in targets)
+    parts = _parts(lora, names, fused=f"{_CLIP_G}0.self_attn.in_proj.weight" in targets)
     for name in dict.fromkeys(key if key in targets else key.rpartition(".")[0] for key in parts):
         if name in targets:
             keys = takewhile(parts.__contains__, chain([name], (f"{name}.{number}" for number in count(1))))
             yield targets[name], [parts[key] for key in keys]
 
 
-def _parts(lora: Header, family: str, *, fused: bool) -> dict[str, dict[str, TensorInfo]]:
+def _parts(lora: Header, names: Mapping[str, Spelling], *, fused: bool) -> dict[str, dict[str, TensorInfo]]:
     """The file's tensors by the name of what they change, and then by part: `lora_down`, `alpha`, …"""
     readable = _FLOATS[lora.format] | _NUMBERS[lora.format] | QUANTIZED | {_PASSED_OVER}
     parts: dict[str, dict[str, TensorInfo]] = defaultdict(dict)
@@ -135,7 +136,7 @@ def _parts(lora: Header, family: str, *, fused: bool) -> dict[str, dict[str, Ten
             raise _Misfit(f"has {_short(name)} in {tensor.type}, which the engine does not read")
         if not math.prod(tensor.shape):
             raise _Misfit(f"is damaged: {_short(name)} is empty")
-        key, _, part = lora_name(name, family).rpartition(".")
+        key, _, part = names[name].engine.rpartition(".")
         if fused and key.startswith(_CLIP_G):
             for old, new in _CLIP_G_FUSED:
                 key = key.replace(old, new)

@@ -18,6 +18,7 @@ from typing import BinaryIO
 
 from gguf.constants import GGMLQuantizationType
 
+from gguf_imagegen.machine.files import keep_names
 from gguf_imagegen.modelfiles.header import MAX_NAME, Header, Layout, TensorInfo, read_header
 from gguf_imagegen.modelfiles.inspect import family_of
 from gguf_imagegen.vocabulary.errors import DiskFull, InvalidModelFile
@@ -64,7 +65,7 @@ def rename_text_encoders(original: Path, target: Path, on_progress: Progress) ->
             _write(source, copy, header, header.layout, names, on_progress)
         _compare(header, read_header(partial), names)
         partial.replace(target)
-        _sync_folder(target.parent)
+        keep_names(target.parent)
     except OSError as exc:
         if exc.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull(
@@ -171,12 +172,3 @@ def _compare(old: Header, new: Header, names: Mapping[str, str]) -> None:
     before = [(names[name], told(old, tensor)) for name, tensor in old.tensors.items()]
     if before != [(name, told(new, tensor)) for name, tensor in new.tensors.items()]:
         raise InvalidModelFile(f"{old.name}: the renamed copy differs from it; try again")
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new name outlives a power cut only when its folder is on the disk as well."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

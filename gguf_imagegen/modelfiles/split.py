@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -38,19 +39,33 @@ def split_of(first: Path) -> Split | None:
 
     InvalidModelFile names the first part that is missing or wrong.
     """
-    match = _NAME.fullmatch(first.name)
-    if match is None:
+    names = part_names(first.name)
+    if not names:
         return None
-    stem, number, count = match[1], int(match[2]), int(match[3])
-    names = [f"{stem}-{each:05}-of-{count:05}{first.suffix}" for each in range(1, count + 1)]
-    if number != 1 or not count:
-        raise InvalidModelFile(f"{first.name}: give the first part, {stem}-00001-of-{match[3]}{first.suffix}")
+    if first.name != names[0]:
+        raise InvalidModelFile(f"{first.name}: give the first part, {names[0]}")
     missing = [name for name in names if not first.with_name(name).is_file()]
     if missing:
         raise InvalidModelFile(f"{first.name}: a part is missing beside it: {missing[0]}")
     parts = {path: read_header(path, split=True) for path in map(first.with_name, names)}
     _require_alike(parts)
     return Split(parts)
+
+
+def part_names(name: str) -> tuple[str, ...]:
+    """The names of all parts of the model of which this is one, folders before it included; else none."""
+    match = _NAME.fullmatch(name)
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
+        return ()
+    suffix = name[match.end(3) :]
+    return tuple(f"{match[1]}-{each:05}-of-{match[3]}{suffix}" for each in range(1, int(match[3]) + 1))
+
+
+def joined(parts: Iterable[Header], name: str) -> Header:
+    """What is known of the whole from the headers of its parts: its tensors, though not their places."""
+    headers = tuple(parts)
+    tensors = {each.name: each for header in headers for each in header.tensors.values()}
+    return Header(name, "gguf", tensors, sum(header.size for header in headers))
 
 
 def _require_alike(parts: dict[Path, Header]) -> None:
@@ -64,6 +79,17 @@ def _require_alike(parts: dict[Path, Header]) -> None:
         tensors |= header.tensors.keys()
     if len(alignments) > 1:
         raise InvalidModelFile(f"{next(iter(parts)).name}: its parts are aligned differently")
+
+
+def join_parts(first: Path, target: Path, tell: Callable[[int, int], None]) -> None:
+    """Write the whole model of which this is the first part; on the disk, and checked, when this returns."""
+    split = split_of(first)
+    if split is None:
+        raise InvalidModelFile(f"{first.name}: this is no part of a split model")
+    join(split, target, tell)
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    read_header(target)
 
 
 def join(split: Split, target: Path, tell: Callable[[int, int], None]) -> None:

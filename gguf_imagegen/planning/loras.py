@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.verdict import weights_of
@@ -37,10 +39,11 @@ def fitting_loras(
         if role_prefix(role, entry.family) is not None
     }
     files = as_loaded(files, weights_of(entry, files, settings))
+    fits = {}
     for path in dict.fromkeys(lora.path for lora in loras):
-        found = fit(inspect_file(path), files, entry.family, entry.id)
-        notes.extend(_note(path.name, found, entry.id))
-    return tuple(loras)
+        fits[path] = fit(inspect_file(path), files, entry.family, entry.id)
+        notes.extend(_note(path.name, fits[path], entry.id))
+    return tuple(replace(lora, renamed=dict(fits[lora.path].renamed)) for lora in loras)
 
 
 def _found(wanted: LoraRequest, folder: Path | None) -> Lora:

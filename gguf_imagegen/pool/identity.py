@@ -73,6 +73,8 @@ def this_machine(kernels: Kernels = "auto") -> Machine | None:
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """The CPU's model as Linux names it, elsewhere what Python knows of it."""
     with suppress(OSError):
-        if match := re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.M):
+        if match := re.search(
+            r"^model name\s*:\s*(.+)$", cpuinfo.read_text(encoding="utf-8", errors="replace"), re.M
+        ):
             return match[1].strip()
     return platform.processor() or platform.machine()

@@ -100,6 +100,11 @@ class Pool:
         self.memory_changed()
 
     @property
+    def device(self) -> Device:
+        """Of this machine, for work that is no lane's."""
+        return self.own[0].device if self.own else Device()
+
+    @property
     def spreads(self) -> bool:
         """Whether there are lanes of other machines, which may have other files."""
         return bool(self._far)

@@ -91,9 +91,8 @@ class Tunings:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{FILE}.{os.getpid()}.new")
         try:
-            temporary.write_text(
-                json.dumps(content.model_dump(mode="json", exclude_none=True), indent=1) + "\n"
-            )
+            text = json.dumps(content.model_dump(mode="json", exclude_none=True), indent=1)
+            temporary.write_text(f"{text}\n", encoding="utf-8")
             temporary.replace(self.path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-TaskKind: TypeAlias = Literal["generate", "upscale", "convert"]
+TaskKind: TypeAlias = Literal["generate", "upscale", "convert", "edges"]
 
 
 class Abilities(Struct, frozen=True):

@@ -110,11 +110,15 @@ def _unless_said(said: bool | None, otherwise: bool) -> bool:
 
 
 class Lora(Struct, frozen=True):
-    """`path` lies inside the LoRA folder; `scale` multiplies its weights; `name` is that of the list."""
+    """`path` lies inside the LoRA folder; `scale` multiplies its weights; `name` is that of the list.
+
+    `renamed` has names of its tensors that the engine does not know, and those by which it does.
+    """
 
     path: Path
     scale: float
     name: str = ""
+    renamed: dict[str, str] = {}
 
 
 class Embedding(Struct, frozen=True):
@@ -207,13 +211,17 @@ class Generate(Struct, frozen=True, tag=True):
         return (self.hires.width, self.hires.height) if self.hires else (self.width, self.height)
 
     def without_pixels(self) -> Generate:
-        """All that describes the pictures, with the outlines of what they were drawn from."""
+        """All that describes the pictures, with the outlines of what they were drawn from.
+
+        Names of a LoRA's tensors, of which there may be thousands, are left out as well.
+        """
         return replace(
             self,
             init_image=self.init_image and self.init_image.without_pixels(),
             mask=self.mask and self.mask.without_pixels(),
             ref_images=tuple(image.without_pixels() for image in self.ref_images),
             control_image=self.control_image and self.control_image.without_pixels(),
+            loras=tuple(replace(lora, renamed={}) for lora in self.loras),
         )
 
     @property
@@ -244,6 +252,12 @@ class Read(Struct, frozen=True, tag=True):
     max_pixels: int
 
 
+class Edges(Struct, frozen=True, tag=True):
+    """Draw the edges of an RGB `image`, white on black, as `Generate.control_canny` has them."""
+
+    image: RawImage
+
+
 class Convert(Struct, frozen=True, tag=True):
     """Write the weights of `source` to the new GGUF file `target` as type `weights`, needing no loaded model.
 
@@ -258,7 +272,7 @@ class Convert(Struct, frozen=True, tag=True):
     vae: Path | None
 
 
-Task: TypeAlias = Generate | Upscale | Read | Convert
+Task: TypeAlias = Generate | Upscale | Read | Convert | Edges
 """What an engine can be asked to do."""
 
 
@@ -272,7 +286,7 @@ class LiveEngine(Protocol):
     def run(self, task: Task) -> AsyncIterator[EngineEvent]:
         """Do the task: phases, progress, previews, and each artifact as soon as it is made.
 
-        Upscaling and converting need no loaded model; of a conversion `Loading` tells what was read.
+        Upscaling, edges and converting need no loaded model; of a conversion `Loading` tells what was read.
         """
         ...
 

@@ -1,58 +1,69 @@
-// Textual inversions, to put into a prompt, and the ControlNet of the next pictures, as far as the model takes them.
+// What a picture takes beside its model: LoRAs, textual inversions, a ControlNet. Their fields are read when there is something to choose.
 
-import { $, button, dataUrl, h, toast } from "./dom.js";
+import { $ } from "./dom.js";
+import { kept } from "./store.js";
 
-let embeddings = [];
-let controlNets = [];
-let picture = null; // data: URL, for the ControlNet
+let found = { loras: [], embeddings: [], control_nets: [] }; // files that can be used
+let fields = null; // the module that draws them
+let family = "";
+let changed = () => {};
+let weights = Object.entries(kept.get("loras", {})).filter(([, weight]) => Number(weight)); // [name, weight] of the chosen LoRAs
 
-/** `changed` is called when the prompt has got a word. */
-export function start(changed) {
-  $("embeddings").onclick = ({ target }) => {
-    if (!target.dataset.embedding) return;
-    const field = $("negative-field").hidden || !$("embed-negative").checked ? $("prompt") : $("negative");
-    field.value = [field.value.trim(), `embedding:${target.dataset.embedding}`].filter(Boolean).join(", ");
-    changed();
-  };
-  $("control-file").onchange = async () => {
-    const [file] = $("control-file").files;
-    picture = file ? await dataUrl(file) : null;
-  };
+/** `onChange` when something was chosen from here, or put into a prompt. */
+export function start(onChange) {
+  changed = onChange;
 }
 
 /** New from the server. */
-export function offer(addons) {
+export function offer({ loras, embeddings, control_nets: nets }) {
   const usable = (list) => list.filter((each) => !each.fault);
-  [embeddings, controlNets] = [usable(addons.embeddings), usable(addons.control_nets)];
+  found = { loras: usable(loras), embeddings: usable(embeddings), control_nets: usable(nets) };
+  draw();
 }
 
-/** What a model of this family takes. */
-export function show(family) {
-  const fitting = (list) => list.filter((each) => each.family === family.split("-")[0] && each.family !== "sdxl").map(({ name }) => name);
-  const [words, nets] = [fitting(embeddings), fitting(controlNets)];
-  $("embedding-field").hidden = !words.length;
-  $("embed-negative-field").hidden = $("negative-field").hidden;
-  $("control-field").hidden = !nets.length;
-  const offered = JSON.stringify([words, nets]);
-  if (offered === $("control-field").dataset.offered) return;
-  $("control-field").dataset.offered = offered;
-  $("embeddings").replaceChildren(...words.map((name) => button(name, null, { class: "chip", "data-embedding": name })));
-  const before = $("control-model").value;
-  $("control-model").replaceChildren(h("option", { value: "" }, "none"), ...nets.map((name) => h("option", {}, name)));
-  if (nets.includes(before)) $("control-model").value = before;
+/** For a model of this family. */
+export function show(name) {
+  family = name;
+  draw();
 }
+
+async function draw() {
+  const fitting = (list) => list.filter((each) => each.family === family.split("-")[0] && each.family !== "sdxl");
+  const offered = { loras: found.loras, embeddings: fitting(found.embeddings), nets: fitting(found.control_nets) };
+  if (!fields && !Object.values(offered).some((list) => list.length)) return;
+  fields ??= await import("./addon_fields.js").catch(() => null); // tried again with the next change
+  fields?.draw($("addons"), offered, { weights, weigh, changed: () => changed() });
+}
+
+/** The weight of a LoRA; null takes it out. */
+function weigh(name, weight) {
+  const others = weights.filter(([each]) => each !== name);
+  const at = weights.findIndex(([each]) => each === name);
+  weights = weight === null ? others : at < 0 ? [...weights, [name, weight]] : weights.with(at, [name, weight]);
+  kept.set("loras", Object.fromEntries(weights));
+  draw();
+  changed();
+}
+
+const isHere = (name) => found.loras.some((each) => each.name === name);
+
+/** The field `lora` of a request. */
+export function loras() {
+  const list = weights.filter(([name, weight]) => isHere(name) && Number(weight)).map(([name, weight]) => ({ name, scale: Number(weight) }));
+  return list.length ? list : undefined;
+}
+
+/** These and no others; the names of those that are not here. */
+export function chooseLoras(wanted = []) {
+  weights = wanted.filter(({ name }) => isHere(name)).map(({ name, scale }) => [name, scale]);
+  kept.set("loras", Object.fromEntries(weights));
+  draw();
+  return wanted.map(({ name }) => name).filter((name) => !isHere(name));
+}
+
+/** A picture, as a data: URL, for the ControlNet. */
+export const usePicture = (url) => fields?.usePicture(url);
 
 /** The field `control` of a request. */
-export function control() {
-  if ($("control-field").hidden || !$("control-model").value) return undefined;
-  if (!picture) {
-    toast("No picture was chosen for the ControlNet, so it was left out.", "error");
-    return undefined;
-  }
-  return {
-    model: $("control-model").value,
-    image: picture,
-    strength: Number($("control-strength").value),
-    preprocess: $("control-canny").checked ? "canny" : "none",
-  };
-}
+export const control = () => fields?.control();
+export const lacksPicture = () => control()?.image === null;

@@ -1,9 +1,10 @@
 // The server as this page sees it: JSON calls, event streams, and the key that some servers want.
 
 import { $ } from "./dom.js";
+import { kept, keptHere } from "./store.js";
 
 const ROOT = new URL(".", location.href).pathname; // where the page is, and with it the API: "/", or below a prefix
-let key = sessionStorage.getItem("imagegen.key") || "";
+let key = keptHere.get("key", "") || kept.get("key", "");
 let asking = null;
 
 export const hasKey = () => Boolean(key);
@@ -57,10 +58,17 @@ async function failure(answer) {
   return new ApiError(answer.status, error.message || detail || `The server answered with status ${answer.status}.`, error.code);
 }
 
-export async function call(method, path, body, headers) {
-  const answer = await request(method, path, { body, headers });
+export async function call(method, path, body, headers, signal) {
+  const answer = await request(method, path, { body, headers, signal });
   if (!answer.ok) throw await failure(answer);
   return answer.status === 204 ? null : answer.json();
+}
+
+/** A file of the server, for which the key may be needed. */
+export async function blob(path) {
+  const answer = await request("GET", path);
+  if (!answer.ok) throw await failure(answer);
+  return answer.blob();
 }
 
 /** The data of each server-sent event, and null for each sign of life; ends with the stream. */
@@ -92,12 +100,13 @@ function askForKey(message) {
     const dialog = $("key");
     $("key-error").textContent = message;
     $("key-value").value = "";
+    $("key-remember").checked = Boolean(kept.get("key", ""));
     dialog.oncancel = (event) => event.preventDefault();
     dialog.onclose = () => { if (asking) dialog.showModal(); }; // some browsers let one prevent this only once
     $("key-form").onsubmit = (event) => {
       event.preventDefault();
       key = $("key-value").value.trim();
-      sessionStorage.setItem("imagegen.key", key);
+      keepKey($("key-remember").checked);
       asking = null;
       dialog.close();
       resolve();
@@ -107,8 +116,16 @@ function askForKey(message) {
   return asking;
 }
 
+/** For as long as this tab is open, or for ever. */
+function keepKey(forEver) {
+  const [here, other] = forEver ? [kept, keptHere] : [keptHere, kept];
+  here.set("key", key);
+  other.forget("key");
+}
+
 /** Forget the key and ask again. */
 export function forgetKey() {
-  sessionStorage.removeItem("imagegen.key");
+  keptHere.forget("key");
+  kept.forget("key");
   location.reload();
 }

@@ -1,25 +1,43 @@
 // The page: its views, what is read again when something changes, and the state of the connection.
 
+import { pictured, viewed } from "./address.js";
 import { call, forgetKey, hasKey } from "./api.js";
 import * as create from "./create.js";
 import { $, say, toast } from "./dom.js";
-import * as gallery from "./gallery.js";
 import * as jobs from "./jobs.js";
-import * as models from "./models.js";
-import * as server from "./server.js";
 import * as theme from "./theme.js";
-import * as viewer from "./viewer.js";
 import * as watch from "./watch.js";
 
-const VIEWS = ["create", "gallery", "models", "server"]; // and above one of them a picture, #/picture/NAME
+const VIEWS = ["create", "gallery", "models", "server"];
 const FRESH = 20000; // ms for which the models' states are believed while somebody looks
 const LONG = 10000; // ms without the server after which more is said
 
 let shown = null;
 
+/** Do something with a part of the page, which is read when it is first wanted. */
+function later(read) {
+  let part = null;
+  return async (act) => {
+    try {
+      part ??= read();
+      await part;
+    } catch {
+      part = null;
+      return toast("The server is not responding. Is it running?", "error");
+    }
+    return act(await part);
+  };
+}
+
+const started = async (part, ...given) => { (await part).start(...given); return part; };
+const gallery = later(() => started(import("./gallery.js")));
+const models = later(() => started(import("./models.js"), refresh));
+const server = later(() => import("./server.js"));
+const viewer = later(async () => (await gallery(() => import("./viewer.js"))) ?? Promise.reject()); // it goes through the gallery, which starts it
+
 function showView() {
-  const picture = viewer.addressed() !== null;
-  const asked = picture ? history.state?.over ?? shown ?? "gallery" : location.hash.replace(/^#\/?/, ""); // with the slash it is no element's id, so nothing scrolls or takes the focus
+  const picture = pictured().length > 0;
+  const asked = picture ? history.state?.over ?? shown ?? "gallery" : viewed();
   const wanted = VIEWS.includes(asked) ? asked : "create";
   for (const name of VIEWS) {
     if (name !== wanted) $(`view-${name}`).hidden = true;
@@ -28,21 +46,21 @@ function showView() {
     else link.removeAttribute("aria-current");
   }
   if (wanted !== shown) enter(wanted);
-  viewer.follow();
+  if (picture || $("viewer").open) viewer((part) => part.follow());
 }
 
 function enter(view) {
   shown = view;
   $(`view-${view}`).hidden = false;
   window.scrollTo(0, 0);
-  if (view === "gallery") gallery.enter();
-  if (view === "models" && started) refresh();
-  if (view === "server") server.enter();
+  if (view === "gallery") gallery((part) => part.enter());
+  if (view === "models" && ready) refresh();
+  if (view === "server") server((part) => part.enter());
 }
 
 let reading = null;
 let readAt = 0;
-let started = false;
+let ready = false;
 
 /** Models and what belongs to them, read again; calls that come meanwhile share the answer. */
 function refresh() {
@@ -61,11 +79,11 @@ async function read() {
     const [list, me, addons] = await Promise.all([
       call("GET", every ? "/v1/models?all=true" : "/v1/models"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
     ]);
-    if (every) models.offer(list.data, me.admin);
+    if (every) await models((part) => part.offer(list.data, me.admin));
     create.offer(list.data, addons);
     if (list.data.some((each) => ["loading", "pulling"].includes(each.meta.state))) setTimeout(refresh, 1000);
   } catch (error) {
-    models.fail(error.message);
+    if (!$("view-models").hidden) models((part) => part.fail(error.message));
     if (error.status) toast(error.message, "error");
   }
   $("forget-key").hidden = !hasKey();
@@ -78,7 +96,7 @@ function connection({ type }) {
     clearTimeout(lost);
     lost = null;
     say($("connection"), "");
-    if (started) refresh();
+    if (ready) refresh();
   } else if (!lost) {
     say($("connection"), "Reconnecting…");
     lost = setTimeout(() => say($("connection"), "Reconnecting… The server is not responding. Is it running? This page may be out of date."), LONG);
@@ -88,11 +106,8 @@ function connection({ type }) {
 }
 
 theme.start();
-viewer.start(gallery);
-watch.start((job, index) => viewer.open(viewer.ofJob(job), job.pictures.slice(0, index).filter((each) => each.name && !each.gone).length));
+watch.start((job, index) => viewer((part) => part.openOf(job, index)));
 create.start();
-gallery.start();
-models.start(refresh);
 jobs.listen((job, event) => {
   if (!job) connection(event);
   else if (event.type === "loaded" || (event.type === "ended" && job.status !== "succeeded")) refresh();
@@ -106,4 +121,4 @@ setInterval(() => { if (!document.hidden && !document.body.classList.contains("o
 showView();
 jobs.follow();
 await refresh();
-started = true;
+ready = true;

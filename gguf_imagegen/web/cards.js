@@ -11,13 +11,18 @@ const PHASES = {
   queued: "Waiting", loading: "Loading the model", conditioning: "Reading the prompt", encoding: "Encoding the picture",
   sampling: "Sampling", hires: "Second pass", decoding: "Decoding", upscaling: "Upscaling",
 };
+const FADE = 150; // ms
+const REDONE = ["generation", "edit"];
 const WIDTH = 1024; // of the pictures on the cards: small files, and sharp enough
 
-/** With what the buttons do: `stop(id)`, `dismiss(id)` and `open(job, index)`. */
-export function makeCard(job, { stop, dismiss, open }) {
+/** With what the buttons do: `stop(id)`, `move(job, places)`, `dismiss(id)` and `open(job, index)`. */
+export function makeCard(job, { stop, move, dismiss, open }) {
   const text = job.parameters.prompt || (job.operation === "upscale" ? "Upscaled picture" : "Picture without a prompt");
   const cancel = button("Cancel", () => stop(job.id), { class: "small", "aria-label": `Cancel: ${text}`, "data-act": "cancel" });
   const again = button("Load settings", () => load(ofJob(job), sources.ofJob(job.id)), { class: "small", hidden: true });
+  const redo = button("Redo", () => once(job), { class: "small redo", hidden: true, title: "The same settings with a new seed", "aria-label": `Redo: ${text}` });
+  const sooner = button("↑", () => move(job, 1), { class: "small icon", hidden: true, title: "Run sooner", "aria-label": `Run sooner: ${text}`, "data-act": "sooner" });
+  const next = button("Run next", () => move(job), { class: "small", hidden: true, "aria-label": `Run next: ${text}`, "data-act": "next" });
   const away = button("×", () => dismiss(job.id), { class: "small dismiss", hidden: true, title: "Dismiss", "aria-label": `Dismiss: ${text}` });
   const state = h("p", { class: "state" });
   const error = h("p", { class: "error" });
@@ -25,9 +30,9 @@ export function makeCard(job, { stop, dismiss, open }) {
   const tiles = job.pictures.map((_, index) => makeTile(job, index, open));
   const element = h("article", { class: "job", "data-job": job.id, "aria-label": text },
     h("div", { class: "tiles", "data-count": tiles.length }, ...tiles.map((tile) => tile.element)),
-    h("div", { class: "bar" }, h("p", { class: "prompt", title: text, dir: "auto" }, text), cancel, again),
+    h("div", { class: "bar" }, h("p", { class: "prompt", title: text, dir: "auto" }, text), sooner, next, cancel, again, redo),
     h("div", { class: "bar" }, state, away), error, notes);
-  return { job, element, cancel, again, dismiss: away, state, error, notes, tiles, text, told: 0 };
+  return { job, element, cancel, again, redo, sooner, next, dismiss: away, state, error, notes, tiles, text, told: 0 };
 }
 
 function makeTile(job, index, open) {
@@ -44,6 +49,11 @@ function makeTile(job, index, open) {
   return { element, view, image, progress, percent, ring: ring.querySelector(".done"), shown: "" };
 }
 
+async function once(job) {
+  const { redo } = await import("./redo.js");
+  return redo(job);
+}
+
 /** A picture that could not be shown may have been deleted, by another page or in its folder. */
 async function lookFor(name) {
   if (!name) return;
@@ -58,6 +68,7 @@ export function draw(card) {
   card.element.dataset.status = job.status;
   card.cancel.hidden = job.over;
   card.again.hidden = job.status !== "failed" && job.status !== "cancelled";
+  card.redo.hidden = !job.over || !REDONE.includes(job.operation);
   card.dismiss.hidden = !job.over;
   say(card.state, stateWords(job));
   say(card.error, job.status === "failed" && job.error ? advice(job.error) : "");
@@ -91,13 +102,22 @@ function drawTile(tile, job, picture, index) {
 
 /** A finished picture takes the place of its preview when it has come. */
 async function show(tile, source) {
-  if (tile.image.hasAttribute("src") && !source.startsWith("data:")) {
+  const before = tile.image.getAttribute("src");
+  if (before && !source.startsWith("data:")) {
     const whole = new Image();
     whole.src = source;
     await whole.decode().catch(() => {}); // what cannot be shown is looked for by its own handler
     if (tile.shown !== source) return;
+    fade(tile, before);
   }
   tile.image.src = source;
+}
+
+/** What is shown next comes over what was shown before. */
+function fade({ view, image }, before) {
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  view.style.background = `center / contain no-repeat url("${before}")`;
+  image.animate({ opacity: [0, 1] }, FADE).onfinish = () => { view.style.background = ""; };
 }
 
 /** How much of one picture is done, 0 to 1. */

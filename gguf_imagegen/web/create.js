@@ -3,14 +3,16 @@
 import * as addons from "./addons.js";
 import { ApiError, call } from "./api.js";
 import { $, chip, h, needWords, press, say, toast, toCreate } from "./dom.js";
+import * as help from "./help.js";
 import * as inputs from "./inputs.js";
 import * as jobs from "./jobs.js";
 import * as prompt from "./prompt.js";
 import * as seed from "./seed.js";
-import { named, nearest, startOf } from "./settings.js";
+import { choose, named, startOf } from "./settings.js";
 import * as sizes from "./sizes.js";
 import * as sources from "./sources.js";
 import { kept } from "./store.js";
+import * as upscalers from "./upscalers.js";
 
 const REMEMBERED = ["prompt", "negative", "count", "upscale"];
 const PER_MODEL = [
@@ -18,11 +20,11 @@ const PER_MODEL = [
   "hires_width", "hires_height", "hires_steps", "hires_strength", "hires_upscaler",
 ];
 const UNSET = { hires_upscaler: "latent", hires_strength: 0.7, clip_skip: "", eta: "", flow_shift: "" }; // empty is as the model has it
-const LATENT = ["latent", "latent_nearest", "latent_bicubic", "lanczos", "nearest"]; // upscalers that need no file
 const EXAMPLES = ["A lighthouse at dusk, watercolour", "Portrait of a fox, golden hour", "A bowl of ramen, studio photo"];
 const HERE = ["loaded", "loading", "ready"];
 let models = [];
-let loras = null; // and upscalers, as JSON; null until the server was heard of
+let isHeard = false; // whether the server has told its models
+let forecast = null; // asks what the next picture costs; read when the form is ready
 let heard = () => {};
 const offered = new Promise((resolve) => { heard = resolve; });
 let mine = null; // the last job of this form, until the next one follows it
@@ -30,6 +32,8 @@ let sending = false; // a form is sent once, however often Generate is pressed m
 let unanswered = false; // whether the error that is shown is the server's silence
 
 const idOf = (name) => name.split(":")[0];
+/** Whether a model shows how a picture comes without the cost of its decoder. */
+export const previewsOf = (name) => models.find((each) => each.id === idOf(name))?.meta.previews.some((each) => each !== "vae") ?? false;
 const model = () => models.find((each) => each.id === idOf($("model").value));
 
 export function start() {
@@ -55,12 +59,33 @@ export function start() {
   $("more").open = kept.get("more", false);
   $("more").ontoggle = () => kept.set("more", $("more").open);
   $("more").querySelector("summary").onclick = () => $("more").addEventListener("toggle", () => $("more").open && $("more").scrollIntoView(), { once: true });
-  inputs.start((size) => { if (size) { sizes.fit(size); remember(); } show(); }, load);
+  inputs.start(takeSize, load);
   sources.start();
   prompt.start(() => { remember(); show(); });
   addons.start(() => { remember(); show(); });
+  help.offer(form);
+  const others = { models: () => models, snapshot, apply, request: wanted, fault: settingFault };
+  $("presets-open").onclick = () => open(import("./presets.js"), others);
+  $("set-open").onclick = () => open(import("./sets.js"), others);
   jobs.listen((job, event) => { if (event.type === "online" && unanswered) complain(""); });
   jobs.listen((job, event) => { if (job && event.type === "ended") goOn(job); });
+}
+
+/** The pictures to start from are others; a new border is drawn from nothing. */
+function takeSize(size, exactly) {
+  if (exactly) $("strength").value = 1;
+  if (size) sizes.fit(size, exactly);
+  if (size) remember();
+  show();
+}
+
+/** A dialog that is read when it is first opened. */
+async function open(part, form) {
+  try {
+    (await part).open(form);
+  } catch {
+    toast("The server is not responding. Is it running?", "error");
+  }
 }
 
 /** New from the server: the models, and the files beside them. */
@@ -75,12 +100,14 @@ export function offer(list, found) {
     const found = [before, kept.get("model", ""), own].map(optionOf).find(Boolean);
     if (found) $("model").value = found;
   }
-  offerAddons(found.loras, found.upscalers.map(({ name }) => name));
+  isHeard = true;
+  upscalers.offer(found.upscalers.map(({ name }) => name), UNSET.hires_upscaler);
   addons.offer(found);
   prompt.offer(found);
   if (model() && $("model").value !== before) fill();
   else show();
   heard();
+  forecast ??= import("./forecast.js").then((part) => part.start({ request: wanted, fault: settingFault, take: takeCheaper })).catch(() => { forecast = null; });
 }
 
 /** A model by its id, or by each quantisation that is here where there are several; it takes the first itself. */
@@ -94,35 +121,6 @@ function optionsOf({ id, meta }) {
 function optionOf(name) {
   const names = [...$("model").options].map((option) => option.value);
   return name && (names.find((each) => each === name) ?? names.find((each) => idOf(each) === idOf(name)));
-}
-
-/** What a LoRA's file says it was made for. */
-const about = ({ base_model }) => (base_model ? `made for ${base_model}` : "");
-
-function offerAddons(offered, upscalers) {
-  if (JSON.stringify([offered, upscalers]) === loras) return;
-  loras = JSON.stringify([offered, upscalers]);
-  const scales = kept.get("loras", {});
-  $("loras").replaceChildren(...offered.map((each) => h("label", { title: about(each) }, h("span", {}, each.name),
-    h("input", { type: "number", step: "any", min: "-10", max: "10", inputmode: "decimal", "data-lora": each.name, value: scales[each.name] ?? "" }),
-    each.trigger_words?.length ? h("small", {}, each.trigger_words.join(", ")) : "")));
-  $("lora-field").hidden = !offered.length;
-  $("upscale-field").hidden = !upscalers.length;
-  const value = kept.get("upscale", "");
-  $("upscale").replaceChildren(h("option", { value: "" }, "No"), ...upscalers.flatMap((name) =>
-    [2, 4].map((factor) => h("option", { value: `${factor} ${name}` }, `${factor}× with ${name}`))));
-  choose($("upscale"), value);
-  const second = $("hires_upscaler").value || UNSET.hires_upscaler;
-  $("hires_upscaler").replaceChildren(...[...LATENT, ...upscalers].map((name) => h("option", { value: name }, name.replaceAll("_", " "))));
-  choose($("hires_upscaler"), second);
-}
-
-/** Choose an option if there is one like it; whether there is. */
-function choose(select, value) {
-  const names = [...select.options].map((option) => option.value);
-  const found = names.includes(value) ? value : nearest(value, names);
-  if (found !== undefined) select.value = found;
-  return found !== undefined;
 }
 
 /** The chosen model's lists and values: those used last with it, else its own. */
@@ -152,7 +150,7 @@ function show() {
   $("generate").disabled = !chosen;
   $("create").classList.toggle("waiting", !chosen);
   if (!chosen) {
-    if (loras === null) return; // the server was not heard of yet
+    if (!isHeard) return; // the server was not heard of yet
     $("model-state").replaceChildren("No model is on this machine yet. ", h("a", { href: "#/models" }, "Download one"), " first.");
     return;
   }
@@ -172,7 +170,19 @@ function show() {
   $("prompt").placeholder = `Such as: ${(meta.examples.length ? meta.examples : EXAMPLES).slice(0, 2).join(" · ")}`;
   sizes.show(starts);
   for (const each of $("qualities").children) press(each, each.dataset.steps === $("steps").value);
+  forecast?.then((ask) => ask?.());
   say($("model-state"), [meta.description, memoryWords(meta, $("model").value), can.has("text-to-image") ? "" : "Needs an input picture."].filter(Boolean).join(" "));
+}
+
+/** A setting that fits where the chosen one does not. */
+function takeCheaper({ size, model: name }) {
+  if (size) [$("width").value, $("height").value] = size.split("x");
+  else {
+    chooseModel(name);
+    fill();
+  }
+  remember();
+  show();
 }
 
 /** Prompts that make a first picture in one click. */
@@ -214,7 +224,8 @@ export function apply(values) {
     else $(name).value = values[name];
   }
   for (const name of ["prompt", "negative"]) $(name).value = values[name] ?? "";
-  seed.set(values.seed);
+  if (values.count) $("count").value = values.count;
+  if ("seed" in values) seed.set(values.seed);
   applyAddons(values);
   remember();
   show();
@@ -234,16 +245,14 @@ function chooseModel(name) {
   if (other) toast(`Its quantisation, ${quant}, is not here: another one of ${idOf(name)} is chosen.`);
 }
 
-function applyAddons({ loras: wanted = [], upscale = "" }) {
-  for (const field of document.querySelectorAll("[data-lora]")) field.value = wanted.find(({ name }) => name === field.dataset.lora)?.scale ?? "";
-  const missing = wanted.map(({ name }) => name).filter((name) => !document.querySelector(`[data-lora="${CSS.escape(name)}"]`));
-  const [factor, upscaler] = upscale.split(/ (.*)/);
-  const there = [...$("upscale").options].map((option) => option.value);
-  if (upscale && !there.includes(upscale) && there.some((value) => value.split(/ (.*)/)[1] === upscaler)) {
-    $("upscale").append(h("option", { value: upscale }, `${factor}× with ${upscaler}`));
-  }
-  $("upscale").value = "";
-  if (upscale && !choose($("upscale"), upscale)) missing.push(upscaler);
+/** The settings of the form as `apply` takes them, without the seed. */
+function snapshot() {
+  const names = ["model", "prompt", "negative", "count", "upscale", ...PER_MODEL];
+  return { ...Object.fromEntries(names.map((name) => [name, $(name).value])), loras: addons.loras() };
+}
+
+function applyAddons({ loras, upscale }) {
+  const missing = [...addons.chooseLoras(loras), ...upscalers.choose(upscale)];
   if (missing.length) toast(`Not on this server, so left out: ${missing.join(", ")}.`, "error");
 }
 
@@ -254,16 +263,11 @@ function remember() {
   const every = kept.get("models", {});
   every[model().id] = Object.fromEntries(PER_MODEL.map((name) => [name, $(name).value]));
   kept.set("models", every);
-  const fields = [...document.querySelectorAll("[data-lora]")];
-  if (fields.length) kept.set("loras", Object.fromEntries(fields.map((each) => [each.dataset.lora, each.value])));
 }
 
 function wanted() {
-  const { meta } = model();
   const visible = (name) => !$(`${name}-field`).hidden;
   const number = (name) => ($(name).value === "" ? undefined : Number($(name).value));
-  const [factor, upscaler] = visible("upscale") ? $("upscale").value.split(/ (.*)/) : [];
-  const chosen = [...document.querySelectorAll("[data-lora]")].filter((each) => Number(each.value));
   const images = inputs.given();
   return {
     model: $("model").value,
@@ -286,26 +290,28 @@ function wanted() {
       width: number("hires_width"), height: number("hires_height"), steps: number("hires_steps"),
       denoising_strength: number("hires_strength"), upscaler: $("hires_upscaler").value,
     } : undefined,
-    upscale: factor ? Number(factor) : undefined,
-    upscaler,
-    lora: chosen.length ? chosen.map((each) => ({ name: each.dataset.lora, scale: Number(each.value) })) : undefined,
+    ...upscalers.wanted(),
+    lora: addons.loras(),
     control: addons.control(),
     image: images.length ? images : undefined,
     mask: inputs.givenMask() ?? undefined,
     strength: images.length && visible("strength") ? number("strength") : undefined,
-    stream_options: { preview: meta.previews.some((name) => name !== "vae") },
+    stream_options: { preview: previewsOf($("model").value) },
     on_disconnect: "continue",
   };
 }
 
-/** What is wrong with the form, and where; null if nothing is. A size has its words beside it already. */
-function fault() {
+/** What is wrong with the form, and where; null if nothing is. */
+const fault = () => (model() && !$("prompt").value.trim() ? [$("prompt"), "Enter a prompt."] : settingFault());
+
+/** The same but for the prompt. A size has its words beside it already. */
+function settingFault() {
   const chosen = model();
   if (!chosen) return [$("model"), "No model on this machine. Download one under Models."];
-  if (!$("prompt").value.trim()) return [$("prompt"), "Enter a prompt."];
   if (sizes.tooLarge()) return [sizes.tooLarge(), ""];
   const wrong = [...$("create").querySelectorAll(":invalid")].find((each) => each.labels && !each.closest("[hidden]"));
-  if (wrong) return [wrong, `${wrong.labels[0].firstChild.textContent.trim()}: ${wrong.validationMessage}`];
+  if (wrong) return [wrong, `${wrong.labels[0]?.firstChild.textContent.trim() ?? wrong.ariaLabel}: ${wrong.validationMessage}`];
+  if (addons.lacksPicture()) return [$("control-file"), "Choose a picture for the ControlNet, or None as its network."];
   const needs = !chosen.meta.capabilities.includes("text-to-image") && !inputs.given().length;
   return needs ? [$("pick"), `${chosen.id} works on a picture. Choose one, or drop or paste it.`] : null;
 }
@@ -337,7 +343,7 @@ function goOn(job) {
 }
 
 async function sendForm(stays) {
-  if (loras === null) complain("Still loading the list of models…");
+  if (!isHeard) complain("Still loading the list of models…");
   await offered;
   complain("");
   const found = fault();

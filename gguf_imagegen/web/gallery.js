@@ -4,7 +4,8 @@ import { call, imageUrl } from "./api.js";
 import { $, button, h, say } from "./dom.js";
 import * as jobs from "./jobs.js";
 import * as selection from "./selection.js";
-import { open } from "./viewer.js";
+import * as tiles from "./tiles.js";
+import * as viewer from "./viewer.js";
 
 const PAGE = 60;
 const WIDTH = 512; // of thumbnails: sharp on dense screens, and where a wide picture fills a square
@@ -22,7 +23,9 @@ export function start() {
     if (!failed && entries.some((entry) => entry.isIntersecting)) fillView();
   };
   new IntersectionObserver(scrolled, { rootMargin: "800px" }).observe($("gallery-end"));
-  selection.start(forget, () => { if ($("gallery-stars").checked) filter(); });
+  tiles.start(tile);
+  selection.start(forget, () => { if ($("gallery-stars").checked) filter(); }, (left, right) => show(right, left));
+  viewer.start({ forget, readOn, count, knows, compareWith: selection.compareWith });
   $("gallery-find").oninput = filter;
   $("gallery-stars").onchange = filter;
   jobs.listen((job, event) => {
@@ -34,25 +37,30 @@ export function start() {
 
 /** The gallery is looked at. */
 export async function enter() {
+  tiles.show(wanted());
   if (!begun) await fillView();
   else if (stale) await attempt(refresh);
 }
 
 /** Only what was asked for; further pages are read until the view is full again. */
 function filter() {
-  for (const each of $("gallery").children) each.hidden = !isWanted(items.find(({ name }) => name === each.dataset.name));
   tell();
   fillView();
 }
 
-function isWanted({ name, parameters }) {
+/** The items that were asked for. */
+function wanted() {
   const words = $("gallery-find").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = Object.values(parameters).join(" ").toLowerCase();
-  return words.every((word) => text.includes(word)) && (!$("gallery-stars").checked || selection.isStarred(name));
+  const starred = $("gallery-stars").checked;
+  if (!words.length && !starred) return items;
+  return items.filter(({ name, parameters }) => {
+    const text = Object.values(parameters).join(" ").toLowerCase();
+    return words.every((word) => text.includes(word)) && (!starred || selection.isStarred(name));
+  });
 }
 
 /** Items after the last one that is known. */
-export async function read() {
+async function read() {
   const before = items.length ? `&before=${encodeURIComponent(items.at(-1).name)}` : "";
   const { data, has_more: rest, total: all } = await call("GET", `/v1/images?limit=${PAGE}${before}`);
   total = all;
@@ -60,12 +68,11 @@ export async function read() {
   begun = true;
   const found = data.map(item);
   items = [...items, ...found];
-  $("gallery").append(...found.map(tile));
   return found;
 }
 
 /** Items after this one, which others may have read meanwhile. */
-export async function readOn(name) {
+async function readOn(name) {
   const after = () => items.slice(items.findIndex((each) => each.name === name) + 1);
   if (more && !after().length) await attempt(read);
   return after();
@@ -90,7 +97,6 @@ async function refresh() {
   const found = data.map(item).filter(({ name }) => !known.has(name));
   const newer = found.filter(({ name }) => !items.length || name > items[0].name);
   items = [...newer, ...items];
-  $("gallery").prepend(...newer.map(tile));
   return true;
 }
 
@@ -104,9 +110,10 @@ function attempt(what) {
 }
 
 function tell() {
+  const shown = wanted();
+  tiles.show(shown);
   $("gallery-empty").hidden = items.length > 0 || !begun;
-  const shown = [...$("gallery").children].some((each) => !each.hidden);
-  $("gallery-none").hidden = shown || more || !items.length;
+  $("gallery-none").hidden = shown.length > 0 || more || !items.length;
   $("gallery-waiting").hidden = begun || $("gallery-error").hasChildNodes();
   say($("gallery-hint"), items.length ? `${total} picture${total === 1 ? "" : "s"}` : "");
 }
@@ -116,22 +123,24 @@ const item = ({ id, parameters }) => ({ name: id, parameters, whole: Promise.res
 function tile(each) {
   const image = h("img", { src: imageUrl(each.name, WIDTH), alt: "", loading: "lazy", decoding: "async" });
   const text = each.parameters.Prompt || "picture";
-  const show = ({ currentTarget }) => selection.takes(currentTarget, each.name) || open(items, items.findIndex(({ name }) => name === each.name), { shelf: true });
-  const element = h("li", { "data-name": each.name, hidden: !isWanted(each) },
-    h("button", { type: "button", class: "tile", "aria-label": `Open: ${text}`, dir: "auto", title: each.parameters.Prompt, onclick: show }, image), selection.starButton(each.name, text));
+  const click = ({ currentTarget }) => selection.takes(currentTarget, each.name) || show(each.name);
+  const element = h("li", { "data-name": each.name },
+    h("button", { type: "button", class: "tile", "aria-label": `Open: ${text}`, dir: "auto", title: each.parameters.Prompt, "aria-pressed": selection.isChosen(each.name)?.toString(), onclick: click }, image), selection.starButton(each.name, text));
   image.onerror = () => element.classList.add("gone");
   return element;
 }
 
+/** Open the viewer on a picture, perhaps beside another one. */
+const show = (name, compared) => viewer.open(items, items.findIndex((each) => each.name === name), { shelf: true, compared });
+
 /** How many there are. */
-export const count = () => total;
+const count = () => total;
 /** Whether a list that begins with this picture is as long as it says: the gallery's own, or another one. */
-export const knows = (name, shelf) => !shelf || items[0]?.name === name;
+const knows = (name, shelf) => !shelf || items[0]?.name === name;
 
 /** A picture that was deleted. */
-export function forget(name) {
+function forget(name) {
   if (items.some((each) => each.name === name)) total -= 1;
   items = items.filter((each) => each.name !== name);
-  document.querySelector(`#gallery [data-name="${CSS.escape(name)}"]`)?.remove();
   tell();
 }

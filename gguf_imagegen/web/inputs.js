@@ -10,7 +10,7 @@ let allowed = { most: 1, masks: true, name: "", pixels: Infinity };
 let changed = () => {};
 let load = () => {};
 
-/** `onChange(size)` when the pictures are others, with the size of a first one that has just come. */
+/** `onChange(size, exactly)` when the pictures are others, with the size of a first one that has just come, and whether no other will do. */
 export function start(onChange, loadSettings) {
   [changed, load] = [onChange, loadSettings];
   $("pick").onclick = () => $("file").click();
@@ -24,6 +24,7 @@ export function start(onChange, loadSettings) {
     }
     update();
   };
+  $("extend").onclick = extend;
   takeDrops();
   document.addEventListener("paste", (event) => {
     if (!event.clipboardData.files.length || document.querySelector("dialog[open]")) return;
@@ -36,6 +37,20 @@ export function start(onChange, loadSettings) {
     draw();
     changed(null);
   });
+}
+
+/** The picture on a larger canvas, whose new border is to be drawn. */
+async function extend() {
+  try {
+    const { extendPicture } = await import("./extend.js");
+    const made = await extendPicture(pictures[0]);
+    if (!made) return;
+    pictures = [made.image];
+    mask = made.mask;
+    update(made.size, true);
+  } catch (error) {
+    toast(error.message, "error");
+  }
 }
 
 /** What the chosen model takes: how many pictures, of how many pixels, and whether a mask. */
@@ -143,16 +158,16 @@ function remove(url) {
   update();
 }
 
-function update(size = null) {
+function update(size = null, exactly = false) {
   kept.set("inputs", { pictures, mask });
   draw();
-  changed(size);
+  changed(size, exactly);
 }
 
 function draw() {
   const { most, masks, name } = allowed;
   $("inputs-label").textContent = most > 1 ? "Pictures to edit or combine" : "Start from a picture";
-  $("paint").hidden = given().length !== 1 || !masks;
+  $("paint").hidden = $("extend").hidden = given().length !== 1 || !masks;
   $("paint").textContent = mask ? "Change the mask…" : "Paint a mask…";
   $("pick").textContent = pictures.length && most > 1 ? "Add…" : pictures.length ? "Choose another…" : "Choose…";
   $("inputs").replaceChildren(...pictures.map((url, index) => thumbnail(url, index, index < most)));

@@ -17,6 +17,13 @@ export const all = () => [...jobs.values()].sort((one, other) => other.order - o
 export const active = () => all().filter((job) => !job.over);
 export const cancel = (id) => call("DELETE", `/v1/jobs/${id}`);
 
+/** The waiting jobs that this one may change places with, the next one first. */
+export const line = ({ caller, priority }) => active().filter((job) => job.status === "queued" && job.caller === caller && job.priority === priority)
+  .sort((one, other) => one.position - other.position);
+
+/** Let a waiting job go before another; the stream tells the new places. */
+export const letBefore = async (id, other) => take(await call("POST", `/v1/jobs/${id}`, { before: other }));
+
 /**
  * `listener(job, event)` after each change: an event of the stream, {type: "job"} when the job object was read,
  * {type: "gone"} when one of its pictures was deleted, {type: "forgotten"} when it is not kept any more; and `listener(null, {type: "online" | "offline"})`.
@@ -49,8 +56,8 @@ export function take(object) {
     const { status, progress, position, eta, error } = object;
     Object.assign(job, { status, progress, position, eta, error, over, loading: null });
   }
-  const { model, operation, n, parameters, settings } = object;
-  Object.assign(job, { model, operation, n, parameters, settings, warnings: object.warnings });
+  const { model, operation, n, parameters, settings, set, caller, priority } = object;
+  Object.assign(job, { model, operation, n, parameters, settings, set, caller, priority, warnings: object.warnings });
   for (let index = 0; index < n; index += 1) {
     job.pictures[index] ??= { phase: "", step: 0, steps: object.steps, preview: "", name: "" };
   }

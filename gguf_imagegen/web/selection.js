@@ -8,21 +8,30 @@ import { kept } from "./store.js";
 const chosen = new Set(); // names
 let forget = () => {};
 let changed = () => {};
+let compare = () => {};
+let second = false; // whether the next picture is the one to compare with
 
-/** `onDelete(name)` for each picture that was deleted, `onChange()` when other pictures are to be shown. */
-export function start(onDelete, onChange) {
-  [forget, changed] = [onDelete, onChange];
+/** `onDelete(name)` for each picture that was deleted, `onChange()` when other pictures are to be shown, `onCompare(left, right)` for two. */
+export function start(onDelete, onChange, onCompare) {
+  [forget, changed, compare] = [onDelete, onChange, onCompare];
   $("select").onclick = () => begin(!pressed($("select")));
   $("selected-star").onclick = () => { for (const name of chosen) star(name, true); begin(false); };
   $("selected-save").onclick = save;
+  $("selected-compare").onclick = compareChosen;
   $("selected-delete").onclick = remove;
 }
 
-const stars = () => kept.get("stars", []);
-export const isStarred = (name) => stars().includes(name);
+let stars = null; // names, as they were kept last; null until somebody asks
+
+export function isStarred(name) {
+  stars ??= new Set(kept.get("stars", []));
+  return stars.has(name);
+}
 
 function star(name, on) {
-  kept.set("stars", on ? [...new Set([...stars(), name])] : stars().filter((each) => each !== name));
+  const others = kept.get("stars", []).filter((each) => each !== name); // another tab may have starred more
+  kept.set("stars", on ? [...others, name] : others);
+  stars = null;
   document.querySelectorAll(`#gallery [data-name="${CSS.escape(name)}"] .star`).forEach((each) => press(each, on));
   changed();
 }
@@ -32,6 +41,25 @@ export function starButton(name, text) {
   return button("★", ({ target }) => star(name, !pressed(target)), { class: "star", "aria-pressed": String(isStarred(name)), "aria-label": `Star: ${text}` });
 }
 
+/** Whether the tile of a picture is pressed; null while none can be. */
+export const isChosen = (name) => (pressed($("select")) ? chosen.has(name) : null);
+
+/** The picture that is chosen next is shown beside this one. */
+export function compareWith(name) {
+  begin(true);
+  chosen.add(name);
+  second = true;
+  const tile = document.querySelector(`#gallery [data-name="${CSS.escape(name)}"] .tile`);
+  if (tile) press(tile, true);
+  tell();
+}
+
+function compareChosen() {
+  const [left, right] = chosen;
+  begin(false);
+  compare(left, right);
+}
+
 /** Whether a click on this picture selects it; it does then. */
 export function takes(element, name) {
   if (!pressed($("select"))) return false;
@@ -39,13 +67,15 @@ export function takes(element, name) {
   if (on) chosen.add(name);
   else chosen.delete(name);
   press(element, on);
-  tell();
+  if (second && chosen.size === 2) compareChosen();
+  else tell();
   return true;
 }
 
 function begin(on) {
   press($("select"), on);
   chosen.clear();
+  second = false;
   for (const each of document.querySelectorAll("#gallery .tile")) {
     if (on) press(each, false);
     else each.removeAttribute("aria-pressed");
@@ -55,8 +85,9 @@ function begin(on) {
 
 function tell() {
   $("selected").hidden = !pressed($("select"));
-  $("selected-count").textContent = `${chosen.size} selected`;
+  $("selected-count").textContent = second ? "Choose the picture to compare with." : `${chosen.size} selected`;
   for (const each of $("selected").querySelectorAll("button")) each.disabled = !chosen.size;
+  $("selected-compare").disabled = chosen.size !== 2;
 }
 
 function save() {

@@ -2,6 +2,7 @@
 
 import { at } from "./api.js";
 import { $, h, seconds } from "./dom.js";
+import * as log from "./log.js";
 
 const FRESH = 3000; // ms for which what is shown is believed
 const STATES = { ok: "Ready", loading: "Loading a model", paused: "Paused after crashes", error: "The last load failed", no_lanes: "Waiting for a machine of the cluster", shutting_down: "Shutting down" };
@@ -11,7 +12,8 @@ let timer = null;
 /** The view is looked at. */
 export async function enter() {
   clearTimeout(timer);
-  if ($("view-server").hidden) return;
+  if ($("view-server").hidden) return void log.leave();
+  log.follow();
   try {
     const answer = await fetch(at("/health"), { credentials: "omit" });
     draw(await answer.json());

@@ -13,6 +13,14 @@ export function nearest(name, names) {
     ?? names.find((each) => bare(each).startsWith(wanted) && wanted.length > 3);
 }
 
+/** Choose the option of a list that is meant, if there is one; whether there is. */
+export function choose(select, value) {
+  const names = [...select.options].map((option) => option.value);
+  const found = names.includes(value) ? value : nearest(value, names);
+  if (found !== undefined) select.value = found;
+  return found !== undefined;
+}
+
 /** AUTOMATIC1111's parameters as values of the form; what they do not say is undefined. */
 export function named(parameters) {
   const [width, height] = (parameters.Size || "").split("x");

@@ -27,11 +27,14 @@ function sizeFor(aspect) {
 
 const setSize = ([width, height]) => { [$("width").value, $("height").value] = [width, height]; };
 
-/** As the picture to start from: its very size if the model is at home with it, else its aspect. */
-export function fit([width, height]) {
+/** What is too large or fits best for the chosen model. */
+export const limits = () => model.meta.limits;
+
+/** As the picture to start from: its very size if the model is at home with it or so it is wanted `exactly`, else its aspect. */
+export function fit([width, height], exactly = false) {
   const { defaults, limits: { max_side: side, max_pixels: limit } } = model.meta;
   const [own, other] = defaults.size.split("x").map(Number);
-  const exact = Math.max(width, height) <= side && Math.min(width, height) >= 64 && width * height <= Math.min(limit, 1.6 * own * other);
+  const exact = exactly || (Math.max(width, height) <= side && Math.min(width, height) >= 64 && width * height <= Math.min(limit, 1.6 * own * other));
   pictureSize = exact ? [width, height] : sizeFor(width / height);
   setSize(pictureSize);
 }

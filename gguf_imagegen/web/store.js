@@ -14,6 +14,11 @@ const values = (area) => ({
       window[area].setItem(`imagegen.${name}`, JSON.stringify(value));
     } catch { /* storage is off or full: nothing is remembered */ }
   },
+  forget(name) {
+    try {
+      window[area].removeItem(`imagegen.${name}`);
+    } catch { /* as above */ }
+  },
 });
 
 export const kept = values("localStorage");

@@ -1,16 +1,21 @@
 // One picture, full, with everything that made it and what can be done with it.
 
+import { addressOf, pictured } from "./address.js";
 import { call, hasKey, imagePath, imageUrl } from "./api.js";
+import { comparison, differences } from "./compare.js";
 import { apply, load } from "./create.js";
-import { $, ask, button, copy, h, press, pressed, toast, toCreate } from "./dom.js";
+import { $, ask, button, copy, h, toast, toCreate } from "./dom.js";
 import { replace, useMade } from "./inputs.js";
 import { pictureGone, take } from "./jobs.js";
-import { curlOf, named, ofJob as parametersOf, requestOf, toReplace } from "./settings.js";
+import { curlOf, named as valuesOf, ofJob as parametersOf, requestOf, toReplace } from "./settings.js";
 import * as sources from "./sources.js";
+import * as zoom from "./zoom.js";
 
 let list = []; // items {name, parameters, source, whole}; `whole` tells when the parameters are all there
 let index = 0;
-let gallery = null; // {forget, readOn, count}
+let endless = false; // whether the list is the gallery's, which may go on
+let beside = null; // the item that this one is compared with
+let gallery = null; // {forget, readOn, count, knows, compareWith}
 
 /** With the gallery, which knows what follows a picture of it. */
 export function start(shelf) {
@@ -20,12 +25,11 @@ export function start(shelf) {
   dialog.onclick = (event) => { if (event.target === dialog) dialog.close(); };
   dialog.onclose = () => {
     $("viewer-figure").replaceChildren();
-    if (addressed() === null) return; // Back has closed it, or what was done leads elsewhere
+    if (!pictured().length) return; // Back has closed it, or what was done leads elsewhere
     if (history.state?.over) history.back();
     else location.hash = "#/gallery";
   };
-  $("viewer-zoom").onclick = () => actualSize(!pressed($("viewer-zoom")));
-  $("viewer-figure").ondblclick = $("viewer-zoom").onclick;
+  zoom.start(go);
   $("viewer-back").onclick = () => go(-1);
   $("viewer-next").onclick = () => go(1);
   dialog.onkeydown = (event) => {
@@ -36,31 +40,32 @@ export function start(shelf) {
   };
 }
 
-let endless = false;
+const address = () => addressOf(list[index].name, beside?.name);
+const named = (name) => ({ name, parameters: {} });
 
-/** The picture that the page's address names; null if it names none. */
-export function addressed() {
-  const [, name] = location.hash.match(/^#\/picture\/(.+)$/) ?? [];
-  return name ? decodeURIComponent(name) : null;
-}
-
-const address = (name) => `#/picture/${encodeURIComponent(name)}`;
-
-/** Items of the gallery have `whole` parameters; those of a job are completed when they are looked at. */
-export function open(items, at, { shelf = false } = {}) {
-  [list, index, endless] = [items, at, shelf];
+/**
+ * Items of the gallery, the `shelf`, have `whole` parameters; those of a job are completed when they are looked at.
+ * `compared` is the name of the one on the left.
+ */
+export function open(items, at, { shelf = false, compared = null } = {}) {
+  [list, index, endless, beside] = [items, at, shelf, compared && named(compared)];
   const over = document.querySelector("main > section:not([hidden])").id.replace("view-", "");
-  if (addressed() === null) history.pushState({ over }, "", address(list[index].name));
+  if (!pictured().length) history.pushState({ over }, "", address());
   present();
 }
 
+/** The pictures of a job, from this one on. */
+export const openOf = (job, picture) =>
+  open(ofJob(job), job.pictures.slice(0, picture).filter((each) => each.name && !each.gone).length);
+
 /** As the address says: its picture, or none. */
 export function follow() {
-  const name = addressed();
-  if (name === null) return void $("viewer").close();
-  if ($("viewer").open && list[index]?.name === name) return undefined;
+  const [name, other] = pictured();
+  if (!name) return void $("viewer").close();
+  if ($("viewer").open && list[index]?.name === name && beside?.name === other) return undefined;
+  beside = other ? named(other) : null;
   const at = list.findIndex((each) => each.name === name);
-  if (at < 0) [list, index, endless] = [[{ name, parameters: {} }], 0, true];
+  if (at < 0) [list, index, endless] = [[named(name)], 0, true];
   else index = at;
   return present();
 }
@@ -72,17 +77,29 @@ function present() {
 }
 
 /** The pictures of a job as the viewer's items. */
-export const ofJob = (job) => job.pictures.filter((each) => each.name && !each.gone).map((each) => ({
+const ofJob = (job) => job.pictures.filter((each) => each.name && !each.gone).map((each) => ({
   name: each.name,
   source: sources.ofJob(job.id),
   parameters: parametersOf(job, each.seed),
 }));
 
 async function go(step) {
-  if (endless && index + step >= list.length) list = [...list, ...await gallery.readOn(list.at(-1).name)];
+  if (endless && index + step >= list.length) await readOn();
   if (index + step < 0 || index + step >= list.length) return;
   index += step;
-  history.replaceState(history.state, "", address(list[index].name));
+  refresh();
+}
+
+/** What follows in the gallery, once for however many ask for it meanwhile. */
+async function readOn() {
+  const last = list.at(-1);
+  const found = await gallery.readOn(last.name);
+  if (list.at(-1) === last) list = [...list, ...found];
+}
+
+/** Another picture in the same place of the history. */
+function refresh() {
+  history.replaceState(history.state, "", address());
   show();
 }
 
@@ -93,40 +110,42 @@ function show() {
   image.style.background = `center / contain no-repeat url("${imageUrl(name, 512)}")`; // until the whole has come
   image.onload = () => {
     image.style.background = "none";
-    actualSize(pressed($("viewer-zoom"))); // its size is known now
+    zoom.redraw(); // its size is known now
   };
   image.onerror = () => $("viewer-figure").replaceChildren(h("p", { class: "empty" }, "This picture is no longer on the server."));
   item.source ??= sources.ofPicture(name);
-  actualSize(false);
-  $("viewer-zoom").hidden = Boolean(item.source);
-  $("viewer-figure").replaceChildren(item.source ? comparison(image, item.source.images[0]) : image);
+  $("viewer-figure").replaceChildren(frame(item, image));
+  zoom.set(null);
+  $("viewer-zoom").hidden = image.parentElement !== $("viewer-figure");
   $("viewer-back").disabled = index === 0;
   $("viewer-next").disabled = index === list.length - 1 && !endless;
   $("viewer-title").textContent = title();
-  drawParameters(parameters);
+  drawParameters(item);
   $("viewer-actions").replaceChildren(...actions(item));
   $("viewer-copies").replaceChildren(...copies(item));
-  complete(item).then(() => { if (list[index] === item) drawParameters(item.parameters); });
+  for (const each of beside ? [item, beside] : [item]) complete(each).then(() => { if (list[index] === item) drawParameters(item); });
   if (!$("viewer").contains(document.activeElement)) $("viewer").querySelector(".close").focus();
 }
 
-/** One pixel of the picture on one of the screen, to scroll in; else as large as fits. */
-function actualSize(on) {
-  press($("viewer-zoom"), on);
-  $("viewer-figure").classList.toggle("actual", on);
-  const image = $("viewer-figure").querySelector(":scope > img");
-  if (image) image.style.width = on && image.naturalWidth ? `${image.naturalWidth / devicePixelRatio}px` : "";
+/** The picture alone, beside the one that was chosen, or after what it was made from. */
+function frame({ source }, image) {
+  const other = (src, alt) => h("img", { src, alt, onload: zoom.redraw });
+  if (beside) return comparison(other(imageUrl(beside.name), "Left picture"), image, ["Left", "Right"], "results");
+  return source ? comparison(other(source.images[0], "Before"), image, ["Before", "After"]) : image;
 }
 
 /** Which of how many: of the gallery, as far as the place in it is known, or of the job. */
 function title() {
+  if (beside) return "Comparison";
   const all = endless ? gallery.count() : list.length;
   return all > 1 && gallery.knows(list[0].name, endless) ? `Picture ${index + 1} of ${all}` : "Picture";
 }
 
-function drawParameters(parameters) {
+/** All, or those that differ. */
+function drawParameters({ parameters }) {
   $("viewer-prompt").textContent = parameters.Prompt || "";
-  const rows = Object.entries(parameters).filter(([key, value]) => key !== "Prompt" && value !== "" && value != null);
+  const rows = beside ? differences(beside.parameters, parameters)
+    : Object.entries(parameters).filter(([key, value]) => key !== "Prompt" && value !== "" && value != null);
   $("viewer-parameters").replaceChildren(...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, String(value))]));
 }
 
@@ -144,28 +163,14 @@ async function readWhole(item) {
   } catch { /* what is known already must do */ }
 }
 
-/** Before on the left, after on the right, with an edge between them to move. */
-function comparison(after, source) {
-  const before = h("img", { src: source, alt: "Before" });
-  const line = h("span", { class: "edge" });
-  const slider = h("input", { type: "range", min: 0, max: 100, value: 50, "aria-label": "Where the picture before ends, and the new one begins" });
-  slider.oninput = () => {
-    after.style.clipPath = `inset(0 0 0 ${slider.value}%)`;
-    line.style.left = `${slider.value}%`;
-  };
-  slider.oninput();
-  return h("div", { class: "compare" }, h("div", { class: "pair" }, before, after, line),
-    h("label", {}, h("span", { class: "ends" }, h("span", {}, "Before"), h("span", {}, "After")), slider));
-}
-
 function actions(item) {
   const { name } = item;
   const path = imageUrl(name);
-  const close = () => { location.hash = "#/create"; $("viewer").close(); };
+  const close = (view = "create") => { location.hash = `#/${view}`; $("viewer").close(); };
   const vary = async () => {
     await complete(item);
     close();
-    apply(named({ ...item.parameters, Seed: undefined }));
+    apply(valuesOf({ ...item.parameters, Seed: undefined }));
     replace();
     await useMade(path);
     toCreate($("prompt"));
@@ -174,8 +179,11 @@ function actions(item) {
     h("a", { class: "button primary", href: path, download: name }, "Download"),
     $("upscale-field").hidden ? null : button("Upscale", () => { close(); upscale(name); }, { title: "2× as large" }),
     button("Use as input", async () => { close(); await useMade(path); }),
+    button("Send to…", async () => { (await import("./send_to.js")).sendTo(path, close); }, { title: "Inpaint, extend or follow it" }),
     button("Vary", vary, { title: "Start from this picture, with its settings and a new seed" }),
     button("Load settings", async () => { await complete(item); close(); load(item.parameters, item.source); }),
+    beside ? button("End comparison", () => { beside = null; refresh(); })
+      : button("Compare with…", () => { close("gallery"); gallery.compareWith(name); }),
     button("Delete", () => remove(name), { class: "danger" }),
   ].filter(Boolean);
 }
@@ -213,10 +221,10 @@ async function remove(name) {
     if (error.status !== 404) return void toast(error.message, "error");
   }
   list = list.filter((each) => each.name !== name);
+  beside = null;
   pictureGone(name);
   gallery.forget(name);
   if (!list.length) return void $("viewer").close();
   index = Math.min(index, list.length - 1);
-  history.replaceState(history.state, "", address(list[index].name));
-  show();
+  refresh();
 }

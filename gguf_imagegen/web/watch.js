@@ -13,6 +13,7 @@ const cards = new Map(); // by the job's id
 const changed = new Set(); // cards to draw
 let dismissed = keptHere.get("dismissed", []); // ids, the newest last
 let open = () => {};
+let sets = null; // the module with their cards, read when there is one
 let drawing = null;
 let announced = 0; // when
 
@@ -24,7 +25,10 @@ export function start(openViewer) {
     else $("jobs-waiting").hidden = true;
     if (!job) overall();
   });
-  $("cancel-all").onclick = () => jobs.active().forEach((job) => stop(job.id));
+  $("cancel-all").onclick = async () => {
+    await sets?.then((part) => part.cancelAll());
+    jobs.active().forEach((job) => stop(job.id));
+  };
   $("clear").onclick = () => {
     const gone = dismiss([...cards.values()].filter(({ job }) => job.over));
     $("watch-title").focus();
@@ -87,6 +91,7 @@ function removeCard(job) {
 }
 
 function update(job, event) {
+  if (job.set) return void sawSet(job.set);
   if (dismissed.includes(job.id)) return;
   if (event.type === "forgotten") return void removeCard(job);
   if (isEmptied(job)) {
@@ -100,6 +105,24 @@ function update(job, event) {
   drawing ??= setTimeout(drawAll); // several events of one moment are drawn once
 }
 
+/** Pictures of a set are on its card. */
+function sawSet(id) {
+  sets ??= import("./set_cards.js");
+  sets.then((part) => part.saw(id)).catch(() => { sets = null; }); // tried again with the next event
+  overall();
+}
+
+/** Let a waiting job go by so many of its caller's, or before them all. */
+async function move(job, places = Infinity) {
+  const line = jobs.line(job);
+  const other = line[Math.max(0, line.indexOf(job) - places)];
+  try {
+    await jobs.letBefore(job.id, other.id);
+  } catch (error) {
+    toast(error.message, "error");
+  }
+}
+
 function drawAll() {
   drawing = null;
   changed.forEach(draw);
@@ -109,7 +132,7 @@ function drawAll() {
 }
 
 function addCard(job) {
-  const card = makeCard(job, { stop, dismiss: (id) => dismissOne(cards.get(id)), open: (...picture) => open(...picture) });
+  const card = makeCard(job, { stop, move, dismiss: (id) => dismissOne(cards.get(id)), open: (...picture) => open(...picture) });
   cards.set(job.id, card);
   return card;
 }
@@ -123,13 +146,23 @@ function place() {
     ?? newest.filter(({ job }) => !job.over).at(-1);
   newest.forEach(({ element }, index) => element.toggleAttribute("data-newest", index === 0));
   const focused = document.activeElement;
+  newest.forEach(offerPlaces);
   for (const name of PLACES) {
-    newest.filter((card) => placeOf(card, large) === name).forEach(({ element }, index) => {
+    const here = newest.filter((card) => placeOf(card, large) === name);
+    if (name === "waiting") here.sort((one, other) => one.job.position - other.job.position);
+    here.forEach(({ element }, index) => {
       const there = $(name).children[index];
       if (there !== element) $(name).insertBefore(element, there ?? null);
     });
   }
   if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
+}
+
+/** What waits behind others of its caller can go sooner. */
+function offerPlaces({ job, sooner, next, cancel }) {
+  const focused = [sooner, next].includes(document.activeElement);
+  sooner.hidden = next.hidden = job.status !== "queued" || jobs.line(job)[0] === job;
+  if (focused && next.hidden) cancel.focus();
 }
 
 const hasPictures = (job) => job.pictures.some((picture) => picture.name && !picture.gone);

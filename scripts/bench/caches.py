@@ -18,10 +18,12 @@ from msgspec.structs import replace
 
 from gguf_imagegen.catalog.catalog import entry_of_file
 from gguf_imagegen.catalog.default_model import choose_models
-from gguf_imagegen.commands.tuning.measure import Effort, Speed, make, measure, psnr, warm_up
+from gguf_imagegen.commands.tuning.measure import Effort, Speed, measure, warm_up
+from gguf_imagegen.engines.making import make
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.modelfiles.inspect import holds_vae
+from gguf_imagegen.pictures.nearness import psnr
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings

@@ -27,7 +27,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from gguf_imagegen.commands.tuning.measure import psnr
+from gguf_imagegen.pictures.nearness import psnr
 from scripts.bench.synthetic import write_synthetic_sd1
 from scripts.engine import patched
 

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from gguf_imagegen.catalog.catalog import Catalog, entry_of_file
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.commands.tuning.measure import Effort, make, measure, warm_up
+from gguf_imagegen.commands.tuning.measure import Effort, measure, warm_up
+from gguf_imagegen.engines.making import make
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.pictures.encode import encode

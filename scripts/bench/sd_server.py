@@ -29,9 +29,9 @@ from PIL import Image
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.commands.tuning.measure import psnr
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.processes import NICENESS
+from gguf_imagegen.pictures.nearness import psnr
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec, Role

@@ -1,7 +1,8 @@
 """How fast the web page is in a real browser: first use, a step on its way to the screen, heap, scrolling.
 
 The server runs in this process on an engine that only waits: the figures are those of server and page.
-They depend on what else the machine does; run it on an idle one: `.venv/bin/python -m scripts.bench.web`.
+They depend on what else the machine does; run it on an idle one: `.venv/bin/python -m scripts.bench.web`,
+with names of parts to measure only these: open, steps, heap, gallery.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import asyncio
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from aiohttp import web
 from PIL import Image
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 from gguf_imagegen.api.app import make_app
 from gguf_imagegen.catalog.default_model import choose_models
@@ -30,9 +33,13 @@ from gguf_imagegen.settings import Settings
 from tests.fake_engines import FakeBackend, QuickEngine
 
 OPENINGS = 10
+SLOW = {"offline": False, "latency": 100, "downloadThroughput": 50_000, "uploadThroughput": 50_000}
+"""A network of 50 kB/s with 100 ms for the first byte."""
 STEPS = 100
-GENERATIONS = 100
-PICTURES = 200
+GENERATIONS = 200
+PICTURES = 5000
+DIFFERENT = 20
+"""Files of which the pictures are made."""
 DEADLINE = 120_000
 sent: dict[int, float] = {}
 """Milliseconds of the clock at which the engine told of each step."""
@@ -57,6 +64,11 @@ WATCH_LONG_TASKS = """
 window.tasks = [];
 new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((entry) => entry.duration)))
   .observe({type: "longtask"});
+"""
+
+AT_END = f"""
+scrollY + innerHeight >= document.documentElement.scrollHeight - 2
+  && document.querySelector("#gallery li:last-child")?.ariaPosInSet === "{PICTURES}"
 """
 
 
@@ -90,27 +102,46 @@ def fill_gallery(folder: Path) -> None:
     """Pictures of the size that most models make."""
     folder.mkdir()
     rng = np.random.default_rng(1)
-    for number in range(PICTURES):
+    files = []
+    for number in range(DIFFERENT):
         picture = Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).resize((512, 512))
-        name = f"20260101-{number // 60:02}{number % 60:02}00-{'x' * 24}.png"
         text = f"picture {number}\nSteps: 4, Sampler: euler, CFG scale: 1, Seed: 1, Size: 512x512"
-        picture.save(folder / name, pnginfo=infotext.png_text(text))
+        files.append(folder.parent / f"{number}.png")
+        picture.save(files[-1], pnginfo=infotext.png_text(text))
+    for number in range(PICTURES):
+        made = datetime(2026, 1, 1, tzinfo=timezone.utc) + timedelta(minutes=number)
+        os.link(files[number % DIFFERENT], folder / f"{made:%Y%m%d-%H%M%S}-{'x' * 24}.png")
 
 
-async def open_page(page: Page, url: str) -> float:
-    """Milliseconds from the navigation to a form that can be sent."""
+async def opening(browser: Browser, url: str, network: dict[str, Any] | None = None) -> float:
+    """Milliseconds from the navigation to a form that can be sent, with nothing in the browser's cache."""
+    context = await browser.new_context()
+    page = await context.new_page()
+    await page.add_init_script(WATCH_READY)
+    if network:
+        session = await context.new_cdp_session(page)
+        await session.send("Network.enable")
+        await session.send("Network.emulateNetworkConditions", network)
     await page.goto(url)
     await page.wait_for_function("() => window.readyAt > 0")
-    return float(await page.evaluate("window.readyAt"))
+    ready = float(await page.evaluate("window.readyAt"))
+    await context.close()
+    return ready
 
 
 async def generate(page: Page, steps: int) -> None:
-    newest = await page.evaluate("document.querySelector('.job')?.dataset.job")
+    newest = await page.evaluate("document.querySelector('.job[data-newest]')?.dataset.job")
+    await page.evaluate("document.querySelector('#more').open = true")
     await page.fill("#steps", str(steps))
     await page.fill("#prompt", "a lighthouse at dusk")
     await page.press("#prompt", "Control+Enter")
-    await page.wait_for_function("id => document.querySelector('.job')?.dataset.job !== id", arg=newest)
-    await page.locator(".job:first-child[data-status=succeeded]").wait_for()  # leaves no handle that holds it
+    await page.wait_for_function(
+        """old => {
+            const job = document.querySelector(".job[data-newest]");
+            return job && job.dataset.job !== old && job.dataset.status === "succeeded";
+        }""",
+        arg=newest,
+    )  # leaves no handle that holds an element
 
 
 async def heap(page: Page) -> tuple[float, int]:
@@ -125,20 +156,16 @@ async def heap(page: Page) -> tuple[float, int]:
     return values["JSHeapUsedSize"] / 1e6, int(values["Nodes"])
 
 
-async def scroll(page: Page, url: str) -> list[float]:
-    """Durations of all tasks over 50 ms while the whole gallery is scrolled through."""
-    await page.goto(f"{url}/#gallery")
-    await page.locator("#gallery img").first.wait_for()
-    await page.wait_for_timeout(1000)
-    await page.evaluate(WATCH_LONG_TASKS)
+async def scroll(page: Page) -> None:
+    """To the end of the gallery, a row after the other, and back to its top."""
     await page.mouse.move(600, 400)
-    while await page.locator("#gallery li").count() < PICTURES:
-        await page.mouse.wheel(0, 400)
+    step = 400
+    while await page.evaluate("scrollY > 0 || !window.wasDown"):
+        await page.mouse.wheel(0, step)
         await page.wait_for_timeout(16)
-    for _ in range(100):
-        await page.mouse.wheel(0, 400)
-        await page.wait_for_timeout(16)
-    return list(await page.evaluate("window.tasks"))
+        if await page.evaluate(AT_END):
+            await page.evaluate("window.wasDown = true")
+            step = -4000
 
 
 def say(what: str, figures: list[float], unit: str) -> None:
@@ -146,14 +173,25 @@ def say(what: str, figures: list[float], unit: str) -> None:
     print(f"{what:48} {middle:7.1f} {unit}  ({min(figures):.1f} to {max(figures):.1f}, {len(figures)} times)")
 
 
-async def measure(url: str, page: Page) -> None:
-    openings = [await open_page(page, url) for _ in range(OPENINGS)]
-    say("navigation to a form that can be used", openings, "ms")
+async def measure_opening(browser: Browser, url: str) -> None:
+    here = [await opening(browser, url) for _ in range(OPENINGS)]
+    say("navigation to a form that can be used", here, "ms")
+    slow = [await opening(browser, url, SLOW) for _ in range(OPENINGS)]
+    say("the same at 50 kB/s", slow, "ms")
+
+
+async def measure_steps(browser: Browser, url: str) -> None:
+    page = await new_page(browser, url)
     await page.evaluate(WATCH_STEPS)
     await generate(page, STEPS)
     seen = await page.evaluate("window.steps")
     delays = [at - sent[int(step)] for step, at in seen.items()]
     say("step told by the engine to its frame on screen", delays, "ms")
+    await page.context.close()
+
+
+async def measure_heap(browser: Browser, url: str) -> None:
+    page = await new_page(browser, url)
     MetronomeEngine.PAUSE = 0.0
     for _ in range(30):  # until old cards go
         await generate(page, 4)
@@ -162,25 +200,47 @@ async def measure(url: str, page: Page) -> None:
         await generate(page, 4)
     after = await heap(page)
     words = f"{before[0]:.2f} to {after[0]:.2f} MB, {before[1]} to {after[1]} nodes"
-    print(f"{'heap over 100 generations in one tab':48} {words}")
-    tasks = await scroll(page, url)
+    print(f"{f'heap over {GENERATIONS} generations in one tab':48} {words}")
+    await page.context.close()
+
+
+async def measure_gallery(browser: Browser, url: str) -> None:
+    page = await new_page(browser, f"{url}/#gallery")
+    await page.goto(f"{url}/#/gallery")
+    await page.locator("#gallery img").first.wait_for()
+    await page.wait_for_timeout(1000)
+    await page.evaluate(WATCH_LONG_TASKS)
+    await scroll(page)
+    tasks = list(await page.evaluate("window.tasks"))
     longest = f", the longest {max(tasks):.0f} ms" if tasks else ""
-    print(f"{'tasks over 50 ms, scrolling 200 pictures':48} {len(tasks):7}{longest}")
+    print(f"{f'tasks over 50 ms, scrolling {PICTURES} pictures':48} {len(tasks):7}{longest}")
+    used, nodes = await heap(page)
+    print(f"{'heap after that':48} {used:7.1f} MB, {nodes} nodes")
+    await page.context.close()
 
 
-async def main() -> None:
+async def new_page(browser: Browser, url: str) -> Page:
+    page = await (await browser.new_context()).new_page()
+    page.set_default_timeout(DEADLINE)
+    await page.goto(url)
+    await page.locator("#generate:enabled, #gallery img").first.wait_for()
+    return page
+
+
+PARTS = {"open": measure_opening, "steps": measure_steps, "heap": measure_heap, "gallery": measure_gallery}
+
+
+async def main(wanted: list[str]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         fill_gallery(folder / "out")
         async with serving(folder) as url, async_playwright() as playwright:
             flags = ["--no-sandbox"] if os.geteuid() == 0 else []
             browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
-            page = await browser.new_page()
-            page.set_default_timeout(DEADLINE)
-            await page.add_init_script(WATCH_READY)
-            await measure(url, page)
+            for part in wanted or PARTS:
+                await PARTS[part](browser, url)
             await browser.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:]))

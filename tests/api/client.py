@@ -49,9 +49,9 @@ class Stream:
 
     @property
     def items(self) -> list[Any]:
-        """llama-box's items of all frames but the last, which must be [DONE]."""
+        """llama-box's items of all frames that have one, but the last frame, which must be [DONE]."""
         assert self.events[-1].data == DONE
-        return [event.item for event in self.events[:-1]]
+        return [event.item for event in self.events[:-1] if event.data["data"]]
 
 
 def read_block(text: str) -> Event | str:

@@ -159,6 +159,29 @@ async def test_priority(running: RunningApp, callers: Path) -> None:
         assert (await bob.ask("POST", f"/v1/jobs/{jobs[0]}", {"priority": -1}))[0] == 404
 
 
+async def test_a_job_goes_before_another(running: RunningApp, callers: Path) -> None:
+    """One of the same caller that waits; those of others stay where they are, and cannot be named."""
+    async with running(engine=NeverAnswers, callers=callers) as app:
+        ann, bob, _ = people(app)
+        runs = await ann.begin()
+        await ann.reaches(runs, "running")
+        jobs = [await each.begin() for each in (ann, bob, ann, ann)]
+        low = await ann.begin(priority=-1)
+        places = [
+            (await each.ask("GET", f"/v1/jobs/{job}"))[1]["position"]
+            for each, job in zip((ann, bob, ann, ann), jobs, strict=True)
+        ]
+        status, moved = await ann.ask("POST", f"/v1/jobs/{jobs[3]}", {"before": jobs[0]})
+        assert (status, moved["position"]) == (200, places[0])
+        assert (await bob.ask("GET", f"/v1/jobs/{jobs[1]}"))[1]["position"] == places[1]
+        assert (await ann.ask("GET", f"/v1/jobs/{jobs[0]}"))[1]["position"] == places[2]
+        status, same = await ann.ask("POST", f"/v1/jobs/{runs}", {"before": jobs[0]})
+        assert (status, same["status"]) == (200, "running")
+        assert (await ann.ask("POST", f"/v1/jobs/{jobs[0]}", {"before": jobs[1]}))[0] == 404
+        status, body = await ann.ask("POST", f"/v1/jobs/{jobs[0]}", {"before": low})
+        assert (status, body["error"]["param"]) == (400, "before")
+
+
 async def test_an_expired_job_of_somebody_else_never_was(running: RunningApp, callers: Path) -> None:
     """sd.cpp's 410 is for those whose job it was."""
     async with running(engine=QuickEngine, callers=callers, job_ttl=0.01) as app:
@@ -355,6 +378,7 @@ async def test_without_keys_own_jobs_are_those_of_this_dialect(running: RunningA
         ("POST", "/sdapi/v1/unload-checkpoint", {}),
         ("POST", "/sdapi/v1/reload-checkpoint", {}),
         ("GET", "/metrics", None),
+        ("GET", "/v1/logs", None),
     ],
 )
 async def test_models_are_managed_by_admins(
@@ -538,6 +562,7 @@ def test_a_key_of_both(callers: Path) -> None:
         Callers(Settings(callers=callers, api_key=ANN))
 
 
+@pytest.mark.posix
 def test_a_real_server(serve: Callable[..., ServerProcess], tmp_path: Path) -> None:
     """The file is read at the start and again on SIGHUP; the log names callers, and no keys."""
     path = written(tmp_path, FILE)

@@ -18,6 +18,8 @@ from tests.api.recipes import ours, python, shell
 from tests.conftest import App, RunningApp, ServerProcess
 from tests.fake_engines import CrashesAtStep, QuickEngine, SlowEngine
 
+pytestmark = pytest.mark.posix
+
 CHAT = "/v1/chat/completions"
 ASKED = [{"role": "user", "content": "A beautiful landscape painting"}]
 

@@ -33,6 +33,8 @@ from tests.api.recipes import ours, python, shell
 from tests.conftest import App, RunningApp, ServerProcess
 from tests.fake_engines import NeverLoads, QuickEngine, SlowEngine
 
+pytestmark = pytest.mark.posix
+
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:

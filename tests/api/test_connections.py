@@ -17,6 +17,8 @@ from tests.api.client import GENERATIONS, SMALL
 from tests.conftest import DEADLINE, App, RunningApp
 from tests.fake_engines import NeverAnswers, QuickEngine
 
+pytestmark = pytest.mark.posix
+
 KEY = "key-of-the-holder"
 LIVEZ = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 STREAM = json.dumps({**SMALL, "stream": True}).encode()

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.pool.pool import key_of
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec
 from gguf_imagegen.vocabulary.errors import ModelLoadFailed
 from tests.api.client import GENERATIONS, SMALL, noise, png
+from tests.api.client import picture as read_picture
 from tests.conftest import App, RunningApp
 from tests.fake_engines import QuickEngine, SeeingEngine
 from tests.unet import write_control_net, write_sd1
@@ -218,3 +220,41 @@ async def test_they_are_listed(served: tuple[App, list[Any]]) -> None:
     assert found["sdxl"]["family"] == "sdxl"
     assert "SD1 only" in found["sdxl"]["fault"]
     assert "diffusers' names" in found["diffusers"]["fault"]
+
+
+async def test_what_a_preprocessor_makes(running: RunningApp, model_dir: Path) -> None:
+    """By the real engine, loading nothing: the edge between two halves, the shorter side as asked."""
+    halves = np.zeros((64, 128, 3), np.uint8)
+    halves[:, 64:] = 255
+    picture = base64.b64encode(png(Image.fromarray(halves))).decode()
+    async with running(models_dir=model_dir) as app:
+        asked = {"controlnet_input_images": [picture], "controlnet_processor_res": 128}
+        status, body = await app.post("/controlnet/detect", **asked, controlnet_module="canny")
+        assert (status, body["info"]) == (200, "Success"), body
+        edges = np.asarray(read_picture(body["images"][0]).convert("L"))
+        assert edges.shape == (128, 256)
+        lit = np.flatnonzero(edges.max(axis=0) > 128)
+        assert 0 < len(lit) <= 8
+        assert 120 <= lit.min() <= lit.max() <= 136
+        status, body = await app.post("/controlnet/detect", controlnet_input_images=[picture, picture])
+        assert status == 200, body
+        assert [read_picture(each).size for each in body["images"]] == [(1024, 512)] * 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"controlnet_module": "depth_midas"}, "Module not available: 'depth_midas'; known: none, canny"),
+        ({"controlnet_input_images": []}, "No image selected"),
+        ({"controlnet_input_images": ["AAAA"]}, "controlnet_input_images"),
+        ({"controlnet_processor_res": 4096}, "controlnet_processor_res"),
+    ],
+)
+async def test_what_no_preprocessor_makes(
+    served: tuple[App, list[Any]], fields: dict[str, Any], words: str
+) -> None:
+    """Refused in the extension's words, with what is there."""
+    asked = {"controlnet_module": "canny", "controlnet_input_images": [PICTURE], **fields}
+    status, body = await served[0].post("/controlnet/detect", **asked)
+    assert status in (400, 422), body
+    assert words in str(body["detail"])

@@ -73,9 +73,11 @@ async def test_a_result_is_a_model_of_the_server(running: RunningApp, models: Pa
         done = last.data
         assert (done["object"], done["model"], done["status"]) == ("model.conversion", RESULT, "succeeded")
         assert done["done"] == done["total"] > 0
+        assert 10 < done["psnr"] <= 100
+        assert done["not_compared"] is None
         told = [each.data["status"] for each in progress]
         assert told[0] == "planned"
-        assert {"hashing", "ready"} < set(told)
+        assert {"hashing", "comparing", "ready"} < set(told)
         assert all(each.data["overall"]["total"] == done["total"] for each in progress)
         target = models / "converted" / f"{RESULT}.gguf"
         assert read_header(target).quantization["Q8_0"] > 0.9

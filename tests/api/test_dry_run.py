@@ -77,6 +77,24 @@ async def test_seconds_are_those_that_were_measured(app: App) -> None:
     assert after["load_seconds"] == 0
 
 
+async def test_what_was_measured_outlives_the_server(running: RunningApp, tmp_path: Path) -> None:
+    """Seconds of work that is alike, and of a load; a file that nobody can read says nothing."""
+    kept = {"engine": QuickEngine, "catalog": write_catalog(tmp_path), "state_dir": tmp_path / "state"}
+    async with running(**kept) as app:
+        for _ in range(2):
+            await app.post(GENERATIONS, **SMALL)
+        _, before = await app.post(GENERATIONS, **DRY)
+    async with running(**kept) as app:
+        _, after = await app.post(GENERATIONS, **DRY)
+        assert after["seconds"] == before["seconds"] == pytest.approx(2 * 0.010 + 0.005)
+        assert after["load_seconds"] > 0
+    file = tmp_path / "state" / "pace.json"
+    assert file.stat().st_mode & 0o077 == 0
+    file.write_text("[]")
+    async with running(**kept) as app:
+        assert (await app.post(GENERATIONS, **DRY))[1]["seconds"] is None
+
+
 async def test_warnings_and_refusals_are_the_real_ones(app: App) -> None:
     """As of the request itself: sizes that are changed, names that are not known."""
     asked = {**SMALL, "size": "2048x1024", "steps": 1}

@@ -297,6 +297,7 @@ async def test_the_end_reaches_every_lane(running: RunningApp) -> None:
     assert engines.loaded == []
 
 
+@pytest.mark.posix
 async def test_real_lanes_make_equal_pictures(
     serve: Callable[..., ServerProcess], session: aiohttp.ClientSession
 ) -> None:

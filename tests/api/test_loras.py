@@ -38,6 +38,19 @@ FITTING: dict[str, dict[str, Array]] = {
     "lokr": {f"{FLAT}.lokr_w1": ones(8, 8), f"{FLAT}.lokr_w2": ones(16, 16)},
     "bias": {f"diffusion_model.{PROJ}.diff_b": ones(128)},
 }  # fmt: skip
+RENAMED: dict[str, tuple[dict[str, Array], str]] = {
+    "wrapped": (product(f"base_model.model.{PROJ}", 128, 128), "comfy"),
+    "wrapped-twice": (product(f"base_model.model.base_model.model.{PROJ}", 128, 128), "comfy"),
+    "wrapped-comfy": (product(f"base_model.model.diffusion_model.{PROJ}", 128, 128), "comfy"),
+    "wrapped-diffusers": (product("base_model.model.transformer_blocks.0.attn.to_out.0", 128, 128), "comfy"),
+    "unprefixed": (product(PROJ, 128, 128), "comfy"),
+    "adapter": (product(f"base_model.model.{PROJ}", 128, 128, ends="lora_B.mine lora_A.mine"), "comfy"),
+    "flat-transformer": (product("lora_transformer_transformer_blocks_0_attn_to_out_0", 128, 128,
+                                 ends="lora_up lora_down"), "comfy"),
+    "lycoris": ({f"lycoris_{PROJ.replace('.', '_')}.lokr_w1": ones(8, 8),
+                 f"lycoris_{PROJ.replace('.', '_')}.lokr_w2": ones(16, 16)}, "lokr"),
+}  # fmt: skip
+"""Names that the engine does not know, and the file above that is the same in names that it does."""
 PARTIAL: dict[str, dict[str, Array]] = {
     "gated": {**KOHYA, **product(GATE, 512, 128, ends="lora_up lora_down")},
     "dora": {**KOHYA, f"{FLAT}.dora_scale": ones(128, 1)},
@@ -45,8 +58,8 @@ PARTIAL: dict[str, dict[str, Array]] = {
 UNFIT: dict[str, tuple[dict[str, Array], str]] = {
     "larger": (product(FLAT, 3072, 3072, ends="lora_up lora_down"), "made for another model"),
     "sd15": (product("lora_te_text_model_encoder_layers_0_mlp_fc1", 768, 768), "0 of 2 tensors fit tiny"),
-    "wrapped": (product(f"base_model.model.{PROJ}", 128, 128), "names as PEFT saves them"),
-    "lycoris": ({f"lycoris_{PROJ.replace('.', '_')}.diff": ones(128, 128)}, "0 of 1 tensors"),
+    "wrapped-sd15": (product("base_model.model.text_model.encoder.layers.0.mlp.fc1", 9, 9), "0 of 2 tensors"),
+    "lycoris-diff": ({f"lycoris_{PROJ.replace('.', '_')}.diff": ones(128, 128)}, "unquantised weights only"),
     "bad-rank": (product(FLAT, 128, 128, 8) | {f"{FLAT}.lora_A.weight": ones(4, 128)}, "damaged: the ranks"),
     "q-only": (product("transformer.transformer_blocks.0.attn.to_q", 128, 128), "128 of the 384 rows"),
     "split-lokr": ({f"{FLAT}.lokr_w1": ones(8, 8), f"{FLAT}.lokr_w2_a": ones(16, 4),
@@ -59,7 +72,8 @@ UNFIT: dict[str, tuple[dict[str, Array], str]] = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("loras")
-    for name, tensors in {**FITTING, **PARTIAL, **{key: file for key, (file, _) in UNFIT.items()}}.items():
+    others = {key: file for key, (file, _) in {**RENAMED, **UNFIT}.items()}
+    for name, tensors in {**FITTING, **PARTIAL, **others}.items():
         write_safetensors(folder / f"{name}.safetensors", tensors)
     (folder / "people").mkdir()
     for name in ODD:
@@ -112,6 +126,17 @@ async def test_what_fits_is_applied(client: Client, name: str) -> None:
     assert changed != plain[0]
     assert warnings == []
     assert await client.made() == plain == (plain[0], [])
+
+
+async def test_names_that_the_engine_does_not_know_change_nothing(client: Client) -> None:
+    """PEFT's and LyCORIS's: to the byte the picture of the same LoRA in names that it does know."""
+    expected = {name: await client.made(lora=[{"name": name}]) for name in ("comfy", "lokr")}
+    assert expected["comfy"] != expected["lokr"]
+    for name, (_, same) in RENAMED.items():
+        assert await client.made(lora=[{"name": name}]) == expected[same], name
+    both = [{"name": "wrapped", "scale": 0.5}, {"name": "lycoris", "scale": 0.5}]
+    known = [{"name": "comfy", "scale": 0.5}, {"name": "lokr", "scale": 0.5}]
+    assert await client.made(lora=both) == await client.made(lora=known)
 
 
 @pytest.mark.parametrize(("name", "share"), [("gated", "2 of 4"), ("dora", "2 of 3")])

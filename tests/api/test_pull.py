@@ -21,6 +21,7 @@ from tests.api.client import Stream, eventually, read_stream
 from tests.conftest import App, RunningApp
 from tests.fake_engines import QuickEngine
 from tests.hub import HubServer, Repo, write_catalog
+from tests.weights import split_gguf
 
 MB = 1_000_000
 DATA = np.random.default_rng(2).bytes(2 * MB)
@@ -172,6 +173,22 @@ async def test_a_repository_that_no_catalog_knows(place: Place, hub: HubServer) 
         assert "new" in {model["id"] for model in (await app.get("/v1/models"))[1]["data"]}
     async with place.serve() as app:
         assert app.service.catalog.on_disk(app.service.catalog.get("new"))
+
+
+async def test_a_split_repository(place: Place, hub: HubServer, tmp_path: Path) -> None:
+    """Its parts are one file of the progress, and one that draws."""
+    parts = split_gguf(place.folder / "tiny-random.gguf", tmp_path, 20)
+    stated = [hub.add("some/split", part.name, part.read_bytes()) for part in parts]
+    hub.repos["some/split"].files["tae.gguf"] = hub.repos["org/tiny"].files["tae.gguf"]
+    async with place.serve() as app:
+        done = (await pull(app, "hf.co/some/split")).events[-1]
+        assert done.event == "done"
+        (main,) = [file for file in done.data["files"] if "joined" in file["file"]]
+        assert main["file"] == "some/split/tiny-random.joined.gguf"
+        assert done.data["done"] == done.data["total"] > sum(each["bytes"] for each in stated)
+        body = {"model": "split", "prompt": "a cat", "size": "64x64", "steps": 1}
+        status, answer = await app.post("/v1/images/generations", **body)
+        assert status == 200, answer
 
 
 async def test_without_a_stream(place: Place) -> None:

@@ -130,6 +130,24 @@ async def test_everything_is_there_again(running: RunningApp, kept: Kept) -> Non
         assert [job["id"] for job in listed["data"]] == [waiting_id, running_id, done["id"]]
 
 
+async def test_jobs_that_changed_places(running: RunningApp, kept: Kept) -> None:
+    """Wait in their new order, and were taken when they were."""
+    async with running(engine=NeverAnswers, state_dir=kept.folder) as app:
+        begun = [await begin(app, seed=seed, **LASTING) for seed in range(4)]
+        jobs = [job for _, job in begun]
+        await job_in_state(app, "running", jobs[0])
+        before = {job: (await app.get(f"/v1/jobs/{job}"))[1]["created"] for job in jobs}
+        async with app.session.post(f"{app.url}/v1/jobs/{jobs[3]}", json={"before": jobs[1]}) as moved:
+            assert (await moved.json())["position"] == 1
+        begun.append(await begin(app, seed=4, **LASTING))  # is stored after all that came before
+        crashed = kept.now
+    await gone(*(client for client, _ in begun))
+    async with running(engine=NeverAnswers, state_dir=crashed) as app:
+        await app.service.knows_the_past.wait()
+        assert [job.id for job in app.scheduler.queue][-4:] == [jobs[3], jobs[1], jobs[2], begun[4][1]]
+        assert {job: int(app.scheduler.jobs[job].created) for job in jobs} == before
+
+
 async def test_a_job_of_an_earlier_run_expires_in_words(running: RunningApp, kept: Kept) -> None:
     """sd.cpp's clients get a 410 for it, and a 404 for what never was."""
     async with running(engine=QuickEngine, state_dir=kept.folder) as app:
@@ -142,6 +160,27 @@ async def test_a_job_of_an_earlier_run_expires_in_words(running: RunningApp, kep
         assert [(status, body["code"]) for status, body in told] == [
             (410, "job_expired"), (404, "job_not_found"),
         ]  # fmt: skip
+
+
+async def test_a_job_that_expired_before_the_restart(running: RunningApp, kept: Kept) -> None:
+    """Is known to have been, by its id alone."""
+    with state.folder(Settings(state_dir=kept.folder)) as opened:
+        assert opened is not None
+        async with running(engine=QuickEngine, kept=opened, job_ttl=0.01) as app:
+            _, done = await send(app, path="/sdcpp/v1/img_gen")
+            await job_in_state(app, "succeeded", done["id"])
+
+            async def forgotten() -> bool:
+                app.scheduler.sweep()
+                return done["id"] not in app.scheduler.jobs
+
+            await eventually("it is past its time", forgotten)
+            await opened.ledger.sweep(app.scheduler.jobs)
+            gone = await app.get(f"/sdcpp/v1/jobs/{done['id']}")
+    async with running(engine=QuickEngine, state_dir=kept.folder) as app:
+        assert await app.get(f"/sdcpp/v1/jobs/{done['id']}") == gone
+        assert (gone[0], gone[1]["code"]) == (410, "job_expired")
+        assert (await app.get(f"/v1/jobs/{done['id']}"))[0] == 404
 
 
 def _bare(job: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ CLOSED = [
     ("POST", GENERATIONS),
     ("POST", EDITS),
     ("GET", "/metrics"),
+    ("GET", "/v1/logs"),
     ("GET", "/no/such/path"),
     ("GET", "/v1/images/files/a/../../../models"),
 ]

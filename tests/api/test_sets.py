@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 from collections.abc import AsyncIterator
@@ -14,11 +15,13 @@ from PIL import Image
 
 from gguf_imagegen.vocabulary.engine import Generate
 from gguf_imagegen.vocabulary.events import EngineEvent
-from tests.api.client import SMALL, eventually
+from tests.api.client import SMALL, eventually, job_in_state
 from tests.conftest import App, RunningApp
 from tests.fake_engines import FailsGeneration, NeverAnswers, QuickEngine
+from tests.weights import write_lora
 
 SETS = "/v1/images/sets"
+OTHER = {"Idempotency-Key": "other"}
 ONE = {"size": "64x64", "steps": 1}
 CATALOG = """\
 version: 1
@@ -282,3 +285,61 @@ async def test_sets_are_forgotten_with_their_jobs(running: RunningApp, catalog: 
 
         await eventually("all is forgotten", forgotten)
         assert (await app.get(f"{SETS}/{made['id']}"))[0] == 404
+
+
+class Gated(QuickEngine):
+    """Makes no step before it may."""
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        super().__init__()
+        self._gate = gate
+
+    async def at_step(self, step: int) -> None:
+        await self._gate.wait()
+
+
+async def test_errors_of_items_outlive_the_server(running: RunningApp, catalog: Path, tmp_path: Path) -> None:
+    """Those of items that never became jobs, too."""
+    gate, loras = asyncio.Event(), tmp_path / "loras"
+    loras.mkdir()
+    ink = write_lora(loras / "ink.gguf")
+    kept = {"catalog": catalog, "state_dir": tmp_path / "state", "lora_dir": loras}
+    async with running(engine=lambda: Gated(gate), **kept) as app:
+        made = await make(app, prompts=["a", "b", "c", "d"], lora=[{"name": "ink"}])
+        await job_in_state(app, "running")
+        ink.unlink()
+        gate.set()
+        before = await ended(app, made)
+    lost = before["items"][3]
+    assert (before["status"], lost["status"], lost["job"]) == ("failed", "failed", None)
+    assert "ink" in lost["error"]["message"]
+    async with running(engine=QuickEngine, **kept) as app:
+        _, after = await app.get(f"{SETS}/{made['id']}")
+    assert after["status"] == "failed"
+    assert after["items"][3] == lost
+
+
+async def test_one_key_is_one_set(running: RunningApp, catalog: Path, tmp_path: Path) -> None:
+    """At once, later, and after a restart; another body with it is refused, and a cancelled set made anew."""
+    kept = {"catalog": catalog, "state_dir": tmp_path / "state"}
+
+    async def ask(app: App, **fields: Any) -> tuple[int, Any]:
+        body, key = {**ONE, "prompts": ["a"], **fields}, {"Idempotency-Key": "k"}
+        async with app.session.post(app.url + SETS, json=body, headers=key) as answer:
+            return answer.status, await answer.json()
+
+    async with running(engine=QuickEngine, **kept) as app:
+        (status, first), (_, second) = await asyncio.gather(ask(app), ask(app))
+        assert (status, first["id"]) == (202, second["id"])
+        await ended(app, first)
+        assert (await ask(app))[1]["id"] == first["id"]
+        status, body = await ask(app, prompts=["b"])
+        assert (status, body["error"]["param"]) == (400, "Idempotency-Key")
+    async with running(engine=NeverAnswers, **kept) as app:
+        assert (await ask(app))[1]["id"] == first["id"]
+        assert len((await app.get(SETS))[1]["data"]) == 1
+        async with app.session.post(app.url + SETS, json={**ONE, "prompts": ["c"]}, headers=OTHER) as answer:
+            made = await answer.json()
+        await delete(app, f"{SETS}/{made['id']}")
+        async with app.session.post(app.url + SETS, json={**ONE, "prompts": ["c"]}, headers=OTHER) as answer:
+            assert (await answer.json())["id"] != made["id"]

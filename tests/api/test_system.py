@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gguf_imagegen.machine.levels import WORDS
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.waits import Waits
 from tests.api.client import GENERATIONS, SMALL, eventually, start_job
@@ -61,9 +62,21 @@ async def test_health_of_a_ready_server(running: RunningApp) -> None:
     assert code == 200
     assert body.items() >= {
         "ready": True, "model": "tiny-random", "loaded": True, "loading": None, "backend": "FAKE",
-        "kernels": "", "error": None, "queue": 0, "running": None,
+        "kernels": "", "build": None, "error": None, "queue": 0, "running": None,
     }.items()  # fmt: skip
     assert body["version"]
+
+
+async def test_health_names_the_level_of_the_engine(
+    running: RunningApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its wheel has several builds, and why that one was taken."""
+    monkeypatch.setenv(WORDS, "x86-64-v3: the best for this CPU, 65 dB from the golden picture")
+    async with running(engine=QuickEngine) as app:
+        _, body = await app.get("/health")
+    assert body["build"] == {
+        "level": "x86-64-v3", "why": "the best for this CPU, 65 dB from the golden picture",
+    }  # fmt: skip
 
 
 async def test_health_while_loading(running: RunningApp) -> None:

@@ -18,6 +18,8 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import InvalidModelFile
 from tests.conftest import RunningApp
 
+pytestmark = pytest.mark.posix
+
 UNET = {
     "conv_in.weight": [320, 4, 3, 3],
     "down_blocks.0.resnets.0.conv1.weight": [320, 320, 3, 3],

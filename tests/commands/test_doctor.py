@@ -13,7 +13,9 @@ from packaging.requirements import Requirement
 
 from gguf_imagegen.commands import doctor
 from gguf_imagegen.commands.doctor import Finding, examine, how_to_install
+from gguf_imagegen.engines.sdcpp.choice import NONE_RIGHT
 from gguf_imagegen.engines.sdcpp.probe import probe
+from gguf_imagegen.machine.levels import InUse
 from gguf_imagegen.settings import Settings
 from tests.commands.test_cli import cli
 
@@ -72,6 +74,20 @@ def test_the_kernels_in_use(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert kernels(None) == "none: ggml's own are used: the engine does not compile with them"
     (checkout / ".venv" / "engine-choice").write_text("\n")
     assert kernels(None) == "none, as scripts/install --compare chose"
+
+
+def test_the_level_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a wheel's builds, and why that one; a fault where none draws what it must; else no line."""
+
+    def levels() -> list[Finding]:
+        return [each for each in examine(Settings()) if each.name == "CPU level"]
+
+    monkeypatch.setattr(doctor, "choose_build", lambda settings: None)
+    assert levels() == []
+    monkeypatch.setattr(doctor, "choose_build", lambda settings: InUse("x86-64-v3", "the best for this CPU"))
+    assert levels() == [Finding("CPU level", None, "x86-64-v3: the best for this CPU")]
+    monkeypatch.setattr(doctor, "choose_build", lambda settings: InUse("x86-64-v2", f"{NONE_RIGHT}; not …"))
+    assert [each.ok for each in levels()] == [False]
 
 
 @pytest.mark.usefixtures("by_pip")

@@ -287,6 +287,7 @@ def test_verify_asks_the_hub_for_what_nobody_noted(home: Home) -> None:
     assert home.run("verify", "big").stdout == "org/big/big.gguf: as published\n"
 
 
+@pytest.mark.posix
 def test_a_file_that_the_disk_does_not_take(home: Home) -> None:
     """A refused write ends the pull with what is wrong; what had arrived stays, and resumes."""
     words = shlex.join(home.command("pull", "big"))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -14,6 +16,7 @@ from PIL import Image
 
 from gguf_imagegen.catalog.catalog import load_catalog
 from tests.hub import HubServer
+from tests.weights import split_gguf
 
 OVIS = [entry.id for entry in load_catalog(Path("none")).entries if entry.family == "ovis-image"]
 
@@ -46,8 +49,8 @@ class Home:
         path.write_text(yaml.safe_dump({"version": 1, "models": models}))
         return path
 
-    def kept(self) -> dict[str, object]:
-        models: dict[str, object] = yaml.safe_load((self.models / "models.yaml").read_text())["models"]
+    def kept(self) -> dict[str, Any]:
+        models: dict[str, Any] = yaml.safe_load((self.models / "models.yaml").read_text())["models"]
         return models
 
 
@@ -174,3 +177,67 @@ def test_modelscope(home: Home) -> None:
     fails(
         home.run("pull", "modelscope.cn/models/nobody/nothing", "--yes"), "has no repository 'nobody/nothing'"
     )
+
+
+def test_a_split_model_is_pulled_whole(home: Home) -> None:
+    """By the repository, or by any of its parts; it runs, and the parts are gone."""
+    whole, parts = home.folder / "big-Q8_0.gguf", home.folder / "parts"
+    whole.write_bytes(home.main)
+    parts.mkdir()
+    for part in split_gguf(whole, parts, 20):
+        home.hub.add("someone/Big-GGUF", part.name, part.read_bytes())
+    home.hub.add("someone/Big-GGUF", "tae.gguf", home.tae)
+    run = home.run("pull", f"{home.hub.url}/someone/Big-GGUF/blob/main/big-Q8_0-00002-of-00003.gguf", "--yes")
+    assert run.returncode == 0, run.stderr
+    assert "big-Q8_0-00001-of-00003.gguf and 2 parts" in run.stderr
+    folder = home.models / "someone" / "Big-GGUF"
+    assert sorted(path.name for path in folder.iterdir()) == ["big-Q8_0.joined.gguf", "tae.gguf"]
+    assert list(home.kept()) == ["big-Q8_0"]
+    assert home.run("verify", "big-Q8_0").returncode == 0
+    picture = home.folder / "cat.png"
+    words = ("generate", "a cat", "--size", "64x64", "--steps", "1", "-o", picture, "--model", "big-Q8_0")
+    run = home.run(*words)
+    assert run.returncode == 0, run.stderr
+    assert home.run("rm", "big-Q8_0").returncode == 0
+    assert not folder.exists()
+
+
+def test_a_part_that_is_given(home: Home) -> None:
+    """A file of this machine, or of a hub's repository, goes before what would be found; both are kept."""
+    here = home.folder / "own-tae.gguf"
+    here.write_bytes(home.tae)
+    home.hub.add("other/parts", "vae/tae.gguf", home.tae)
+    words: tuple[str | Path, ...] = ("--yes", "--catalog", home.without_components())
+    name = home.run("inspect", here, "--json").stdout
+    role = json.loads(name)["files"][0]["component"]
+    run = home.run("pull", "someone/Tiny-GGUF", "--component", f"{role}={here}", *words)
+    assert run.returncode == 0, run.stderr
+    assert "this machine" in run.stderr
+    assert home.kept()["Tiny-GGUF"]["files"] == {role: str(here)}
+    given = f"{role}=hf.co/other/parts"
+    run = home.run("pull", "someone/Tiny-GGUF", "--component", given, *words)
+    assert run.returncode == 0, run.stderr
+    assert home.kept()["Tiny-GGUF"]["files"][role]["repo"] == "other/parts"
+    assert (home.models / "other" / "parts" / "vae" / "tae.gguf").is_file()
+    picture = ("generate", "a cat", "--size", "64x64", "--steps", "1", "-o", home.folder / "cat.png", *words)
+    asked = len(home.hub.served)
+    run = home.run(*picture, "--model", "Tiny-GGUF", "--component", given)
+    assert run.returncode == 0, run.stderr
+    assert len(home.hub.served) == asked
+    run = home.run(*picture, "--model", "Tiny-GGUF", "--component", f"{role}=hf.co/third/parts")
+    fails(run, f"was not pulled with {role}=third/parts; do so with: gguf-imagegen pull someone/Tiny-GGUF")
+
+
+@pytest.mark.parametrize(
+    ("component", "words"),
+    [
+        ("vae=hf.co/someone/Tiny-GGUF", "someone/Tiny-GGUF has no vae; name the file"),
+        ("vae=gone.safetensors", "vae=gone.safetensors: no such file"),
+        ("vae=hf.co/someone/Tiny-GGUF/tiny-Q8_0.gguf", "this is a model"),
+        ("model=hf.co/someone/Tiny-GGUF", "model is the model itself"),
+    ],
+)
+def test_parts_that_cannot_be_given(home: Home, component: str, words: str) -> None:
+    """Before anything is fetched or kept."""
+    fails(home.run("pull", "someone/Tiny-GGUF", "--yes", "--component", component), words)
+    assert not home.models.exists()

@@ -25,13 +25,15 @@ from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.commands import tune
 from gguf_imagegen.commands.tune import work_for
 from gguf_imagegen.commands.tuning.candidates import can_have_huge_pages, factors, thread_counts
-from gguf_imagegen.commands.tuning.measure import SAME, Effort, Speed, is_flat, make, psnr
+from gguf_imagegen.commands.tuning.measure import Effort, Speed
 from gguf_imagegen.commands.tuning.show import shown
 from gguf_imagegen.commands.tuning.tuner import KEPT, PATIENCE_SECONDS, Outcome, Trial, Tuner
+from gguf_imagegen.engines.making import make
 from gguf_imagegen.engines.process import EngineProcess, worker_environment
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.kernels import kernels_here
 from gguf_imagegen.machine.memory import Available
+from gguf_imagegen.pictures.nearness import SAME, is_flat, psnr
 from gguf_imagegen.planning.load_spec import model_spec
 from gguf_imagegen.pool.identity import Machine, this_machine
 from gguf_imagegen.pool.lane import Lane

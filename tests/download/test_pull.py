@@ -38,6 +38,7 @@ from gguf_imagegen.vocabulary.errors import (
     PullFailed,
 )
 from tests.hub import HubServer
+from tests.weights import split_gguf
 
 MB = 1_000_000
 TOKEN, OTHER = "hf_goodTokenOfATest", "hf_otherTokenOfATest"
@@ -449,3 +450,70 @@ def test_a_rewriting_that_was_killed_is_done_again(hub: HubServer, puller: Pulle
     puller.pull(source)
     assert hub.served == []
     assert puller.names() == ["org/model/m.text-encoders.gguf"]
+
+
+def split(hub: HubServer, folder: Path) -> tuple[Source, bytes]:
+    """A model in three parts on the hub, and what the second of them holds."""
+    write_llamabox_model(folder / "m.gguf")
+    (folder / "parts").mkdir()
+    parts = split_gguf(folder / "m.gguf", folder / "parts", 2)
+    fields = [hub.add("org/model", part.name, part.read_bytes()) for part in parts]
+    shared = {"repo": "org/model", "file": parts[0].name, "bytes": sum(each["bytes"] for each in fields)}
+    stated = [{key: each[key] for key in ("file", "bytes", "sha256")} for each in fields]
+    return Source.model_validate({**shared, "parts": stated}), parts[1].read_bytes()
+
+
+def test_a_split_model_is_joined(hub: HubServer, puller: Puller, tmp_path: Path) -> None:
+    """One file of one progress comes of its parts, which are gone; it is ready, and known if that changes."""
+    source, _ = split(hub, tmp_path)
+    assert len(source.parts) == 3
+    puller.pull(source)
+    name = "org/model/m.joined.gguf"
+    assert puller.names() == [name]
+    whole, joined = (read_header(path) for path in (tmp_path / "m.gguf", puller.store.path(source.path)))
+    assert [(t.name, t.shape, t.type) for t in joined.tensors.values()] == [
+        (t.name, t.shape, t.type) for t in whole.tensors.values()
+    ]
+    assert puller.events[0] == Planned(((name, source.bytes or 0),), 0, source.bytes or 0)
+    assert {event.file for event in puller.events[1:] if not isinstance(event, Planned)} == {name}
+    done = [event.done for event in puller.events if isinstance(event, Downloading)]
+    assert done == sorted(done)
+    assert done[-1] == source.bytes
+    assert puller.store.state(source) == "ready"
+    assert puller.store.verify(source, lambda done, total: None).state == "ready"
+    asked = len(hub.served)
+    puller.pull(source)
+    assert len(hub.served) == asked
+    other = source.model_copy(
+        update={"parts": (*source.parts[:2], source.parts[2].model_copy(update={"sha256": "0" * 64}))}
+    )
+    assert puller.store.wanted(Source.model_validate(other.model_dump()))
+
+
+def test_a_split_model_goes_on_where_it_broke(hub: HubServer, puller: Puller, tmp_path: Path) -> None:
+    """Parts that are here are not fetched again; a killed joining is done again, without the hub."""
+    source, second = split(hub, tmp_path)
+    hub.faults.corrupt = True
+    with pytest.raises(CorruptFile):
+        puller.pull(source)
+    hub.faults.corrupt = False
+    store, (first, *_) = puller.store, source.pieces
+    path = store.make_room_for(store.path(first.downloaded))
+    path.write_bytes((tmp_path / "parts" / path.name).read_bytes())
+    store.note(first.downloaded, first.sha256 or "")
+    assert store.state(source) == "partial"
+    hub.served.clear()
+    hub.faults.cut_after = len(second) // 2
+    puller.pull(source)
+    assert not any(first.file in one.path for one in hub.served)
+    assert puller.names() == ["org/model/m.joined.gguf"]
+
+
+def test_a_split_model_needs_its_size_twice(hub: HubServer, puller: Puller, tmp_path: Path) -> None:
+    """Which is known before the first byte is fetched."""
+    source, _ = split(hub, tmp_path)
+    assert source.bytes is not None
+    tight = Store(tmp_path / "models", lambda folder: (64 << 20) + 2 * (source.bytes or 0) - 1)
+    with pytest.raises(DiskFull, match="are still to come"):
+        puller.make(source, store=tight).run()
+    assert hub.sent == 0

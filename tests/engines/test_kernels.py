@@ -10,9 +10,10 @@ from msgspec.structs import replace
 from gguf_imagegen.catalog.catalog import Catalog
 from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.catalog.entry import Entry
-from gguf_imagegen.commands.tuning.measure import make, psnr
+from gguf_imagegen.engines.making import make
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.machine.kernels import kernels_here
+from gguf_imagegen.pictures.nearness import psnr
 from gguf_imagegen.planning.load_spec import model_spec
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request

@@ -36,6 +36,8 @@ from gguf_imagegen.vocabulary.events import (
     Progress,
 )
 
+pytestmark = pytest.mark.posix
+
 SPEC = Generate(
     prompt="a lighthouse",
     negative_prompt="",

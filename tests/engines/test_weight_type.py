@@ -11,8 +11,9 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.memory import estimate
 from gguf_imagegen.catalog.verdict import weights_of
 from gguf_imagegen.commands.tune import work_for
-from gguf_imagegen.commands.tuning.measure import Effort, make
+from gguf_imagegen.commands.tuning.measure import Effort
 from gguf_imagegen.engines.conversion import convert, ordered, replacing
+from gguf_imagegen.engines.making import make
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.modelfiles.weight_types import as_loaded

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguf_imagegen.jobs.journal import Journal, NewerJournal, Record, Refused
-from gguf_imagegen.jobs.stored import Stored, StoredEnd, StoredImage, StoredNotice, StoredStart
+from gguf_imagegen.jobs.stored import Stored, StoredEnd, StoredImage, StoredItem, StoredNotice, StoredStart
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
 from gguf_imagegen.vocabulary.events import Timings
 
@@ -21,6 +21,7 @@ EVENTS: Sequence[Stored] = (
     StoredStart("cpu"),
     StoredNotice("a note"),
     StoredImage(0, 7, "a.png", 64, 64, Timings(1, 2, 3, 6, 4)),
+    StoredItem(3, StoredEnd("InvalidRequest", "gone", "lora", None)),
     StoredEnd("GenerationFailed", "no", None, None),
 )
 
@@ -239,3 +240,24 @@ async def _agrees(path: Path, deeds: list[tuple[str, int]]) -> None:
             journal.start()
     await journal.close()
     assert {record.job: [id for id, _, _ in record.events] for record in read(path)} == expected
+
+
+async def test_ids_of_forgotten_jobs_are_bounded(tmp_path: Path) -> None:
+    """The latest stay known, with their callers, for their time."""
+    async with opened(tmp_path / "journal") as journal:
+        for number in range(3):
+            await journal.accept(ticket(f"job_{number}", caller=f"c{number}"))
+            journal.forget(f"job_{number}")
+        journal.forget("job_never")
+    journal = Journal(tmp_path / "journal")
+    journal.open()
+    assert journal.forgotten() == {f"job_{number}": f"c{number}" for number in range(3)}
+    assert journal.read()[0] == []
+    with closing(sqlite3.connect(tmp_path / "journal")) as db, db:
+        db.execute("UPDATE forgotten SET number = number + 20000 WHERE job = 'job_2'")
+        db.execute("UPDATE forgotten SET at = 0 WHERE job = 'job_1'")
+    async with opened(tmp_path / "journal") as journal:
+        assert journal.forgotten().keys() == {"job_0", "job_2"}
+        await journal.accept(ticket("job_3"))
+        journal.forget("job_3")
+    assert Journal(tmp_path / "journal").forgotten().keys() == {"job_2", "job_3"}

@@ -15,7 +15,7 @@ from gguf_imagegen.catalog.entry import Defaults, Entry
 from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.jobs.job import Ended, Job
 from gguf_imagegen.jobs.spool import Spool
-from gguf_imagegen.jobs.stored import Stored, restored, stored
+from gguf_imagegen.jobs.stored import OfJob, restored, stored
 from gguf_imagegen.jobs.ticket import Repeat, Ticket, pinned, plan_of, request_of, ticket_of
 from gguf_imagegen.planning.plan import Operation, plan
 from gguf_imagegen.planning.request import parse_request
@@ -121,7 +121,7 @@ def test_errors_come_back(kind: type[ImagegenError]) -> None:
     error = kind("some words", param="size")
     error.retry_after = 7 if kind is not errors.InvalidImage else None
     event = stored(Ended(error))
-    again = restored(msgspec.json.decode(msgspec.json.encode(event), type=Stored))
+    again = restored(msgspec.json.decode(msgspec.json.encode(event), type=OfJob))
     assert isinstance(again, Ended)
     assert type(again.error) is kind
     assert (str(again.error), again.error.param) == (str(error), "size")
@@ -139,3 +139,18 @@ def test_embeddings_are_those_of_the_folder_now(tmp_path: Path) -> None:
     (bare,) = plan_of(ticket, lambda name: ENTRY).spec.embeddings
     assert str(bare.path) == "easyneg.safetensors"
     assert pinned(plan_of(ticket, lambda name: ENTRY), fresh).spec.embeddings == fresh.spec.embeddings
+
+
+@pytest.mark.parametrize(("then", "now"), [(True, "xy"), (False, None)])
+def test_a_ticket_that_says_tiling(then: bool, now: str | None, tmp_path: Path) -> None:
+    """As it was called once in a model's entry."""
+    job, request = made()
+    ticket = ticket_of(job, request, Spool(tmp_path), None)
+    old = replace_plan(ticket, {**ticket.plan["entry"], "tiling": then})
+    found = plan_of(old, lambda name: ENTRY)
+    assert found.entry.seamless == now
+    assert found.spec == job.plan.spec
+
+
+def replace_plan(ticket: Ticket, entry: dict[str, Any]) -> Ticket:
+    return msgspec.structs.replace(ticket, plan={**ticket.plan, "entry": entry})

@@ -70,9 +70,9 @@ def test_priority_is_worth_minutes(given: list[tuple[int, float]]) -> None:
     queue, jobs = Queue(Pace()), []
     for priority, created in sorted(given, key=lambda each: each[1]):
         jobs.append(job_of("a", priority))
-        jobs[-1].created = created
+        jobs[-1].since = created
         queue.add(jobs[-1])
-    expected = sorted(jobs, key=lambda job: (job.created - POINT * job.priority, -job.priority))
+    expected = sorted(jobs, key=lambda job: (job.since - POINT * job.priority, -job.priority))
     assert list(queue) == expected
     assert [queue.place(job) for job in expected] == [Place(n, None) for n in range(1, len(jobs) + 1)]
 
@@ -83,3 +83,22 @@ def test_turns_within_a_priority() -> None:
     for caller in "aabbc":
         queue.add(job_of(caller, -1 if caller == "a" else 0))
     assert order(queue) == "bcbaa"
+
+
+def test_a_job_goes_before_another() -> None:
+    """Of its own caller; other callers keep their turns, and one that comes back keeps its new place."""
+    queue = Queue(Pace())
+    jobs = [job_of(caller) for caller in "aabaa"]
+    for since, job in enumerate(jobs):
+        job.since = float(since)
+        queue.add(job)
+    first, second, other, third, fourth = jobs
+    assert queue.let_before(fourth, second) == [fourth, second, third]
+    assert list(queue) == [first, other, fourth, second, third]
+    assert [queue.place(job) for job in queue] == [Place(n, None) for n in range(1, 6)]
+    assert [job.since for job in (first, fourth, second, third)] == [0, 1, 3, 4]
+    queue.remove(fourth)
+    queue.put_back(fourth)
+    assert list(queue) == [first, other, fourth, second, third]
+    queue.let_before(first, third)
+    assert [job for job in queue if job.caller == "a"] == [fourth, second, first, third]

@@ -19,6 +19,8 @@ from gguf_imagegen.machine.devices import (
     make_devices,
 )
 
+pytestmark = pytest.mark.posix
+
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1", "GGML_VK_VISIBLE_DEVICES": ""}
 
 

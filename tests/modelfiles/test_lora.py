@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gguf_imagegen.modelfiles.header import Header, TensorInfo
@@ -121,3 +123,54 @@ def test_convolutions_want_their_own_kernels() -> None:
     for wrong in ((4, 320, 1, 1), (4, 2880)):
         with pytest.raises(InvalidModelFile):
             of(wrong)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "known"),
+    [
+        (f"base_model.model.{PROJ.removeprefix('diffusion_model.')}", PROJ),
+        (f"base_model.model.{PROJ}", PROJ),
+        (PROJ.removeprefix("diffusion_model."), PROJ),
+        (f"base_model.model.{ATTENTION}.to_out.0", f"{ATTENTION}.to_out.0"),
+        (f"base_model.model.{ATTENTION.removeprefix('transformer.')}.to_out.0",
+         f"{ATTENTION.removeprefix('transformer.')}.to_out.0"),
+    ],
+)  # fmt: skip
+def test_names_of_peft_are_told_as_the_engine_knows_them(theirs: str, known: str) -> None:
+    """With whatever stands before them; what is known already stays as it is."""
+    found = fitted(low_rank(theirs, 128, 128))
+    assert found.fitting == 2
+    assert found.renamed == {f"{theirs}.lora_{x}.weight": f"{known}.lora_{x}.weight" for x in "AB"}
+    assert fitted(low_rank(known, 128, 128)).renamed == {}
+
+
+UNET: Shapes = {
+    "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight": (320, 320),
+    "cond_stage_model.transformer.text_model.encoder.layers.0.self_attn.q_proj.weight": (768, 768),
+}
+BLOCK, LAYER = (
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+    "encoder.layers.0.self_attn.q_proj",
+)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {**low_rank(f"base_model.model.{BLOCK}", 320, 320),
+         **low_rank(f"base_model.model.text_model.{LAYER}", 768, 768)},
+        {**low_rank(f"unet.{BLOCK}", 320, 320), **low_rank(f"text_encoder.text_model.{LAYER}", 768, 768)},
+        {f"text_encoder.text_model.{LAYER}.lora_linear_layer.up.weight": (768, 4),
+         f"text_encoder.text_model.{LAYER}.lora_linear_layer.down.weight": (4, 768)},
+    ],
+)  # fmt: skip
+def test_names_of_a_u_net_and_its_text_encoder(shapes: Shapes) -> None:
+    """Without a prefix, as PEFT saves them, and as diffusers calls text encoders."""
+    assert fit(header(shapes), {"model": header(UNET)}, "sd1", "some").fitting == len(shapes)
+
+
+def test_only_safetensors_are_renamed() -> None:
+    """A GGUF is refused as before."""
+    lora = replace(header(low_rank(f"base_model.model.{PROJ}", 128, 128)), format="gguf")
+    with pytest.raises(InvalidModelFile, match="names that the engine does not know: 0 of 2"):
+        fit(lora, {"diffusion": header(MODEL)}, "flux", "some")

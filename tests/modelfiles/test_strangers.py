@@ -22,6 +22,8 @@ from gguf_imagegen.modelfiles.inspect import component_of, family_of, unfit_word
 from gguf_imagegen.vocabulary.errors import InvalidModelFile
 from tests.weights import write_safetensors
 
+pytestmark = pytest.mark.posix
+
 
 class Trap:
     """What unpickling would run."""

@@ -22,6 +22,8 @@ from tests.endpoints import Call, endpoint, never
 from tests.fake_engines import QuickEngine
 from tests.pool.test_lane import PLENTY, Machine, on
 
+pytestmark = pytest.mark.posix
+
 OLLAMA = {"model": "qwen3", "keep_alive": 0}
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, Request, async_playwright, expect
 
 from gguf_imagegen.commands.testmodel import write_test_model
 from tests.conftest import DEADLINE, ServerProcess
@@ -178,6 +178,20 @@ async def settled(page: Page) -> None:
     going = page.locator(".job[data-status=queued], .job[data-status=running]")
     await expect(going).to_have_count(0, timeout=3 * MS)
     await expect(page.locator("#activity")).to_be_hidden(timeout=3 * MS)
+
+
+def asks(request: Request) -> bool:
+    """Whether this request is for a picture, and not for what one costs."""
+    path = urlsplit(request.url).path
+    wanted = path.endswith(("/v1/images/generations", "/v1/images/edits"))
+    return wanted and '"dry_run":true' not in (request.post_data or "")
+
+
+async def weigh(page: Page, lora: str, weight: float) -> None:
+    """Choose a LoRA, which was not chosen yet, and its weight."""
+    await page.click("#lora-add")
+    await page.locator("#picker-list button", has_text=lora).click()
+    await page.get_by_label(f"Weight of {lora}").fill(str(weight))
 
 
 async def check_accessible(page: Page) -> None:

@@ -48,7 +48,28 @@ async def test_a_keyed_server(running: RunningApp, visit: OpenPage) -> None:
         assert await fits_across(page)
         await page.get_by_role("button", name="Forget key").click()
         await expect(page.locator("#key")).to_be_visible()
+        assert await page.evaluate("sessionStorage.getItem('imagegen.key')") is None
         assert not any(KEY in address for address in addresses)
+
+
+async def test_a_key_is_remembered_when_wanted(running: RunningApp, visit: OpenPage) -> None:
+    """In this tab alone, or with the box ticked in every tab of this browser, until it is forgotten."""
+    async with running(engine=QuickEngine, api_key=(KEY,)) as app, visit(app.url, statuses=(401,)) as page:
+        for ticked in (False, True):
+            await page.fill("#key-value", KEY)
+            await page.set_checked("#key-remember", ticked)
+            await page.press("#key-value", "Enter")
+            await ready(page)
+            assert ticked == bool(await page.evaluate("localStorage.getItem('imagegen.key')"))
+            other = await page.context.new_page()
+            await other.goto(app.url)
+            await (ready(other) if ticked else expect(other.locator("#key")).to_be_visible())
+            await other.close()
+            await page.get_by_role("button", name="Forget key").click()
+            await expect(page.locator("#key")).to_be_visible()
+        await page.reload()
+        await expect(page.locator("#key")).to_be_visible()
+        await check_accessible(page)
 
 
 async def test_the_server_stops_and_comes_back(

@@ -14,9 +14,18 @@ from playwright.async_api import Page, expect
 
 from gguf_imagegen.pictures import infotext
 from tests.api.client import noise, picture, png
-from tests.conftest import RunningApp, ServerProcess
+from tests.conftest import App, RunningApp, ServerProcess
 from tests.fake_engines import QuickEngine
-from tests.web.conftest import OpenPage, check_accessible, generate, newest_job, ready, send, settled
+from tests.web.conftest import (
+    OpenPage,
+    asks,
+    check_accessible,
+    generate,
+    newest_job,
+    ready,
+    send,
+    settled,
+)
 
 PAINTED = """(canvas) => canvas.getContext("2d").getImageData(0, 0, 128, 128).data
   .filter((value, index) => index % 4 === 3 && value > 127).length"""
@@ -57,7 +66,7 @@ async def drop(page: Page, data: bytes) -> None:
     )
 
 
-async def newest(page: Page, server: ServerProcess) -> Image.Image:
+async def newest(page: Page, server: ServerProcess | App) -> Image.Image:
     """The newest card's picture as the server has it."""
     await settled(page)
     done = newest_job(page).locator(".picture[data-state=done] img").first
@@ -317,7 +326,7 @@ async def test_use_as_input_and_vary(studio: ServerProcess, visit: OpenPage) -> 
         await page.reload()
         await expect(page.locator(".thumb")).to_have_count(1)
         await expect(newest_job(page)).to_be_visible()
-        async with page.expect_request("**/v1/images/edits") as sent:
+        async with page.expect_request(asks) as sent:
             await send(page)
         body = json.loads((await sent.value).post_data or "")
         assert (body["strength"], body["seed"], len(body["image"])) == (0.4, 5, 1)
@@ -342,7 +351,7 @@ async def test_several_references(studio: ServerProcess, visit: OpenPage) -> Non
         sizes = "(images) => images.map((image) => image.naturalWidth)"
         assert await page.locator(".thumb img").evaluate_all(sizes) == [64, 80, 96]
         await expect(page.locator("#strength-field")).to_be_hidden()
-        async with page.expect_request("**/v1/images/edits") as sent:
+        async with page.expect_request(asks) as sent:
             await generate(page, "combine them", steps=1)
         assert len(json.loads((await sent.value).post_data or "")["image"]) == 3
         await settled(page)

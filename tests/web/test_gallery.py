@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.async_api import Page, expect
+from playwright.async_api import CDPSession, Locator, Page, expect
 
 from gguf_imagegen.pictures import infotext
 from tests.conftest import RunningApp
@@ -35,30 +35,36 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def tile(page: Page, number: int) -> Locator:
+    """What opens this picture of the shelf."""
+    return page.get_by_role("button", name=f"Open: picture {number}", exact=True)
+
+
 async def scroll_to_end(page: Page) -> None:
-    """Down, a screen at a time, until all pictures are there."""
+    """Down, a screen at a time, until the last picture is there."""
     for _ in range(200):
         await page.mouse.wheel(0, 700)
         await page.wait_for_timeout(30)
-        if await page.locator("#gallery li").count() == MANY:
+        if await tile(page, 0).count():
             return
     raise AssertionError("the gallery did not come to its end")
 
 
 async def test_two_hundred_pictures(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
-    """They come page by page as one scrolls, the newest first; the viewer goes through them all."""
+    """They come as one scrolls, the newest first, and go again; the viewer goes through them all."""
     async with running(engine=QuickEngine, output_dir=shelf) as app, visit(app.url, "#/gallery") as page:
-        tiles = page.locator("#gallery li")
-        await expect(tiles.first.get_by_role("button", name="Open: picture 199")).to_be_visible()
-        assert await tiles.count() <= 120
+        tiles, end = page.locator("#gallery li"), page.locator("#gallery-end")
+        await expect(tile(page, 199)).to_be_visible()
+        few = await tiles.count()
+        assert few <= 100
         await expect(page.locator("#gallery-hint")).to_have_text("200 pictures")
-        await tiles.first.locator(".tile").click()
+        await tile(page, 199).click()
         await expect(page.locator("#viewer-title")).to_have_text("Picture 1 of 200")
         await page.keyboard.press("Escape")
         await page.mouse.move(600, 400)
         await scroll_to_end(page)
         await expect(page.locator("#gallery-hint")).to_have_text("200 pictures")
-        await tiles.nth(197).locator(".tile").click()
+        await tile(page, 2).click()
         await expect(page.locator("#viewer-title")).to_have_text("Picture 198 of 200")
         for _ in range(5):
             await page.keyboard.press("ArrowRight")
@@ -68,22 +74,37 @@ async def test_two_hundred_pictures(running: RunningApp, visit: OpenPage, shelf:
         await expect(page.locator("#viewer-prompt")).to_have_text("picture 1")
         await page.keyboard.press("Escape")
         await expect(page.locator("#viewer")).to_be_hidden()
-        await expect(tiles.nth(197).locator(".tile")).to_be_focused()
+        await expect(tile(page, 2)).to_be_focused()
+        assert await tiles.count() <= 2 * few
+        await expect(tile(page, 199)).to_have_count(0)
+        await page.evaluate("scrollTo(0, 0)")
+        await expect(tile(page, 199)).to_be_visible()
+        await expect(page.locator("#gallery")).to_be_focused()
+        await page.evaluate("scrollTo(0, 1e6)")
+        await expect(tile(page, 0)).to_be_visible()
+        last, after = await tile(page, 0).bounding_box(), await end.bounding_box()
+        assert last is not None
+        assert after is not None
+        assert 0 <= after["y"] - last["y"] - last["height"] < 20
 
 
 async def test_the_viewer_goes_on_past_a_page(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
-    """The arrow keys read further pages of the gallery."""
+    """The arrow keys read further pages of the gallery, each once, however fast they come."""
     viewport = {"width": 500, "height": 300}
     async with (
         running(engine=QuickEngine, output_dir=shelf) as app,
         visit(app.url, "#/gallery", viewport=viewport) as page,
     ):
-        tiles = page.locator("#gallery li")
-        await expect(tiles.first).to_be_visible()
-        here = await tiles.count()
-        await tiles.nth(here - 1).locator(".tile").click()
-        await page.keyboard.press("ArrowRight")
-        await expect(page.locator("#viewer-prompt")).to_have_text(f"picture {MANY - 1 - here}")
+        await tile(page, 199).click()
+        await page.evaluate(
+            """() => {
+                const key = new KeyboardEvent("keydown", {key: "ArrowRight", bubbles: true});
+                const dialog = document.querySelector("#viewer");
+                for (let times = 0; times < 62; times += 1) dialog.dispatchEvent(key);
+            }"""
+        )
+        await expect(page.locator("#viewer-prompt")).to_have_text("picture 137")
+        await expect(page.locator("#viewer-title")).to_have_text("Picture 63 of 200")
 
 
 async def test_everything_about_a_picture(running: RunningApp, visit: OpenPage, tmp_path: Path) -> None:
@@ -164,6 +185,89 @@ async def test_a_picture_has_an_address(running: RunningApp, visit: OpenPage, sh
         await other.keyboard.press("Escape")
         await expect(other.locator("#viewer")).to_be_hidden()
         await expect(other.locator("#view-gallery")).to_be_visible()
+
+
+async def test_two_pictures_are_compared(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
+    """Chosen in the gallery or from the viewer; an edge between them, what differs, an address of both."""
+    async with running(engine=QuickEngine, output_dir=shelf) as app, visit(app.url, "#/gallery") as page:
+        tiles, bar = page.locator("#gallery .tile"), page.locator("#selected")
+        title, pair = page.locator("#viewer-title"), page.locator("#viewer .pair img")
+        await page.get_by_role("button", name="Select").click()
+        compare = bar.get_by_role("button", name="Compare")
+        await tiles.nth(0).click()
+        await expect(compare).to_be_disabled()
+        await tiles.nth(2).click()
+        await compare.click()
+        await expect(title).to_have_text("Comparison")
+        await expect(page.locator("#viewer-parameters")).to_contain_text("199 → 197")
+        await expect(page.locator("#viewer-parameters")).not_to_contain_text("Steps")
+        box = await page.locator("#viewer .pair").bounding_box()
+        assert box is not None
+        await page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50)
+        await page.mouse.down()
+        await page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 50)
+        await page.mouse.up()
+        await page.wait_for_function("() => document.querySelector('.compare input').value < 26")
+        await check_accessible(page)
+        await page.reload()
+        await expect(pair).to_have_count(2)
+        await expect(title).to_have_text("Comparison")
+        await page.get_by_role("button", name="End comparison").click()
+        await expect(pair).to_have_count(0)
+        await page.get_by_role("button", name="Compare with…").click()
+        await expect(page.locator("#selected-count")).to_have_text("Choose the picture to compare with.")
+        await tiles.nth(4).click()
+        await expect(page.locator("#viewer-parameters")).to_contain_text("197 → 195")
+        await page.keyboard.press("Escape")
+        await expect(bar).to_be_hidden()
+
+
+class Fingers:
+    """Touches of the page, as its screen would report them."""
+
+    def __init__(self, session: CDPSession) -> None:
+        self._session = session
+
+    async def move(self, *paths: tuple[tuple[float, float], tuple[float, float]]) -> None:
+        """A finger for each path, all at once, from its start to its end."""
+        for part in range(11):
+            at = [
+                {"x": x + (to_x - x) * part / 10, "y": y + (to_y - y) * part / 10, "id": id}
+                for id, ((x, y), (to_x, to_y)) in enumerate(paths)
+            ]
+            await self._send("touchMove" if part else "touchStart", at)
+        await self._send("touchEnd", [])
+
+    async def _send(self, kind: str, points: list[dict[str, float]]) -> None:
+        await self._session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+
+async def test_fingers_on_a_picture(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
+    """A swipe goes on and back; two fingers enlarge it, and its pixels show when it is beyond its size."""
+    viewport = {"width": 360, "height": 740}
+    async with (
+        running(engine=QuickEngine, output_dir=shelf) as app,
+        visit(app.url, "#/gallery", viewport=viewport, has_touch=True) as page,
+    ):
+        fingers = Fingers(await page.context.new_cdp_session(page))
+        await page.locator("#gallery .tile").first.tap()
+        prompt, image = page.locator("#viewer-prompt"), page.locator("#viewer-figure > img")
+        await expect(image).to_have_js_property("naturalWidth", 512)
+        await fingers.move(((300, 150), (100, 160)))
+        await expect(prompt).to_have_text("picture 198")
+        await fingers.move(((100, 150), (300, 160)))
+        await expect(prompt).to_have_text("picture 199")
+        await expect(image).to_have_js_property("naturalWidth", 512)
+        await expect(image).not_to_have_class("pixelated")
+        before = await image.evaluate("(image) => image.clientWidth")
+        await fingers.move(((160, 150), (60, 150)), ((200, 150), (300, 150)))
+        assert await image.evaluate("(image) => image.clientWidth") > 4 * before
+        await expect(image).to_have_class("pixelated")
+        await fingers.move(((250, 150), (100, 150)))
+        await expect(prompt).to_have_text("picture 199")
+        assert await page.locator("#viewer-figure").evaluate("(figure) => figure.scrollLeft") > before
+        await fingers.move(((60, 150), (170, 150)), ((300, 150), (180, 150)))
+        assert await image.evaluate("(image) => image.clientWidth") == before
 
 
 async def test_new_pictures_come_by_themselves(running: RunningApp, visit: OpenPage) -> None:

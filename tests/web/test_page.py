@@ -24,7 +24,7 @@ from tests.web.conftest import (
 )
 from tests.weights import write_lora
 
-VIEWS = {"create": "#model", "gallery": "#gallery li", "models": ".model"}
+VIEWS = {"create": "#model", "gallery": "#gallery li", "models": ".model", "server": "#lanes .model"}
 """Each with what is there once it has been read."""
 SIZES = {"phone": (360, 740), "tablet": (860, 1100), "desk": (1440, 900), "4k": (3840, 2160)}
 
@@ -53,7 +53,7 @@ async def test_every_view_is_accessible(studio: ServerProcess, visit: OpenPage, 
         await page.fill("#prompt", "")
         await page.click("#generate")
         await check_accessible(page)
-        for view in ("gallery", "models"):
+        for view in ("gallery", "models", "server"):
             await go(page, view)
             await check_accessible(page)
         await go(page, "gallery")
@@ -242,8 +242,10 @@ async def test_the_page_needs_openais_dialect_alone(
         await generate(page, "a cat", steps=2)
         await settled(page)
         await unfold(page)
-        await expect(page.locator("[data-lora=watercolour]")).to_be_visible()
-        await expect(page.locator("#loras label", has_text="said")).to_contain_text("TOK, in ink")
+        await page.click("#lora-add")
+        await expect(page.locator("#picker-list button", has_text="watercolour")).to_be_visible()
+        await page.locator("#picker-list button", has_text="TOK, in ink").click()
+        await expect(page.get_by_label("Weight of said")).to_have_value("1")
         listed = (await app.get("/v1/images"))[1]["data"]
         async with app.session.get(listed[0]["url"]) as answer:
             file = {"name": "made.png", "mimeType": "image/png", "buffer": await answer.read()}

@@ -19,7 +19,18 @@ from gguf_imagegen.pictures import infotext
 from tests.api.client import noise, picture, png
 from tests.conftest import RunningApp, ServerProcess
 from tests.fake_engines import QuickEngine
-from tests.web.conftest import MS, OpenPage, generate, newest_job, ready, send, settled, unfold
+from tests.web.conftest import (
+    MS,
+    OpenPage,
+    asks,
+    generate,
+    newest_job,
+    ready,
+    send,
+    settled,
+    unfold,
+    weigh,
+)
 from tests.web.test_edit import newest, upload
 from tests.weights import write_upscaler
 
@@ -66,7 +77,7 @@ async def test_copies_make_the_same_picture(studio: ServerProcess, visit: OpenPa
         await ready(page)
         await page.select_option("#model", "by-reference")
         await unfold(page)
-        await page.get_by_label("watercolour").fill("0.5")
+        await weigh(page, "watercolour", 0.5)
         await page.select_option("#upscale", "2 double")
         await page.select_option("#step_cache", "spectrum")
         await generate(page, "it's a 'cat'; @home", steps=3, seed=7)
@@ -82,7 +93,7 @@ async def test_copies_make_the_same_picture(studio: ServerProcess, visit: OpenPa
         assert same(run(await copied(page, "curl"), tmp_path), made)
         await page.keyboard.press("Escape")
         await page.select_option("#model", "glyph-128")
-        await page.get_by_label("watercolour").fill("")
+        await page.get_by_role("button", name="Remove watercolour").click()
         await page.select_option("#upscale", "")
         await newest_job(page).locator(".tile").first.click()
         await page.get_by_role("button", name="Load settings").click()
@@ -142,7 +153,7 @@ async def test_settings_of_words_alone_take_the_picture_out(studio: ServerProces
         await page.get_by_role("button", name="Load settings").click()
         await expect(page.locator(".thumb")).to_have_count(0)
         await expect(page.locator("#toasts")).to_contain_text("was removed")
-        async with page.expect_request("**/v1/images/generations"):
+        async with page.expect_request(asks):
             await send(page)
         await settled(page)
         await page.get_by_role("button", name="Put it back").click()
@@ -232,7 +243,7 @@ async def test_each_quantisation_on_disk_is_offered(
         options = page.locator("#model option")
         assert {"two:q8", "two:q4"} <= {await each.get_attribute("value") for each in await options.all()}
         await page.select_option("#model", "two:q4")
-        async with page.expect_request("**/v1/images/generations") as sent:
+        async with page.expect_request(asks) as sent:
             await generate(page, "a cat", steps=2)
         assert json.loads((await sent.value).post_data or "")["model"] == "two:q4"
         await settled(page)

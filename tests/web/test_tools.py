@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 from playwright.async_api import expect
 
@@ -23,6 +25,8 @@ from tests.web.conftest import (
     settled,
 )
 from tests.weights import write_upscaler
+
+log = logging.getLogger("gguf_imagegen.tests")
 
 
 @pytest_asyncio.fixture
@@ -85,6 +89,18 @@ async def test_prompts_come_back(address: str, visit: OpenPage) -> None:
         await page.locator("#prompts button").last.click()
         await expect(page.locator("#prompt")).to_have_value("two")
         await expect(page.locator("#prompts")).to_be_hidden()
+
+
+async def test_prompts_come_back_on_a_phone(address: str, visit: OpenPage) -> None:
+    """The list is above the pictures, because the bar with the prompt has no room for it."""
+    async with visit(address, viewport={"width": 360, "height": 740}) as page:
+        await generate(page, "a cat", steps=1)
+        await settled(page)
+        await page.fill("#prompt", "")
+        await page.get_by_role("button", name="History").click()
+        await page.locator("#prompts button").click()
+        await expect(page.locator("#prompt")).to_have_value("a cat")
+        assert await fits_across(page)
 
 
 async def test_an_example_is_one_click(address: str, visit: OpenPage) -> None:
@@ -171,14 +187,25 @@ async def test_a_theme_is_kept(address: str, visit: OpenPage) -> None:
         await check_accessible(page)
 
 
-async def test_the_state_of_the_server(running: RunningApp, visit: OpenPage) -> None:
-    """Its lanes, models and version, and the way to the API's description, below a prefix as well."""
+async def test_the_state_of_the_server(
+    running: RunningApp, visit: OpenPage, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its lanes, models, version and log, and the way to the API's description, below a prefix as well."""
+    caplog.set_level(logging.INFO)
     async with (
         running(engine=QuickEngine, root_path="/img") as app,
         visit(f"{app.url}/img", "#/server") as page,
     ):
         await expect(page.locator("#server")).to_contain_text("Version")
         await expect(page.locator("#lanes .model").first).to_be_visible()
+        await app.post("/img/v1/images/generations", prompt="a cat", size="64x64", steps=1)
+        lines = page.locator("#log li")
+        await expect(lines.last).to_contain_text("succeeded")
+        log.warning("beware")
+        await expect(lines.last).to_contain_text("warning beware")
+        await page.get_by_label("Warnings only").check()
+        await expect(lines.first).to_be_hidden()
+        await expect(lines.last).to_be_visible()
         await check_accessible(page)
         await page.set_viewport_size({"width": 360, "height": 740})
         assert await fits_across(page)
@@ -197,7 +224,7 @@ async def test_the_first_load_is_small(running: RunningApp, visit: OpenPage) -> 
         page.on("request", lambda request: addresses.append(request.url))
         await page.reload()
         await ready(page)
-        assert not any("all=true" in each for each in addresses)
+        assert not any("all=true" in each or "viewer.js" in each for each in addresses)
         for each in {each for each in addresses if "/web/" in each or each == f"{app.url}/"}:
             async with app.session.get(each) as answer:
                 sizes.append(int(answer.headers["Content-Length"]))

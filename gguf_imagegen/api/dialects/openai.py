@@ -14,7 +14,7 @@ from aiohttp import web
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import DIALECTS, Dialect
-from gguf_imagegen.api.dialects.llamabox import through_gateway
+from gguf_imagegen.api.dialects.llamabox import GatewayEncoder, no_news, through_gateway
 from gguf_imagegen.api.job_answers import DryRun, ImagesAnswer, ResponseFormat
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
@@ -29,7 +29,8 @@ from gguf_imagegen.api.openapi.contract import (
     Endpoint,
     with_contract,
 )
-from gguf_imagegen.api.streams.encoders import Encoder, OpenAIEncoder
+from gguf_imagegen.api.streams.encoders import Encoder, LlamaBoxEncoder, OpenAIEncoder
+from gguf_imagegen.api.streams.frames import HEARTBEAT
 from gguf_imagegen.api.streams.send import answer_job, stream_job
 from gguf_imagegen.api.submit import accepted, begin, finish, prefers_async
 from gguf_imagegen.api.urls import file_url
@@ -126,7 +127,12 @@ async def respond(
     if wanted.stream:
         encoder, gateway = _encoder(request, job, wanted), through_gateway(request)
         return await stream_job(
-            request, job, encoder, cancel_on_leave=work.cancel_on_leave, frame_by_frame=gateway
+            request,
+            job,
+            encoder,
+            cancel_on_leave=work.cancel_on_leave,
+            frame_by_frame=gateway,
+            heartbeat=no_news(job) if gateway else HEARTBEAT,
         )
     if wanted.response_format == "file":
         return _file(job, await finish(request, work))
@@ -166,11 +172,12 @@ def _attachment(job: Job, data: bytes, name: str, kind: str) -> web.Response:
 
 def _encoder(request: web.Request, job: Job, wanted: ImageRequest) -> Encoder:
     options = wanted.stream_options or StreamOptions()
-    if through_gateway(request):
-        options = options.model_copy(update={"chunk_results": True})
     scheduler = request.app[SERVICE].scheduler
     dialects = request.app[DIALECTS]
     encoder = dialects.streams.get(_stream(request, wanted), OpenAIEncoder)
+    if through_gateway(request):
+        options = options.model_copy(update={"chunk_results": True})
+        encoder = GatewayEncoder if encoder is LlamaBoxEncoder else encoder
     return dialects.of(request).errors.in_stream(encoder(job, options, scheduler.results.get, scheduler.eta))
 
 

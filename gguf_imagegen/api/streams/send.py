@@ -17,7 +17,7 @@ from gguf_imagegen.api.idempotency import ATTEMPTS, read_timeout
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.reply import encoded, reply
 from gguf_imagegen.api.streams.encoders import Encoder
-from gguf_imagegen.api.streams.frames import HEADERS, frames_of
+from gguf_imagegen.api.streams.frames import HEADERS, HEARTBEAT, frames_of
 from gguf_imagegen.api.streams.writing import Silence, hang_up, send
 from gguf_imagegen.jobs.job import Ended, Job, Queued
 from gguf_imagegen.jobs.scheduler import Scheduler
@@ -38,6 +38,7 @@ async def stream_job(
     start: int = 0,
     cancel_on_leave: bool,
     frame_by_frame: bool = False,
+    heartbeat: bytes = HEARTBEAT,
 ) -> web.StreamResponse:
     """Send the job's events from the one at place `start` on, with heartbeats, to the end; with
     `frame_by_frame` each frame is a write of its own.
@@ -48,6 +49,7 @@ async def stream_job(
         request,
         partial(_events, request.app[SERVICE].scheduler, job, encoder, start, frame_by_frame),
         headers={**HEADERS, "X-Job-Id": job.id},
+        heartbeat=heartbeat,
         leaving=leaving(request, job, cancel_on_leave),
     )
 

@@ -44,6 +44,7 @@ async def send(
     frames: Frames,
     *,
     headers: Mapping[str, str] = HEADERS,
+    heartbeat: bytes = HEARTBEAT,
     leaving: AbstractContextManager[None] | None = None,
 ) -> web.StreamResponse:
     """Stream the frames to their end, with heartbeats; `leaving` handles a client that leaves before."""
@@ -54,7 +55,7 @@ async def send(
         async with aclosing(frames(silence)) as stream:
             async for data in stream:
                 if data or not silence.left:
-                    await write(request, response, data or HEARTBEAT)
+                    await write(request, response, data or heartbeat)
                     silence.end()
         await response.write_eof()
     return response

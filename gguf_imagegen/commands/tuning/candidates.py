@@ -56,6 +56,11 @@ def can_have_huge_pages(mode: Path = HUGE_PAGES_MODE) -> bool:
     numbers = tuple(map(int, re.findall(r"\d+", version)[:2]))
     own = HUGE_PAGES.partition("=")[0] in os.environ.get("GLIBC_TUNABLES", "")
     try:
-        return name == "glibc" and numbers >= HUGE_PAGES_GLIBC and not own and "[madvise]" in mode.read_text()
+        return (
+            name == "glibc"
+            and numbers >= HUGE_PAGES_GLIBC
+            and not own
+            and "[madvise]" in mode.read_text(encoding="utf-8")
+        )
     except OSError:
         return False

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from gguf_imagegen.commands.tuning.measure import SAME
 from gguf_imagegen.commands.tuning.tuner import Outcome, Trial, Watcher
+from gguf_imagegen.pictures.nearness import SAME
 
 
 @contextmanager

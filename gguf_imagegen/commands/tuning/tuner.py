@@ -10,7 +10,9 @@ from typing import Final, Protocol
 from msgspec.structs import replace
 
 from gguf_imagegen.commands.tuning.candidates import Factor
-from gguf_imagegen.commands.tuning.measure import Effort, Speed, is_flat, make, measure, psnr, warm_up
+from gguf_imagegen.commands.tuning.measure import Effort, Speed, measure, warm_up
+from gguf_imagegen.engines.making import make
+from gguf_imagegen.pictures.nearness import is_flat, psnr
 from gguf_imagegen.pool.options import Options
 from gguf_imagegen.vocabulary.engine import Decoder, Engine, Generate, LoadSpec
 from gguf_imagegen.vocabulary.errors import GenerationFailed, ImagegenError

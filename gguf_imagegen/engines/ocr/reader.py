@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Final
 
 from gguf_imagegen.engines.process import EngineProcess
+from gguf_imagegen.machine.processes import PYTHON
 from gguf_imagegen.vocabulary.callers import EVERYBODY, Caller
 from gguf_imagegen.vocabulary.engine import Engine, Read
 from gguf_imagegen.vocabulary.errors import NotInstalled, QueueFull, ReadingFailed
 from gguf_imagegen.vocabulary.events import TextFound, TextLine
 
-WORKER: Final = (sys.executable, "-m", "gguf_imagegen.engines.ocr.worker")
+WORKER: Final = (PYTHON, "-m", "gguf_imagegen.engines.ocr.worker")
 LIBRARIES: Final = ("rapidocr", "onnxruntime")
 MOST_THREADS: Final = 8
 """More make these small models no faster."""

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gguf_imagegen.engines import pipes, wire
 from gguf_imagegen.engines.pipes import print_line
+from gguf_imagegen.machine.limits import bound_memory
 from gguf_imagegen.pictures import decode
 from gguf_imagegen.vocabulary.engine import Read
 from gguf_imagegen.vocabulary.errors import InvalidImage
@@ -99,10 +100,7 @@ def _outcome(reader: Reader, task: Read) -> Iterator[EngineEvent]:
 
 def _bound_memory() -> None:
     """Where the system can; then a picture that asks for more fails, and nothing else does."""
-    if sys.platform == "linux":
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    bound_memory(MEMORY)
 
 
 if __name__ == "__main__":

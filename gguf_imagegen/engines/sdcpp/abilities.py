@@ -27,5 +27,5 @@ ABILITIES: Final = Abilities(
     schedules=(DEFAULT_SCHEDULE, *SCHEDULES),
     families=tuple(FAMILIES),
     upscalers=tuple(name for name in HIRES_UPSCALERS if name not in ("none", "model")),
-    tasks=("generate", "upscale", "convert"),
+    tasks=("generate", "upscale", "convert", "edges"),
 )

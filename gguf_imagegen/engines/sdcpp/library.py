@@ -20,6 +20,7 @@ from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
 from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
 from gguf_imagegen.engines.sdcpp.build import default_backend, devices, kernels
 from gguf_imagegen.engines.sdcpp.embeddings import EmbeddingSlots
+from gguf_imagegen.engines.sdcpp.lora_copies import LoraCopies
 from gguf_imagegen.engines.sdcpp.paths import path_fields
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import (
@@ -66,6 +67,7 @@ class SdCpp:
         self._handler = handler
         self._scratch = scratch
         self._slots = EmbeddingSlots(scratch)
+        self._copies = LoraCopies(scratch)
         self._context: Any = None
         self._preview_mode = 0
         self._on_preview = _preview_closure(handler)
@@ -92,8 +94,8 @@ class SdCpp:
         """Width, height and RGB of `count` images; image i has seed `spec.seed + i`. None if that fails."""
         if self._context is None:
             raise RuntimeError("no model is loaded")
-        with self._slots.filled(spec) as filled:
-            return self._generate(filled, index, count)
+        with self._slots.filled(spec) as filled, self._copies.renamed(filled) as known:
+            return self._generate(known, index, count)
 
     def _generate(self, spec: Generate, index: int, count: int) -> list[tuple[int, int, bytes]] | None:
         params, _kept = generation_params(spec, index, count)
@@ -139,6 +141,13 @@ def convert(task: Convert) -> bool:
     kind, rules, vae = GGMLQuantizationType[task.weights.upper()], _rules(task.rules), str(task.vae or "")
     paths = (str(task.source).encode(), vae.encode(), str(task.target).encode())
     return bool(low.convert(*paths, kind.value, rules.encode(), False))
+
+
+def edges(image: RawImage) -> tuple[int, int, bytes] | None:
+    """Width, height and RGB of the picture's edges; None if the library does not find them."""
+    picture, kept = low.sd_image_t(), list[object]()
+    set_image(picture, image, kept)
+    return copy_image(picture) if low.preprocess_canny(picture, *CANNY) else None  # in place
 
 
 def _rules(text: str) -> str:

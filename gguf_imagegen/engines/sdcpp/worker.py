@@ -18,7 +18,7 @@ from gguf_imagegen.engines import pipes, wire
 from gguf_imagegen.engines.pipes import print_line
 from gguf_imagegen.engines.sdcpp.phases import LOG_ERROR, LOG_WARN, PhaseMachine, bare_names, is_out_of_memory
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Convert, Generate, LoadSpec, Read, Upscale
+from gguf_imagegen.vocabulary.engine import Convert, Edges, Generate, LoadSpec, Read, Upscale
 from gguf_imagegen.vocabulary.events import (
     Done,
     EngineEvent,
@@ -85,6 +85,8 @@ class Worker:
                     self._upscale(command)
                 case Convert():
                     self._convert(command)
+                case Edges():
+                    self._edges(command)
                 case Read():
                     raise TypeError("this engine reads no text; the OCR worker does")
         except NullResult:
@@ -152,6 +154,16 @@ class Worker:
         self._phases = PhaseMachine()
         if not convert(task):
             raise NullResult
+        self._send(Done())
+
+    def _edges(self, task: Edges) -> None:
+        from gguf_imagegen.engines.sdcpp.library import edges
+
+        image = edges(task.image)
+        if image is None:
+            raise NullResult
+        width, height, rgb = image
+        self._send(Made(0, RawImage(width, height, 3, rgb)))
         self._send(Done())
 
     def _failure(self, command: wire.Command) -> Failed:

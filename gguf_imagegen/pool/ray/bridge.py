@@ -288,7 +288,7 @@ async def bridge(address: str, pipes: Pipes) -> None:
 def main() -> None:
     """The whole process, for the address that is its argument (`pool.ray.driver`)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with_parent(signal.SIGKILL)
+    die_with_parent()
     pipes = Pipes()
     address = sys.argv[1]
     ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)

@@ -26,7 +26,7 @@ from gguf_imagegen.vocabulary.errors import ImagegenError, NotInstalled
 
 RAY: Final = (
     sys.executable, "-c",
-    "from gguf_imagegen.machine.processes import die_with_parent; die_with_parent();"
+    "from gguf_imagegen.machine.processes import die_with_parent; die_with_parent(kindly=True);"
     " from ray.scripts.scripts import main; main()",
 )  # fmt: skip
 """Its command line, which ends with us, and all of Ray's processes with it."""

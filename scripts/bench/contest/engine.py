@@ -21,7 +21,8 @@ import psutil
 from msgspec.structs import replace
 
 from gguf_imagegen.catalog.catalog import Catalog, entry_of_file
-from gguf_imagegen.commands.tuning.measure import make, warm_up
+from gguf_imagegen.commands.tuning.measure import warm_up
+from gguf_imagegen.engines.making import make
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.pictures.encode import encode
 from gguf_imagegen.planning.load_spec import model_spec

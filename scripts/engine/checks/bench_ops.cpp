@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -85,12 +86,15 @@ void measure(const std::string & name, double operations, int threads, double be
     ggml_context * c = ggml_init({ (size_t) 1500 << 20, nullptr, false });
     ggml_cgraph * graph = ggml_new_graph(c);
     ggml_build_forward_expand(graph, build(c));
-    ggml_graph_compute_with_ctx(c, graph, threads);
+    ggml_cplan plan = ggml_graph_plan(graph, threads, nullptr);
+    std::vector<uint8_t> work(plan.work_size);
+    plan.work_data = work.data();
+    ggml_graph_compute(graph, &plan);
     double best = 1e9;
     const double until = now() + 0.4;
     for (int round = 0; round < 3 || now() < until; ++round) {
         const double start = spent(threads);
-        ggml_graph_compute_with_ctx(c, graph, threads);
+        ggml_graph_compute(graph, &plan);
         best = std::min(best, spent(threads) - start);
     }
     const double speed = operations / best / 1e9;

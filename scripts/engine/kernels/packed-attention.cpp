@@ -2,7 +2,7 @@
 #include "packed.h"
 
 #include "packed-blocks.h"
-#include "vec.h"
+#include "packed-exponential.h"
 
 #include <cmath>
 #include <type_traits>
@@ -12,15 +12,6 @@
 
 namespace packed {
 namespace {
-
-// e^x of each lane; ggml has this for the widest vectors of the build alone
-inline vec exponential(vec x) {
-#if defined(PACKED_AVX512) || !defined(__AVX512F__)
-    return ggml_v_expf(x);
-#else
-    return _mm512_castps512_ps256(ggml_v_expf(_mm512_zextps256_ps512(x)));
-#endif
-}
 
 constexpr int QB = 32 * NR;  // queries in a block
 constexpr int MC = KW;       // keys in a block: they are the k of the product with the values
@@ -92,7 +83,7 @@ void score(const Head & head, const Block & b, int queries, int64_t k0, int64_t 
                            t.v() + words_of(d, BF) * width);
         for (int j = 0; j < queries; j += NR) {
             const int rows = std::min(NR, queries - j);
-            tile_of<BF>(width / VL, rows)(words, t.v(), b.queries + j * words, words, b.scores + j * MC + i, MC, false);
+            tile_of<BF>(width / VL, rows)(words, t.v(), b.queries + j * words, words, { b.scores + j * MC + i, MC, nullptr, 0 });
         }
     }
 }
@@ -166,7 +157,8 @@ void weigh(const Head & head, const Block & b, int queries, int64_t k0, int64_t 
         const int vectors = i + PV <= b.padded_length ? 2 : 1;
         for (int j = 0; j < queries; j += NR) {
             const Tile run = tile_of<BF>(vectors, std::min(NR, queries - j));
-            run(words, b.values + i * KW, weights + j * pitch, pitch, b.sums + j * b.padded_length + i, b.padded_length, true);
+            float * const sums = b.sums + j * b.padded_length + i;
+            run(words, b.values + i * KW, weights + j * pitch, pitch, { sums, b.padded_length, sums, b.padded_length });
         }
     }
 }
@@ -211,7 +203,7 @@ bool ours(const ggml_tensor * dst) {
     const ggml_tensor * q = dst->src[0], * k = dst->src[1], * v = dst->src[2], * mask = dst->src[3];
     const float bias = parameter(dst, 1), cap = parameter(dst, 2);
     const bool sinks = dst->src[4] != nullptr;
-    if (factors() == Factors::off || bias != 0 || cap != 0 || sinks) return false;
+    if (bias != 0 || cap != 0 || sinks) return false;
     if (q->ne[1] < NR || q->ne[0] > longest_head || v->ne[0] > longest_head) return false;
     const auto floats = [](const ggml_tensor * t) {
         return (t->type == GGML_TYPE_F32 || t->type == GGML_TYPE_F16) && Rows::readable(t);

@@ -22,19 +22,22 @@ namespace packed {
 constexpr int PV = 2 * VL;    // values of i in a panel of V
 constexpr int KW = 256;       // words of k in a block, at most
 constexpr int NB = 16 * PV;   // rows of S in a block, at most
+constexpr int MB = 64 * PV;   // values of i whose sums are kept together between blocks of k, at most
 constexpr int GROUP = 4;      // panels of V that are packed together
+constexpr int PAGE = 1024;    // floats in a page of memory
 
 // A thread's buffers. They live as long as the thread: to allocate them for each of thousands of operations costs time.
 class Scratch {
   public:
     static constexpr size_t panels = (size_t) GROUP * PV * KW, rows = (size_t) NB * KW, lines = (size_t) PV * KW;
-    static constexpr size_t line = 2 * KW;
+    static constexpr size_t line = 2 * KW, partial = (size_t) NB * (MB + PV);
 
     float * v() const { return words_; }                             // packed panels
     float * s() const { return v() + panels; }                       // rows of S
     float * lines_of_v() const { return s() + rows; }                // rows of V, before they are interleaved
     float * one_line() const { return lines_of_v() + lines; }        // one row, before it is narrowed to BF16
-    const float * zeros() const { return one_line() + line; }        // a row that is not there
+    float * sums() const { return one_line() + line; }               // of C, until all blocks of k are added
+    const float * zeros() const { return sums() + partial; }         // a row that is not there
 
     static Scratch & of_this_thread() {
         static thread_local Scratch scratch;
@@ -47,8 +50,8 @@ class Scratch {
   private:
     static constexpr std::align_val_t alignment{ 64 };
 
-    Scratch() : words_((float *) ::operator new((panels + rows + lines + line + KW) * sizeof(float), alignment)) {
-        std::memset(one_line() + line, 0, KW * sizeof(float));
+    Scratch() : words_((float *) ::operator new((panels + rows + lines + line + partial + KW) * sizeof(float), alignment)) {
+        std::memset(sums() + partial, 0, KW * sizeof(float));
     }
     ~Scratch() { ::operator delete(words_, alignment); }
 
@@ -57,15 +60,23 @@ class Scratch {
 
 // ---- micro-kernel --------------------------------------------------------------------------------------------------
 
+// Where a tile's results go, and what they are added to: null, or rows of the same shape.
+struct Sums {
+    float * to;
+    int64_t to_pitch;
+    const float * from;
+    int64_t from_pitch;
+};
+
 // N rows of C, MV vectors wide: kw words of k from a panel v and from rows of s that are lds words apart
 template <int MV, int N, bool BF>
-void tile(int64_t kw, const float * v, const float * s, int64_t lds, float * c, int64_t ldc, bool add_to_c) {
+void tile(int64_t kw, const float * v, const float * s, int64_t lds, const Sums & c) {
     vec sums[N][MV];
     PACKED_UNROLL
     for (int j = 0; j < N; ++j) {
         PACKED_UNROLL
         for (int i = 0; i < MV; ++i) {
-            _mm_prefetch((const char *) (c + j * ldc + i * VL), _MM_HINT_T0);
+            _mm_prefetch((const char *) (c.to + j * c.to_pitch + i * VL), _MM_HINT_T0);
             sums[j][i] = zero();
         }
     }
@@ -84,13 +95,13 @@ void tile(int64_t kw, const float * v, const float * s, int64_t lds, float * c, 
     for (int j = 0; j < N; ++j) {
         PACKED_UNROLL
         for (int i = 0; i < MV; ++i) {
-            float * p = c + j * ldc + i * VL;
-            store(p, add_to_c ? add(load(p), sums[j][i]) : sums[j][i]);
+            if (c.from) sums[j][i] = add(load(c.from + j * c.from_pitch + i * VL), sums[j][i]);
+            store(c.to + j * c.to_pitch + i * VL, sums[j][i]);
         }
     }
 }
 
-using Tile = void (*)(int64_t, const float *, const float *, int64_t, float *, int64_t, bool);
+using Tile = void (*)(int64_t, const float *, const float *, int64_t, const Sums &);
 
 // the tile of `vectors` (1 or 2) by `rows` (1 to NR)
 template <bool BF>
@@ -248,12 +259,32 @@ int64_t block_of_k(int64_t k, int64_t unit) {
     return ((k + blocks - 1) / blocks + unit - 1) / unit * unit;
 }
 
-// rows [n0, n1) of C, values [m0, m1) of each. pack_v(i, n, k0, kc, out) packs n values of i from i on into panels, each
-// PV * KW words after the one before; the last may be VL wide.
+// n rows in tiles of about the same height, as low ones leave the processor waiting: job(first, rows)
+template <class Job>
+void in_tiles(int64_t n, const Job & job) {
+    const int64_t tiles = (n + NR - 1) / NR;
+    const int64_t low = n / tiles, higher = n % tiles;
+    for (int64_t i = 0, first = 0; i < tiles; ++i) {
+        const int rows = (int) low + (i < higher);
+        job(first, rows);
+        first += rows;
+    }
+}
+
+// Rows [n0, n1) of C, values [m0, m1) of each. pack_v(i, n, k0, kc, out) packs n values of i from i on into panels, each
+// PV * KW words after the one before; the last may be VL wide. Between blocks of k the sums lie in C, or where rows of C
+// are whole pages apart, and thus on the same lines of a cache, in a buffer with another pitch.
 template <bool BF, class PackV>
 void multiply(const PackV & pack_v, const Rows & s, float * c, int64_t ldc, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
               int64_t k, int64_t unit, const Scratch & t) {
     const int64_t step = block_of_k<BF>(k, unit);
+    const bool aside = ldc % PAGE == 0 && step < k;
+    if (aside && m1 - m0 > MB) {
+        for (int64_t i = m0; i < m1; i += MB) multiply<BF>(pack_v, s, c, ldc, i, std::min(m1, i + MB), n0, n1, k, unit, t);
+        return;
+    }
+    const int64_t pitch = aside ? (m1 - m0 + PV - 1) / PV * PV + PV : ldc;
+    float * const between = aside ? t.sums() : c + n0 * ldc + m0;
     for (int64_t k0 = 0; k0 < k; k0 += step) {
         const int64_t kc = std::min(step, k - k0), kw = words_of(kc, BF);
         copy_rows<BF>(s, n0, n1 - n0, k0, kc, t, t.s(), kw);
@@ -261,20 +292,22 @@ void multiply(const PackV & pack_v, const Rows & s, float * c, int64_t ldc, int6
             const int64_t in_group = (i - m0) % (GROUP * PV);
             if (in_group == 0) pack_v(i, (int) std::min<int64_t>(GROUP * PV, m1 - i), k0, kc, t.v());
             const int m = (int) std::min<int64_t>(PV, m1 - i), width = width_of(m);
-            for (int64_t j = n0; j < n1; j += NR) {
-                const int n = (int) std::min<int64_t>(NR, n1 - j);
+            in_tiles(n1 - n0, [&](int64_t j, int n) {
+                float * const sums = between + j * pitch + (i - m0);
+                Sums sum = { sums, pitch, k0 > 0 ? sums : nullptr, pitch };
+                if (k0 + kc == k) sum.to = c + (n0 + j) * ldc + i, sum.to_pitch = ldc;
                 const Tile run = tile_of<BF>(width / VL, n);
-                const float * v = t.v() + in_group * KW, * rows = t.s() + (j - n0) * kw;
-                float * out = c + j * ldc + i;
+                const float * v = t.v() + in_group * KW, * rows = t.s() + j * kw;
                 if (m == width) {
-                    run(kw, v, rows, kw, out, ldc, k0 > 0);
-                    continue;
+                    run(kw, v, rows, kw, sum);
+                    return;
                 }
                 float edge[NR * PV];  // the tile is wider than what is left of the row
-                run(kw, v, rows, kw, edge, PV, false);
+                run(kw, v, rows, kw, { edge, PV, nullptr, 0 });
                 for (int q = 0; q < n; ++q)
-                    for (int l = 0; l < m; ++l) out[q * ldc + l] = edge[q * PV + l] + (k0 > 0 ? out[q * ldc + l] : 0);
-            }
+                    for (int l = 0; l < m; ++l)
+                        sum.to[q * sum.to_pitch + l] = edge[q * PV + l] + (sum.from ? sum.from[q * pitch + l] : 0);
+            });
         }
     }
 }
@@ -292,7 +325,7 @@ template <class Job>
 void share_blocks(const ggml_compute_params * params, int64_t batches, int64_t m, int64_t n, const Job & job) {
     const auto up = [](int64_t x, int64_t to) { return (x + to - 1) / to * to; };
     const int64_t n_jobs = (n + NB - 1) / NB;
-    const int64_t nb = up((n + n_jobs - 1) / n_jobs, NR);
+    const int64_t nb = (n + n_jobs - 1) / n_jobs;
     int64_t mb = up(m, PV);
     const int64_t wanted = params->nth > 1 ? 4 * params->nth : 1;
     while (batches * n_jobs * ((m + mb - 1) / mb) < wanted && mb > 4 * PV) mb = up(mb / 2, PV);

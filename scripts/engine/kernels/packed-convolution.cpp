@@ -58,12 +58,25 @@ class Pixels {
         Runs(const Pixels & p, int64_t p0, int n) : vectors_((n + VL - 1) / VL) {
             runs_.clear();
             begin_.clear();
-            for (int tap = 0; tap < p.taps_; ++tap)
+            whole_.clear();
+            for (int tap = 0; tap < p.taps_; ++tap) {
+                bool whole = true;
                 for (int i = 0; i < n; i += VL) {
-                    begin_.push_back((int) runs_.size());
+                    const size_t before = runs_.size();
+                    begin_.push_back((int) before);
                     add(p, tap, p0 + i, std::min(n - i, VL));
+                    whole = whole && runs_.size() == before + 1 && runs_.back().whole;
                 }
+                whole_.push_back(whole);
+            }
             begin_.push_back((int) runs_.size());
+        }
+
+        // whether each vector of a tap is one run, as in the middle of large pictures
+        bool whole(int tap) const { return whole_[tap]; }
+
+        vec whole_values(const float * plane, int tap, int vector) const {
+            return load(plane + runs_[begin_[tap * vectors_] + vector].offset);
         }
 
         vec values(const float * plane, int tap, int vector) const {
@@ -99,6 +112,7 @@ class Pixels {
         int vectors_;
         static thread_local std::vector<Run> runs_;  // kept for their memory
         static thread_local std::vector<int> begin_;
+        static thread_local std::vector<char> whole_;
     };
 
     // The same for strides: an offset for each lane.
@@ -121,6 +135,9 @@ class Pixels {
                 }
             }
         }
+
+        bool whole(int) const { return false; }
+        vec whole_values(const float *, int, int) const { return zero(); }
 
         vec values(const float * plane, int tap, int vector) const {
             const int32_t * at = offsets_.data() + ((size_t) tap * vectors_ + vector) * VL;
@@ -149,12 +166,17 @@ class Pixels {
             const int tap0 = tap;
             next();
             const bool second = BF && k + 1 < kc;
-            for (int v = 0; v < vectors; ++v) {
-                vec x = table.values(plane0, tap0, v);
-                if (BF) x = pairs_of(x, second ? table.values(plane, tap, v) : zero());
-                const int width = v % 2 == 0 && v + 1 == vectors ? VL : PV;  // the last panel may be of one vector
-                store(out + v / 2 * PV * KW + word * width + v % 2 * VL, x);
-            }
+            const auto panels = [&](const auto & values, const auto & more) {
+                for (int v = 0; v < vectors; ++v) {
+                    vec x = values(v);
+                    if (BF) x = pairs_of(x, second ? more(v) : zero());
+                    const int width = v % 2 == 0 && v + 1 == vectors ? VL : PV;  // the last panel may be of one vector
+                    store(out + v / 2 * PV * KW + word * width + v % 2 * VL, x);
+                }
+            };
+            const auto more = [&](int v) { return table.values(plane, tap, v); };
+            if (table.whole(tap0)) panels([&](int v) { return table.whole_values(plane0, tap0, v); }, more);
+            else panels([&](int v) { return table.values(plane0, tap0, v); }, more);
             if (second) next();
         }
     }
@@ -162,6 +184,7 @@ class Pixels {
 
 thread_local std::vector<Pixels::Runs::Run> Pixels::Runs::runs_;
 thread_local std::vector<int> Pixels::Runs::begin_;
+thread_local std::vector<char> Pixels::Runs::whole_;
 thread_local std::vector<int32_t> Pixels::Offsets::offsets_;
 
 template <bool BF>
@@ -183,7 +206,7 @@ void convolution(const ggml_compute_params * params, ggml_tensor * dst) {
 bool ggml_packed_conv_2d(const ggml_compute_params * params, ggml_tensor * dst) {
     using namespace packed;
     const ggml_tensor * w = dst->src[0], * x = dst->src[1];
-    if (factors() == Factors::off || x->type != GGML_TYPE_F32 || dst->type != GGML_TYPE_F32) return false;
+    if (x->type != GGML_TYPE_F32 || dst->type != GGML_TYPE_F32) return false;
     if (w->type != GGML_TYPE_F32 && w->type != GGML_TYPE_F16) return false;
     if (!ggml_is_contiguous(w) || !ggml_is_contiguous(dst)) return false;
     if (x->nb[0] != sizeof(float) || x->nb[1] != x->ne[0] * sizeof(float) || x->ne[0] * x->ne[1] > INT32_MAX) return false;

@@ -1,36 +1,13 @@
-// Matrix products: weights of any type times activations. Also the choice of kernels for all of packed-*.cpp.
+// Matrix products: weights of any type times activations.
 #include "packed.h"
 
 #include "packed-blocks.h"
 
-#include <cstdlib>
 #include <type_traits>
 
 #ifdef PACKED
 
 namespace packed {
-
-namespace {
-
-Factors choose() {
-    const char * const said = std::getenv("GGML_PACKED");
-    const auto is = [&](const char * word) { return said && std::strcmp(said, word) == 0; };
-    if (is("off")) return Factors::off;
-#ifdef PACKED_BF16
-    const Factors best = Factors::bf16;
-#else
-    const Factors best = Factors::f32;
-#endif
-    return is("f32") ? Factors::f32 : best;
-}
-
-}  // namespace
-
-Factors factors() {
-    static const Factors chosen = choose();
-    return chosen;
-}
-
 namespace {
 
 template <bool BF>
@@ -63,31 +40,15 @@ bool ggml_packed_mul_mat(const ggml_compute_params * params, ggml_tensor * dst) 
     const ggml_tensor * w = dst->src[0], * x = dst->src[1];
     // below this, packing costs more than it brings
     const bool large = x->ne[1] >= 8 && w->ne[1] >= 8 && w->ne[0] >= 16;
-    if (factors() == Factors::off || !large || !Rows::readable(w) || !Rows::readable(x)) return false;
+    if (!large || !Rows::readable(w) || !Rows::readable(x)) return false;
     if (KW % ggml_blck_size(w->type) != 0 || dst->type != GGML_TYPE_F32) return false;
     if (x->type != GGML_TYPE_F32 && x->type != GGML_TYPE_F16) return false;
     factors() == Factors::bf16 ? product<true>(params, dst) : product<false>(params, dst);
     return true;
 }
 
-const char * ggml_packed_kernels(void) {
-    using namespace packed;
-#ifdef PACKED_AVX512
-#define PACKED_SET "AVX-512"
-#else
-#define PACKED_SET "AVX2"
-#endif
-    switch (factors()) {
-        case Factors::f32: return PACKED_SET " f32";
-        case Factors::bf16: return PACKED_SET " bf16";
-        case Factors::off: break;
-    }
-    return "";
-}
-
 #else
 
 bool ggml_packed_mul_mat(const ggml_compute_params *, ggml_tensor *) { return false; }
-const char * ggml_packed_kernels(void) { return ""; }
 
 #endif

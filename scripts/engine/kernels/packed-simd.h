@@ -55,6 +55,7 @@ inline vec all(float x) { return _mm512_set1_ps(x); }
 inline vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
 inline vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
+inline vec divide(vec a, vec b) { return _mm512_div_ps(a, b); }
 inline vec max(vec a, vec b) { return _mm512_max_ps(a, b); }
 inline vec either(vec a, vec b) { return _mm512_or_ps(a, b); }
 inline float greatest(vec a) { return _mm512_reduce_max_ps(a); }
@@ -86,6 +87,7 @@ inline vec all(float x) { return _mm256_set1_ps(x); }
 inline vec fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline vec add(vec a, vec b) { return _mm256_add_ps(a, b); }
 inline vec mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
+inline vec divide(vec a, vec b) { return _mm256_div_ps(a, b); }
 inline vec max(vec a, vec b) { return _mm256_max_ps(a, b); }
 inline vec either(vec a, vec b) { return _mm256_or_ps(a, b); }
 

@@ -1,5 +1,6 @@
 #pragma once
-// Matrix products, convolutions and attention from packed blocks, for x86-64 with AVX2 or AVX-512.
+// Matrix products, convolutions and attention from packed blocks, and what lies between them, for x86-64 with AVX2 or
+// AVX-512.
 //
 // Each function computes this thread's part of dst and returns true. Where the types, shapes or strides are not ones it
 // knows, or the kernels are off, it returns false before anything is written, on every thread alike, and the caller goes
@@ -14,9 +15,13 @@
 extern "C" {
 #endif
 
+// What ggml asks for each operation; it leaves it to one of those below.
+bool ggml_packed_forward(const struct ggml_compute_params * params, struct ggml_tensor * dst);
+
 bool ggml_packed_mul_mat(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 bool ggml_packed_conv_2d(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 bool ggml_packed_flash_attn(const struct ggml_compute_params * params, struct ggml_tensor * dst);
+bool ggml_packed_rows(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 
 // The kernels in use, as "AVX2 f32"; "" where all work is left to ggml's own.
 GGML_API const char * ggml_packed_kernels(void);

@@ -25,6 +25,8 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import InvalidModelFile, ModelNotDownloaded, WorkerCrashed
 from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, PictureFile, Progress
 
+pytestmark = pytest.mark.posix
+
 
 class Lane:
     """An actor, and what it has said."""

@@ -14,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from PIL import Image
 
 import gguf_imagegen
 from tests.conftest import RunningApp
 from tests.pool.ray.conftest import Cluster, Front, NodeProcess, until
+
+pytestmark = pytest.mark.posix
 
 
 def tint(item: dict[str, Any]) -> int:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.conftest import ServerProcess
 from tests.pool.ray.conftest import Cluster, until
+
+pytestmark = pytest.mark.posix
 
 JOBS = 100
 SEEDS = 50

@@ -50,6 +50,13 @@ class ExtrasBatchAnswer(Answer):
     images: list[str]
 
 
+class DetectAnswer(Answer):
+    """`images` are PNG files in base64."""
+
+    images: list[str]
+    info: str
+
+
 class PngInfo(Answer):
     info: str
     items: dict[str, Any]

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.dialect import Dialect
-from gguf_imagegen.api.dialects.a1111 import controlnet, extras, lists, pictures, progress, styles
+from gguf_imagegen.api.dialects.a1111 import controlnet, detect, extras, lists, pictures, progress, styles
 from gguf_imagegen.api.dialects.a1111.request import NO_EFFECT, NO_EFFECT_ON_HIRES, SAME
 from gguf_imagegen.api.openapi.schemas import Schema, without_effect
 
@@ -60,6 +60,7 @@ ROUTES = [
     web.get("/controlnet/version", controlnet.version),
     web.get("/controlnet/model_list", controlnet.model_list),
     web.get("/controlnet/module_list", controlnet.module_list),
+    web.post("/controlnet/detect", detect.detect),
 ]
 
 
@@ -77,4 +78,5 @@ DIALECT = Dialect(
     roots=("/sdapi/", "/internal/", "/controlnet/"),
     auth=("bearer", "azure", "basic"),
     describe=_describe,
+    prepare=detect.prepare,
 )

@@ -36,6 +36,7 @@ from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import begin, pictures
 from gguf_imagegen.api.urls import prefix
 from gguf_imagegen.jobs.job import Job, Status
+from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.ticket import Ticket
 from gguf_imagegen.vocabulary.errors import (
     ContentTypeUnsupported,
@@ -148,7 +149,9 @@ def _job(request: web.Request) -> Job:
     try:
         return request.app[SERVICE].scheduler.get(job_id, caller)
     except JobNotFound:
-        if any(known == job_id and caller.may_see(owner) for owner, known in request.app[SUBMITTED]):
+        owners = [owner for owner, known in request.app[SUBMITTED] if known == job_id]
+        before = request.app[SERVICE].forgotten.get(job_id)
+        if any(map(caller.may_see, owners if before is None else [*owners, before])):
             raise _expired(job_id) from None
         raise
 
@@ -206,8 +209,9 @@ def _prepare(app: web.Application) -> None:
     service = app[SERVICE]
     others = service.returned
 
-    def returned(job: Job, ticket: Ticket) -> None:
-        submitted.append((job.caller, job.id))
+    def returned(job: Job | PictureSet, ticket: Ticket) -> None:
+        if isinstance(job, Job):
+            submitted.append((job.caller, job.id))
         others(job, ticket)
 
     service.returned = returned
