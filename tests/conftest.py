@@ -59,6 +59,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """
     large = collection_path.name in (
         "test_fresh_machine.py",
+        "test_deaths.py",
         "test_hundred.py",
         "test_rapidocr.py",
         "test_unet.py",
