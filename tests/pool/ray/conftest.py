@@ -48,8 +48,12 @@ async def until(look: Callable[[], Any], what: str = "", patience: float = PATIE
 class NodeProcess:
     """`gguf-imagegen node` as a user runs it."""
 
-    def __init__(self, command: list[str], env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env)
+    def __init__(self, command: list[str], cwd: Path) -> None:
+        path = os.pathsep.join([str(cwd), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=cwd,
+            env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
+        )  # fmt: skip
 
     @property
     def family(self) -> list[psutil.Process]:
@@ -113,8 +117,8 @@ class Cluster:
             left.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def node(self, name: str, *flags: str, env: dict[str, str] | None = None, **given: str) -> NodeProcess:
-        """A node whose engines are fake, unless another `backend` is given."""
+    def node(self, name: str, *flags: str, cwd: Path = ROOT, **given: str) -> NodeProcess:
+        """A node whose engines are fake, unless another `backend` is given; it runs the package of `cwd`."""
         values = {
             "head": self.address, "name": name, "cluster_token": self.token,
             "models_dir": str(self.model_dir), "threads": "1", "ray": SMALL, "devices": "cpu",
@@ -122,8 +126,7 @@ class Cluster:
         }  # fmt: skip
         options = [part for key, value in values.items() for part in (f"--{key.replace('_', '-')}", value)]
         command = [sys.executable, "-m", "gguf_imagegen", "node", *options, *flags]
-        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        made = NodeProcess(command, {**os.environ, "PYTHONPATH": path, "COLUMNS": "200", **(env or {})})
+        made = NodeProcess(command, cwd)
         self.nodes[name] = made
         return made
 

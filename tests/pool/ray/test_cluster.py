@@ -135,7 +135,7 @@ async def test_a_node_draws_what_this_machine_draws(
     drawn = {"seed": 5, "steps": 3, "prompt": "the same"}
     async with running(any_model=True) as here:
         made = await here.post("/v1/images/generations", **drawn, size="64x64")
-    assert cluster.nodes["a"].actors
+    await front.lanes(2)
     node = cluster.node("real", backend="sdcpp")
     await front.lanes(1, "real")
     await asyncio.to_thread(command, front, "drain", "a")

@@ -103,7 +103,7 @@ async def test_another_version_of_the_protocol_is_refused(
     shutil.copytree(package, tmp_path / "gguf_imagegen", ignore=shutil.ignore_patterns("__pycache__"))
     messages = tmp_path / "gguf_imagegen" / "pool" / "ray" / "messages.py"
     messages.write_text(messages.read_text().replace("WIRE: Final = 1\n", "WIRE: Final = 99\n"))
-    node = cluster.node("old", env={"PYTHONPATH": str(tmp_path)}, backend="sdcpp")
+    node = cluster.node("old", cwd=tmp_path, backend="sdcpp")
 
     async def refused() -> str | None:
         found = (await front.health())["cluster"]["nodes"]
