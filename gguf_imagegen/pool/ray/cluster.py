@@ -157,7 +157,7 @@ class Cluster:
                 self._hear(report)
             case Joined():
                 self.status, self.why = "joined", ""
-                log.info("cluster at %s joined", report.address)
+                log.info("in the cluster at %s; join it with gguf-imagegen node --head", report.address)
             case Away():
                 self.status, self.why = "away", report.why
                 log.warning("cluster: %s; its lanes go on", report.why)
