@@ -14,6 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -74,18 +75,39 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests with the marker `posix` are left out on Windows, where they could only fail."""
-    if sys.platform == "win32":
-        left_out = [item for item in items if item.get_closest_marker("posix")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    left_out = {item for item in items if sys.platform == "win32" and item.get_closest_marker("posix")}
+    if not config.getoption("all"):
+        left_out |= _further_examples(items)
+    config.hook.pytest_deselected(items=list(left_out))
+    items[:] = [item for item in items if item not in left_out]
 
 
-def pytest_configure() -> None:
+def _further_examples(items: list[pytest.Item]) -> set[pytest.Item]:
+    """`@pytest.mark.part(3)`: of a test's examples all but one in three."""
+    seen: Counter[str] = Counter()
+    further = set()
+    for item in items:
+        if marker := item.get_closest_marker("part"):
+            name = item.nodeid.partition("[")[0]
+            if seen[name] % marker.args[0]:
+                further.add(item)
+            seen[name] += 1
+    return further
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Ctrl-C ends programs that tests start, even where a shell ignores it; examples have no deadline."""
+    config.addinivalue_line("markers", "part(n): one in n of the examples, where --all does not want all")
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hypothesis.settings.register_profile("any machine", deadline=None)
     hypothesis.settings.load_profile("any machine")
+
+
+def pytest_unconfigure() -> None:
+    """Close what the engine's binding, whose structs some tests look at, opens and leaves open."""
+    if binding := sys.modules.get("stable_diffusion_cpp._utils"):
+        binding.outnull_file.close()
+        binding.errnull_file.close()
 
 
 @pytest.fixture(scope="session")
@@ -98,8 +120,12 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session", autouse=True)
 def _users_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No test sees the state folder of whoever runs the tests, nor one of a server that they use."""
+    """No test sees the state folder of whoever runs the tests, nor one of a server that they use.
+
+    Threads of engines sleep while they wait: there are more of them than cores.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_WAIT_POLICY", "passive")
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
 

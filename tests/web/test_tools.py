@@ -228,4 +228,4 @@ async def test_the_first_load_is_small(running: RunningApp, visit: OpenPage) -> 
         for each in {each for each in addresses if "/web/" in each or each == f"{app.url}/"}:
             async with app.session.get(each) as answer:
                 sizes.append(int(answer.headers["Content-Length"]))
-    assert sum(sizes) <= 60_000
+    assert sum(sizes) <= 50_000

@@ -14,7 +14,6 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gguf_imagegen.modelfiles.embeddings import as_f32, naming
 from gguf_imagegen.vocabulary.engine import Embedding, Generate
 
 SLOTS: Final = 512
@@ -42,7 +41,7 @@ class EmbeddingSlots:
         numbers = {each.word.casefold(): self._number(each) for each in spec.embeddings}
         try:
             for each in spec.embeddings:
-                self._file(numbers[each.word.casefold()]).write_bytes(as_f32(each.path))
+                self._write(each, self._file(numbers[each.word.casefold()]))
             yield replace(
                 spec,
                 prompt=_in_slots(spec.prompt, numbers),
@@ -61,6 +60,11 @@ class EmbeddingSlots:
             raise ValueError(f"prompts have named {SLOTS} different embeddings; unload the model")
         return number
 
+    def _write(self, embedding: Embedding, slot: Path) -> None:
+        from gguf_imagegen.modelfiles.embeddings import as_f32  # NumPy: not for a worker that needs none
+
+        slot.write_bytes(as_f32(embedding.path))
+
     def _file(self, number: int) -> Path:
         return self._folder / f"embedding-{number}.safetensors"
 
@@ -71,4 +75,8 @@ def _name(number: int) -> str:
 
 def _in_slots(text: str, numbers: dict[str, int]) -> str:
     text = text.replace(_BEGIN, " ").replace(_END, " ")  # nobody names a slot
+    if not numbers:
+        return text
+    from gguf_imagegen.modelfiles.embeddings import naming
+
     return naming(numbers).sub(lambda match: _name(numbers[match[1].casefold()]), text)

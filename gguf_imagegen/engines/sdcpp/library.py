@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol, get_args
 
 import stable_diffusion_cpp.stable_diffusion_cpp as low
-from gguf import GGMLQuantizationType
 
 from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
 from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
@@ -138,9 +137,14 @@ class SdCpp:
 
 def convert(task: Convert) -> bool:
     """Write a model file in another type; False if that fails, for which see the log."""
-    kind, rules, vae = GGMLQuantizationType[task.weights.upper()], _rules(task.rules), str(task.vae or "")
+    kind, rules, vae = weight_type(task.weights), _rules(task.rules), str(task.vae or "")
     paths = (str(task.source).encode(), vae.encode(), str(task.target).encode())
-    return bool(low.convert(*paths, kind.value, rules.encode(), False))
+    return bool(low.convert(*paths, kind, rules.encode(), False))
+
+
+def weight_type(name: str) -> int:
+    """The library's number of a type of weights, as `q8_0`."""
+    return int(low.GGMLType[f"SD_TYPE_{name.upper()}"])
 
 
 def edges(image: RawImage) -> tuple[int, int, bytes] | None:
@@ -189,7 +193,7 @@ def context_params(asked: LoadSpec, backend: str, kernels: str) -> Any:
     for name, path in path_fields(model.files).items():
         setattr(params, name, str(path).encode())
     if model.weights is not None:
-        params.wtype = GGMLQuantizationType[model.weights.upper()].value
+        params.wtype = weight_type(model.weights)
     params.circular_x, params.circular_y = (axis in (model.seamless or "") for axis in "xy")
     params.n_threads = model.threads
     params.vae_decode_only = False

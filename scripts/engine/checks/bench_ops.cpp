@@ -144,6 +144,7 @@ int main(int argc, char ** argv) {
     conv(32, 640, 640, 3);
     conv(16, 1280, 1280, 3);
     conv(8, 1280, 1280, 3);
+    conv(4, 1280, 1280, 3);
     conv(64, 320, 320, 3, 2);
     conv(64, 4, 320, 3);
     conv(64, 320, 4, 3);
@@ -156,6 +157,7 @@ int main(int argc, char ** argv) {
         product(type, 320, 320, 4096);
         product(type, 320, 2560, 4096);
         product(type, 1280, 1280, 256);
+        product(type, 1280, 10240, 64);
         product(type, 768, 320, 77);
         product(type, 4096, 4096, 256);
         product(type, 3072, 3072, 1024);
