@@ -60,6 +60,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """
     large = collection_path.name in (
         "test_fresh_machine.py",
+        "test_deaths.py",
+        "test_hundred.py",
         "test_rapidocr.py",
         "test_unet.py",
         "test_litellm.py",
@@ -270,6 +272,11 @@ RunningApp = Callable[..., AbstractAsyncContextManager[App]]
 
 @pytest.fixture
 def running(model_dir: Path) -> RunningApp:
+    """See `runner_of`."""
+    return runner_of(model_dir)
+
+
+def runner_of(model_dir: Path) -> RunningApp:
     """`async with running(max_queue=2) as app`, with `engine=` a maker of engines that misbehave.
 
     Or with a `backend=` of one's own, as `--backend` takes it; `reader=` makes an engine that reads text.

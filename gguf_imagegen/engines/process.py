@@ -270,14 +270,19 @@ def worker_environment(
     clean = {
         name: value for name, value in environment.items() if not any(s in name.upper() for s in SECRETS)
     }
-    package_root = str(Path(gguf_imagegen.__file__).parents[1])
-    paths = [package_root, *filter(None, [clean.get("PYTHONPATH")])]
     if huge_pages:
         tunables = [HUGE_PAGES, *filter(None, [clean.get("GLIBC_TUNABLES")])]  # of equal names the last wins
         clean["GLIBC_TUNABLES"] = ":".join(tunables)
     if not any(name in clean for name in WAITING):
         clean["OMP_WAIT_POLICY"] = "passive"
-    return {**with_kernels(clean, kernels), **of_python(), "PYTHONPATH": os.pathsep.join(paths)}
+    return with_package({**with_kernels(clean, kernels), **of_python()})
+
+
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` in which Python imports the very package that is running."""
+    package_root = str(Path(gguf_imagegen.__file__).parents[1])
+    paths = [package_root, *filter(None, [environment.get("PYTHONPATH")])]
+    return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _error(failed: Failed) -> ImagegenError:

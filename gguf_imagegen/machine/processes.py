@@ -32,8 +32,14 @@ def become_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
+    die_with_parent()
+
+
+def die_with_parent(*, kindly: bool = False) -> None:
+    """On Linux by a signal of the kernel, which may be handled if it is sent `kindly`."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        by = signal.SIGTERM if kindly else signal.SIGKILL
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
     elif sys.platform == "win32":
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
