@@ -44,7 +44,6 @@ from tests.fake_engines import FakeBackend
 from tests.hub import HubServer
 
 DEADLINE = 60.0
-LARGE = ("test_docs_build.py", "test_litellm.py", "test_rapidocr.py", "test_unet.py")
 POSIX = "\npytestmark = pytest.mark.posix\n"
 
 
