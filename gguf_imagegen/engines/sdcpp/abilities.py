@@ -1,4 +1,4 @@
-"""What stable-diffusion.cpp can do: the one table of its samplers, schedules, upscalers and generators of noise."""
+"""What stable-diffusion.cpp can do: its samplers, schedules, upscalers and generators of noise, by name."""
 
 from __future__ import annotations
 
