@@ -50,7 +50,15 @@ def build_archive(wheels: Path, work: Path) -> Path:
     ours = sorted(wheels.glob("*.whl"))  # by file: nobody else's of the same name
     subprocess.run([*pip, "--target", packages, "--only-binary", ":all:", *ours], check=True)
     shutil.rmtree(packages / "bin", ignore_errors=True)  # scripts that name this machine's Python
-    compiling = ["compileall", "-q", "-s", root.parent, "--invalidation-mode", "unchecked-hash", root]
+    compiling = [
+        "compileall",
+        "-q",
+        "-s",
+        str(root.parent),
+        "--invalidation-mode",
+        "unchecked-hash",
+        str(root),
+    ]
     subprocess.run([python, "-m", *compiling], check=False)  # what is not Python 3 stays as it is
     launcher = root / NAME
     launcher.write_text(LAUNCHER)
