@@ -87,8 +87,8 @@ async function fillView() {
 
 /** What came, and what went from the first page, since. */
 async function refresh() {
+  stale = false; // what comes meanwhile is read after this
   const { data, has_more: rest, total: all } = await call("GET", `/v1/images?limit=${PAGE}`);
-  stale = false;
   total = all;
   const known = new Set(items.map((each) => each.name));
   const now = new Set(data.map(({ id }) => id));
@@ -105,7 +105,11 @@ function attempt(what) {
   reading ??= what().then(
     (result) => { $("gallery-error").replaceChildren(); return result; },
     (error) => { $("gallery-error").replaceChildren(error.message, " ", button("Try again", () => (begun ? attempt(refresh) : fillView()), { class: "small" })); },
-  ).finally(() => { reading = null; tell(); });
+  ).finally(() => {
+    reading = null;
+    tell();
+    if (begun && stale && !$("gallery-error").hasChildNodes() && !$("view-gallery").hidden) attempt(refresh);
+  });
   return reading;
 }
 

@@ -60,7 +60,7 @@ function begin({ touches }) {
 /** The point between the fingers stays where it is. */
 function spread(event) {
   if (!touch?.distance || event.touches.length !== 2) return;
-  event.preventDefault();
+  if (event.cancelable) event.preventDefault(); // else the page scrolls already
   const [one, two] = event.touches;
   const [x, y] = [(one.clientX + two.clientX) / 2, (one.clientY + two.clientY) / 2];
   const before = picture().getBoundingClientRect();

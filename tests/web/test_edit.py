@@ -106,7 +106,7 @@ async def test_only_the_mask_changes(studio: ServerProcess, visit: OpenPage) -> 
         await expect(page.locator("#viewer").get_by_role("button", name="Close")).to_be_focused()
         await page.keyboard.press("Delete")
         await page.locator("#ask").get_by_role("button", name="Keep").click()
-        slider = page.get_by_label("Where the picture before ends")
+        slider = page.get_by_label("Where “Before” ends")
         await slider.press("End")
         clip = await page.locator(".pair img").nth(1).evaluate("(image) => image.style.clipPath")
         assert clip.replace("px", "") == "inset(0 0 0 100%)"
