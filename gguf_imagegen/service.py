@@ -39,6 +39,7 @@ from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Plan, Sketch
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.pool.pool import Pool
+from gguf_imagegen.pool.ray.cluster import Cluster
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from gguf_imagegen.vocabulary.engine import Engine
@@ -87,6 +88,11 @@ class Service:
         self.abilities = backend.abilities()
         self.pool = Pool(catalog, settings, backend.engine, backend.devices(), waits=waits)
         self.backend = backend
+        self.cluster = (
+            Cluster(settings, catalog, self.pool, kept.pictures.parent if kept else None, waits)
+            if settings.cluster
+            else None
+        )
         self.results = results_of(settings, kept.pictures if kept else None)
         self._ledger = kept.ledger if kept else None
         self.webhooks = Webhooks(settings, self._ledger, waits)
@@ -121,7 +127,7 @@ class Service:
         """The default model first, for clients take that; then what is on disk, or the whole catalog."""
         default = self.default
         rest = [entry for entry in self.catalog.entries if entry.id != default.id]
-        return [default, *(entry for entry in rest if every or self.catalog.on_disk(entry))]
+        return [default, *(entry for entry in rest if every or self.catalog.within_reach(entry))]
 
     def meant(self, name: str | None, warnings: list[str]) -> Entry:
         """The model of a request for a picture; some names that are none here mean the default one."""
@@ -239,7 +245,7 @@ class Service:
             request = request.model_copy(update={"model": self.name_of(entry)})
         entry, notes = chosen_parts(request, entry)
         if operation != "upscale":
-            self.catalog.require_on_disk(entry)
+            self.catalog.require_within_reach(entry)
         settings = within(self.settings, caller.bounds)
         found = await asyncio.to_thread(
             self._sketcher.sketch, request, entry, operation, [*warnings, *notes], settings
@@ -272,7 +278,9 @@ class Service:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Work through the queue, that of earlier runs first; at the end cancel what is left."""
-        works = (self._remember(), self.scheduler.run(), self._sweep())
+        works = [self._remember(), self.scheduler.run(), self._sweep()]
+        if self.cluster is not None:
+            works.append(self.cluster.run())
         tasks = [asyncio.create_task(work) for work in works]
         try:
             yield

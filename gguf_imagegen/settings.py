@@ -28,7 +28,7 @@ from pydantic_settings import (
 )
 
 from gguf_imagegen.machine import config_file
-from gguf_imagegen.machine.devices import check_names
+from gguf_imagegen.machine.devices import NOWHERE, check_names
 from gguf_imagegen.vocabulary.engine import Kernels, WeightType
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -187,6 +187,11 @@ class Settings(BaseSettings):
     load_timeout: float = Field(
         600, gt=0, description="give up loading a model without progress after this time"
     )
+
+    # a cluster
+    cluster: str | None = Field(None, description="use lanes of other machines, too: HOST:PORT, or auto")
+    cluster_token: SecretStr | None = Field(None, description="token of the cluster")
+    insecure_cluster: bool = Field(False, description="a cluster without a token")
 
     # limits
     max_queue: int = Field(16, ge=1, description="jobs that may wait")
@@ -357,6 +362,12 @@ class Settings(BaseSettings):
         ):  # fmt: skip
             if getattr(self, least) > getattr(self, most):
                 raise ValueError(f"{least} is {getattr(self, least)}, above {most}, {getattr(self, most)}")
+        return self
+
+    @model_validator(mode="after")
+    def _something_computes(self) -> Settings:
+        if self.devices == NOWHERE and not self.cluster:
+            raise ValueError("devices none leaves nothing to compute on: set --cluster, too")
         return self
 
     @model_validator(mode="after")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, TimeoutError, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,7 +27,7 @@ from tests.conftest import ServerProcess
 from tests.hub import HubServer, write_catalog
 from tests.weights import write_lora, write_upscaler
 
-DEADLINE = 60_000
+DEADLINE = 30_000
 PROMPTS = (
     "a red circle on a blue background", "a lovely cat", "a pink heart on a white background", "a house",
     "a blue triangle on a yellow background", "an apple", "a tree", "a fish", "a green star", "a bird",
@@ -275,6 +275,16 @@ def server_with_everything(folder: Path, hub: HubServer) -> Iterator[ServerProce
         server.stop()
 
 
+def bring(state: Callable[[Shots, ServerProcess], None], shots: Shots, server: ServerProcess) -> None:
+    """The page into this state; what cannot be reached is said, and shown as far as it went."""
+    try:
+        state(shots, server)
+    except TimeoutError as exc:
+        print(f"{state.__name__}: {exc}")
+        shots.take(f"{state.__name__}-failed")
+        shots.page.goto("about:blank")
+
+
 def bare_states(browser: Browser, folder: Path, variant: str, options: dict[str, Any]) -> None:
     """A server that wants a key, and one that has made nothing."""
     with tempfile.TemporaryDirectory() as models_dir:
@@ -335,7 +345,7 @@ def main() -> None:
                     shots = Shots(page, server.url, wanted.folder, variant)
                     for each in STATES:
                         if each.__name__ in chosen:
-                            each(shots, server)
+                            bring(each, shots, server)
         for variant in wanted.variant or VARIANTS:
             if "bare" in chosen:
                 bare_states(browser, wanted.folder, variant, VARIANTS[variant])

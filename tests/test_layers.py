@@ -114,6 +114,13 @@ def test_three_modules_know_the_binding() -> None:
     assert users <= {"engines.sdcpp.worker", *binding}
 
 
+def test_one_module_knows_ray() -> None:
+    """A process of its own, which nothing imports: without the extra there is no Ray."""
+    users = {name_of(p) for p in MODULES if any(each.split(".")[0] == "ray" for each in imports(p))}
+    assert users == {"pool.ray.bridge"}
+    assert not [path for path in MODULES if users & own_imports(path)]
+
+
 @pytest.mark.parametrize("module", ["api.app", "commands.cli", "commands.generate", "commands.doctor"])
 def test_the_server_does_not_load_native_code(module: str) -> None:
     """Importing the application leaves the binding, and its library, outside the process."""

@@ -101,6 +101,8 @@ def test_flags_exist() -> None:
         "--no-check",
         "--force",
         "--type",
+        "--pull",  # of node
+        "--node-ip-address",  # of ray start
         "--engine",  # of scripts.bench.contest
         "--report",  # of scripts.bench
     }

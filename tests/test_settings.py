@@ -48,6 +48,7 @@ def example(name: str) -> tuple[str, Any]:
         "webhook_secret": ("one,two", (SecretStr("one"), SecretStr("two"))),
         "webhooks": ("http://a/b, https://c", ("http://a/b", "https://c")),
         "enhance_key": ("words", SecretStr("words")),
+        "cluster_token": ("words", SecretStr("words")),
         "host": ("localhost", "localhost"),
         "otlp_endpoint": ("http://a:4318", "http://a:4318"),
         "devices": ("cuda:0, cpu", ("cuda:0", "cpu")),

@@ -226,6 +226,37 @@ class LaneState(Answer):
     job: str | None
 
 
+class ClusterNode(Answer):
+    """A machine that offers devices; `models` are those in memory, `why` is why it is refused."""
+
+    name: str
+    status: Literal["ready", "starting", "draining", "drained", "refused"]
+    why: str | None
+    version: str | None
+    devices: list[str]
+    models: list[str]
+
+
+class LostLane(Answer):
+    lane: str
+    why: str
+    at: int
+
+
+class ClusterState(Answer):
+    """`away`: the head does not answer, and lanes go on. `lost` are the last of `lanes_lost`.
+
+    `late_events` came from attempts that were over, and were refused.
+    """
+
+    status: Literal["joining", "joined", "away", "failed"]
+    why: str | None
+    nodes: list[ClusterNode]
+    lost: list[LostLane]
+    lanes_lost: int
+    late_events: int
+
+
 class EngineBuild(Answer):
     """Which of the builds for several levels of CPU is used, and why that one."""
 
@@ -234,7 +265,7 @@ class EngineBuild(Answer):
 
 
 class Health(Answer):
-    status: Literal["ok", "loading", "paused", "error", "shutting_down"]
+    status: Literal["ok", "loading", "paused", "error", "no_lanes", "shutting_down"]
     ready: bool
     model: str
     loaded: bool
@@ -248,6 +279,7 @@ class Health(Answer):
     queue: int
     running: str | None
     lanes: list[LaneState]
+    cluster: ClusterState | None
     version: str
 
 

@@ -10,6 +10,7 @@ from aiohttp import web
 from gguf_imagegen.api import (
     addons,
     body,
+    cluster,
     conversions,
     dialect,
     gallery,
@@ -110,6 +111,7 @@ OURS = (
             web.get("/health", system.health),
             web.get("/livez", system.livez),
             web.get("/metrics", system.metrics),
+            web.post("/v1/cluster/nodes/{name}/drain", cluster.drain),
             web.get("/v1/logs", server_log.log_lines),
             web.get("/v1/logs/events", server_log.log_events),
             web.get("/openapi.json", openapi_routes.openapi_json),
@@ -178,7 +180,7 @@ def make_app(
     )
     service.returned = partial(submit.take_back, app)
     service.pool.ended = metrics.worker_ended
-    metrics.watch(service.scheduler)
+    metrics.watch(service.scheduler, service.cluster)
     if traces is not None:
         app[TRACES] = traces
         app.middlewares.append(traces.middleware)

@@ -89,7 +89,7 @@ class Conversions(Errands):
 
     async def _convert(self, wanted: Conversion, tell: OnProgress, *, check: bool) -> Likeness:
         service, settings = self._service, self._service.settings
-        engine = partial(service.backend.engine, service.pool.lanes[0].device)
+        engine = partial(service.backend.engine, service.pool.device)
         likeness = Likeness(None, "as check says")
         with replacing(wanted.order.target) as file:
             await asyncio.to_thread(require_room, wanted.order, checked=settings.memory_check)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gguf_imagegen.jobs.job import Ended, ImageReady, Job, JobEvent
 from gguf_imagegen.jobs.scheduler import LaneStatus, Scheduler
-from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.pool.ray.cluster import Cluster, NodeStatus
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -62,19 +60,37 @@ class Metrics:
             ["lane", "backend", "kernels"],
             registry=self.registry,
         )
-        self._watched: Sequence[Lane] = ()
+        self._wanted = Gauge(
+            "imagegen_lanes_wanted",
+            "Lanes that would have work: jobs waiting and running",
+            registry=self.registry,
+        )
+        self._nodes = Gauge(
+            "imagegen_cluster_nodes", "Nodes of the cluster, by status", ["status"], registry=self.registry
+        )
+        self._joined = Gauge(
+            "imagegen_cluster_joined", "1 while the head of the cluster answers", registry=self.registry
+        )
+        self._lost = Gauge(
+            "imagegen_cluster_lanes_lost",
+            "Lanes lost since the start, by why",
+            ["why"],
+            registry=self.registry,
+        )
+        self._late = Gauge(
+            "imagegen_cluster_late_events", "Events of attempts that were over", registry=self.registry
+        )
+        self._scheduler: Scheduler | None = None
+        self._cluster: Cluster | None = None
         self._loaded = Gauge("imagegen_models_loaded", "Models in memory", registry=self.registry)
 
-    def watch(self, scheduler: Scheduler) -> None:
-        """Read the gauges from this scheduler whenever somebody asks."""
+    def watch(self, scheduler: Scheduler, cluster: Cluster | None) -> None:
+        """Read the gauges from this scheduler, and from the cluster, whenever somebody asks."""
+        self._scheduler, self._cluster = scheduler, cluster
+        self._wanted.set_function(lambda: scheduler.waiting + len(scheduler.running))
         self._waiting.set_function(lambda: scheduler.waiting)
         self._running.set_function(lambda: len(scheduler.running))
         self._loaded.set_function(lambda: sum(len(lane.models) for lane in scheduler.pool.lanes))
-        self._watched = scheduler.pool.lanes
-        for lane in self._watched:
-            for status in get_args(LaneStatus):
-                here = self._lanes.labels(lane.name, status)
-                here.set_function(partial(_does, scheduler, lane, status))
 
     def job_event(self, job: Job, event: JobEvent) -> None:
         model = job.plan.entry.id
@@ -94,12 +110,27 @@ class Metrics:
             self._restarts.inc()
 
     def text(self) -> bytes:
-        self._engines.clear()  # a lane's engine may be another one now
-        for lane in self._watched:
-            if lane.backend is not None:
-                self._engines.labels(lane.name, lane.backend, lane.kernels or "").set(1)
+        if self._scheduler is not None:
+            self._read_lanes(self._scheduler)
+        if self._cluster is not None:
+            self._read_cluster(self._cluster)
         return generate_latest(self.registry)
 
+    def _read_lanes(self, scheduler: Scheduler) -> None:
+        """Lanes come and go, and a lane's engine may be another one now."""
+        self._lanes.clear()
+        self._engines.clear()
+        for lane in scheduler.pool.lanes:
+            for status in get_args(LaneStatus):
+                self._lanes.labels(lane.name, status).set(scheduler.status_of(lane) == status)
+            if lane.backend is not None:
+                self._engines.labels(lane.name, lane.backend, lane.kernels or "").set(1)
 
-def _does(scheduler: Scheduler, lane: Lane, status: LaneStatus) -> bool:
-    return scheduler.status_of(lane) == status
+    def _read_cluster(self, cluster: Cluster) -> None:
+        self._nodes.clear()
+        for status in get_args(NodeStatus):
+            self._nodes.labels(status).set(sum(node.status == status for node in cluster.nodes.values()))
+        self._joined.set(cluster.status == "joined")
+        self._late.set(cluster.late)
+        for why, count in cluster.losses.items():
+            self._lost.labels(why).set(count)

@@ -62,7 +62,7 @@ async def get_model(request: web.Request) -> web.Response:
 async def load_model(request: web.Request) -> web.Response:
     """POST /v1/models/{id}/load: load it as soon as no job waits; poll the model's state."""
     entry = request.app[SERVICE].catalog.get(request.match_info["id"])
-    request.app[SERVICE].catalog.require_on_disk(entry)
+    request.app[SERVICE].catalog.require_within_reach(entry)
     request.app[SERVICE].scheduler.want(entry)
     return await _answer(request, 202)
 
@@ -210,7 +210,7 @@ def _state(app: web.Application, meant: list[Entry]) -> str:
         return "loaded"
     if any(not pull.ended for pull in app[PULLS].named(meant[0].id)):
         return "pulling"
-    return "ready" if any(map(app[SERVICE].catalog.on_disk, meant)) else "absent"
+    return "ready" if any(map(app[SERVICE].catalog.within_reach, meant)) else "absent"
 
 
 @endpoint(answers.RequestProgress, errors=(ModelNotFound,))

@@ -11,12 +11,13 @@ from aiohttp import web
 from gguf_imagegen import __version__
 from gguf_imagegen.api import answers
 from gguf_imagegen.api.callers import admins_only, caller_of
+from gguf_imagegen.api.cluster import state_of
 from gguf_imagegen.api.keys import METRICS, SERVICE
 from gguf_imagegen.api.openapi.contract import ADMIN, endpoint
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.jobs.scheduler import Scheduler
 from gguf_imagegen.machine.levels import in_use
-from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.pool.base_lane import BaseLane
 
 
 @endpoint(answers.Alive)
@@ -33,6 +34,8 @@ async def health(request: web.Request) -> web.Response:
     status = "ok"
     if scheduler.draining:
         status = "shutting_down"
+    elif not pool.lanes:
+        status = "no_lanes"
     elif loading is not None and not running:
         status = "loading"
     elif pool.pause and not pool.ready(None):
@@ -55,12 +58,13 @@ async def health(request: web.Request) -> web.Response:
         "queue": scheduler.waiting,
         "running": running[0].id if running else None,
         "lanes": [_lane(scheduler, lane) for lane in pool.lanes],
+        "cluster": state_of(request.app[SERVICE].cluster),
         "version": __version__,
     }
     return reply(answers.Health, body, status=200 if status == "ok" else 503)
 
 
-def _lane(scheduler: Scheduler, lane: Lane) -> dict[str, Any]:
+def _lane(scheduler: Scheduler, lane: BaseLane) -> dict[str, Any]:
     """`model` is what it loads or has used last."""
     job = scheduler.job_on(lane)
     return {

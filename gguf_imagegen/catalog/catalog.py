@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -46,6 +46,8 @@ class Catalog:
     ) -> None:
         self.models_dir = models_dir
         self.components = components or {}
+        self.elsewhere: Callable[[Entry], bool] = lambda entry: False
+        """Whether another machine has a model that is not here, and makes its pictures."""
         self._entries: dict[str, dict[str, Entry]] = {}
         self._names: dict[str, str] = {}
         self._paths: dict[tuple[bool, Path], Path] = {}  # joined once: lists ask for thousands
@@ -102,7 +104,7 @@ class Catalog:
             )
         near = " or ".join(get_close_matches(name, [*self._names, *self.components], 3))
         hint = f"did you mean {near}? " if near else ""
-        here = ", ".join(entry.id for entry in self.entries if self.on_disk(entry)) or "none"
+        here = ", ".join(entry.id for entry in self.entries if self.within_reach(entry)) or "none"
         raise ModelNotFound(
             f"there is no model {name[:100]!r}; {hint}Models on this machine: {here}", param="model"
         )
@@ -118,13 +120,13 @@ class Catalog:
 
     def _preferred(self, quants: Mapping[str, Entry]) -> Entry:
         every = list(quants.values())
-        return self._as_here(next((entry for entry in every if self.on_disk(entry)), every[0]))
+        return self._as_here(next((entry for entry in every if self.within_reach(entry)), every[0]))
 
     def _as_here(self, entry: Entry) -> Entry:
         required = entry.required
         if all(self._path(entry, role).is_file() for role in entry.files.keys() - required.keys()):
             return entry
-        return entry.model_copy(update={"files": required}) if self.on_disk(entry) else entry
+        return entry.model_copy(update={"files": required}) if self.within_reach(entry) else entry
 
     def with_entries(self, entries: Iterable[Entry]) -> Catalog:
         """This catalog with further models."""
@@ -193,6 +195,10 @@ class Catalog:
         """Whether all that it takes to run this model is here."""
         return bool(entry.files) and all(self._path(entry, role).is_file() for role in entry.required)
 
+    def within_reach(self, entry: Entry) -> bool:
+        """Whether all that it takes is here, or where the pictures would be made."""
+        return self.on_disk(entry) or (bool(entry.files) and self.elsewhere(entry))
+
     def size_on_disk(self, entry: Entry) -> int:
         """Bytes of the model's files that are there."""
         return sum(path.stat().st_size for path in self.paths(entry).values() if path.is_file())
@@ -211,6 +217,11 @@ class Catalog:
                 param="model",
             )
         return headers
+
+    def require_within_reach(self, entry: Entry) -> None:
+        """As `require_on_disk`, unless another machine has the model."""
+        if entry.unsupported or not self.within_reach(entry):
+            self.require_on_disk(entry)
 
     def require_on_disk(self, entry: Entry) -> None:
         """Raise ModelNotDownloaded, with how to get it, if a file is missing.

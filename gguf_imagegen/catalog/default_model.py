@@ -9,6 +9,7 @@ from gguf_imagegen.catalog.address import Address, address_of
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog, entry_of_file, load_catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.tree import Tell, entry_of_folder, models_in
+from gguf_imagegen.machine.devices import NOWHERE
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import InvalidRequest, MissingComponent
@@ -21,7 +22,7 @@ ROLES: tuple[Role, ...] = (
 
 
 def choose_models(settings: Settings) -> tuple[Catalog, str]:
-    """The catalog and the name of the default model, found complete and readable.
+    """The catalog and the name of the default model, found complete and readable if it is loaded here.
 
     The name has a quantisation where the settings name one.
     """
@@ -36,7 +37,8 @@ def choose_models(settings: Settings) -> tuple[Catalog, str]:
         return _served(catalog, entry, settings), entry.id
     catalog = catalog_for(settings, _not_used)
     entry = catalog.get(settings.model)
-    catalog.checked_files(entry)
+    if settings.devices != NOWHERE or catalog.on_disk(entry):
+        catalog.checked_files(entry)
     return _served(catalog, entry, settings), entry.name if _says_quant(settings.model) else entry.id
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +17,7 @@ from gguf_imagegen import __version__
 from gguf_imagegen.catalog.parse import CatalogError
 from gguf_imagegen.commands.flags import PlainCommand, with_settings
 from gguf_imagegen.machine import stdio
+from gguf_imagegen.pool.ray.node_settings import NEAR
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import CallersError
 from gguf_imagegen.vocabulary.errors import ImagegenError
@@ -33,6 +35,8 @@ WIDE = 10_000
 HELP_WIDTH = 250
 """Columns that help takes at most; less where the terminal has less."""
 
+NODE_FLAGS = (*NEAR, "cluster_token", "insecure_cluster", "grace")
+
 app = typer.Typer(
     name="gguf-imagegen",
     context_settings={"auto_envvar_prefix": "GGUF_IMAGEGEN", "max_content_width": HELP_WIDTH},
@@ -44,6 +48,8 @@ command = functools.partial(app.command, cls=PlainCommand)
 
 catalog_app = typer.Typer(no_args_is_help=True, help="What the model catalog says, and whether it is right.")
 app.add_typer(catalog_app, name="catalog")
+cluster_app = typer.Typer(no_args_is_help=True, help="The machines that a server uses besides its own.")
+app.add_typer(cluster_app, name="cluster")
 
 
 @app.callback(invoke_without_command=True)
@@ -65,6 +71,23 @@ def serve(settings: Settings) -> int:
     from gguf_imagegen.commands.serve import run_server
 
     return run_server(settings)
+
+
+@command("node")
+@with_settings(*NODE_FLAGS)
+def node(
+    settings: Settings,
+    head: Annotated[str, typer.Option(help="HOST[:PORT] of the cluster's head", allow_from_autoenv=False)],
+    name: Annotated[str | None, typer.Option(help="what it is called; the host's name if not given")] = None,
+    pull: Annotated[bool, typer.Option("--pull", help="fetch models that jobs need and no node has")] = False,
+    ray: Annotated[
+        str, typer.Option(help="further flags of `ray start`, such as '--node-ip-address=10.0.0.5'")
+    ] = "",
+) -> int:
+    """Offer the devices of this machine to a server elsewhere."""
+    from gguf_imagegen.commands.node import run_node
+
+    return run_node(settings, head, name, pull=pull, ray_flags=shlex.split(ray))
 
 
 @command("mcp")
@@ -255,7 +278,19 @@ def convert(
 
 
 @command("doctor")
-@with_settings("models_dir", "models_from", "catalog", "threads", "kernels", "devices", "cpu_lanes")
+@with_settings(
+    "models_dir",
+    "models_from",
+    "catalog",
+    "threads",
+    "kernels",
+    "devices",
+    "cpu_lanes",
+    "cluster",
+    "cluster_token",
+    "insecure_cluster",
+    "state_dir",
+)
 def doctor(settings: Settings) -> int:
     """Say what this machine has and lacks; exit code 1 if pictures cannot be made."""
     from gguf_imagegen.commands.doctor import examine
@@ -265,6 +300,30 @@ def doctor(settings: Settings) -> int:
         mark = {True: "ok", False: "FAULT", None: "-"}[finding.ok]
         print(f"{mark:5} {finding.name:14} {finding.words}")
     return int(any(finding.ok is False for finding in findings))
+
+
+Url = Annotated[str, typer.Option(help="of the server that uses the cluster")]
+HERE = "http://127.0.0.1:8080"
+
+
+@cluster_app.command("status", cls=PlainCommand)
+@with_settings("api_key")
+def cluster_status(settings: Settings, url: Url = HERE) -> int:
+    """List the machines, what they do, and the lanes that were lost."""
+    from gguf_imagegen.commands.cluster import status
+
+    return status(settings, url)
+
+
+@cluster_app.command("drain", cls=PlainCommand)
+@with_settings("api_key")
+def cluster_drain(
+    settings: Settings, node: Annotated[str, typer.Argument(help="its name")], url: Url = HERE
+) -> int:
+    """Give a machine no more work, so that it can be stopped when its jobs have ended."""
+    from gguf_imagegen.commands.cluster import drain
+
+    return drain(settings, url, node)
 
 
 @catalog_app.command("check", cls=PlainCommand)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 import shutil
 import sys
@@ -21,6 +22,7 @@ from gguf_imagegen.engines.sdcpp.choice import NONE_RIGHT, choose_build
 from gguf_imagegen.engines.sdcpp.probe import probe
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.devices import make_devices
+from gguf_imagegen.pool.ray import nodes
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Kernels
 from gguf_imagegen.vocabulary.errors import InvalidRequest
@@ -64,6 +66,7 @@ def examine(settings: Settings) -> list[Finding]:
         _memory(),
         _models(settings),
         *_models_from(settings),
+        *_cluster(settings),
     ]
 
 
@@ -143,6 +146,8 @@ def how_to_install(backend: str = "CPU") -> str:
 def _cores(settings: Settings) -> Finding:
     cores = usable_cores()
     lanes = make_devices(settings.devices, settings.cpu_lanes, settings.threads, cores)
+    if not lanes:
+        return Finding("cores", None, f"{cores} usable, and no lane here")
     names = ", ".join(lane.name for lane in lanes)
     each = f" for each of {len(lanes)} lanes: {names}" if len(lanes) > 1 else ""
     return Finding("cores", None, f"{cores} usable, {lanes[0].threads} threads{each}")
@@ -175,3 +180,31 @@ def _models_from(settings: Settings) -> list[Finding]:
     except InvalidRequest as exc:
         return [Finding("models-from", False, str(exc))]
     return [Finding("models-from", None, f"not used: {words}") for words in refused]
+
+
+def _cluster(settings: Settings) -> list[Finding]:
+    """Whether one can be used, and whether the head of the one that the settings name can be reached."""
+    version = _version_of("ray")
+    if settings.cluster is None:
+        return [Finding("cluster", None, f"not used; {version or 'needs the extra [cluster]'}")]
+    if version is None:
+        return [Finding("cluster", False, "Ray is not installed: pip install 'gguf-imagegen[cluster]'")]
+    found = [Finding("cluster", None, version)]
+    if settings.cluster.partition(":")[0] != "auto":
+        address = nodes.checked_address(settings.cluster)
+        reached = asyncio.run(nodes.answers(address))
+        found.append(Finding("head", reached, f"{address} {'answers' if reached else 'does not answer'}"))
+    folder = None if settings.ephemeral else settings.state_dir
+    has_token = settings.insecure_cluster or nodes.known_token(settings, folder) is not None
+    made = settings.cluster.startswith("auto")
+    words = (
+        "there is one" if has_token else "made at the first start" if made else "none: set --cluster-token"
+    )
+    return [*found, Finding("cluster-token", has_token or made, words)]
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return f"{package} {metadata.version(package)}"
+    except metadata.PackageNotFoundError:
+        return None

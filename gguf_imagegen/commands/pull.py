@@ -29,6 +29,7 @@ from gguf_imagegen.download.progress import (
 )
 from gguf_imagegen.download.pull import Pull
 from gguf_imagegen.download.targets import sizes_on_hub, to_pull, to_remove
+from gguf_imagegen.machine.devices import NOWHERE
 from gguf_imagegen.modelfiles.header import read_header
 from gguf_imagegen.modelfiles.inspect import component_of
 from gguf_imagegen.settings import Settings
@@ -95,6 +96,8 @@ def _offered(settings: Settings, name: str, source: Source) -> str:
 def pull_missing(settings: Settings) -> int:
     """Before serving: pull the model that is served, if it is one of a hub and not on this machine."""
     if names_file(settings.model) or names_folder(settings):
+        return 0
+    if settings.devices == NOWHERE and address_of(settings.model) is None:
         return 0
     plain = load_catalog(settings.models_dir, settings.catalog)
     if address_of(settings.model) is not None and not plain.knows(settings.model):

@@ -20,6 +20,7 @@ from gguf_imagegen.engines.backend import Backend, UnknownBackend, named_backend
 from gguf_imagegen.engines.sdcpp.choice import choose_build
 from gguf_imagegen.jobs import state
 from gguf_imagegen.machine import heap, logs, loop, signals, stdio
+from gguf_imagegen.pool.ray import nodes
 from gguf_imagegen.settings import Settings, is_loopback
 
 log = logging.getLogger(__name__)
@@ -119,6 +120,8 @@ def run_server(settings: Settings) -> int:
     heap.keep_large_blocks_apart()
     console = Console(stderr=True)
     try:
+        if settings.cluster:
+            nodes.require_ray()
         choose_build(settings)
         backend = named_backend(settings.backend)(settings)
         tls = certificate(settings)

@@ -48,6 +48,8 @@ EXIT_TIMEOUT: Final = 5.0
 SECRETS: Final = ("API_KEY", "TOKEN", "SECRET", "PASSWORD")
 HUGE_PAGES: Final = "glibc.malloc.hugetlb=1"
 """madvise(MADV_HUGEPAGE) on what malloc maps: weights and compute buffers (glibc 2.35, `man 7 ld.so`)."""
+WAITING: Final = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+"""How OpenMP's threads wait for each other; the first is the standard's, the others are GCC's and LLVM's."""
 COMMAND: Final = "COMMAND: "
 CAUSES: Final = (wire.CRASH, "terminate called", "  what():", wire.ERROR)  # best first
 
@@ -262,17 +264,25 @@ def worker_environment(
 ) -> dict[str, str]:
     """`environment` without secrets, and so that the worker imports the very package that is running.
 
-    With `huge_pages` glibc's malloc asks the kernel for them, unless the environment says otherwise.
+    With `huge_pages` glibc's malloc asks the kernel for them. Threads that wait for others sleep: spinning,
+    they would keep these, or another program, off the core. The environment may say otherwise for both.
     """
     clean = {
         name: value for name, value in environment.items() if not any(s in name.upper() for s in SECRETS)
     }
-    package_root = str(Path(gguf_imagegen.__file__).parents[1])
-    paths = [package_root, *filter(None, [clean.get("PYTHONPATH")])]
     if huge_pages:
         tunables = [HUGE_PAGES, *filter(None, [clean.get("GLIBC_TUNABLES")])]  # of equal names the last wins
         clean["GLIBC_TUNABLES"] = ":".join(tunables)
-    return {**with_kernels(clean, kernels), **of_python(), "PYTHONPATH": os.pathsep.join(paths)}
+    if not any(name in clean for name in WAITING):
+        clean["OMP_WAIT_POLICY"] = "passive"
+    return with_package({**with_kernels(clean, kernels), **of_python()})
+
+
+def with_package(environment: Mapping[str, str]) -> dict[str, str]:
+    """`environment` in which Python imports the very package that is running."""
+    package_root = str(Path(gguf_imagegen.__file__).parents[1])
+    paths = [package_root, *filter(None, [environment.get("PYTHONPATH")])]
+    return {**environment, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _error(failed: Failed) -> ImagegenError:

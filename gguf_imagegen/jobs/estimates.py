@@ -56,7 +56,7 @@ class Pace:
     def __init__(self, kinds: Sequence[str] = ("auto",)) -> None:
         self.measured = 0
         """How often something was learned, so that whoever keeps an estimate knows when it is old."""
-        self._kinds = kinds
+        self.kinds = kinds
         self._step: dict[tuple[str, str], float] = {}
         self._around: dict[tuple[str, str], float] = {}
         self._own: OrderedDict[Hashable, _Own] = OrderedDict()
@@ -88,7 +88,7 @@ class Pace:
 
     def load_seconds(self, entry: Entry) -> float | None:
         """Expected seconds to load a model that is not in memory; None before its first load."""
-        found = [self._load[kind, entry.name] for kind in self._kinds if (kind, entry.name) in self._load]
+        found = [self._load[kind, entry.name] for kind in self.kinds if (kind, entry.name) in self._load]
         return harmonic_mean(found) if found else None
 
     def learn(self, plan: Plan, timings: Timings, kind: str = "auto") -> None:
@@ -112,7 +112,7 @@ class Pace:
 
     def image_seconds(self, plan: Plan, kind: str | None = None) -> float | None:
         """Expected seconds for one image of this plan; None before anything was measured."""
-        kinds = self._kinds if kind is None else (kind,)
+        kinds = self.kinds if kind is None else (kind,)
         known = [seconds for each in kinds if (seconds := self._on(each, plan)) is not None]
         return harmonic_mean(known) if known else None
 
@@ -125,7 +125,7 @@ class Pace:
         if progress is not None and progress.phase == "sampling" and progress.seconds_per_step:
             rest = progress.seconds_per_step * (progress.steps - progress.step)
             whole = image if image is not None else progress.seconds_per_step * progress.steps
-            around = self._around.get((kind or self._kinds[0], plan.entry.id), 0.0)
+            around = self._around.get((kind or self.kinds[0], plan.entry.id), 0.0)
             return rest + around + whole * max(0, plan.n - done - 1)
         return None if image is None else image * (plan.n - done)
 

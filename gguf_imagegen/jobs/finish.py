@@ -1,50 +1,32 @@
-"""From an engine's pixels to the bytes of an answer: kept pixels restored, cropped, described, encoded."""
+"""How the pictures of a plan are finished, and what is written in them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from gguf_imagegen import __version__
-from gguf_imagegen.pictures import encode, infotext, insets, masks, provenance
+from gguf_imagegen.pictures import infotext, provenance
+from gguf_imagegen.pictures.finish import Finish
 from gguf_imagegen.pictures.provenance import SourceType
 from gguf_imagegen.planning.plan import Plan
-from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.events import Preview
 
 
-def drawn_pixels(plan: Plan, made: RawImage) -> RawImage:
-    """What the engine made, without what its aligned size adds. CPU-bound: call it in a thread."""
-    return RawImage(*plan.drawn, 3, encode.centre_crop(made.data, made.width, made.height, *plan.drawn))
+def finish_of(plan: Plan, *, marked: bool, texts: bool = False) -> Finish:
+    """How its pictures become files; `marked`: they say that a model made them.
 
-
-def finish_pixels(plan: Plan, drawn: RawImage) -> RawImage:
-    """Exactly `plan.width` x `plan.height`, kept pixels put back; or the whole picture that it is a part of.
-
-    CPU-bound: call it in a thread.
+    The `texts` are for whoever encodes several of them elsewhere.
     """
-    if plan.inset is not None and plan.original is not None and plan.mask is not None:
-        return insets.put_back(drawn, plan.inset, plan.original, plan.mask)
-    picture = encode.resized(drawn, plan.width, plan.height)
-    if plan.original is None or plan.mask is None:
-        return picture
-    rgb = masks.composite(picture.data, plan.width, plan.height, plan.original, plan.mask)
-    return RawImage(plan.width, plan.height, 3, rgb)
-
-
-def encode_image(plan: Plan, picture: RawImage, seed: int, *, marked: bool) -> bytes:
-    """The file of the size to deliver; `marked`: it says that a model made it.
-
-    CPU-bound: call it in a thread.
-    """
-    picture = encode.resized(picture, *plan.delivered)
-    return encode.encode(
-        picture.data,
-        picture.width,
-        picture.height,
+    return Finish(
+        drawn=plan.drawn,
+        size=(plan.width, plan.height),
+        delivered=plan.delivered,
         format=plan.output_format,
         compression=plan.output_compression,
-        parameters=describe(plan, seed),
+        original=plan.original,
+        mask=plan.mask,
+        inset=plan.inset,
         xmp=provenance.packet(source_type(plan)) if marked else b"",
+        texts=tuple(describe(plan, plan.seed(index)) for index in range(plan.n)) if texts else (),
     )
 
 
@@ -53,12 +35,6 @@ def source_type(plan: Plan) -> SourceType:
     spec = plan.generate
     made_anew = spec is not None and not (spec.init_image or spec.ref_images)
     return "trainedAlgorithmicMedia" if made_anew else "compositeWithTrainedAlgorithmicMedia"
-
-
-def finish_preview(plan: Plan, preview: Preview) -> bytes:
-    """A preview in the format that the client asked for."""
-    picture = preview.picture
-    return encode.encode_preview(picture.data, picture.width, picture.height, format=plan.output_format)
 
 
 def describe(plan: Plan, seed: int) -> str:

@@ -140,6 +140,8 @@ class Job:
         """Whether its client went with an earlier run of the server and has not been back."""
         self.lost = 0
         """How often it lost its lane: the engine was killed under it, by no fault of its own."""
+        self.build = ""
+        """Of the engine that worked on it last (`pool.base_lane`)."""
         self.events: list[JobEvent] = []
         self.ids: list[int] = []
         """Of the events; they rise, and none is used twice, not even over restarts of the server."""

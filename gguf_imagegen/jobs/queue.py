@@ -15,8 +15,9 @@ from itertools import chain
 
 from gguf_imagegen.jobs.estimates import Pace
 from gguf_imagegen.jobs.job import Job
+from gguf_imagegen.pool.needs import addons_of
 from gguf_imagegen.pool.placement import POINT, Waiting, due
-from gguf_imagegen.pool.pool import key_of
+from gguf_imagegen.pool.pool import Files, key_of
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,15 @@ class Queue:
     def waiting(self) -> list[Waiting]:
         """The jobs as placement sees them, the oldest first."""
         return list(heapq.merge(*(line.waiting.values() for line in self._lines.values()), key=_since))
+
+    @property
+    def wants(self) -> dict[str, Files]:
+        """The files of the jobs, by `Waiting.needs`."""
+        return {
+            waiting.needs: (job.plan.entry, addons_of(job.plan))
+            for line in self._lines.values()
+            for job, waiting in zip(line, line.waiting.values(), strict=True)
+        }
 
     def place(self, job: Job) -> Place | None:
         """None if it does not wait. Jobs of other priorities count as before it by when each is due."""
@@ -234,4 +244,5 @@ def _since(waiting: Waiting) -> float:
 
 def _waiting(job: Job) -> Waiting:
     model = key_of(job.plan.entry) if job.plan.generate else None
-    return Waiting(job.id, model, job.since, job.caller, job.priority)
+    files = [model or "", *map(str, addons_of(job.plan))]
+    return Waiting(job.id, model, job.since, job.caller, job.priority, " + ".join(files))

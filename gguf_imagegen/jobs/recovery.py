@@ -83,7 +83,7 @@ class Recovery:
         """Find all that it needs; its pixels are decoded only when it runs."""
         request = await self._ledger.request(ticket, self._able)
         entry, _ = chosen_parts(request, self._catalog.get(ticket.model))
-        self._catalog.require_on_disk(entry)
+        self._catalog.require_within_reach(entry)
         fresh = await self._sketch(request, entry, ticket.operation)
         if plan is not None and _size(plan) != _size(fresh.bare):
             raise GenerationFailed(

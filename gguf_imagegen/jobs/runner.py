@@ -9,14 +9,17 @@ from functools import partial
 
 from msgspec.structs import replace
 
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.estimates import Pace
-from gguf_imagegen.jobs.finish import drawn_pixels, encode_image, finish_pixels, finish_preview
+from gguf_imagegen.jobs.finish import describe, finish_of
 from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, PreviewReady, Started
 from gguf_imagegen.jobs.results import ResultStore
+from gguf_imagegen.pictures.finish import Finish
+from gguf_imagegen.planning.plan import Plan
+from gguf_imagegen.pool.base_lane import BaseLane
 from gguf_imagegen.pool.failures import NoRoomYet
-from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Engine, Upscale
+from gguf_imagegen.vocabulary.engine import LiveEngine, Upscale
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     ImagegenError,
@@ -33,13 +36,17 @@ from gguf_imagegen.vocabulary.events import (
     Made,
     Notice,
     PhaseChanged,
+    PictureFile,
     Preview,
+    PreviewFile,
     Progress,
     TextFound,
     Timings,
 )
 
 log = logging.getLogger(__name__)
+
+OTHER_BUILD = "this attempt runs on another build of the engine: the last bits of pixels may differ"
 
 
 class Runner:
@@ -64,13 +71,16 @@ class Runner:
         self._settle = settle
         self._marked = marked
 
-    async def run(self, job: Job, lane: Lane) -> ImagegenError | None:
+    async def run(self, job: Job, lane: BaseLane) -> ImagegenError | None:
         """From its start to its end, which is not published yet; returns what went wrong.
 
         Raises `NoRoomYet` if its model does not fit while other lanes work.
         """
         if job.cancel_requested:
             return job.cancel_requested
+        if job.build and lane.build and job.build != lane.build:
+            self._publish(job, Notice(OTHER_BUILD))
+        job.build = lane.build
         ready = lane.ready(job.plan.entry if job.plan.generate else None)
         self._publish(job, Started(lane.name))
         error = await self._try(job, lane)
@@ -90,7 +100,7 @@ class Runner:
             await lane.close("failed", job.plan.entry)
         return error
 
-    async def _try(self, job: Job, lane: Lane) -> ImagegenError | None:
+    async def _try(self, job: Job, lane: BaseLane) -> ImagegenError | None:
         """Load if need be, generate, publish; returns what went wrong."""
         try:
             await self._do(job, lane)
@@ -103,7 +113,7 @@ class Runner:
             return InternalError("internal error; the server's log has the details")
         return None
 
-    async def _do(self, job: Job, lane: Lane) -> None:
+    async def _do(self, job: Job, lane: BaseLane) -> None:
         if job.cancel_requested:
             raise job.cancel_requested
         if job.complete is not None:
@@ -120,30 +130,37 @@ class Runner:
         ) as model:
             if not job.cancel_requested:
                 await lane.make_room_to_decode(model, job.plan.generate)
-                async for event in model.engine.run(replace(job.plan.generate, first=first)):
+                spec, finish = replace(job.plan.generate, first=first), self._finish_there(job.plan)
+                async for event in lane.draw(model, spec, finish):
                     await self._take(job, event, made, lane.device.kind)
             for index, (picture, timings) in enumerate(made, first):
                 await self._enlarge(job, lane, model.engine, index, picture, timings)
 
-    def _loading(self, job: Job, lane: Lane, event: Loading | Loaded) -> None:
+    def _finish_there(self, plan: Plan) -> Callable[[], Finish] | None:
+        """For a lane that makes files; pixels that an engine makes larger are finished here."""
+        if plan.enlarger is not None or plan.upscale is not None:
+            return None
+        return partial(finish_of, plan, marked=self._marked, texts=True)
+
+    def _loading(self, job: Job, lane: BaseLane, event: Loading | Loaded) -> None:
         if isinstance(event, Loaded):
             self._pace.learn_load(job.plan.entry, event.seconds, lane.device.kind)
         self._publish(job, event)
 
     async def _enlarge(
-        self, job: Job, lane: Lane, engine: Engine, index: int, picture: RawImage, timings: Timings
+        self, job: Job, lane: BaseLane, engine: LiveEngine, index: int, picture: RawImage, timings: Timings
     ) -> None:
         """To the size asked for where the model drew less, then as the request wants it, and keep it."""
         plan, threads = job.plan, lane.device.threads
         if plan.enlarger is not None:
             picture = await self._upscaled(job, engine, Upscale(plan.enlarger, picture, index, threads))
-            picture = await asyncio.to_thread(finish_pixels, plan, picture)
+            picture = await asyncio.to_thread(finish_of(plan, marked=self._marked).restore, picture)
         if plan.upscale is not None:
             path, tile = plan.upscale.path, plan.upscale.tile
             picture = await self._upscaled(job, engine, Upscale(path, picture, index, threads, tile))
         await self._keep_image(job, index, picture, timings)
 
-    async def _upscaled(self, job: Job, engine: Engine, task: Upscale) -> RawImage:
+    async def _upscaled(self, job: Job, engine: LiveEngine, task: Upscale) -> RawImage:
         picture = task.image
         async for event in engine.run(task):
             match event:
@@ -158,13 +175,20 @@ class Runner:
     ) -> None:
         match event:
             case Preview():
-                data = await asyncio.to_thread(finish_preview, job.plan, event)
+                finish = finish_of(job.plan, marked=self._marked)
+                data = await asyncio.to_thread(finish.preview, event.picture)
                 self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
+            case PreviewFile(index=index, step=step, steps=steps, data=data):
+                self._publish(job, PreviewReady(index, step, steps, data))
+            case PictureFile(index=index, data=data, timings=timings):
+                self._pace.learn(job.plan, timings, kind)
+                await self._keep_file(job, index, data, timings)
             case Made(index=index, artifact=artifact, timings=timings):
                 self._pace.learn(job.plan, timings, kind)
-                picture = await asyncio.to_thread(drawn_pixels, job.plan, artifact)
+                finish = finish_of(job.plan, marked=self._marked)
+                picture = await asyncio.to_thread(finish.crop, artifact)
                 if job.plan.enlarger is None:
-                    picture = await asyncio.to_thread(finish_pixels, job.plan, picture)
+                    picture = await asyncio.to_thread(finish.restore, picture)
                 if job.plan.enlarger is None and job.plan.upscale is None:
                     await self._keep_image(job, index, picture, timings)
                 else:
@@ -175,11 +199,32 @@ class Runner:
                 pass
 
     async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
+        finish, text = finish_of(job.plan, marked=self._marked), describe(job.plan, job.plan.seed(index))
+        await self._keep_file(job, index, await asyncio.to_thread(finish.encode, picture, text), timings)
+
+    async def _keep_file(self, job: Job, index: int, data: bytes, timings: Timings) -> None:
         plan, seed = job.plan, job.plan.seed(index)
-        data = await asyncio.to_thread(encode_image, plan, picture, seed, marked=self._marked)
         name, on_disk = await asyncio.to_thread(
             self._results.put, data, plan.output_format, job.caller, job.names[index]
         )
         if not on_disk:
             self._publish(job, Notice("the image could not be written to the result folder; download it now"))
         await self._settle(job, ImageReady(index, seed, name, *plan.delivered, timings))
+
+
+async def load(entry: Entry, lane: BaseLane) -> NoRoomYet | None:
+    """Load a model that no job waits for; what fails is logged, but for want of room."""
+    try:
+        async with lane.loaded(entry, lambda event: None):
+            pass
+    except Cancelled:
+        await lane.close("cancelled", entry)
+    except NoRoomYet as full:
+        return full
+    except ImagegenError as exc:
+        log.error("model %s could not be loaded: %s", entry.id, exc.message)
+        await lane.close("failed", entry)
+    except Exception:  # as in `Runner`
+        log.exception("internal error while loading %s", entry.id)
+        await lane.close("failed", entry)
+    return None

@@ -17,9 +17,9 @@ from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Observer, Queued, Store
 from gguf_imagegen.jobs.news import News
 from gguf_imagegen.jobs.queue import Queue
 from gguf_imagegen.jobs.results import ResultStore
-from gguf_imagegen.jobs.runner import Runner
+from gguf_imagegen.jobs.runner import Runner, load
+from gguf_imagegen.pool.base_lane import BaseLane
 from gguf_imagegen.pool.failures import IN_TILES, NoRoomYet
-from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.placement import Rules, place
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.settings import Settings
@@ -65,7 +65,7 @@ class Scheduler:
     ) -> None:
         self.pool = pool
         self.results = results
-        self.pace = Pace([lane.device.kind for lane in pool.lanes])
+        self.pace = Pace(pool.kinds)
         self.jobs: dict[str, Job] = {}
         self.arriving: dict[str, Job] = {}
         """Those that are being stored; they are in the queue next."""
@@ -80,6 +80,7 @@ class Scheduler:
         self._wishes: dict[str, tuple[Entry, bool]] = {}  # by model; whether to have it in memory
         self._endings: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        pool.changed = self._wake.set
 
     # -- what callers do ------------------------------------------------------------------------------
 
@@ -187,12 +188,12 @@ class Scheduler:
         """The jobs that lanes work on, the oldest first."""
         return sorted((work.job for work in self._work.values() if work.job), key=lambda job: job.created)
 
-    def job_on(self, lane: Lane) -> Job | None:
+    def job_on(self, lane: BaseLane) -> Job | None:
         """What this lane works on."""
         work = self._work.get(lane.name)
         return work.job if work else None
 
-    def status_of(self, lane: Lane) -> LaneStatus:
+    def status_of(self, lane: BaseLane) -> LaneStatus:
         """`loading` for a job, too; `paused` after crashes, unless an engine lives."""
         if lane.loading is not None:
             return "loading"
@@ -221,10 +222,10 @@ class Scheduler:
         known = [rest for rest in rests if rest is not None]
         if len(known) < len(rests) or place.seconds is None or own is None:
             return None
-        return (sum(known) + place.seconds - own) / len(self.pool.lanes) + own
+        return (sum(known) + place.seconds - own) / max(1, len(self.pool.lanes)) + own
 
     def _rest(self, job: Job) -> float | None:
-        kind = self.pool.lane(job.lane).device.kind if job.lane else None
+        kind = lane.device.kind if job.lane and (lane := self.pool.lane(job.lane)) else None
         return self.pace.job_seconds(job.plan, job.last_progress, len(job.images), kind)
 
     async def drain(self, grace: float) -> None:
@@ -269,19 +270,22 @@ class Scheduler:
             await self.pool.close("shutdown")
 
     @property
-    def _idle(self) -> list[Lane]:
+    def _idle(self) -> list[BaseLane]:
         return [lane for lane in self.pool.lanes if lane.name not in self._work]
 
     @property
-    def _busy(self) -> list[Lane]:
+    def _busy(self) -> list[BaseLane]:
         return [lane for lane in self.pool.lanes if lane.name in self._work]
 
     def _place(self) -> None:
         if not self.queue or not self._idle:
             return
         rules = Rules(self._settings.swap_after, self.queue.served)
-        for each in place(self.queue.waiting, self.pool.views(self._busy), time.time(), rules):
-            job, lane = self.jobs[each.job.id], self.pool.lane(each.lane)
+        self.pace.kinds = self.pool.kinds
+        wants = self.queue.wants if self.pool.spreads else {}
+        idle = {lane.name: lane for lane in self._idle}
+        for each in place(self.queue.waiting, self.pool.views(self._busy, wants), time.time(), rules):
+            job, lane = self.jobs[each.job.id], idle[each.lane]
             self.queue.take(job)
             self._begin(lane, self._run_job(job, lane), job)
 
@@ -300,7 +304,7 @@ class Scheduler:
                 self._wishes.pop(entry.name, None)
                 self._begin(free, self._load(entry, free))
 
-    def _uses(self, lane: Lane, entry: Entry) -> bool:
+    def _uses(self, lane: BaseLane, entry: Entry) -> bool:
         job = self.job_on(lane)
         return (
             lane.holds(entry) or lane.loads(entry) or (job is not None and job.plan.entry.name == entry.name)
@@ -316,14 +320,14 @@ class Scheduler:
             soonest = min((seconds for seconds in ends if seconds is not None), default=None)
             await asyncio.wait_for(self._wake.wait(), soonest)
 
-    def _begin(self, lane: Lane, work: Coroutine[Any, Any, None], job: Job | None = None) -> None:
+    def _begin(self, lane: BaseLane, work: Coroutine[Any, Any, None], job: Job | None = None) -> None:
         self._work[lane.name] = Work(job, asyncio.create_task(work))
 
-    def _end(self, lane: Lane) -> None:
+    def _end(self, lane: BaseLane) -> None:
         del self._work[lane.name]
         self._wake.set()
 
-    async def _run_job(self, job: Job, lane: Lane) -> None:
+    async def _run_job(self, job: Job, lane: BaseLane) -> None:
         try:
             error = await self._runner.run(job, lane)
         except NoRoomYet as full:
@@ -341,29 +345,19 @@ class Scheduler:
         else:
             await self._settle(job, Ended(error))
 
-    async def _load(self, entry: Entry, lane: Lane) -> None:
-        """What somebody wished for; nobody waits for it."""
-        try:
-            async with lane.loaded(entry, lambda event: None):
-                pass
-        except Cancelled:
-            await lane.close("cancelled", entry)
-        except NoRoomYet as full:
-            if self._may_fit_later(entry, lane):
-                self._wishes.setdefault(entry.name, (entry, True))
-                self._end(lane)
-                return
+    async def _load(self, entry: Entry, lane: BaseLane) -> None:
+        """What somebody wished for."""
+        full = await load(entry, lane)
+        waits = full is not None and self._may_fit_later(entry, lane)
+        if waits:
+            self._wishes.setdefault(entry.name, (entry, True))
+        elif full is not None:
             log.error("model %s could not be loaded: %s", entry.id, full.refusal.message)
-        except ImagegenError as exc:
-            log.error("model %s could not be loaded: %s", entry.id, exc.message)
-            await lane.close("failed", entry)
-        except Exception:  # as in `Runner`
-            log.exception("internal error while loading %s", entry.id)
-            await lane.close("failed", entry)
         self._end(lane)
-        self.pool.memory_changed()
+        if not waits:
+            self.pool.memory_changed()
 
-    def _may_wait(self, job: Job, lane: Lane, full: NoRoomYet) -> bool:
+    def _may_wait(self, job: Job, lane: BaseLane, full: NoRoomYet) -> bool:
         """Whether it may fit later as it is, or at once in tiles."""
         if self._may_fit_later(job.plan.entry, lane):
             return True
@@ -373,7 +367,7 @@ class Scheduler:
             self.pool.memory_changed()
         return full.in_tiles
 
-    def _may_fit_later(self, entry: Entry, lane: Lane) -> bool:
+    def _may_fit_later(self, entry: Entry, lane: BaseLane) -> bool:
         """Whether another lane may take this model, or leave room for it at the end of its work."""
         self.pool.refuse(lane, entry)
         return len(self._work) > 1 or not self.pool.refused_everywhere(entry)

@@ -26,6 +26,8 @@ NAMES: Final[Mapping[str, str]] = {"CUDA": "cuda", "ROCm": "hip", "Vulkan": "vul
 """How ggml's names of GPUs begin, and their kind."""
 NODES: Final = ("nvidia[0-9]*", "kfd", "dri/renderD*")
 """Device nodes under /dev; without one there is no GPU that the engine could find on Linux."""
+NOWHERE: Final = ("none",)
+"""`--devices` of a server whose pictures are made on other machines."""
 CORES: Final = "GGUF_IMAGEGEN_WORKER_CORES"
 """The variable that tells a worker which cores are its own, comma-separated."""
 
@@ -58,11 +60,11 @@ class Device:
 def check_names(names: Sequence[str], environment: Mapping[str, str] = os.environ) -> None:
     """ValueError, in words, unless these are what `--devices` takes and this environment lets us see."""
     for name in names:
-        if not re.fullmatch(rf"auto|cpu|({'|'.join(VISIBLE)}):\d{{1,3}}", name):
+        if not re.fullmatch(rf"auto|none|cpu|({'|'.join(VISIBLE)}):\d{{1,3}}", name):
             known = ", ".join(f"{kind}:0" for kind in VISIBLE)
             raise ValueError(f"{name!r} is not a device: use auto, cpu, or GPUs by number, e.g. {known}")
-    if not names or ("auto" in names and len(names) > 1):
-        raise ValueError("name devices, e.g. cuda:0,cuda:1, or auto alone")
+    if not names or ({"auto", "none"} & {*names} and len(names) > 1):
+        raise ValueError("name devices, e.g. cuda:0,cuda:1, or auto alone, or none")
     if len(set(names)) < len(names):
         raise ValueError("name each device once; --cpu-lanes 2 makes two CPU lanes")
     for kind, number in (name.split(":") for name in names if ":" in name):
@@ -83,8 +85,11 @@ def make_devices(
 ) -> tuple[Device, ...]:
     """A device for each lane; `cores` are the usable ones, `threads` are those of one lane, 0 = its share.
 
-    A single lane has all cores, and one that is `auto` the engine's own choice of a device.
+    A single lane has all cores, and one that is `auto` the engine's own choice of a device. `none` is for a
+    server whose pictures are made elsewhere.
     """
+    if tuple(names) == NOWHERE:
+        return ()
     auto = tuple(names) == ("auto",)
     if auto and cpu_lanes == 1:
         return (Device(threads=threads or cores),)

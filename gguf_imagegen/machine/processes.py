@@ -32,8 +32,14 @@ def become_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "nice"):
         os.nice(NICENESS)
+    die_with_parent()
+
+
+def die_with_parent(*, kindly: bool = False) -> None:
+    """On Linux by a signal of the kernel, which may be handled if it is sent `kindly`."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        by = signal.SIGTERM if kindly else signal.SIGKILL
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
     elif sys.platform == "win32":
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
 
@@ -61,6 +67,11 @@ if sys.platform == "win32":
         if handle:
             kernel.WaitForSingleObject(handle, FOREVER)
         os._exit(0)
+
+
+def user_number() -> str:
+    """Of the user whose process this is; "" on Windows, where each has a folder for temporary files."""
+    return "" if sys.platform == "win32" else str(os.getuid())
 
 
 def was_killed(code: int) -> bool:

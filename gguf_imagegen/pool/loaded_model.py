@@ -11,7 +11,7 @@ from gguf_imagegen.catalog.verdict import needs_tiling
 from gguf_imagegen.machine.memory import Available
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.pool.options import Options
-from gguf_imagegen.vocabulary.engine import Engine, LoadSpec, Role
+from gguf_imagegen.vocabulary.engine import LiveEngine, LoadSpec, Role
 
 
 @dataclass(eq=False)
@@ -23,7 +23,7 @@ class LoadedModel:
     """
 
     entry: Entry
-    engine: Engine
+    engine: LiveEngine
     headers: Mapping[Role, Header]
     backend: str = ""
     kernels: str = ""

@@ -25,6 +25,8 @@ class Waiting:
     since: float
     caller: str = ""
     priority: int = 0
+    needs: str = ""
+    """Names all files that it needs, the model's and others."""
 
     @property
     def due(self) -> float:
@@ -41,7 +43,8 @@ class LaneView:
     """What placement knows of a lane.
 
     `holds` are the keys of its live engines, `refuses` those that did not fit beside what other lanes hold.
-    A paused lane starts no engine. `loaded` counts models in memory, `used` is when the lane worked last.
+    `lacks` is whose files are not there (`Waiting.needs`). A paused lane starts no
+    engine. `loaded` counts models in memory, `used` is when the lane worked last.
     """
 
     name: str
@@ -51,13 +54,16 @@ class LaneView:
     refuses: frozenset[str] = frozenset()
     loaded: int = 0
     used: float = 0.0
+    lacks: frozenset[str] = frozenset()
 
     def ready(self, job: Waiting) -> bool:
         """Whether this job needs no new engine here."""
+        if job.needs in self.lacks:
+            return False
         return bool(self.holds) if job.model is None else job.model in self.holds
 
     def may_load(self, job: Waiting) -> bool:
-        return not self.paused and job.model not in self.refuses
+        return not self.paused and job.model not in self.refuses and job.needs not in self.lacks
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,7 @@ class _Board:
     def __init__(
         self, waiting: Sequence[Waiting], lanes: Sequence[LaneView], now: float, rules: Rules
     ) -> None:
-        self._jobs = _in_turn(waiting, rules.served)
+        self._jobs = _in_turn(_possible(waiting, lanes), rules.served)
         self._lanes = lanes
         self._free = {lane.name: lane for lane in lanes if lane.idle}
         self._placed: dict[str, Assignment] = {}
@@ -127,18 +133,20 @@ class _Board:
         held: set[str | None] = {key for lane in self._free.values() for key in lane.holds}
         if held:
             held.add(None)
-        job = next((job for job in self._left() if job.model in held), None)
-        lane = self._lane_with(job) if job else None
-        return Assignment(job, lane.name) if job and lane else None
+        for job in self._left():
+            if job.model in held and (lane := self._lane_with(job)):
+                return Assignment(job, lane.name)
+        return None
 
     def _one_to_load(self) -> Assignment | None:
         if all(lane.paused for lane in self._free.values()):
             return None
-        seen: set[str | None] = set()  # a younger job for the same model cannot do better
+        seen: set[tuple[str | None, str]] = set()  # a younger job for the same files cannot do better
         for job in self._left():
-            if job.model not in seen and (lane := self._lane_for(job)) and self._worth_it(job, lane):
+            key = job.model, job.needs
+            if key not in seen and (lane := self._lane_for(job)) and self._worth_it(job, lane):
                 return Assignment(job, lane.name)
-            seen.add(job.model)
+            seen.add(key)
         return None
 
     def _lane_with(self, job: Waiting) -> LaneView | None:
@@ -160,6 +168,14 @@ class _Board:
         """How many lanes have this model in memory, or will soon."""
         coming = {each.lane for each in self._placed.values() if each.job.model == job.model}
         return sum(lane.ready(job) or lane.name in coming for lane in self._lanes)
+
+
+def _possible(waiting: Sequence[Waiting], lanes: Sequence[LaneView]) -> Sequence[Waiting]:
+    """Without those whose files no lane has: they wait for one that has them, and hold up nobody."""
+    if not any(lane.lacks for lane in lanes):
+        return waiting
+    nowhere = frozenset.intersection(*(lane.lacks for lane in lanes))
+    return [job for job in waiting if job.needs not in nowhere]
 
 
 def _in_turn(waiting: Sequence[Waiting], served: Mapping[str, float]) -> Sequence[Waiting]:

@@ -1,10 +1,13 @@
-"""The pool: all lanes of this machine, and what to ask of them together."""
+"""The pool: all lanes, those of this machine and of a cluster, and what to ask of them together."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
 
 from msgspec.structs import replace
 
@@ -14,6 +17,7 @@ from gguf_imagegen.catalog.load_options import OpenOptions
 from gguf_imagegen.machine import memory
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import Available, available
+from gguf_imagegen.pool.base_lane import BaseLane
 from gguf_imagegen.pool.failures import Failures
 from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.options import Options
@@ -26,10 +30,15 @@ from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 MOST_TILES = 10_000
 """Sizes of pictures for which it is remembered whether they are decoded in tiles."""
+Files: TypeAlias = tuple[Entry, tuple[Path, ...]]
+"""A model, and add-ons (`pool.needs`)."""
 
 
 class Pool:
-    """A lane for each device; `make_engine` gives an engine for one, not started yet."""
+    """A lane for each device of this machine; `make_engine` gives an engine for one, not started yet.
+
+    Lanes of other machines come and go.
+    """
 
     def __init__(
         self,
@@ -44,25 +53,69 @@ class Pool:
     ) -> None:
         self.ended: Callable[[str], None] = lambda why: None
         """Called with the reason when an engine has ended."""
+        self.changed: Callable[[], None] = lambda: None
+        """Called when a lane has come or gone, or may take other work than before."""
         self.failures = Failures(waits.failed_load)
-        self._refused: dict[str, set[str]] = {device.name: set() for device in devices}
+        self._refused: dict[str, set[str]] = defaultdict(set)
         self._catalog, self._tiles = catalog, dict[tuple[str, int, int], bool]()
+        if settings.cluster:  # a tuning is one machine's, and may change pixels
+            settings = settings.model_copy(update={"tuning": False})
         self._settings = settings = _alike(settings, devices)
         self._free = free or _free
         turn = asyncio.Lock()
-        self.lanes = tuple(
+        self._far: list[BaseLane] = []
+        self.own: Sequence[Lane] = tuple(
             Lane(
                 catalog, settings, functools.partial(make_engine, device), device,
                 free and functools.partial(free, device), whole and functools.partial(whole, device),
-                turn=turn, failures=self.failures, beside=lambda: self.lanes, waits=waits,
+                turn=turn, failures=self.failures, beside=lambda: self.own,
+                elsewhere=lambda: bool(self._far), waits=waits,
             )
             for device in devices
         )  # fmt: skip
-        for lane in self.lanes:
+        catalog.elsewhere = self._elsewhere
+        for lane in self.own:
             lane.ended = self._engine_ended
 
-    def lane(self, name: str) -> Lane:
-        return next(lane for lane in self.lanes if lane.name == name)
+    @property
+    def lanes(self) -> Sequence[BaseLane]:
+        """This machine's first."""
+        return (*self.own, *self._far)
+
+    def lane(self, name: str) -> BaseLane | None:
+        """None for one that has gone."""
+        return next((lane for lane in self.lanes if lane.name == name), None)
+
+    def add(self, lane: BaseLane) -> None:
+        """A lane of another machine, whose name no other one has."""
+        lane.ended = self._engine_ended
+        self._far.append(lane)
+        self._tiles.clear()
+        self.memory_changed()
+
+    def remove(self, lane: BaseLane) -> None:
+        """It takes no more work."""
+        self._far.remove(lane)
+        self._refused.pop(lane.name, None)
+        self.memory_changed()
+
+    @property
+    def device(self) -> Device:
+        """Of this machine, for work that is no lane's."""
+        return self.own[0].device if self.own else Device()
+
+    @property
+    def spreads(self) -> bool:
+        """Whether there are lanes of other machines, which may have other files."""
+        return bool(self._far)
+
+    @property
+    def kinds(self) -> Sequence[str]:
+        """Of the devices of all lanes, one each."""
+        return [lane.device.kind for lane in self.lanes] or ["auto"]
+
+    def _elsewhere(self, entry: Entry) -> bool:
+        return any(lane.has(entry) or lane.pulls(entry) for lane in self._far)
 
     # -- what is in memory ----------------------------------------------------------------------------
 
@@ -79,16 +132,16 @@ class Pool:
     @property
     def backend(self) -> str | None:
         """What the engine used last computes on."""
-        return self._used_last.backend
+        return self._used_last.backend if self._used_last else None
 
     @property
     def kernels(self) -> str | None:
         """Ours that it has in use on the CPU, see `Lane.kernels`."""
-        return self._used_last.kernels
+        return self._used_last.kernels if self._used_last else None
 
     @property
-    def _used_last(self) -> Lane:
-        return max(self.lanes, key=lambda lane: lane.used if lane.models else -1.0)
+    def _used_last(self) -> BaseLane | None:
+        return max(self.lanes, key=lambda lane: lane.used if lane.models else -1.0, default=None)
 
     @property
     def loading(self) -> Loading | None:
@@ -128,8 +181,8 @@ class Pool:
 
     @property
     def pause(self) -> float:
-        """Seconds until some lane may start an engine; 0 if one may now."""
-        return min(lane.pause for lane in self.lanes)
+        """Seconds until some lane may start an engine; 0 if one may now, or there is none."""
+        return min((lane.pause for lane in self.lanes), default=0.0)
 
     # -- equal pixels on every lane -------------------------------------------------------------------
 
@@ -155,13 +208,15 @@ class Pool:
             return False
         return any(lane.must_tile(entry, headers, width, height) for lane in self.lanes)
 
-    def room(self, lane: Lane) -> Available:
+    def room(self, lane: BaseLane) -> Available:
         """Memory that a lane has for a model, if all loaded ones made room.
 
         Asks GPUs: call it in a thread.
         """
+        if lane not in self.own:
+            return lane.free()
         free = self._free(lane.device)
-        near = [each for each in self.lanes if each.device.gpu == lane.device.gpu]
+        near = [each for each in self.own if each.device.gpu == lane.device.gpu]
         held = sum(self._catalog.size_on_disk(model.entry) for each in near for model in each.models)
         if free.vram is not None and lane.on_gpu:
             return Available(free.ram, free.vram + held)
@@ -169,43 +224,64 @@ class Pool:
 
     # -- placing --------------------------------------------------------------------------------------
 
-    def views(self, busy: Iterable[Lane]) -> list[LaneView]:
-        """The lanes as placement sees them; `busy` are those that have work."""
+    def views(self, busy: Iterable[BaseLane], wants: Mapping[str, Files] | None = None) -> list[LaneView]:
+        """The lanes as placement sees them; `busy` are those that have work.
+
+        `wants` are the files that waiting jobs need, by `Waiting.needs`.
+        """
         occupied = {lane.name for lane in busy}
+        lacks = self._lacks(wants or {})
         return [
             LaneView(
                 lane.name,
-                idle=lane.name not in occupied,
+                idle=lane.name not in occupied and not lane.leaving,
                 holds=_held(lane) - self._refused[lane.name],
                 paused=lane.pause > 0,
                 refuses=frozenset(self._refused[lane.name]),
+                lacks=lacks.get(lane.name, frozenset()),
                 loaded=len(lane.models),
                 used=lane.used,
             )
             for lane in self.lanes
         ]
 
-    def lane_to_load(self, entry: Entry, idle: Sequence[Lane]) -> Lane | None:
+    def _lacks(self, wants: Mapping[str, Files]) -> dict[str, frozenset[str]]:
+        """By lane: whose files are not there. Of a lane that would pull them, if others have them."""
+        if not self._far:  # what was not here was refused at the door
+            return {}
+        found: dict[str, set[str]] = {lane.name: set() for lane in self.lanes}
+        for key, (entry, addons) in wants.items():
+            have = [lane for lane in self.lanes if lane.has(entry, addons)]
+            able = have or [lane for lane in self._far if lane.pulls(entry, addons)]
+            for lane in self.lanes:
+                if lane not in able:
+                    found[lane.name].add(key)
+        return {name: frozenset(keys) for name, keys in found.items()}
+
+    def lane_to_load(self, entry: Entry, idle: Sequence[BaseLane]) -> BaseLane | None:
         """The idle lane that should load this model now: the one that has it, if any has."""
         has = [lane for lane in self.lanes if lane.holds(entry) or lane.loads(entry)]
         able = [
             lane
             for lane in has or self.lanes
             if lane in idle and not lane.pause and key_of(entry) not in self._refused[lane.name]
+            if not lane.leaving and (lane.has(entry) or lane.pulls(entry))
         ]
         return min(able, key=lambda lane: (len(lane.models), lane.used), default=None)
 
-    def refuse(self, lane: Lane, entry: Entry) -> None:
+    def refuse(self, lane: BaseLane, entry: Entry) -> None:
         """This model did not fit there; no other attempt until something has changed."""
         self._refused[lane.name].add(key_of(entry))
 
     def refused_everywhere(self, entry: Entry) -> bool:
-        return all(key_of(entry) in keys for keys in self._refused.values())
+        able = [lane for lane in self.lanes if lane.has(entry)]
+        return all(key_of(entry) in self._refused[lane.name] for lane in able)
 
     def memory_changed(self) -> None:
         """Something left memory or may do so now: what did not fit may fit."""
         for keys in self._refused.values():
             keys.clear()
+        self.changed()
 
     async def close(self, why: str) -> None:
         """End all engines; returns when they are gone."""
@@ -229,14 +305,14 @@ def _free(device: Device) -> Available:
     return available(gpu=device.gpu)
 
 
-def _held(lane: Lane) -> frozenset[str]:
+def _held(lane: BaseLane) -> frozenset[str]:
     alive = [model.entry for model in lane.models if model.engine.alive]
     return frozenset(key_of(each) for entry in alive for each in (entry, entry.without("control_net")))
 
 
 def _alike(settings: Settings, devices: Sequence[Device]) -> Settings:
     """What changes pixels is off unless it is said, where devices of several kinds would choose otherwise."""
-    if len({device.kind for device in devices}) == 1:
+    if len({device.kind for device in devices}) <= 1:
         return settings
     unsaid = [name for name in OpenOptions.__annotations__ if name not in settings.model_fields_set]
     return settings.model_copy(update=dict.fromkeys(unsaid, False))

@@ -276,16 +276,12 @@ Task: TypeAlias = Generate | Upscale | Read | Convert | Edges
 """What an engine can be asked to do."""
 
 
-class Engine(Protocol):
-    """One loaded model that runs one task at a time.
+class LiveEngine(Protocol):
+    """An engine that may have a model, and runs one task at a time.
 
-    Both iterators end after their last event. They raise `WorkerCrashed` if the engine died, and
-    `ModelLoadFailed`, `GenerationFailed` or `InsufficientMemory` if it reported a failure.
+    The iterator ends after its last event. It raises `WorkerCrashed` if the engine died, and
+    `GenerationFailed` or `InsufficientMemory` if it reported a failure.
     """
-
-    def load(self, spec: LoadSpec) -> AsyncIterator[EngineEvent]:
-        """Load the model: `Loading` events, then one `Loaded`."""
-        ...
 
     def run(self, task: Task) -> AsyncIterator[EngineEvent]:
         """Do the task: phases, progress, previews, and each artifact as soon as it is made.
@@ -301,4 +297,12 @@ class Engine(Protocol):
     @property
     def alive(self) -> bool:
         """True between a successful start and the end of the engine."""
+        ...
+
+
+class Engine(LiveEngine, Protocol):
+    """One that loads what it is told to. It raises `ModelLoadFailed`, too."""
+
+    def load(self, spec: LoadSpec) -> AsyncIterator[EngineEvent]:
+        """Load the model: `Loading` events, then one `Loaded`."""
         ...

@@ -88,6 +88,23 @@ class Made(Struct, frozen=True, tag=True):
     timings: Timings = Timings()
 
 
+class PreviewFile(Struct, frozen=True, tag=True):
+    """A preview that its lane has encoded."""
+
+    index: int
+    step: int
+    steps: int
+    data: bytes
+
+
+class PictureFile(Struct, frozen=True, tag=True):
+    """Picture `index` as it is delivered, which its lane has finished and encoded."""
+
+    index: int
+    data: bytes
+    timings: Timings
+
+
 class TextLine(Struct, frozen=True):
     """One line of text; `box` is its corners in pixels from the top left one clockwise, `score` 0 to 1."""
 
@@ -123,5 +140,16 @@ class Done(Struct, frozen=True, tag=True):
 
 
 EngineEvent: TypeAlias = (
-    Loading | Loaded | PhaseChanged | Progress | Preview | Made | TextFound | Notice | Failed | Done
+    Loading
+    | Loaded
+    | PhaseChanged
+    | Progress
+    | Preview
+    | PreviewFile
+    | Made
+    | PictureFile
+    | TextFound
+    | Notice
+    | Failed
+    | Done
 )

@@ -5,7 +5,8 @@ import { $, h, seconds } from "./dom.js";
 import * as log from "./log.js";
 
 const FRESH = 3000; // ms for which what is shown is believed
-const STATES = { ok: "Ready", loading: "Loading a model", paused: "Paused after crashes", error: "The last load failed", shutting_down: "Shutting down" };
+const STATES = { ok: "Ready", loading: "Loading a model", paused: "Paused after crashes", error: "The last load failed", no_lanes: "Waiting for a machine of the cluster", shutting_down: "Shutting down" };
+const CLUSTER = { joining: "Joining", joined: "Joined", away: "Its head is not answering", failed: "Not joined" };
 let timer = null;
 
 /** The view is looked at. */
@@ -30,11 +31,24 @@ function draw(health) {
     "In memory": health.models.join(", ") || "No model",
     Queue: health.queue ? `${health.queue} waiting` : "Empty",
     Backend: health.backend,
+    Cluster: health.cluster && (health.cluster.why ?? CLUSTER[health.cluster.status]),
     Version: health.version,
   }));
+  drawCluster(health.cluster);
   $("lanes").replaceChildren(...health.lanes.map((lane) => h("article", { class: "model", "aria-label": lane.name },
     h("div", { class: "bar" }, h("h4", {}, lane.name), h("span", { class: "badge" }, lane.status)),
     h("dl", {}, ...rows({ Model: lane.model ?? "None", Backend: lane.backend, Job: lane.job, "Resumes in": lane.pause ? seconds(lane.pause) : null })))));
+}
+
+/** The machines of a cluster, and the lanes that were lost, the last one first. */
+function drawCluster(cluster) {
+  $("cluster").hidden = !cluster;
+  if (!cluster) return;
+  $("nodes").replaceChildren(...cluster.nodes.map((node) => h("article", { class: "model", "aria-label": node.name },
+    h("div", { class: "bar" }, h("h4", {}, node.name), h("span", { class: "badge" }, node.status)),
+    h("dl", {}, ...rows({ Devices: node.devices.join(", "), "In memory": node.models.join(", "), Version: node.version, Refused: node.why })))));
+  $("lost").replaceChildren(...[...cluster.lost].reverse().map((lost) =>
+    h("li", {}, `${new Date(lost.at * 1000).toLocaleString()}: ${lost.lane} was lost (${lost.why})`)));
 }
 
 const rows = (values) => Object.entries(values).filter(([, value]) => value != null && value !== "")

@@ -23,6 +23,7 @@ from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.settings import Settings
 from scripts.bench import (
     builds,
+    cluster,
     images,
     jobs,
     lanes,
@@ -49,6 +50,7 @@ OWN: dict[str, Bench] = {
     "followers": jobs.followers,
     "concurrency": jobs.concurrency,
     "lanes": lanes.lanes,
+    "cluster": cluster.cluster,
     "mixed": mixed.mixed,
     "restarts": restarts.restarts,
     "journal": restarts.journal,

@@ -205,8 +205,7 @@ async def measure_heap(browser: Browser, url: str) -> None:
 
 
 async def measure_gallery(browser: Browser, url: str) -> None:
-    page = await new_page(browser, f"{url}/#gallery")
-    await page.goto(f"{url}/#/gallery")
+    page = await new_page(browser, f"{url}/#/gallery")
     await page.locator("#gallery img").first.wait_for()
     await page.wait_for_timeout(1000)
     await page.evaluate(WATCH_LONG_TASKS)
@@ -223,7 +222,7 @@ async def new_page(browser: Browser, url: str) -> Page:
     page = await (await browser.new_context()).new_page()
     page.set_default_timeout(DEADLINE)
     await page.goto(url)
-    await page.locator("#generate:enabled, #gallery img").first.wait_for()
+    await page.locator("#generate:enabled").wait_for(state="attached")
     return page
 
 

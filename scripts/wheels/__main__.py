@@ -25,8 +25,10 @@ def main() -> int:
     parser.add_argument("--backend", choices=engine.GPU, default="cpu")
     parser.add_argument("--levels", default="", help="comma-separated; all of this machine if not given")
     parser.add_argument("--archive", action="store_true", help="pack Python and all packages, too")
-    parser.add_argument("--to", type=Path, default=ROOT / "dist", help="folder for what is made")
+    parser.add_argument("--to", type=Path, help="folder for what is made: dist, of a GPU dist/BACKEND")
     options = parser.parse_args()
+    # apart from each other: of two engines of one version pip would take whichever is the last by name
+    options.to = options.to or ROOT / "dist" / ("" if options.backend == "cpu" else options.backend)
     options.to.mkdir(parents=True, exist_ok=True)
     work = ROOT / "build" / "wheels"
     try:

@@ -18,7 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+ROOT: Final = Path(__file__).resolve().parents[2]
 NAME: Final = "gguf-imagegen"
+BESIDE: Final = ("README.md", "LICENSE", "deploy/systemd/gguf-imagegen.service")
 LEFT_OUT: Final = (
     "__pycache__", "site-packages", "test", "tests", "idlelib", "turtledemo", "*tkinter*", "lib2to3",
     "config-*", "*.a", "ensurepip",
@@ -45,16 +47,24 @@ def build_archive(wheels: Path, work: Path) -> Path:
     version = sysconfig.get_python_version()
     packages = root / "python" / "lib" / f"python{version}" / "site-packages"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "install", "--no-compile"]
-    subprocess.run(
-        [*pip, "--find-links", wheels, "--target", packages, "--only-binary", ":all:", NAME], check=True
-    )
+    ours = sorted(wheels.glob("*.whl"))  # by file: nobody else's of the same name
+    subprocess.run([*pip, "--target", packages, "--only-binary", ":all:", *ours], check=True)
     shutil.rmtree(packages / "bin", ignore_errors=True)  # scripts that name this machine's Python
-    subprocess.run(
-        [python, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", root], check=True
-    )
+    compiling = [
+        "compileall",
+        "-q",
+        "-s",
+        str(root.parent),
+        "--invalidation-mode",
+        "unchecked-hash",
+        str(root),
+    ]
+    subprocess.run([python, "-m", *compiling], check=False)  # what is not Python 3 stays as it is
     launcher = root / NAME
     launcher.write_text(LAUNCHER)
     launcher.chmod(0o755)
+    for text in BESIDE:
+        shutil.copy(ROOT / text, root)
     return packed(root, wheels / f"{NAME}-linux-{os.uname().machine}.tar.gz")
 
 

@@ -89,7 +89,7 @@ def compiled(tree: Path, level: Level, backend: str, work: Path) -> Path:
     print(f"compiling {level.name} for {backend} ...", file=sys.stderr, flush=True)
     subprocess.run(["cmake", "--build", folder, "--target", "stable-diffusion"], check=True)
     (library,) = folder.rglob(LIBRARY)
-    return Path(shutil.copy(library, kept))
+    return Path(shutil.copy(library, kept.with_suffix(".part"))).replace(kept)
 
 
 def lay_out(tree: Path, wheel: Path, backend: str, levels: Sequence[Level]) -> None:

@@ -225,7 +225,7 @@ async def test_they_are_listed(served: tuple[App, list[Any]]) -> None:
 async def test_what_a_preprocessor_makes(running: RunningApp, model_dir: Path) -> None:
     """By the real engine, loading nothing: the edge between two halves, the shorter side as asked."""
     halves = np.zeros((64, 128, 3), np.uint8)
-    halves[:, 64:] = 255
+    halves[32:] = 255
     picture = base64.b64encode(png(Image.fromarray(halves))).decode()
     async with running(models_dir=model_dir) as app:
         asked = {"controlnet_input_images": [picture], "controlnet_processor_res": 128}
@@ -233,9 +233,9 @@ async def test_what_a_preprocessor_makes(running: RunningApp, model_dir: Path) -
         assert (status, body["info"]) == (200, "Success"), body
         edges = np.asarray(read_picture(body["images"][0]).convert("L"))
         assert edges.shape == (128, 256)
-        lit = np.flatnonzero(edges.max(axis=0) > 128)
+        lit = np.flatnonzero(edges.max(axis=1) > 128)
         assert 0 < len(lit) <= 8
-        assert 120 <= lit.min() <= lit.max() <= 136
+        assert 56 <= lit.min() <= lit.max() <= 72
         status, body = await app.post("/controlnet/detect", controlnet_input_images=[picture, picture])
         assert status == 200, body
         assert [read_picture(each).size for each in body["images"]] == [(1024, 512)] * 2
@@ -246,7 +246,7 @@ async def test_what_a_preprocessor_makes(running: RunningApp, model_dir: Path) -
     [
         ({"controlnet_module": "depth_midas"}, "Module not available: 'depth_midas'; known: none, canny"),
         ({"controlnet_input_images": []}, "No image selected"),
-        ({"controlnet_input_images": ["AAAA"]}, "controlnet_input_images"),
+        ({"controlnet_input_images": ["AAAA"]}, "Invalid image"),
         ({"controlnet_processor_res": 4096}, "controlnet_processor_res"),
     ],
 )

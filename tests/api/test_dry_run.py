@@ -87,7 +87,7 @@ async def test_what_was_measured_outlives_the_server(running: RunningApp, tmp_pa
     async with running(**kept) as app:
         _, after = await app.post(GENERATIONS, **DRY)
         assert after["seconds"] == before["seconds"] == pytest.approx(2 * 0.010 + 0.005)
-        assert after["load_seconds"] > 0
+        assert after["load_seconds"] is not None
     file = tmp_path / "state" / "pace.json"
     assert file.stat().st_mode & 0o077 == 0
     file.write_text("[]")

@@ -295,7 +295,8 @@ class Gated(QuickEngine):
         self._gate = gate
 
     async def at_step(self, step: int) -> None:
-        await self._gate.wait()
+        while not self._gate.is_set():
+            await self.pause(0.01)
 
 
 async def test_errors_of_items_outlive_the_server(running: RunningApp, catalog: Path, tmp_path: Path) -> None:

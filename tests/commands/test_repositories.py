@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +14,8 @@ import yaml
 from PIL import Image
 
 from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.modelfiles.header import read_header
+from gguf_imagegen.modelfiles.inspect import component_of
 from tests.hub import HubServer
 from tests.weights import split_gguf
 
@@ -208,8 +209,7 @@ def test_a_part_that_is_given(home: Home) -> None:
     here.write_bytes(home.tae)
     home.hub.add("other/parts", "vae/tae.gguf", home.tae)
     words: tuple[str | Path, ...] = ("--yes", "--catalog", home.without_components())
-    name = home.run("inspect", here, "--json").stdout
-    role = json.loads(name)["files"][0]["component"]
+    role = component_of(read_header(here))
     run = home.run("pull", "someone/Tiny-GGUF", "--component", f"{role}={here}", *words)
     assert run.returncode == 0, run.stderr
     assert "this machine" in run.stderr
@@ -233,7 +233,7 @@ def test_a_part_that_is_given(home: Home) -> None:
     [
         ("vae=hf.co/someone/Tiny-GGUF", "someone/Tiny-GGUF has no vae; name the file"),
         ("vae=gone.safetensors", "vae=gone.safetensors: no such file"),
-        ("vae=hf.co/someone/Tiny-GGUF/tiny-Q8_0.gguf", "this is a model"),
+        ("vae=hf.co/someone/Tiny-GGUF/tiny-Q8_0.gguf", "tiny-Q8_0.gguf: this is "),
         ("model=hf.co/someone/Tiny-GGUF", "model is the model itself"),
     ],
 )

@@ -14,6 +14,7 @@ from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.engines.sdcpp import golden
 from gguf_imagegen.engines.sdcpp.choice import NONE_RIGHT, Record, best
 from gguf_imagegen.engines.sdcpp.golden import GGMLS, OURS, Likeness, likeness
+from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.levels import Level
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import LoadSpec, Task
@@ -65,7 +66,7 @@ async def test_a_build_that_ends_its_process() -> None:
 
 async def test_the_engine_here_draws_it() -> None:
     """The real one, as it was compiled: the pictures in the package are those of the embedded model."""
-    found = await likeness(EngineProcess(), len(os.sched_getaffinity(0)))
+    found = await likeness(EngineProcess(), usable_cores())
     assert found.right, found.words
 
 

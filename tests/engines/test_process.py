@@ -18,7 +18,7 @@ import uvloop
 from msgspec.structs import replace
 
 from gguf_imagegen.commands.testmodel import write_test_model
-from gguf_imagegen.engines.process import WORKER, EngineProcess, worker_environment
+from gguf_imagegen.engines.process import WAITING, WORKER, EngineProcess, worker_environment
 from gguf_imagegen.engines.sdcpp.library import self_test
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.vocabulary.artifacts import RawImage
@@ -377,8 +377,17 @@ def test_the_worker_gets_no_secrets() -> None:
     environment = worker_environment(
         {"PATH": "/bin", "HF_TOKEN": "a", "imagegen_api_key": "b", "PYTHONPATH": "x"}
     )
-    assert environment.keys() == {"PATH", "PYTHONPATH"}
+    assert environment.keys() == {"PATH", "PYTHONPATH", "OMP_WAIT_POLICY"}
     assert environment["PYTHONPATH"].endswith(f"{os.pathsep}x")
+
+
+@pytest.mark.parametrize(
+    "own", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "0"}, {"KMP_BLOCKTIME": "1"}]
+)
+def test_threads_wait_asleep_unless_the_environment_says_how(own: dict[str, str]) -> None:
+    assert worker_environment({})["OMP_WAIT_POLICY"] == "passive"
+    kept = worker_environment(own)
+    assert {name: kept[name] for name in WAITING if name in kept} == own
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,7 @@ def test_cpu_lanes_share_the_cores(names: tuple[str, ...]) -> None:
         (["gpu"], "'gpu' is not a device: use auto, cpu, or GPUs by number, e.g. cuda:0"),
         (["cuda"], "'cuda' is not a device"),
         (["auto", "cpu"], "or auto alone"),
+        (["none", "cpu"], "or auto alone"),
         ([], "name devices"),
         (["cpu", "cpu"], "--cpu-lanes 2"),
     ],

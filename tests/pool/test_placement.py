@@ -200,3 +200,20 @@ def test_ten_thousand_wait() -> None:
     waiting = [Waiting(str(number), "ab"[number % 2], 0) for number in range(10_000)]
     lanes = [LaneView(str(number), holds=frozenset("c"), loaded=1) for number in range(64)]
     assert len(place(waiting, lanes, 0, RULES)) == 64
+
+
+def test_a_job_waits_for_a_lane_that_has_its_files() -> None:
+    """However late it is, and without holding up those whose files are there."""
+    waiting = [Waiting("0", "a", 0, needs="a"), Waiting("1", "b", 1, needs="b")]
+    here, there = LaneView("here", lacks=frozenset("a")), LaneView("there", lacks=frozenset("b"))
+    assert placed(waiting, here, there, now=50) == {"0": "there", "1": "here"}
+    assert placed(waiting, here, now=50) == {"1": "here"}
+
+
+def test_a_younger_job_goes_first_where_its_add_on_is() -> None:
+    """Of one model, too, whether it is in memory or has to be loaded."""
+    waiting = [Waiting("0", "a", 0, needs="a + lora"), Waiting("1", "a", 1, needs="a")]
+    plain = LaneView("plain", lacks=frozenset({"a + lora"}))
+    busy = LaneView("busy", idle=False)
+    for lane in (plain, replace(plain, holds=frozenset("a"))):
+        assert placed(waiting, lane, busy, now=2) == {"1": "plain"}

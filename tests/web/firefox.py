@@ -32,7 +32,7 @@ KEYS = {"Enter": "\ue007", "Control": "\ue009", "Escape": "\ue00c", "ArrowRight"
 class FirefoxPage:
     """One page, and what its console complained of."""
 
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse[bool]) -> None:
         self._socket = socket
         self._count = 0
         self._context = ""
@@ -93,7 +93,7 @@ class FirefoxPage:
         self._count += 1
         await self._socket.send_json({"id": self._count, "method": method, "params": params})
         while True:
-            told = await self._socket.receive_json(timeout=DEADLINE)
+            told = json.loads((await self._socket.receive(DEADLINE)).data)
             if told["type"] == "event":
                 self._heard(told["params"])
             elif told["id"] == self._count:

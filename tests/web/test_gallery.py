@@ -201,6 +201,7 @@ async def test_two_pictures_are_compared(running: RunningApp, visit: OpenPage, s
         await expect(title).to_have_text("Comparison")
         await expect(page.locator("#viewer-parameters")).to_contain_text("199 → 197")
         await expect(page.locator("#viewer-parameters")).not_to_contain_text("Steps")
+        await expect(pair.last).to_have_js_property("naturalWidth", 512)
         box = await page.locator("#viewer .pair").bounding_box()
         assert box is not None
         await page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 50)

@@ -40,7 +40,7 @@ async def config(request: web.Request) -> web.Response:
 def _state(app: web.Application, entry: Entry) -> str:
     if app[SERVICE].pool.loads(entry):
         return "LOADING"
-    return "AVAILABLE" if app[SERVICE].catalog.on_disk(entry) and not entry.unsupported else "END"
+    return "AVAILABLE" if app[SERVICE].catalog.within_reach(entry) and not entry.unsupported else "END"
 
 
 def _status(state: str) -> dict[str, Any]:

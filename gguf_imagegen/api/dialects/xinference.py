@@ -74,7 +74,7 @@ async def launch(request: web.Request) -> web.Response:
     if not isinstance(name, str):
         raise InvalidRequest("model_name: is required", param="model_name")
     entry = service.catalog.get(f"{name}:{quant}" if isinstance(quant, str) and quant != "none" else name)
-    service.catalog.require_on_disk(entry)
+    service.catalog.require_within_reach(entry)
     service.scheduler.want(entry)
     if request.query.get("wait_ready", "true").lower() != "false":
         await _until_loaded(service, entry)
@@ -125,7 +125,7 @@ def _registration(catalog: Catalog, entry: Entry, detailed: bool) -> dict[str, A
             "model_description": entry.description,
             "model_ability": list(entry.capabilities),
             "quantizations": [each.quant for each in catalog.quants(entry.id) if each.quant],
-            "cache_status": catalog.on_disk(entry),
+            "cache_status": catalog.within_reach(entry),
         }
     return said
 

@@ -14,7 +14,6 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from gguf_imagegen.modelfiles.lora_names import write_renamed
 from gguf_imagegen.vocabulary.engine import Generate, Lora
 
 MOST_BYTES: Final = 1 << 30
@@ -42,6 +41,8 @@ class LoraCopies:
             return lora
         copy = self._copy_of(lora)
         if copy not in self._sizes:
+            from gguf_imagegen.modelfiles.lora_names import write_renamed  # NumPy, as in `embeddings`
+
             shutil.rmtree(copy.parent, ignore_errors=True)  # what a full disk has left there
             copy.parent.mkdir()
             write_renamed(lora.path, lora.renamed, copy)

@@ -34,7 +34,7 @@ def on_disk(catalog: Catalog) -> Iterator[Entry]:
     """Every quantisation that could be loaded now."""
     for entry in catalog.entries:
         for each in catalog.quants(entry.id):
-            if catalog.on_disk(each) and not each.unsupported:
+            if catalog.within_reach(each) and not each.unsupported:
                 yield each
 
 
@@ -52,6 +52,6 @@ def find_model(catalog: Catalog, name: str) -> Entry:
 def use_by_default(app: web.Application, entry: Entry) -> None:
     """Make it the model of requests that name none, and have it loaded as soon as no job waits."""
     catalog = app[SERVICE].catalog
-    catalog.require_on_disk(entry)
+    catalog.require_within_reach(entry)
     app[SERVICE].default_model = entry.id if catalog.get(entry.id) == entry else entry.name
     app[SERVICE].scheduler.want(entry)

@@ -103,7 +103,7 @@ async def _resized(service: Service, data: bytes, resolution: int) -> RawImage:
 
 
 async def _edges(service: Service, picture: RawImage) -> RawImage:
-    engine = service.backend.engine(service.pool.lanes[0].device)
+    engine = service.backend.engine(service.pool.device)
     try:
         async for event in engine.run(Edges(picture)):
             if isinstance(event, Made):
