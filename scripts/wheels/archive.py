@@ -50,16 +50,9 @@ def build_archive(wheels: Path, work: Path) -> Path:
     ours = sorted(wheels.glob("*.whl"))  # by file: nobody else's of the same name
     subprocess.run([*pip, "--target", packages, "--only-binary", ":all:", *ours], check=True)
     shutil.rmtree(packages / "bin", ignore_errors=True)  # scripts that name this machine's Python
-    compiling = [
-        "compileall",
-        "-q",
-        "-s",
-        str(root.parent),
-        "--invalidation-mode",
-        "unchecked-hash",
-        str(root),
-    ]
-    subprocess.run([python, "-m", *compiling], check=False)  # what is not Python 3 stays as it is
+    how = ["--invalidation-mode", "unchecked-hash", "-s", str(root.parent)]
+    # what is not Python 3 stays as it is
+    subprocess.run([str(python), "-m", "compileall", "-q", *how, str(root)], check=False)
     launcher = root / NAME
     launcher.write_text(LAUNCHER)
     launcher.chmod(0o755)
