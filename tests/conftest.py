@@ -44,7 +44,16 @@ from tests.fake_engines import FakeBackend
 from tests.hub import HubServer
 
 DEADLINE = 60.0
-LARGE = ("test_docs_build.py", "test_litellm.py", "test_rapidocr.py", "test_unet.py")
+LARGE = (
+    "test_deaths.py",
+    "test_docs_build.py",
+    "test_firefox.py",
+    "test_fresh_machine.py",
+    "test_hundred.py",
+    "test_litellm.py",
+    "test_rapidocr.py",
+    "test_unet.py",
+)
 POSIX = "\npytestmark = pytest.mark.posix\n"
 
 
@@ -58,17 +67,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
     Nor what Windows lacks: a module that says `posix` of itself may import it.
     """
-    large = collection_path.name in (
-        "test_fresh_machine.py",
-        "test_deaths.py",
-        "test_hundred.py",
-        "test_rapidocr.py",
-        "test_unet.py",
-        "test_litellm.py",
-        "test_docs_build.py",
-        "test_firefox.py",
-    )
-    if large and not config.getoption("all"):
+    if collection_path.name in LARGE and not config.getoption("all"):
         return True
     foreign = sys.platform == "win32" and collection_path.suffix == ".py"
     return True if foreign and POSIX in collection_path.read_text(encoding="utf-8") else None

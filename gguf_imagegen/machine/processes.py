@@ -69,6 +69,11 @@ if sys.platform == "win32":
         os._exit(0)
 
 
+def user_number() -> str:
+    """Of the user whose process this is; "" on Windows, where each has a folder for temporary files."""
+    return "" if sys.platform == "win32" else str(os.getuid())
+
+
 def was_killed(code: int) -> bool:
     """Whether a process was ended from outside, which no fault of its own does; by its exit code."""
     return code < 0 and signal.Signals(-code).name in ("SIGKILL", "SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT")

@@ -309,7 +309,7 @@ function settingFault() {
   const chosen = model();
   if (!chosen) return [$("model"), "No model on this machine. Download one under Models."];
   if (sizes.tooLarge()) return [sizes.tooLarge(), ""];
-  const wrong = [...$("create").querySelectorAll(":invalid")].find((each) => each.labels && !each.closest("[hidden]"));
+  const wrong = [...$("create").querySelectorAll(":invalid")].find((each) => each.labels && each !== $("prompt") && !each.closest("[hidden]"));
   if (wrong) return [wrong, `${wrong.labels[0]?.firstChild.textContent.trim() ?? wrong.ariaLabel}: ${wrong.validationMessage}`];
   if (addons.lacksPicture()) return [$("control-file"), "Choose a picture for the ControlNet, or None as its network."];
   const needs = !chosen.meta.capabilities.includes("text-to-image") && !inputs.given().length;

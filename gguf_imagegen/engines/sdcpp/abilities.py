@@ -1,4 +1,4 @@
-"""What stable-diffusion.cpp can do: the one table of its samplers, schedules and upscalers."""
+"""What stable-diffusion.cpp can do: its samplers, schedules, upscalers and generators of noise, by name."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ HIRES_UPSCALERS: Final = (
     "none", "latent", "latent_nearest", "latent_nearest_exact", "latent_antialiased", "latent_bicubic",
     "latent_bicubic_antialiased", "lanczos", "nearest", "model",
 )  # fmt: skip
+RNGS: Final = ("std_default", "cuda", "cpu")
 DEFAULT_SCHEDULE: Final = "default"
 """The schedule that sd.cpp thinks best for a sampler."""
 ABILITIES: Final = Abilities(

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, get_args
 import stable_diffusion_cpp.stable_diffusion_cpp as low
 
 from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
-from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, SAMPLERS, SCHEDULES
+from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, RNGS, SAMPLERS, SCHEDULES
 from gguf_imagegen.engines.sdcpp.build import default_backend, devices, kernels
 from gguf_imagegen.engines.sdcpp.embeddings import EmbeddingSlots
 from gguf_imagegen.engines.sdcpp.lora_copies import LoraCopies
@@ -37,7 +37,6 @@ from gguf_imagegen.vocabulary.engine import (
 PREVIEWS: Final[tuple[PreviewMode, ...]] = ("none", "proj", "tae", "vae")
 STEP_CACHES: Final[tuple[StepCache, ...]] = get_args(StepCache)
 PREDICTIONS: Final[tuple[Prediction, ...]] = get_args(Prediction)
-RNGS: Final = ("std_default", "cuda", "cpu")
 CANNY: Final = (0.08, 0.08, 0.8, 1.0, False)
 """Thresholds, grey of weak and strong edges, and whether to invert, as in sd.cpp's command."""
 LORA_MODES: Final = ("auto", "immediately", "at_runtime")

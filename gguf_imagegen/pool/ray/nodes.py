@@ -20,6 +20,7 @@ from typing import Final
 import psutil
 
 from gguf_imagegen.engines.process import with_package
+from gguf_imagegen.machine.processes import apart
 from gguf_imagegen.pool.ray.node_settings import without_secrets
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import ImagegenError, NotInstalled
@@ -87,7 +88,7 @@ def known_token(settings: Settings, folder: Path | None) -> str | None:
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     for path in (Path(named) if named else None, folder and folder / TOKEN):
         if path is not None and path.is_file():
-            return path.read_text().strip()
+            return path.read_text(encoding="utf-8").strip()
     return None
 
 
@@ -181,7 +182,7 @@ class RayNode:
         """Returns when the node is there. Raises ClusterFailed."""
         self._process = await asyncio.create_subprocess_exec(
             *RAY, "start", "--block", *self._flags(), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
-            env=with_package(self._environment), start_new_session=True,
+            env=with_package(self._environment), **apart(),
         )  # fmt: skip
         self._reading = asyncio.create_task(self._read(self._process))
         started = asyncio.create_task(self._started.wait())

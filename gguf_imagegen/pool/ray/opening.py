@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -19,6 +18,7 @@ from gguf_imagegen.download.pull import Pull
 from gguf_imagegen.machine import locks
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.memory import available
+from gguf_imagegen.machine.processes import user_number
 from gguf_imagegen.planning.load_spec import model_spec
 from gguf_imagegen.pool.neighbour import Neighbour
 from gguf_imagegen.pool.ray.files import Resolver
@@ -39,7 +39,7 @@ class Opening:
         self._device = device
         self._resolver = Resolver(settings, node)
         self._neighbour = Neighbour(settings.before_load)
-        user = os.getuid() if hasattr(os, "getuid") else ""
+        user = user_number()
         self._turn = Path(tempfile.gettempdir()) / f"gguf-imagegen-load-{user}-{_plain(node)}.lock"
 
     def task(self, task: Task) -> Task:

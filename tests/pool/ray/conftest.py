@@ -104,7 +104,8 @@ class Cluster:
         self.head: RayNode | None = None
 
     async def start(self) -> None:
-        extra = [SMALL, f"--temp-dir={self.folder}"]
+        own = tempfile.mkdtemp(dir=self.folder)  # in one of before Ray takes nodes of here for a head
+        extra = [SMALL, f"--temp-dir={own}"]
         self.head = RayNode(self.address, nodes.environment(self.token), head=True, extra=extra)
         await self.head.start()
 
