@@ -81,6 +81,7 @@ async def test_only_the_mask_changes(studio: ServerProcess, visit: OpenPage) -> 
         await ready(page)
         await page.set_input_files("#file", upload("noise.png", png(original)))
         await page.get_by_role("button", name="Paint a mask…").click()
+        await expect(page.locator("#mask")).to_be_visible()
         box = await page.locator("#mask-paint").bounding_box()
         assert box is not None
         left, top = box["x"] + box["width"] / 4, box["y"] + box["height"] / 4

@@ -115,6 +115,7 @@ async def test_the_command_of_an_edit_is_an_edit(
         await ready(page)
         await page.set_input_files("#file", upload("noise.png", png(noise())))
         await page.get_by_role("button", name="Paint a mask…").click()
+        await expect(page.locator("#mask")).to_be_visible()
         box = await page.locator("#mask-paint").bounding_box()
         assert box is not None
         await page.locator("#brush").fill("200")
