@@ -242,5 +242,7 @@ def test_it_ships_with_its_card_and_licences() -> None:
     assert {path.name for path in PACKAGED.iterdir() if path not in weights} == {
         "MODEL_CARD.md",
         "OFL-1.1.txt",
+        "golden-ggml.png",
+        "golden.png",
         "names.txt",
     }
