@@ -104,7 +104,7 @@ async function refresh() {
 function attempt(what) {
   reading ??= what().then(
     (result) => { $("gallery-error").replaceChildren(); return result; },
-    (error) => { $("gallery-error").replaceChildren(error.message, " ", button("Try again", () => (begun ? attempt(refresh) : fillView()), { class: "small" })); },
+    (error) => { stale = begun; $("gallery-error").replaceChildren(error.message, " ", button("Try again", () => (begun ? attempt(refresh) : fillView()), { class: "small" })); },
   ).finally(() => {
     reading = null;
     tell();
