@@ -211,7 +211,9 @@ async def restarts(run: Run) -> None:
                 starts.append(now() - began)
             killed = await _kill_workers(run, server, restarts, worker_kills)
             restarts.closing = True
-            await asyncio.wait_for(asyncio.gather(*clients), 10 * DEADLINE)
+            await asyncio.wait(clients, timeout=10 * DEADLINE)
+            for job in [job for job in restarts.jobs if not job.ends]:
+                run.say(f"{job.id} has no end here, the server: {(await _object(session, job.id))['status']}")
             await _judge(run, session, restarts, kills + killed)
             run.tell("killed, to the first answer of the next server", "s", starts)
             server.stop()
