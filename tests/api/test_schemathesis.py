@@ -54,9 +54,9 @@ MODELS = (MODEL, "sd-turbo", "sd-turbo:q8_0", "nobody")
 LIMITS = {"max_steps": 2, "max_pixels": 128 * 128, "max_images": 2, "max_queue": 1000, "heartbeat": 0.05}
 REFUSING = {
     "POST /sdcpp/v1/vid_gen", "POST /v1/images/ocr", "POST /sdapi/v1/interrogate",
-    "POST /v1/jobs/{id}",
+    "POST /v1/jobs/{id}", "POST /v1/cluster/nodes/{name}/drain",
 }  # fmt: skip
-"""No request of these goes through: it needs an extra, or a job that waits."""
+"""No request of these goes through: it needs an extra, a cluster, or a job that waits."""
 UPSCALERS = "upscalers"
 MCP = "POST /mcp"
 """Whether a message of its own protocol goes through is chance."""
@@ -67,7 +67,16 @@ Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 PNG = png(noise(64, 64))
 PICTURE = base64.b64encode(PNG).decode()
-LISTS = ("image", "images", "init_images", "url", "image[]", "ref_images", "extra_images")
+LISTS = (
+    "image",
+    "images",
+    "init_images",
+    "url",
+    "image[]",
+    "ref_images",
+    "extra_images",
+    "controlnet_input_images",
+)
 SINGLE = ("mask", "mask_image", "init_image")
 RIGHT: dict[str, list[Any]] = {
     "model": list(MODELS),
@@ -92,12 +101,15 @@ RIGHT: dict[str, list[Any]] = {
 """What a body of any dialect may hold there and go through."""
 RIGHT_OF: dict[str, dict[str, list[Any]]] = {
     "/v1/images/upscale": {"model": ["double"]},
+    "/controlnet/detect": {"controlnet_processor_res": [64, -1]},
     "/v1/models/convert": {
         "model": [MODEL], "type": ["q8_0", "f16"], "rules": [""], "name": ["smaller"], "force": [True],
     },
 }  # fmt: skip
 """The same for one path."""
-NO_PICTURE = ("/v1/models/pull", "/v1/models/convert", "/sdapi/v1/options", "/sdapi/v1/png-info")
+NO_PICTURE = (
+    "/v1/models/pull", "/v1/models/convert", "/sdapi/v1/options", "/sdapi/v1/png-info", "/controlnet/detect",
+)  # fmt: skip
 UNSERVED = {
     "control", "control_image", "lora", "kwargs", "upscaler", "upscale", "background", "extra_body",
     "override_settings", "alwayson_scripts", "sampler_index", "hr_resize_x", "hr_resize_y",

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguf_imagegen.engines import wire
+from gguf_imagegen.vocabulary import engine, events
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.events import Done, EngineEvent, Preview, Progress
 
@@ -24,8 +25,11 @@ def messages(kind: type[msgspec.Struct]) -> st.SearchStrategy[msgspec.Struct]:
     return st.builds(kind, **{field.name: st.from_type(field.type) for field in msgspec.structs.fields(kind)})
 
 
-EVENTS = st.one_of([messages(kind) for kind in get_args(EngineEvent)])
-COMMANDS = st.one_of([messages(kind) for kind in get_args(wire.Command)])
+for struct in (*vars(engine).values(), *vars(events).values()):
+    if isinstance(struct, type) and issubclass(struct, msgspec.Struct):
+        st.register_type_strategy(struct, messages)
+EVENTS = st.one_of([st.from_type(kind) for kind in get_args(EngineEvent)])
+COMMANDS = st.one_of([st.from_type(kind) for kind in get_args(wire.Command)])
 
 
 def message_of(frame: bytes) -> bytes:

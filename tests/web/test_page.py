@@ -78,10 +78,12 @@ async def test_nothing_scrolls_sideways(studio: ServerProcess, visit: OpenPage, 
             assert await fits_across(page), view
         await go(page, "create")
         await page.locator(".job .tile").first.click()
+        await expect(page.locator("#viewer")).to_be_visible()
         assert await page.evaluate("document.querySelector('#viewer').scrollWidth <= innerWidth")
         assert await fits_across(page)
         await page.get_by_role("button", name="Use as input").click()
         await page.get_by_role("button", name="Paint a mask…").click()
+        await expect(page.locator("#mask")).to_be_visible()
         inside = """(() => {
             const dialog = document.querySelector("#mask");
             return dialog.scrollWidth <= dialog.clientWidth && dialog.clientWidth <= innerWidth;

@@ -44,7 +44,7 @@ class DetectRequest(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    controlnet_module: str = "none"
+    controlnet_module: str = Field("none", json_schema_extra={"enum": [*PREPROCESSORS]})
     controlnet_input_images: tuple[Upload, ...] = Field((), max_length=16)
     controlnet_processor_res: int = Field(RESOLUTION, ge=-1, le=2048)
 
