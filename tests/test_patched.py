@@ -19,6 +19,16 @@ from scripts.engine.patched import GGML_CPU, HOOKS, KERNELS, Unpatched
 
 ROOT = Path(__file__).resolve().parents[1]
 HUNK = re.compile(r"@@ -(\d+)")
+PIP_OF_A_NEW_ENVIRONMENT = """#!/usr/bin/env bash
+# Stands for Python: the engine loads once pip was asked for what it needs, if that is to be had.
+case "$*" in
+  *" download "*) cp "$FOLDER"/*.tar.gz "${{@: -1}}" ;;
+  *--force-reinstall*) echo "install ${{*: -1}}" >>"$FOLDER/calls" ;;
+  *" install --quiet "*) [ {there} = 1 ] && touch "$FOLDER/needed" ;;
+  "-c "*) [ -e "$FOLDER/needed" ] ;;
+  *) exec {python} "$@" ;;
+esac
+"""
 
 
 def fitting(hook: str) -> dict[str, list[str]]:
@@ -90,6 +100,31 @@ def test_an_archive_of_another_hash(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (place / "otherwise.py").is_file()
     assert note.read_text() == "the engine's source archive does not have the pinned hash\n"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_what_the_engine_needs_is_installed_first(tmp_path: Path, *, there: bool) -> None:
+    """A new environment has nothing of it, and without it the best engine does not load."""
+    fake = tmp_path / "python"
+    fake.write_text(PIP_OF_A_NEW_ENVIRONMENT.format(python=sys.executable, there=int(there)))
+    fake.chmod(0o755)
+    archive(tmp_path)
+    note = tmp_path / "note"
+    program = (
+        "import sys; sys.executable = sys.argv.pop(1); from scripts.engine import patched; patched.main()"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, str(fake), "--otherwise", "plain", "--note", str(note)],
+        cwd=ROOT, env={**os.environ, "FOLDER": str(tmp_path)}, check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert note.exists() is not there
+    assert ("plain" in (tmp_path / "calls").read_text()) is not there
+
+
+def test_these_tests_run_on_the_engine_with_kernels() -> None:
+    """The environment that `scripts/test` makes has no note of why it could not be built."""
+    note = Path(sys.prefix) / "engine-unpatched"
+    assert not note.exists(), note.read_text()
 
 
 def test_the_pinned_archive_is_of_an_allowed_version() -> None:

@@ -91,6 +91,8 @@ def install_patched() -> None:
     with tempfile.TemporaryDirectory(prefix="gguf-imagegen-engine-") as folder:
         if not install(str(source_tree(Path(folder)))):
             raise Unpatched("the engine does not compile with them")
+    if run([*PIP, "install", "--quiet", ENGINE]).returncode:  # what it needs: nothing is there in a new .venv
+        raise Unpatched("what the engine needs cannot be installed")
     if run([sys.executable, "-c", LOADS], Path(sys.base_prefix)).returncode:
         raise Unpatched("the engine's library does not load with them")
 
