@@ -212,10 +212,15 @@ class Runner:
         await self._settle(job, ImageReady(index, seed, name, *plan.delivered, timings))
 
 
-async def load(entry: Entry, lane: BaseLane) -> NoRoomYet | None:
+async def load(entry: Entry, lane: BaseLane, pace: Pace) -> NoRoomYet | None:
     """Load a model that no job waits for; what fails is logged, but for want of room."""
+
+    def learn(event: Loading | Loaded) -> None:
+        if isinstance(event, Loaded):
+            pace.learn_load(entry, event.seconds, lane.device.kind)
+
     try:
-        async with lane.loaded(entry, lambda event: None):
+        async with lane.loaded(entry, learn):
             pass
     except Cancelled:
         await lane.close("cancelled", entry)

@@ -347,7 +347,7 @@ class Scheduler:
 
     async def _load(self, entry: Entry, lane: BaseLane) -> None:
         """What somebody wished for."""
-        full = await load(entry, lane)
+        full = await load(entry, lane, self.pace)
         waits = full is not None and self._may_fit_later(entry, lane)
         if waits:
             self._wishes.setdefault(entry.name, (entry, True))
