@@ -106,7 +106,7 @@ async def test_presets(address: str, visit: OpenPage) -> None:
 
 
 async def test_several_loras(address: str, visit: OpenPage) -> None:
-    """Found by name, weighted by a slider; a click adds trigger words once; what does not fit is told at once."""
+    """Found by name, weighted by a slider; a click adds trigger words once; a misfit is told at once."""
     async with visit(address, statuses=(400,)) as page:
         await ready(page)
         await page.click("#lora-add")
