@@ -3,7 +3,8 @@
 //
 // Weights and windows of (M + 2)^2 pixels are transformed, the products of each of the (M + 2)^2 places are matrix products
 // over the channels, and sums of these are the results. Tiles are numbered along the rows of the picture, and a vector
-// holds one value of as many neighbours among them.
+// holds one value of as many neighbours among them. Factors are floats whatever other operations take: BF16 would halve the
+// products at best, and sums of pixels would lose more by it than pixels.
 #include "packed.h"
 
 #include "packed-blocks.h"
@@ -389,8 +390,7 @@ bool ggml_packed_winograd(const ggml_compute_params * params, ggml_tensor * dst)
     using namespace packed;
     const ggml_tensor * w = dst->src[0], * x = dst->src[1];
     const auto is = [&](int from, int32_t a) { return dst->op_params[from] == a && dst->op_params[from + 1] == a; };
-    if (w->ne[0] != 3 || w->ne[1] != 3 || !is(0, 1) || !is(4, 1) || factors() != Factors::f32) return false;
-    if (!ggml_packed_knows_conv_2d(dst)) return false;
+    if (w->ne[0] != 3 || w->ne[1] != 3 || !is(0, 1) || !is(4, 1) || !ggml_packed_knows_conv_2d(dst)) return false;
     const auto tiles = [&](int m) { return (dst->ne[0] + m - 1) / m * ((dst->ne[1] + m - 1) / m); };
     // with fewer the transforms of the weights take longer than the products that are saved
     if (x->ne[2] < 16 || w->ne[3] < 16 || tiles(2) < 16) return false;
