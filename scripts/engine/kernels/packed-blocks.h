@@ -264,7 +264,7 @@ inline int64_t block_of_k(int64_t fit, int64_t k, int64_t unit) {
 
 // What `multiply` has to know of its factors: here floats, or pairs of BF16.
 template <bool BF>
-struct Floats {
+struct OfFloats {
     static int64_t step(int64_t k, int64_t unit) { return block_of_k((BF ? 2 : 1) * KW, k, unit); }
 
     static int64_t words(int64_t kc) { return words_of(kc, BF); }

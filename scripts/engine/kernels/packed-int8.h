@@ -245,7 +245,7 @@ Tile tile_of_rows(int rows) {
 // The factors of `multiply` for types with W words in a group, whose bytes are at most MOST and lie around OFFSET; 0 where they
 // have least values.
 template <int W, int MOST, int OFFSET>
-struct Bytes {
+struct OfBytes {
     using Group = packed::Group<W>;
 
     static constexpr int run = in_halves ? INT16_MAX / (2 * 127 * MOST) : W;

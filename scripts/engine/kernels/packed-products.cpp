@@ -37,20 +37,20 @@ Product product_for(ggml_type type) {
     if (bytes()) {
         switch (type) {
 #ifdef PACKED_VNNI
-            case GGML_TYPE_Q8_0: return product<Bytes<8, 255, 128>>;
+            case GGML_TYPE_Q8_0: return product<OfBytes<8, 255, 128>>;
 #endif
-            case GGML_TYPE_Q4_0: return product<Bytes<8, 15, 8>>;
+            case GGML_TYPE_Q4_0: return product<OfBytes<8, 15, 8>>;
             case GGML_TYPE_Q4_1:
-            case GGML_TYPE_Q4_K: return product<Bytes<8, 15, 0>>;
-            case GGML_TYPE_Q5_0: return product<Bytes<8, 31, 16>>;
+            case GGML_TYPE_Q4_K: return product<OfBytes<8, 15, 0>>;
+            case GGML_TYPE_Q5_0: return product<OfBytes<8, 31, 16>>;
             case GGML_TYPE_Q5_1:
-            case GGML_TYPE_Q5_K: return product<Bytes<8, 31, 0>>;
-            case GGML_TYPE_Q6_K: return product<Bytes<4, 63, 32>>;
+            case GGML_TYPE_Q5_K: return product<OfBytes<8, 31, 0>>;
+            case GGML_TYPE_Q6_K: return product<OfBytes<4, 63, 32>>;
             default: break;
         }
     }
 #endif
-    return factors() == Factors::bf16 ? product<Floats<true>> : product<Floats<false>>;
+    return factors() == Factors::bf16 ? product<OfFloats<true>> : product<OfFloats<false>>;
 }
 
 }  // namespace
