@@ -8,6 +8,7 @@
 #include <cstring>
 
 #define SIMDE_ENABLE_NATIVE_ALIASES
+#define SIMDE_NO_INLINE  // in line, they would take minutes to compile
 #include <simde/x86/avx512.h>
 
 namespace emulated {
