@@ -74,9 +74,9 @@ async def widened(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def of_four_bits(tmp_path: Path) -> Path:
+async def of_five_bits(tmp_path: Path) -> Path:
     """The embedded model in a type that all kernels for int8 multiply as bytes."""
-    return await converted(tmp_path / "q4_0.gguf", "q4_0")
+    return await converted(tmp_path / "q5_0.gguf", "q5_0")
 
 
 async def converted(target: Path, weights: WeightType) -> Path:
@@ -136,11 +136,11 @@ async def test_what_is_asked_for_is_used() -> None:
     assert kernels_here("off") == ""
 
 
-async def test_int8_draws_nearly_the_same(of_four_bits: Path) -> None:
+async def test_int8_draws_nearly_the_same(of_five_bits: Path) -> None:
     """Other bytes where there are kernels for it, but the same with any number of threads."""
-    _, plain = await drawn("f32", 1, 1, of_four_bits)
-    told, ours = await drawn("int8", 1, 1, of_four_bits)
+    _, plain = await drawn("f32", 1, 1, of_five_bits)
+    told, ours = await drawn("int8", 1, 1, of_five_bits)
     assert told == kernels_here("int8")
     assert not told or psnr(plain[0], ours[0]) >= LEAST_PSNR_INT8
     assert "int8" not in told or ours != plain
-    assert await drawn("int8", 3, 1, of_four_bits) == (told, ours)
+    assert await drawn("int8", 3, 1, of_five_bits) == (told, ours)
