@@ -21,7 +21,8 @@ from gguf_imagegen.api.set_answers import SetDryRun, SetItem, SetList, SetObject
 from gguf_imagegen.api.streams.frames import DONE, HEARTBEAT, frame
 from gguf_imagegen.api.streams.writing import Silence, send
 from gguf_imagegen.api.urls import base_url, file_url
-from gguf_imagegen.jobs.picture_set import PictureSet, draw_id
+from gguf_imagegen.jobs.ids import draw_id
+from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.ticket import Item
 from gguf_imagegen.pictures import contact_sheet, provenance
@@ -77,9 +78,17 @@ async def _made(request: web.Request, found: Combinations, attempt: Attempt | No
     body.let_go(request)
     if found.shared.dry_run:
         return reply(SetDryRun, SetDryRun.of(await service.forecasts(plans), warnings))
-    items = [_item(plan, own["prompt"]) for plan, own in zip(plans, found.own, strict=True)]
-    repeat = attempt.repeat if attempt else None
-    wanted = PictureSet(found.shared, operation, items, sender_of(request), warnings=warnings, repeat=repeat)
+    server, drawn = service.settings.server_name, zip(plans, found.own, strict=True)
+    items = [_item(draw_id("job", server), plan, own["prompt"]) for plan, own in drawn]
+    wanted = PictureSet(
+        found.shared,
+        operation,
+        items,
+        sender_of(request),
+        warnings=warnings,
+        id=draw_id("set", server),
+        repeat=attempt.repeat if attempt else None,
+    )
     await service.submit_set(wanted)
     if attempt is not None:
         attempt.job = wanted
@@ -110,9 +119,9 @@ def _warnings(plans: list[Plan]) -> list[str]:
     return list(dict.fromkeys(note for plan in plans for note in plan.warnings))
 
 
-def _item(plan: Plan, prompt: str) -> Item:
+def _item(id: str, plan: Plan, prompt: str) -> Item:
     spec = plan.spec
-    return Item(draw_id("job"), plan.name, prompt, spec.cfg_scale, spec.sampler, spec.steps, spec.seed)
+    return Item(id, plan.name, prompt, spec.cfg_scale, spec.sampler, spec.steps, spec.seed)
 
 
 @endpoint(SetList, errors=(InvalidRequest, JobNotFound), params=(LIMIT, BEFORE))
