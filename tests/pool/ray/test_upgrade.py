@@ -101,6 +101,7 @@ async def done_in_turn(made: Upgrade, cluster: Cluster, newer: Path) -> None:
     assert f"version {messages.WIRE}" in await made.refused()
     cluster.nodes["y"].process.terminate()
     assert await asyncio.to_thread(cluster.nodes["y"].process.wait, 60) == 0
+    cluster.nodes["y"].end()
     cluster.node("y", cwd=newer)
     await made.reaches("ready", "x", "y")
 
