@@ -103,6 +103,14 @@ async def test_nothing_scrolls_sideways(studio: ServerProcess, visit: OpenPage, 
         assert box["y"] + box["height"] <= height
 
 
+async def test_from_right_to_left(running: RunningApp, visit: OpenPage) -> None:
+    """The page begins at its right edge: nothing hidden makes it wider."""
+    async with running(engine=QuickEngine) as app, visit(app.url) as page:
+        await ready(page)
+        await page.evaluate("document.documentElement.dir = 'rtl'")
+        assert await fits_across(page)
+
+
 async def test_targets_are_large_enough_for_fingers(studio: ServerProcess, visit: OpenPage) -> None:
     """44 px at least, in every view and dialog of a phone."""
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
