@@ -21,22 +21,22 @@ for volume in {volumes}; do
 done
 mount -o remount,bind,ro .
 ip link set lo up
-inside() {{
-  env -i {environment} chroot . setpriv --reuid={user} --regid={group} --clear-groups \\
-    --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
-}}
+inside=(env -i {environment} chroot . setpriv --reuid={user} --regid={group} --clear-groups
+  --no-new-privs --bounding-set=-all --inh-caps=-all)
 
-inside {command} & server=$!
+"${{inside[@]}}" {command} & server=$!
 trap 'kill $server 2>/dev/null || true' EXIT
 for _ in $(seq 300); do
-  if inside {check} 2>/dev/null; then healthy=1; break; fi
+  if "${{inside[@]}}" {check} 2>/dev/null; then healthy=passes; break; fi
   kill -0 $server; sleep 0.2
 done
-echo "HEALTHCHECK: ${{healthy:?it is not healthy}}"
-inside python3 -c {picture}
-grep -E '^(Uid|CapEff|NoNewPrivs)' proc/$server/status
+echo "HEALTHCHECK ${{healthy:?fails}}"
+"${{inside[@]}}" python3 -c {picture}
+rights=$(awk '/^(Uid|CapEff|NoNewPrivs):/ {{ print $1 $2 }}' proc/$server/status | xargs)
+echo "$rights"
+[ "$rights" = "Uid:{user} CapEff:0000000000000000 NoNewPrivs:1" ]
 for file in /written /opt/written /etc/written; do
-  if inside touch $file 2>/dev/null; then echo "it can write $file" >&2; exit 1; fi
+  if "${{inside[@]}}" touch $file 2>/dev/null; then echo "it can write $file" >&2; exit 1; fi
 done
 du -sh .{state}
 kill -TERM $server
@@ -45,7 +45,6 @@ echo "ended in order"
 """
 PICTURE: Final = f"""\
 import base64, json, urllib.request
-from pathlib import Path
 address = "http://127.0.0.1:8080"
 def ask(path, body=None):
     headers = {{"Authorization": "Bearer {KEY}", "Content-Type": "application/json"}}
