@@ -121,13 +121,18 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
 
 
 def _model(service: Service, wanted: A1111Request, warnings: list[str]) -> Entry:
-    """The checkpoint by any of its names, else what such a name means to every dialect."""
-    if not wanted.checkpoint:
+    """The checkpoint by any of its names, else what such a name means to every dialect.
+
+    An unknown `model` is no error, as sd.cpp's own server draws with what it has: clients send one that was
+    chosen of another server's menu.
+    """
+    name = wanted.checkpoint or wanted.model
+    if not name:
         return service.default
     try:
-        return checkpoints.find_model(service.catalog, wanted.checkpoint)
+        return checkpoints.find_model(service.catalog, name)
     except ModelNotFound:
-        return service.meant(wanted.checkpoint, warnings)
+        return service.meant(name, warnings, any_model=not wanted.checkpoint)
 
 
 def _preview(entry: Entry) -> dict[str, Any]:
