@@ -335,15 +335,19 @@ async def test_base_addresses_as_people_type_them(
 
 
 async def test_a_slash_at_the_end(running: RunningApp, small: dict[str, Any]) -> None:
-    """Served on every route, and with a key no more open than without it."""
+    """Served on every route, with a key no more open than without it; of a base address, too, which doubles
+    it: Open WebUI puts paths that begin with one behind it.
+    """
     async with running(**small) as app:
+        assert (await app.get("//sdapi/v1/options"))[1]["sd_model_checkpoint"] == "small"
+        assert (await app.post("/v1//images/generations", **SMALL))[0] == 200
         assert (await app.post(f"{GENERATIONS}/", **SMALL))[0] == 200
         assert (await app.post("/sdapi/v1/txt2img/", prompt="a cat", steps=1))[0] == 200
         assert (await app.get("/v1/models/"))[1]["data"]
     async with running(**small, api_key=("secret",)) as app:
         for path in ("/livez", "/livez/", "/health/"):
             assert (await app.get(path))[0] != 401
-        for path in ("/v1/models/", "/v1/v1/models", "/models", "/metrics/"):
+        for path in ("/v1/models/", "/v1/v1/models", "/models", "/metrics/", "//v1//models", "//metrics"):
             assert (await app.get(path))[0] == 401
 
 
