@@ -17,10 +17,13 @@ FEATURES, GROWTH = 64, 32  # of every ESRGAN that sd.cpp loads (`esrgan.hpp`)
 
 
 def write_safetensors(
-    path: Path, tensors: Mapping[str, npt.NDArray[Any]], types: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, npt.NDArray[Any]],
+    types: Mapping[str, str] | None = None,
+    metadata: object = None,
 ) -> Path:
     """The tensors as they are; `types` are the names of those that numpy does not have, such as F8_E4M3."""
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
     data = b""
     for name, tensor in tensors.items():
         kind = (types or {}).get(name) or f"{tensor.dtype.kind.upper()}{8 * tensor.dtype.itemsize}"

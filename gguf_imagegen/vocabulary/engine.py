@@ -93,16 +93,20 @@ class LoadSpec(Struct, frozen=True, tag=True):
     def settled(self, backend: str, kernels: str) -> LoadSpec:
         """With what is left open as it is best on a backend of ggml where `kernels` are in use.
 
-        Ours are made for both options; "" means ggml's own. Without ours flash attention is faster on CUDA
-        alone, by sd.cpp's docs/performance.md, and direct convolutions are slow on a CPU.
+        Without ours flash attention is faster on CUDA alone, by sd.cpp's docs/performance.md.
         """
-        fast = backend == "CPU" and bool(kernels)
+        fast = has_fast_kernels(backend, kernels)
         return replace(
             self,
             flash_attention=_unless_said(self.flash_attention, fast or backend.startswith("CUDA")),
             diffusion_conv_direct=_unless_said(self.diffusion_conv_direct, fast),
             vae_conv_direct=_unless_said(self.vae_conv_direct, fast),
         )
+
+
+def has_fast_kernels(backend: str, kernels: str) -> bool:
+    """Whether direct convolutions and flash attention are fast on a CPU: ours are; "" means ggml's own."""
+    return backend == "CPU" and bool(kernels)
 
 
 def _unless_said(said: bool | None, otherwise: bool) -> bool:

@@ -36,7 +36,7 @@ async function ask() {
   try {
     show(await call("POST", found.path, found.body, {}, asking.signal));
   } catch (error) {
-    if (error.name !== "AbortError") show(null); // Generate says what is wrong
+    if (error.name !== "AbortError") refused(error);
   }
 }
 
@@ -45,6 +45,14 @@ function question() {
   const { negative_prompt: _, stream_options: __, on_disconnect: ___, ...body } = form.request();
   if (JSON.stringify([body.image, body.mask, body.control]).length > MOST) return null;
   return { path: body.image ? "/v1/images/edits" : "/v1/images/generations", body: { ...body, prompt: "a picture", dry_run: true } };
+}
+
+/** The server's words for a request that it would not take; Generate says what else went wrong. */
+function refused({ status, message }) {
+  const bad = status === 400;
+  $("cost").hidden = !bad;
+  $("cost").classList.toggle("warning", bad);
+  say($("cost"), bad ? message : "");
 }
 
 function show(answer) {

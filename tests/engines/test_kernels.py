@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -18,8 +19,10 @@ from gguf_imagegen.planning.load_spec import model_spec
 from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Convert, Generate, Kernels
-from gguf_imagegen.vocabulary.events import Loaded
+from gguf_imagegen.vocabulary.artifacts import RawImage
+from gguf_imagegen.vocabulary.engine import Convert, Generate, Kernels, Upscale
+from gguf_imagegen.vocabulary.events import Loaded, Made
+from tests.weights import write_upscaler
 
 LEAST_PSNR = 45.0
 PROMPTS = ("a red apple", "a green house", "a blue circle on a yellow background", "cherries", "a black cat")
@@ -86,6 +89,31 @@ async def test_pictures_are_like_those_without(seeds: int, widened: Path) -> Non
     assert not told or min(psnr(*pair) for pair in zip(plain, ours, strict=True)) >= LEAST_PSNR
     for threads in (1, 2, 3):
         assert await drawn("auto", threads, 1) == (told, ours[:1])
+
+
+async def upscaled(kernels: Kernels, command: Upscale) -> bytes:
+    """By a worker with these kernels, which a load brings."""
+    settings = Settings(model="embedded", kernels=kernels)
+    catalog, default = choose_models(settings)
+    entry = catalog.get(default)
+    engine = EngineProcess()
+    try:
+        async for _ in engine.load(model_spec(entry, catalog.paths(entry), {}, settings, 1)):
+            pass
+        (made,) = [event.artifact async for event in engine.run(command) if isinstance(event, Made)]
+        return made.data
+    finally:
+        await engine.close()
+
+
+async def test_upscaled_pictures_are_like_those_without(tmp_path: Path) -> None:
+    """An upscaler that repeats each pixel has noise come out as it was, twice as large."""
+    noise = np.random.default_rng(0).integers(0, 256, (72, 50, 3), np.uint8)
+    image = RawImage(50, 72, 3, noise.tobytes())
+    command = Upscale(write_upscaler(tmp_path / "double.gguf", 2), image, 0, 1)
+    repeated = noise.repeat(2, axis=0).repeat(2, axis=1).tobytes()
+    for kernels in ("off", "auto"):
+        assert psnr(await upscaled(kernels, command), repeated) >= LEAST_PSNR
 
 
 async def test_what_is_asked_for_is_used() -> None:

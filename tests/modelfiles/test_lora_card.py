@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 
 import pytest
 
 from gguf_imagegen.modelfiles.lora_card import LoraCard, lora_card
+from tests.weights import product, write_safetensors
 
 TAGS = json.dumps({"10_ohwx": {"ohwx man": 20, "beard": 3}, "1_more": {"beard": 1, "hat": 7}})
 
 
 def lora(path: Path, metadata: object) -> Path:
-    """A safetensors file of one number, with this metadata."""
-    tensor = {"x.lora_up.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
-    text = json.dumps({"__metadata__": metadata, **tensor}).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
-    return path
+    """A safetensors file that fits the tiny model, with this metadata."""
+    return write_safetensors(path, product("model.diffusion_model.img_in", 128, 64), metadata=metadata)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from tests.web.conftest import (
     weigh,
 )
 from tests.web.test_edit import newest, pixels, upload
+from tests.weights import write_lora
 
 PHONE = {"width": 360, "height": 740}
 WITHOUT_HELP = """async () => {
@@ -40,9 +41,9 @@ SMALL_TARGETS = """(marks) => marks.filter((mark) => mark.checkVisibility())
 
 @pytest_asyncio.fixture
 async def address(running: RunningApp, tmp_path: Path) -> AsyncIterator[str]:
-    """Of a server of a quick engine, with LoRAs."""
+    """Of a server of a quick engine, with two LoRAs, of which the second fits another model."""
     lora(tmp_path / "inkwash.safetensors", {"modelspec.trigger_phrase": "TOK, in ink"})
-    lora(tmp_path / "grain.safetensors", {})
+    write_lora(tmp_path / "grain.gguf", target="x")
     async with running(engine=QuickEngine, lora_dir=tmp_path, catalog=write_catalog(tmp_path)) as app:
         yield app.url
 
@@ -105,8 +106,8 @@ async def test_presets(address: str, visit: OpenPage) -> None:
 
 
 async def test_several_loras(address: str, visit: OpenPage) -> None:
-    """Found by name, weighted by a slider; a click adds trigger words once."""
-    async with visit(address, statuses=(400,)) as page:  # the LoRAs do not fit
+    """Found by name, weighted by a slider; a click adds trigger words once; a misfit is told at once."""
+    async with visit(address, statuses=(400,)) as page:
         await ready(page)
         await page.click("#lora-add")
         await page.locator("#picker-find").fill("tok")
@@ -114,8 +115,10 @@ async def test_several_loras(address: str, visit: OpenPage) -> None:
         await check_accessible(page)
         await page.keyboard.press("Enter")
         await page.get_by_label("Slider: inkwash").fill("0.75")
+        await expect(page.locator("#cost")).to_contain_text("of memory")
         await weigh(page, "grain", -1)
         await expect(page.locator("#lora-add")).to_be_hidden()
+        await expect(page.locator("#cost.warning")).to_contain_text("grain.gguf was made for another model")
         await page.fill("#prompt", "a cat")
         for _ in range(2):
             await page.get_by_role("button", name="Add to the prompt: TOK").click()
@@ -126,6 +129,8 @@ async def test_several_loras(address: str, visit: OpenPage) -> None:
         assert body["prompt"] == "a cat, TOK"
         assert body["lora"] == [{"name": "inkwash", "scale": 0.75}, {"name": "grain", "scale": -1}]
         await expect(page.locator("#create-error")).to_contain_text("made for another model")
+        await page.get_by_role("button", name="Remove grain").click()
+        await expect(page.locator("#cost")).to_contain_text("of memory")
 
 
 async def on_a_small_machine(route: Route) -> None:

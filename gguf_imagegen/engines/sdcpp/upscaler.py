@@ -7,8 +7,9 @@ from typing import Any
 
 import stable_diffusion_cpp.stable_diffusion_cpp as low
 
+from gguf_imagegen.engines.sdcpp.build import default_backend, devices, kernels
 from gguf_imagegen.engines.sdcpp.library import copy_image, free, set_image
-from gguf_imagegen.vocabulary.engine import Upscale
+from gguf_imagegen.vocabulary.engine import Upscale, has_fast_kernels
 
 
 class Upscaler:
@@ -38,7 +39,8 @@ class Upscaler:
         if self._context is not None:
             low.free_upscaler_ctx(self._context)
             self._loaded = self._context = None
-        context = low.new_upscaler_ctx(str(spec.path).encode(), False, False, spec.threads, spec.tile)
+        direct = has_fast_kernels(default_backend(tuple(devices())), kernels() or "")
+        context = low.new_upscaler_ctx(str(spec.path).encode(), False, direct, spec.threads, spec.tile)
         if not context:  # a NULL pointer object, not None
             return False
         self._loaded, self._context = (spec.path, spec.tile), context

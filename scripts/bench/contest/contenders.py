@@ -29,7 +29,7 @@ sd-server, or a folder that `pip install --target` made. A WORD is a variable of
 int8 for OpenVINO, or block-flash for flash attention in single blocks."""
 DEFAULTS: Final = (
     "plain pip=plain",
-    "without our kernels=installed,--kernels=off",
+    "without our kernels=installed,GGML_PACKED=off",
     "ours=installed,block-flash",
     "OpenVINO=openvino",
     "OpenVINO f32=openvino,f32",

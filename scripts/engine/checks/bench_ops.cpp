@@ -153,6 +153,8 @@ int main(int argc, char ** argv) {
     conv(256, 128, 128, 3);
     conv(128, 256, 256, 3);
     conv(64, 512, 512, 3);
+    conv(128, 64, 64, 3);
+    conv(128, 160, 32, 3);
     for (ggml_type type : { GGML_TYPE_F16, GGML_TYPE_Q8_0, GGML_TYPE_Q4_0, GGML_TYPE_Q4_K }) {
         product(type, 320, 320, 4096);
         product(type, 320, 2560, 4096);

@@ -203,13 +203,17 @@ void convolution(const ggml_compute_params * params, ggml_tensor * dst) {
 }  // namespace
 }  // namespace packed
 
-bool ggml_packed_conv_2d(const ggml_compute_params * params, ggml_tensor * dst) {
-    using namespace packed;
+bool ggml_packed_knows_conv_2d(const ggml_tensor * dst) {
     const ggml_tensor * w = dst->src[0], * x = dst->src[1];
     if (x->type != GGML_TYPE_F32 || dst->type != GGML_TYPE_F32) return false;
     if (w->type != GGML_TYPE_F32 && w->type != GGML_TYPE_F16) return false;
     if (!ggml_is_contiguous(w) || !ggml_is_contiguous(dst)) return false;
-    if (x->nb[0] != sizeof(float) || x->nb[1] != x->ne[0] * sizeof(float) || x->ne[0] * x->ne[1] > INT32_MAX) return false;
+    return x->nb[0] == sizeof(float) && x->nb[1] == x->ne[0] * sizeof(float) && x->ne[0] * x->ne[1] <= INT32_MAX;
+}
+
+bool ggml_packed_conv_2d(const ggml_compute_params * params, ggml_tensor * dst) {
+    using namespace packed;
+    if (!ggml_packed_knows_conv_2d(dst)) return false;
     factors() == Factors::bf16 ? convolution<true>(params, dst) : convolution<false>(params, dst);
     return true;
 }

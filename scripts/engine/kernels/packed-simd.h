@@ -54,12 +54,29 @@ inline vec zero() { return _mm512_setzero_ps(); }
 inline vec all(float x) { return _mm512_set1_ps(x); }
 inline vec fma(vec a, vec b, vec c) { return _mm512_fmadd_ps(a, b, c); }
 inline vec add(vec a, vec b) { return _mm512_add_ps(a, b); }
+inline vec sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
 inline vec mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
 inline vec divide(vec a, vec b) { return _mm512_div_ps(a, b); }
 inline vec max(vec a, vec b) { return _mm512_max_ps(a, b); }
 inline vec either(vec a, vec b) { return _mm512_or_ps(a, b); }
 inline float greatest(vec a) { return _mm512_reduce_max_ps(a); }
 inline float sum(vec a) { return _mm512_reduce_add_ps(a); }
+
+// every second value of a and b together, from the first and from the second on
+inline vec evens(vec a, vec b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), b);
+}
+inline vec odds(vec a, vec b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), b);
+}
+
+// the inverse: a[0], b[0], a[1], b[1] ... of the lower and of the upper halves
+inline vec interleaved_low(vec a, vec b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23), b);
+}
+inline vec interleaved_high(vec a, vec b) {
+    return _mm512_permutex2var_ps(a, _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31), b);
+}
 
 // the lanes from `from` up to, not with, `to`
 inline lanes lanes_between(int from, int to) { return (lanes) (((1u << to) - 1) & ~((1u << from) - 1)); }
@@ -86,6 +103,7 @@ inline vec zero() { return _mm256_setzero_ps(); }
 inline vec all(float x) { return _mm256_set1_ps(x); }
 inline vec fma(vec a, vec b, vec c) { return _mm256_fmadd_ps(a, b, c); }
 inline vec add(vec a, vec b) { return _mm256_add_ps(a, b); }
+inline vec sub(vec a, vec b) { return _mm256_sub_ps(a, b); }
 inline vec mul(vec a, vec b) { return _mm256_mul_ps(a, b); }
 inline vec divide(vec a, vec b) { return _mm256_div_ps(a, b); }
 inline vec max(vec a, vec b) { return _mm256_max_ps(a, b); }
@@ -101,6 +119,19 @@ inline float sum(vec a) {
     float x[VL];
     store(x, a);
     return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
+}
+
+inline vec evens(vec a, vec b) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0x88)), 0xd8));
+}
+inline vec odds(vec a, vec b) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a, b, 0xdd)), 0xd8));
+}
+inline vec interleaved_low(vec a, vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+}
+inline vec interleaved_high(vec a, vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
 }
 
 inline lanes lanes_between(int from, int to) {

@@ -36,7 +36,7 @@ bool ggml_packed_forward(const ggml_compute_params * params, ggml_tensor * dst) 
     if (packed::factors() == packed::Factors::off) return false;
     switch (dst->op) {
         case GGML_OP_MUL_MAT: return ggml_packed_mul_mat(params, dst);
-        case GGML_OP_CONV_2D: return ggml_packed_conv_2d(params, dst);
+        case GGML_OP_CONV_2D: return ggml_packed_winograd(params, dst) || ggml_packed_conv_2d(params, dst);
         case GGML_OP_FLASH_ATTN_EXT: return ggml_packed_flash_attn(params, dst);
         default: return ggml_packed_rows(params, dst);
     }

@@ -20,8 +20,12 @@ bool ggml_packed_forward(const struct ggml_compute_params * params, struct ggml_
 
 bool ggml_packed_mul_mat(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 bool ggml_packed_conv_2d(const struct ggml_compute_params * params, struct ggml_tensor * dst);
+bool ggml_packed_winograd(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 bool ggml_packed_flash_attn(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 bool ggml_packed_rows(const struct ggml_compute_params * params, struct ggml_tensor * dst);
+
+// Whether a convolution's types and strides are among those that its two functions above take.
+bool ggml_packed_knows_conv_2d(const struct ggml_tensor * dst);
 
 // The kernels in use, as "AVX2 f32"; "" where all work is left to ggml's own.
 GGML_API const char * ggml_packed_kernels(void);
