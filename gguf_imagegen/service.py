@@ -131,12 +131,12 @@ class Service:
         rest = [entry for entry in self.catalog.entries if entry.id != default.id]
         return [default, *(entry for entry in rest if every or self.catalog.within_reach(entry))]
 
-    def meant(self, name: str | None, warnings: list[str]) -> Entry:
-        """The model of a request for a picture; some names that are none here mean the default one."""
+    def meant(self, name: str | None, warnings: list[str], *, any_model: bool = False) -> Entry:
+        """The model of a request for a picture; some names that are none here, or any, mean the default."""
         try:
             return self.model(name)
         except ModelNotFound:
-            if not (self.settings.any_model or (name and OPENAI_MODELS.fullmatch(name))):
+            if not (any_model or self.settings.any_model or (name and OPENAI_MODELS.fullmatch(name))):
                 raise
             entry = self.default
             warnings.append(f"model: there is no {str(name)[:100]!r} here; {entry.id!r} was used")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
-from itertools import dropwhile, islice
 from typing import Any, Final
 
 from aiohttp import web
@@ -15,7 +14,7 @@ from gguf_imagegen.api.callers import caller_of, sender_of
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempt
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, IDEMPOTENCY, PICTURE, Param, endpoint
-from gguf_imagegen.api.paging import LIMIT, limit_of
+from gguf_imagegen.api.paging import LIMIT, limit_of, page_of
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.set_answers import SetDryRun, SetItem, SetList, SetObject, SetSummary
 from gguf_imagegen.api.streams.frames import DONE, HEARTBEAT, frame
@@ -129,13 +128,10 @@ async def list_sets(request: web.Request) -> web.Response:
     """GET /v1/images/sets: the newest first; `limit` of 50, at most 200, from after that of `before`."""
     limit, before = limit_of(request, PAGE), request.query.get("before")
     service, caller = request.app[SERVICE], caller_of(request)
-    sets = iter(service.sets.seen_by(caller))
-    if before is not None:
-        last = service.sets.get(before, caller)
-        sets = islice(dropwhile(lambda each: each is not last, sets), 1, None)
-    page = list(islice(sets, limit + 1))
-    data = [SetSummary.of(each, len(service.pool.lanes)) for each in page[:limit]]
-    return reply(SetList, {"object": "list", "data": data, "has_more": len(page) > limit})
+    last = None if before is None else service.sets.get(before, caller)
+    page, more = page_of(service.sets.seen_by(caller), limit, last)
+    data = [SetSummary.of(each, len(service.pool.lanes)) for each in page]
+    return reply(SetList, {"object": "list", "data": data, "has_more": more})
 
 
 @endpoint(SetObject, errors=(JobNotFound,))
