@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     devices: Words = Field(("auto",), description="devices to use: auto, cpu, cuda:0,cuda:1, vulkan:0, hip:0")
     cpu_lanes: int = Field(1, ge=1, le=64, description="pictures made on the CPU at once, each more slowly")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of each lane, 0 = its share of the cores")
-    kernels: Kernels = Field("auto", description="our kernels on the CPU: auto, f32, bf16, or off for ggml's")
+    kernels: Kernels = Field("auto", description="our kernels on the CPU: auto, f32, bf16, int8; off: ggml's")
     flash_attention: bool = Field(
         False, description="flash attention, by default on with CUDA and with our kernels"
     )

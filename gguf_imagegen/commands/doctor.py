@@ -34,6 +34,8 @@ FAST: Final = "-DGGML_LLAMAFILE=ON"
 """tinyBLAS, as scripts/install has it built in."""
 PLAIN_COST: Final = "pictures made on the CPU take about 1.8 times as long"
 """Measured with AVX2: docs/performance.md."""
+NEEDS: Final[Mapping[Kernels, str]] = {"bf16": "AVX512-BF16", "int8": "VNNI"}
+"""Instructions without which kernels that are asked for are not there."""
 BACKENDS: Final[Mapping[str, tuple[str, str]]] = {
     "CUDA": ("cuda", "-DSD_CUDA=ON"),
     "Vulkan": ("vulkan", "-DSD_VULKAN=ON"),
@@ -119,7 +121,9 @@ def _build_words(features: list[str], backend: str) -> str:
 def _kernel_words(found: str | None, backend: str, asked: Kernels) -> str:
     """Those of ours that are in use, or why none are."""
     if found:
-        return f"{found}, for products, convolutions and attention on the CPU"
+        lacks = asked in NEEDS and asked not in found
+        less = f"; {asked} needs {NEEDS[asked]}, which this CPU or this build lacks" if lacks else ""
+        return f"{found}, for products, convolutions and attention on the CPU{less}"
     if found is not None:
         return "off, as --kernels says" if asked == "off" else "none: ggml's own are used on this CPU"
     choice, note = Path(sys.prefix) / "engine-choice", Path(sys.prefix) / NOTE

@@ -23,6 +23,7 @@ from gguf_imagegen.commands.tuning.show import shown, table
 from gguf_imagegen.commands.tuning.tuner import KEPT, LEAST_GAIN, Outcome, Trial, Tuner, Work
 from gguf_imagegen.engines.process import EngineProcess
 from gguf_imagegen.machine.cores import usable_cores
+from gguf_imagegen.machine.kernels import kernels_here
 from gguf_imagegen.machine.memory import available
 from gguf_imagegen.planning.specimen import specimen
 from gguf_imagegen.pool.identity import Machine
@@ -55,7 +56,7 @@ def tune(
     work = work_for(catalog, entry, settings, effort, size)
     tried = factors(
         entry.family, settings, usable_cores(),
-        huge_pages=can_have_huge_pages(), kernels=machine.kernels,
+        huge_pages=can_have_huge_pages(), kernels=machine.kernels, int8="int8" in kernels_here("int8"),
         defaults=work.model.settled(machine.backend, machine.kernels),
     )  # fmt: skip
     _warn_if_busy(console)

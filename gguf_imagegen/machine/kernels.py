@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 VARIABLE: Final = "GGML_PACKED"
-"""Read once by the library: off, f32 or bf16, at most; not there: the fastest that is near to f32."""
+"""Read once by the library: off, f32, bf16 or int8, at most; not there: the fastest that is near to f32."""
 NAMES: Final = """
 import ctypes
 import stable_diffusion_cpp.stable_diffusion_cpp as low

@@ -36,8 +36,11 @@ Seamless = Literal["x", "y", "xy"]
 Prediction = Literal["eps", "v", "edm_v", "sd3_flow", "flux_flow", "flux2_flow"]
 """What a network was trained to predict, by sd.cpp's names."""
 Rng = Literal["cuda", "cpu"]
-Kernels = Literal["auto", "off", "f32", "bf16"]
-"""What our kernels in ggml's CPU part multiply in, at most; auto: the fastest that is near to f32."""
+Kernels = Literal["auto", "off", "f32", "bf16", "int8"]
+"""What our kernels in ggml's CPU part multiply in, at most; auto: the fastest that is near to f32.
+
+int8 is for quantised weights, and rounds what they are multiplied with.
+"""
 DEFAULT_TILE = 128
 """Pixels a side of what an upscaler computes at once, as sd.cpp's own programs have it."""
 

@@ -66,7 +66,12 @@ def test_the_kernels_in_use(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def kernels(found: str | None, settings: Settings | None = None) -> str:
         return finding("kernels", {"kernels": found}, monkeypatch, settings)
 
-    assert kernels("AVX2 f32") == "AVX2 f32, for products, convolutions and attention on the CPU"
+    words = "AVX2 f32, for products, convolutions and attention on the CPU"
+    assert kernels("AVX2 f32") == words
+    lacks = "which this CPU or this build lacks"
+    assert kernels("AVX2 f32", Settings(kernels="int8")) == f"{words}; int8 needs VNNI, {lacks}"
+    assert kernels("AVX2 f32", Settings(kernels="bf16")) == f"{words}; bf16 needs AVX512-BF16, {lacks}"
+    assert kernels("AVX2 f32+int8", Settings(kernels="int8")) == words.replace("f32", "f32+int8")
     assert kernels("", Settings(kernels="off")) == "off, as --kernels says"
     assert kernels("") == "none: ggml's own are used on this CPU"
     assert kernels(None) == f"none: built without; build it with: {checkout}/scripts/install"

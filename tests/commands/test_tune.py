@@ -52,7 +52,8 @@ FLAGS = ("--size", "64x64", "--steps", "3", "--threads", "1")
 KERNELS = kernels_here("auto")
 DEFAULTS = LoadSpec("x", {}, 1).settled("CPU", KERNELS)
 TRIED = [
-    "defaults", *["kernels off"] * bool(KERNELS), "no " * bool(DEFAULTS.flash_attention) + "flash attention",
+    "defaults", *["kernels int8"] * ("int8" in kernels_here("int8")), *["kernels off"] * bool(KERNELS),
+    "no " * bool(DEFAULTS.flash_attention) + "flash attention",
     "no " * bool(DEFAULTS.vae_conv_direct) + "vae conv direct", *["huge pages"] * can_have_huge_pages(),
 ]  # fmt: skip
 PLAIN = LoadSpec("x", {}, 1).settled("CPU", "")
@@ -309,7 +310,7 @@ async def search(
     work = work_for(catalog, catalog.get("test"), settings, Effort(3, 0), "64x64")
     tried = [
         (Options(threads=4), Options(threads=2)),
-        *factors("ovis-image", settings, 8, huge_pages=True, defaults=PLAIN, kernels=""),
+        *factors("ovis-image", settings, 8, huge_pages=True, defaults=PLAIN, kernels="", int8=False),
     ]
     work = dataclasses.replace(work, tiny=tiny)
     return await Tuner(work, lambda: engine(seconds, noise), Silent(), patience).tune(tried)
@@ -605,11 +606,11 @@ async def test_mapped_files_make_the_same_picture(model_dir: Path, monkeypatch: 
 def test_what_is_tried() -> None:
     """What the user says is not, nor what the model does not have."""
     said = Settings(threads=2, flash_attention=False)
-    assert factors("sd1", said, 8, huge_pages=False, defaults=PLAIN, kernels="") == [
+    assert factors("sd1", said, 8, huge_pages=False, defaults=PLAIN, kernels="", int8=False) == [
         (Options(diffusion_conv_direct=True),),
         (Options(vae_conv_direct=True),),
     ]
-    flux = factors("flux", Settings(), 8, huge_pages=True, defaults=PLAIN, kernels="")
+    flux = factors("flux", Settings(), 8, huge_pages=True, defaults=PLAIN, kernels="", int8=False)
     assert (Options(diffusion_conv_direct=True),) not in flux
     assert (Options(flash_attention=True),) in flux
 
@@ -618,15 +619,17 @@ def test_what_is_on_by_default_is_tried_off() -> None:
     """With kernels of ours: they themselves, and what they have turned on."""
     kernels = "AVX2 f32"
     spec = LoadSpec("x", {}, 1).settled("CPU", kernels)
-    tried = factors("sd1", Settings(threads=1), 8, huge_pages=False, defaults=spec, kernels=kernels)
+    tried = factors(
+        "sd1", Settings(threads=1), 8, huge_pages=False, defaults=spec, kernels=kernels, int8=True
+    )
     assert tried == [
-        (Options(kernels="off"),),
+        (Options(kernels="int8"), Options(kernels="off")),
         (Options(flash_attention=False),),
         (Options(diffusion_conv_direct=False),),
         (Options(vae_conv_direct=False),),
     ]
     said = Settings(threads=1, kernels="f32", flash_attention=True, vae_conv_direct=False)
-    assert factors("flux", said, 8, huge_pages=False, defaults=spec, kernels=kernels) == []
+    assert factors("flux", said, 8, huge_pages=False, defaults=spec, kernels=kernels, int8=True) == []
 
 
 def test_thread_counts() -> None:

@@ -20,11 +20,13 @@ from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Convert, Generate, Kernels, Upscale
+from gguf_imagegen.vocabulary.engine import Convert, Generate, Kernels, Upscale, WeightType
 from gguf_imagegen.vocabulary.events import Loaded, Made
 from tests.weights import write_upscaler
 
 LEAST_PSNR = 45.0
+LEAST_PSNR_INT8 = 30.0
+"""As what `tune` may choose."""
 PROMPTS = ("a red apple", "a green house", "a blue circle on a yellow background", "cherries", "a black cat")
 
 
@@ -68,12 +70,22 @@ async def widened(tmp_path: Path) -> Path:
 
     The original's are quantised, for which ggml rounds activations to 8 bits, where ours widen the weights.
     """
-    settings, target = Settings(model="embedded"), tmp_path / "widened.gguf"
-    catalog, default = choose_models(settings)
+    return await converted(tmp_path / "widened.gguf", "f32")
+
+
+@pytest.fixture
+async def of_four_bits(tmp_path: Path) -> Path:
+    """The embedded model in a type that all kernels for int8 multiply as bytes."""
+    return await converted(tmp_path / "q4_0.gguf", "q4_0")
+
+
+async def converted(target: Path, weights: WeightType) -> Path:
+    """The embedded model with weights of another type."""
+    catalog, default = choose_models(Settings(model="embedded"))
     engine = EngineProcess()
     try:
         source = catalog.paths(catalog.get(default))["model"]
-        async for _ in engine.run(Convert(source, target, "f32", "", None)):
+        async for _ in engine.run(Convert(source, target, weights, "", None)):
             pass
     finally:
         await engine.close()
@@ -122,3 +134,13 @@ async def test_what_is_asked_for_is_used() -> None:
     assert told == kernels_here("f32")
     assert told.endswith("f32") or not told
     assert kernels_here("off") == ""
+
+
+async def test_int8_draws_nearly_the_same(of_four_bits: Path) -> None:
+    """Other bytes where there are kernels for it, but the same with any number of threads."""
+    _, plain = await drawn("f32", 1, 1, of_four_bits)
+    told, ours = await drawn("int8", 1, 1, of_four_bits)
+    assert told == kernels_here("int8")
+    assert not told or psnr(plain[0], ours[0]) >= LEAST_PSNR_INT8
+    assert "int8" not in told or ours != plain
+    assert await drawn("int8", 3, 1, of_four_bits) == (told, ours)

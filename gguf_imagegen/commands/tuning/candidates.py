@@ -24,12 +24,22 @@ HUGE_PAGES_MODE: Final = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def factors(
-    family: str, settings: Settings, cores: int, *, huge_pages: bool, defaults: LoadSpec, kernels: str
+    family: str,
+    settings: Settings,
+    cores: int,
+    *,
+    huge_pages: bool,
+    defaults: LoadSpec,
+    kernels: str,
+    int8: bool,
 ) -> list[Factor]:
-    """In the order in which they are tried; `defaults` are settled, `kernels` ours that are in use."""
+    """In the order in which they are tried; `defaults` are settled, `kernels` ours that are in use.
+
+    `int8` says whether the engine has kernels for it here.
+    """
     every: dict[str, list[Options]] = {
         "threads": [Options(threads=count) for count in thread_counts(cores)],
-        "kernels": [Options(kernels="off")] * bool(kernels),
+        "kernels": [*[Options(kernels="int8")] * int8, *[Options(kernels="off")] * bool(kernels)],
         "flash_attention": [Options(flash_attention=not defaults.flash_attention)],
         "diffusion_conv_direct": [Options(diffusion_conv_direct=not defaults.diffusion_conv_direct)]
         * family.startswith(UNETS),

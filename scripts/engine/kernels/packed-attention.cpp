@@ -75,7 +75,7 @@ int64_t seen(const Head & head, int queries, int64_t k0, int64_t count) {
 
 template <bool BF>
 void score(const Head & head, const Block & b, int queries, int64_t k0, int64_t count, const Scratch & t) {
-    const int64_t words = words_of(head.key_length, BF), step = block_of_k<BF>(head.key_length, 2);
+    const int64_t words = words_of(head.key_length, BF), step = OfFloats<BF>::step(head.key_length, 2);
     for (int64_t i = 0; i < count; i += PV) {
         const int here = (int) std::min<int64_t>(PV, count - i), width = width_of(here);
         for (int64_t d = 0; d < head.key_length; d += step)
@@ -167,7 +167,7 @@ template <bool BF>
 void attend(const Head & head, int queries, char * out, size_t out_stride) {
     const Scratch & t = Scratch::of_this_thread();
     const Block b(head, BF);
-    const int64_t words = words_of(head.key_length, BF), step = block_of_k<BF>(head.key_length, 2);
+    const int64_t words = words_of(head.key_length, BF), step = OfFloats<BF>::step(head.key_length, 2);
     for (int64_t d = 0; d < head.key_length; d += step)
         copy_rows<BF>(head.queries, 0, queries, d, std::min(step, head.key_length - d), t, b.queries + words_of(d, BF), words);
     std::fill(b.sums, b.sums + queries * b.padded_length, 0.0f);

@@ -222,6 +222,16 @@ inline void transpose_8x8(const float * const * row, int64_t k, float * out, int
     }
 }
 
+// kw words of `width` rows as [k][width]
+inline void transpose_panel(const float * const * row, int64_t kw, int width, float * out) {
+    for (int i = 0; i < width; i += 8) {
+        int64_t k = 0;
+        for (; k + 8 <= kw; k += 8) transpose_8x8(row + i, k, out + k * width + i, width);
+        for (; k < kw; ++k)
+            for (int q = i; q < i + 8; ++q) out[k * width + q] = row[q][k];
+    }
+}
+
 // rows [r0, r0 + n) as one panel [k][width], filled up with zeros
 template <bool BF>
 void pack_panel(const Rows & a, int64_t r0, int n, int width, int64_t k0, int64_t kc, const Scratch & t, float * out) {
@@ -238,13 +248,7 @@ void pack_panel(const Rows & a, int64_t r0, int n, int width, int64_t k0, int64_
             row[i] = line;
         }
     }
-    const int64_t kw = words_of(kc, BF);
-    for (int i = 0; i < width; i += 8) {
-        int64_t k = 0;
-        for (; k + 8 <= kw; k += 8) transpose_8x8(row + i, k, out + k * width + i, width);
-        for (; k < kw; ++k)
-            for (int q = i; q < i + 8; ++q) out[k * width + q] = row[q][k];
-    }
+    transpose_panel(row, words_of(kc, BF), width, out);
 }
 
 inline int width_of(int64_t values) { return values > VL ? PV : VL; }
@@ -252,12 +256,29 @@ inline int width_of(int64_t values) { return values > VL ? PV : VL; }
 // ---- blocks --------------------------------------------------------------------------------------------------------
 
 // Which values of k make a block: as many as fit, and all blocks about as long, in whole blocks of a quantised type.
-template <bool BF>
-int64_t block_of_k(int64_t k, int64_t unit) {
-    const int64_t most = (BF ? 2 : 1) * KW / unit * unit;
+inline int64_t block_of_k(int64_t fit, int64_t k, int64_t unit) {
+    const int64_t most = fit / unit * unit;
     const int64_t blocks = (k + most - 1) / most;
     return ((k + blocks - 1) / blocks + unit - 1) / unit * unit;
 }
+
+// What `multiply` has to know of its factors: here floats, or pairs of BF16.
+template <bool BF>
+struct OfFloats {
+    static int64_t step(int64_t k, int64_t unit) { return block_of_k((BF ? 2 : 1) * KW, k, unit); }
+
+    static int64_t words(int64_t kc) { return words_of(kc, BF); }
+
+    static void rows(const Rows & s, int64_t r0, int64_t n, int64_t k0, int64_t kc, const Scratch & t, float * out) {
+        copy_rows<BF>(s, r0, n, k0, kc, t, out, words(kc));
+    }
+
+    static void panel(const Rows & v, int64_t r0, int n, int width, int64_t k0, int64_t kc, const Scratch & t, float * out) {
+        pack_panel<BF>(v, r0, n, width, k0, kc, t, out);
+    }
+
+    static Tile tile(int vectors, int rows) { return tile_of<BF>(vectors, rows); }
+};
 
 // n rows in tiles of about the same height, as low ones leave the processor waiting: job(first, rows)
 template <class Job>
@@ -274,20 +295,20 @@ void in_tiles(int64_t n, const Job & job) {
 // Rows [n0, n1) of C, values [m0, m1) of each. pack_v(i, n, k0, kc, out) packs n values of i from i on into panels, each
 // PV * KW words after the one before; the last may be VL wide. Between blocks of k the sums lie in C, or where rows of C
 // are whole pages apart, and thus on the same lines of a cache, in a buffer with another pitch.
-template <bool BF, class PackV>
+template <class Kind, class PackV>
 void multiply(const PackV & pack_v, const Rows & s, float * c, int64_t ldc, int64_t m0, int64_t m1, int64_t n0, int64_t n1,
               int64_t k, int64_t unit, const Scratch & t) {
-    const int64_t step = block_of_k<BF>(k, unit);
+    const int64_t step = Kind::step(k, unit);
     const bool aside = ldc % PAGE == 0 && step < k;
     if (aside && m1 - m0 > MB) {
-        for (int64_t i = m0; i < m1; i += MB) multiply<BF>(pack_v, s, c, ldc, i, std::min(m1, i + MB), n0, n1, k, unit, t);
+        for (int64_t i = m0; i < m1; i += MB) multiply<Kind>(pack_v, s, c, ldc, i, std::min(m1, i + MB), n0, n1, k, unit, t);
         return;
     }
     const int64_t pitch = aside ? (m1 - m0 + PV - 1) / PV * PV + PV : ldc;
     float * const between = aside ? t.sums() : c + n0 * ldc + m0;
     for (int64_t k0 = 0; k0 < k; k0 += step) {
-        const int64_t kc = std::min(step, k - k0), kw = words_of(kc, BF);
-        copy_rows<BF>(s, n0, n1 - n0, k0, kc, t, t.s(), kw);
+        const int64_t kc = std::min(step, k - k0), kw = Kind::words(kc);
+        Kind::rows(s, n0, n1 - n0, k0, kc, t, t.s());
         for (int64_t i = m0; i < m1; i += PV) {
             const int64_t in_group = (i - m0) % (GROUP * PV);
             if (in_group == 0) pack_v(i, (int) std::min<int64_t>(GROUP * PV, m1 - i), k0, kc, t.v());
@@ -296,7 +317,7 @@ void multiply(const PackV & pack_v, const Rows & s, float * c, int64_t ldc, int6
                 float * const sums = between + j * pitch + (i - m0);
                 Sums sum = { sums, pitch, k0 > 0 ? sums : nullptr, pitch };
                 if (k0 + kc == k) sum.to = c + (n0 + j) * ldc + i, sum.to_pitch = ldc;
-                const Tile run = tile_of<BF>(width / VL, n);
+                const Tile run = Kind::tile(width / VL, n);
                 const float * v = t.v() + in_group * KW, * rows = t.s() + j * kw;
                 if (m == width) {
                     run(kw, v, rows, kw, sum);

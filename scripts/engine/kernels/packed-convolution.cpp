@@ -196,7 +196,7 @@ void convolution(const ggml_compute_params * params, ggml_tensor * dst) {
         const Pixels pixels(dst, picture);
         const auto pack = [&](int64_t i, int n, int64_t k0, int64_t kc, float * out) { pixels.pack<BF>(i, n, k0, kc, out); };
         float * c = (float *) ((char *) dst->data + picture * dst->nb[3]);
-        multiply<BF>(pack, s, c, m, m0, m1, n0, n1, k, 16, Scratch::of_this_thread());
+        multiply<OfFloats<BF>>(pack, s, c, m, m0, m1, n0, n1, k, 16, Scratch::of_this_thread());
     });
 }
 

@@ -1,16 +1,14 @@
 // Matrix products: weights of any type times activations.
 #include "packed.h"
 
-#include "packed-blocks.h"
-
-#include <type_traits>
+#include "packed-int8.h"
 
 #ifdef PACKED
 
 namespace packed {
 namespace {
 
-template <bool BF>
+template <class Kind>
 void product(const ggml_compute_params * params, ggml_tensor * dst) {
     const ggml_tensor * w = dst->src[0], * x = dst->src[1];
     const int64_t k = w->ne[0], unit = ggml_blck_size(w->type);
@@ -25,11 +23,34 @@ void product(const ggml_compute_params * params, ggml_tensor * dst) {
             const auto pack = [&](int64_t i, int n, int64_t k0, int64_t kc, float * out) {
                 for (int r = 0; r < n; r += PV) {
                     const int here = std::min(n - r, PV);
-                    pack_panel<BF>(v, i + r, here, width_of(here), k0, kc, t, out + r * KW);
+                    Kind::panel(v, i + r, here, width_of(here), k0, kc, t, out + r * KW);
                 }
             };
-            multiply<BF>(pack, s, c, dst->nb[1] / sizeof(float), m0, m1, n0, n1, k, std::max<int64_t>(unit, 16), t);
+            multiply<Kind>(pack, s, c, dst->nb[1] / sizeof(float), m0, m1, n0, n1, k, std::max<int64_t>(unit, 16), t);
         });
+}
+
+using Product = void (*)(const ggml_compute_params *, ggml_tensor *);
+
+Product product_for(ggml_type type) {
+#ifdef PACKED_INT8
+    if (bytes()) {
+        switch (type) {
+#ifdef PACKED_VNNI
+            case GGML_TYPE_Q8_0: return product<OfBytes<8, 255, 128>>;
+#endif
+            case GGML_TYPE_Q4_0: return product<OfBytes<8, 15, 8>>;
+            case GGML_TYPE_Q4_1:
+            case GGML_TYPE_Q4_K: return product<OfBytes<8, 15, 0>>;
+            case GGML_TYPE_Q5_0: return product<OfBytes<8, 31, 16>>;
+            case GGML_TYPE_Q5_1:
+            case GGML_TYPE_Q5_K: return product<OfBytes<8, 31, 0>>;
+            case GGML_TYPE_Q6_K: return product<OfBytes<4, 63, 32>>;
+            default: break;
+        }
+    }
+#endif
+    return factors() == Factors::bf16 ? product<OfFloats<true>> : product<OfFloats<false>>;
 }
 
 }  // namespace
@@ -43,7 +64,7 @@ bool ggml_packed_mul_mat(const ggml_compute_params * params, ggml_tensor * dst) 
     if (!large || !Rows::readable(w) || !Rows::readable(x)) return false;
     if (KW % ggml_blck_size(w->type) != 0 || dst->type != GGML_TYPE_F32) return false;
     if (x->type != GGML_TYPE_F32 && x->type != GGML_TYPE_F16) return false;
-    factors() == Factors::bf16 ? product<true>(params, dst) : product<false>(params, dst);
+    product_for(w->type)(params, dst);
     return true;
 }
 

@@ -13,14 +13,26 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
-// Vectors of 512 bits, and BF16, which needs them, are asked for by -DGGML_PACKED_AVX512: these kernels have only been
-// compiled so, never run. Without it a CPU with AVX-512 runs the code for AVX2.
+// Vectors of 512 bits, and BF16, which needs them, are asked for by -DGGML_PACKED_AVX512: these kernels have run emulated
+// (scripts/engine/checks), never on a CPU that has them. Without it a CPU with AVX-512 runs the code for AVX2.
 #if defined(GGML_PACKED_AVX512) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define PACKED_AVX512 1
 #if defined(__AVX512BF16__) && !defined(_MSC_VER)
 #define PACKED_BF16 1
 #endif
+#endif
+
+// Products of bytes, in vectors as wide as those of floats. VNNI, which for 256 bits has two encodings, multiplies any; AVX2
+// those whose sums fit in 16 bits.
+#if defined(__AVX512VNNI__) && (defined(PACKED_AVX512) || defined(__AVX512VL__))
+#define PACKED_VNNI 1
+#elif defined(__AVXVNNI__) && !defined(PACKED_AVX512)
+#define PACKED_VNNI 1
+#endif
+#if defined(PACKED_VNNI) || !defined(PACKED_AVX512)
+#define PACKED_INT8 1
 #endif
 
 // Without it GCC 12 keeps the sums of the micro-kernel on the stack, at half of the speed.
@@ -37,6 +49,7 @@ namespace packed {
 enum class Factors { off, f32, bf16 };
 
 Factors factors();  // of products of floats
+bool bytes();       // whether quantised weights are multiplied as bytes instead
 
 #ifdef PACKED_AVX512
 
@@ -144,6 +157,61 @@ inline vec gather(const float * p, const int32_t * at) {
     const __m256i offsets = _mm256_loadu_si256((const __m256i *) at);
     const __m256i inside = _mm256_cmpgt_epi32(offsets, _mm256_set1_epi32(-1));
     return _mm256_mask_i32gather_ps(zero(), p, offsets, _mm256_castsi256_ps(inside), 4);
+}
+
+#endif
+
+#ifdef PACKED_INT8
+
+// Vectors of words that are integers, or four bytes each; words lie where floats do, and are no numbers as such.
+#ifdef PACKED_AVX512
+
+using ints = __m512i;
+
+inline ints words(const float * p) { return _mm512_loadu_si512(p); }
+inline ints all_of(int32_t word) { return _mm512_set1_epi32(word); }
+inline vec floats_of(ints a) { return _mm512_cvtepi32_ps(a); }
+
+#else
+
+using ints = __m256i;
+
+inline ints words(const float * p) { return _mm256_loadu_si256((const __m256i *) p); }
+inline ints all_of(int32_t word) { return _mm256_set1_epi32(word); }
+inline vec floats_of(ints a) { return _mm256_cvtepi32_ps(a); }
+
+#endif
+
+// sum + the products of the bytes of a, which have no sign, and those of b, which have one: four in each word, or with AVX2
+// two in each half of one
+inline ints add_products(ints sum, ints a, ints b) {
+#if defined(PACKED_VNNI) && defined(PACKED_AVX512)
+    return _mm512_dpbusd_epi32(sum, a, b);
+#elif defined(PACKED_VNNI) && defined(__AVX512VNNI__)
+    return _mm256_dpbusd_epi32(sum, a, b);
+#elif defined(PACKED_VNNI)
+    return _mm256_dpbusd_avx_epi32(sum, a, b);
+#else
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b));
+#endif
+}
+
+// words + the sum of such halves, which VNNI has no need for
+inline ints add_halves(ints sum, ints halves) {
+#ifdef PACKED_VNNI
+    (void) sum;
+    return halves;
+#else
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(halves, _mm256_set1_epi16(1)));
+#endif
+}
+
+inline ints no_ints() { return all_of(0); }
+
+inline ints one_word(const float * p) {
+    int32_t word;
+    std::memcpy(&word, p, sizeof(word));
+    return all_of(word);
 }
 
 #endif

@@ -11,16 +11,19 @@
 namespace packed {
 namespace {
 
+bool said(const char * word) {
+    const char * const kernels = std::getenv("GGML_PACKED");
+    return kernels && std::strcmp(kernels, word) == 0;
+}
+
 Factors choose() {
-    const char * const said = std::getenv("GGML_PACKED");
-    const auto is = [&](const char * word) { return said && std::strcmp(said, word) == 0; };
-    if (is("off")) return Factors::off;
+    if (said("off")) return Factors::off;
 #ifdef PACKED_BF16
     const Factors best = Factors::bf16;
 #else
     const Factors best = Factors::f32;
 #endif
-    return is("f32") ? Factors::f32 : best;
+    return said("f32") ? Factors::f32 : best;
 }
 
 }  // namespace
@@ -28,6 +31,15 @@ Factors choose() {
 Factors factors() {
     static const Factors chosen = choose();
     return chosen;
+}
+
+bool bytes() {
+#ifdef PACKED_INT8
+    static const bool chosen = said("int8");
+    return chosen;
+#else
+    return false;
+#endif
 }
 
 }  // namespace packed
@@ -49,9 +61,14 @@ const char * ggml_packed_kernels(void) {
 #else
 #define PACKED_SET "AVX2"
 #endif
+#ifdef PACKED_VNNI
+#define PACKED_BYTES "+VNNI int8"
+#else
+#define PACKED_BYTES "+int8"
+#endif
     switch (factors()) {
-        case Factors::f32: return PACKED_SET " f32";
-        case Factors::bf16: return PACKED_SET " bf16";
+        case Factors::f32: return bytes() ? PACKED_SET " f32" PACKED_BYTES : PACKED_SET " f32";
+        case Factors::bf16: return bytes() ? PACKED_SET " bf16" PACKED_BYTES : PACKED_SET " bf16";
         case Factors::off: break;
     }
     return "";

@@ -7,7 +7,8 @@
 // on with ggml's own code. Results do not depend on the number of threads.
 //
 // GGML_PACKED in the environment, read at the first use, chooses the kernels: "off", "f32" (sums and factors in 32-bit
-// floats) or "bf16" (factors in BF16; f32 where the build lacks AVX512-BF16). Unset, it is the fastest of this build.
+// floats), "bf16" (factors in BF16; f32 where the build lacks AVX512-BF16) or "int8" (quantised weights and what they are
+// multiplied with as bytes, for which the build needs VNNI; the rest, and without it all, as "bf16"). Unset, it is "bf16".
 #include "ggml.h"
 #include "ggml-cpu-impl.h"
 
@@ -27,7 +28,7 @@ bool ggml_packed_rows(const struct ggml_compute_params * params, struct ggml_ten
 // Whether a convolution's types and strides are among those that its two functions above take.
 bool ggml_packed_knows_conv_2d(const struct ggml_tensor * dst);
 
-// The kernels in use, as "AVX2 f32"; "" where all work is left to ggml's own.
+// The kernels in use, as "AVX2 f32" or "AVX-512 bf16+VNNI int8"; "" where all work is left to ggml's own.
 GGML_API const char * ggml_packed_kernels(void);
 
 #ifdef __cplusplus
