@@ -16,6 +16,7 @@ from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.engines.backend import Backend
 from gguf_imagegen.engines.ocr.reader import Reader, rapidocr
 from gguf_imagegen.jobs.forecast import Forecast, Forecaster
+from gguf_imagegen.jobs.ids import draw_id
 from gguf_imagegen.jobs.job import Ended, Hook, Job, JobEvent, Observer
 from gguf_imagegen.jobs.ledger import Ledger, Past, goes_on
 from gguf_imagegen.jobs.letter import letter_of
@@ -38,6 +39,7 @@ from gguf_imagegen.planning.enhancer import Enhancer
 from gguf_imagegen.planning.parts import chosen_parts
 from gguf_imagegen.planning.plan import Operation, Plan, Sketch
 from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.pool.needs import files_of
 from gguf_imagegen.pool.pool import Pool
 from gguf_imagegen.pool.ray.cluster import Cluster
 from gguf_imagegen.settings import Settings
@@ -129,12 +131,12 @@ class Service:
         rest = [entry for entry in self.catalog.entries if entry.id != default.id]
         return [default, *(entry for entry in rest if every or self.catalog.within_reach(entry))]
 
-    def meant(self, name: str | None, warnings: list[str]) -> Entry:
-        """The model of a request for a picture; some names that are none here mean the default one."""
+    def meant(self, name: str | None, warnings: list[str], *, any_model: bool = False) -> Entry:
+        """The model of a request for a picture; some names that are none here, or any, mean the default."""
         try:
             return self.model(name)
         except ModelNotFound:
-            if not (self.settings.any_model or (name and OPENAI_MODELS.fullmatch(name))):
+            if not (any_model or self.settings.any_model or (name and OPENAI_MODELS.fullmatch(name))):
                 raise
             entry = self.default
             warnings.append(f"model: there is no {str(name)[:100]!r} here; {entry.id!r} was used")
@@ -172,7 +174,7 @@ class Service:
         plan = await self.pixels.in_turn(sketched.memory, sketched.plan)
         self.check_room(sender.caller)
         hook = Hook(request.webhook, base) if request.webhook else None
-        job = Job(plan, sender, lasting=lasting, hook=hook)
+        job = Job(plan, sender, lasting=lasting, hook=hook, id=draw_id("job", self.settings.server_name))
         await self._accept(job, request, repeat)
         return job
 
@@ -250,6 +252,7 @@ class Service:
         found = await asyncio.to_thread(
             self._sketcher.sketch, request, entry, operation, [*warnings, *notes], settings
         )
+        self.pool.require(*files_of(found.bare))
         return request, found
 
     def _named(self, request: ImageRequest, warnings: list[str]) -> tuple[ImageRequest, Entry]:
@@ -334,8 +337,9 @@ class Service:
         for picture in await asyncio.to_thread(self.results.take_owners, owners):
             ledger.disown(picture)
         recovery = Recovery(
-            ledger, self.catalog, self.abilities, self.pixels, self._sketch_again, self.default
-        )
+            ledger, self.catalog, self.abilities, self.pixels, self._sketch_again, self.default,
+            spread=self.pool.spreads,
+        )  # fmt: skip
         for past in jobs:
             await self._take_back(past, recovery)
         self.sets.go_on()

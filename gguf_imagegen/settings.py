@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -27,29 +25,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from gguf_imagegen.machine import config_file
+from gguf_imagegen.machine import config_file, folders
 from gguf_imagegen.machine.devices import NOWHERE, check_names
 from gguf_imagegen.vocabulary.engine import Kernels, WeightType
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Words = Annotated[tuple[str, ...], NoDecode]
 """Comma-separated words in the environment, a tuple in code."""
-
-
-def default_models_dir() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "gguf-imagegen" / "models"
-
-
-def default_state_dir() -> Path:
-    """The platform's folder for what a program keeps between two runs."""
-    if sys.platform == "win32":
-        base = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
-    elif sys.platform == "darwin":
-        base = "~/Library/Application Support"
-    else:
-        base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "gguf-imagegen"
 
 
 @dataclass(frozen=True)
@@ -101,7 +83,7 @@ class Settings(BaseSettings):
     )
     alias: Words = Field((), description="NAME=ID: additional model names for requests")
     any_model: bool = Field(False, description="use the default model for unknown names")
-    models_dir: Path = Field(default_factory=default_models_dir, description="folder of the model files")
+    models_dir: Path = Field(default_factory=folders.models, description="folder of the model files")
     models_from: Path | None = Field(
         None, description="folder of another program, such as ComfyUI/models, whose models are served, too"
     )
@@ -122,6 +104,9 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="port to listen on, 0 picks a free one")
     public_url: str | None = Field(None, description="base of the URLs in answers, if behind a proxy")
+    server_name: str | None = Field(
+        None, pattern="^[a-z0-9]{1,32}$", description="name of this server, which ids of its jobs begin with"
+    )
     root_path: str = Field("", description="path prefix of everything, page included, such as /img")
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
         (), description="addresses and networks whose X-Forwarded-* and Forwarded headers count"
@@ -242,7 +227,7 @@ class Settings(BaseSettings):
 
     # files and logs
     state_dir: Path = Field(
-        default_factory=default_state_dir, description="folder of jobs and pictures, one server each"
+        default_factory=folders.state, description="folder of jobs and pictures, one server each"
     )
     ephemeral: bool = Field(False, description="store nothing")
     keep_pictures: Annotated[Keep, NoDecode, BeforeValidator(_keep)] = Field(  # type: ignore[assignment]  # read like a flag

@@ -43,8 +43,11 @@ def prepare(target: Path) -> None:
     (target / "reference.md").write_text("\n".join(reference(described)) + "\n", encoding="utf-8")
 
 
-def relinked(text: str, folder: Path, target: Path) -> str:
-    """The text of a page of this folder; files it links to are copied, links to folders become words."""
+def relinked(text: str, folder: Path, target: Path, up: str = "") -> str:
+    """The text of a page of this folder; files it links to are copied, links to folders become words.
+
+    `up` leads from the page's place in the site to its root.
+    """
 
     def changed(found: re.Match[str]) -> str:
         bang, words, link, anchor = found.groups()
@@ -53,7 +56,7 @@ def relinked(text: str, folder: Path, target: Path) -> str:
         path = Path(os.path.normpath(folder / link))
         if path.is_dir():
             return str(words)
-        return f"{bang}[{words}]({_in_site(path, target)}{anchor or ''})"
+        return f"{bang}[{words}]({up}{_in_site(path, target)}{anchor or ''})"
 
     return LINK.sub(changed, text)
 
@@ -65,8 +68,13 @@ def _in_site(path: Path, target: Path) -> str:
     if inside.startswith("docs/"):
         return inside.removeprefix("docs/")
     name = f"{FILES}/{inside.lstrip('.')}"
-    (target / name).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(path, target / name)
+    copy = target / name
+    if not copy.exists():
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+        if path.suffix == ".md":
+            text = relinked(path.read_text(encoding="utf-8"), path.parent, target, "../" * name.count("/"))
+            copy.write_text(text, encoding="utf-8")
     return name
 
 

@@ -53,6 +53,7 @@ LARGE = (
     "test_litellm.py",
     "test_rapidocr.py",
     "test_unet.py",
+    "test_upgrade.py",
 )
 POSIX = "\npytestmark = pytest.mark.posix\n"
 

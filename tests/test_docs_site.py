@@ -21,10 +21,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_links_lead_somewhere(source: Path) -> None:
     """Between pages and to files of the repository, which the site carries."""
-    for page in source.glob("*.md"):
+    for page in source.rglob("*.md"):
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
         for link in re.findall(r"\]\(([^)#\s]+)", text):
-            assert re.match(r"\w+:", link) or (source / link).is_file(), f"{page.name}: {link}"
+            assert re.match(r"\w+:", link) or (page.parent / link).is_file(), f"{page.name}: {link}"
 
 
 def test_every_page_has_a_place(source: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from scripts.engine import patched
+from scripts.engine import patched, vocabularies
 from scripts.engine.patched import GGML_CPU, HOOKS, KERNELS, Unpatched
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +28,29 @@ case "$*" in
   "-c "*) [ -e "$FOLDER/needed" ] ;;
   *) exec {python} "$@" ;;
 esac
+"""
+
+VOCABULARY = """\
+static const unsigned char merges[] = {
+  0x23, 0xff, 0x00,
+  0x0a
+};
+static const unsigned char json[] = {
+    0x7b,
+    0x7d,
+};
+static const unsigned char odd[] = {
+    0x7, 35
+};
+"""
+PRINTED = """\
+#include <cstdio>
+#include "words.hpp"
+template <size_t n> static void print(const unsigned char (&data)[n]) {
+    for (size_t i = 0; i < n; ++i) printf("%02x", data[i]);
+    printf("\\n");
+}
+int main() { print(merges); print(json); print(odd); }
 """
 
 
@@ -119,6 +142,21 @@ def test_what_the_engine_needs_is_installed_first(tmp_path: Path, *, there: bool
     )  # fmt: skip
     assert note.exists() is not there
     assert ("plain" in (tmp_path / "calls").read_text()) is not there
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_vocabularies_are_embedded(system: str, tmp_path: Path) -> None:
+    """The compiler sees the same bytes, and no longer as numbers where the assembler takes a file."""
+    folder = tmp_path / "tree" / vocabularies.FOLDER
+    folder.mkdir(parents=True)
+    (folder / "words.hpp").write_text(VOCABULARY)
+    (folder / "main.cpp").write_text(PRINTED)
+    vocabularies.embed(tmp_path / "tree", system)
+    assert (folder / "words.hpp").read_text().count("0x7b") == (system != "linux")
+    moved = (tmp_path / "tree").rename(tmp_path / "moved") / vocabularies.FOLDER
+    program = tmp_path / "program"
+    subprocess.run(["c++", "-fPIC", moved / "main.cpp", "-o", program], check=True)
+    assert subprocess.run([program], capture_output=True, text=True).stdout == "23ff000a\n7b7d\n0723\n"
 
 
 def test_these_tests_run_on_the_engine_with_kernels() -> None:

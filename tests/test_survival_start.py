@@ -143,6 +143,19 @@ def test_an_odd_time_zone(start: Start, zone: str) -> None:
     serves(start(TZ=zone))
 
 
+def test_what_a_killed_server_left_is_removed(start: Start, tmp_path: Path) -> None:
+    """From among the temporary files, by the next one."""
+    first = start(TMPDIR=str(tmp_path))
+    draws(url_of(first))
+    first.kill()
+    first.wait()
+    left = set(tmp_path.iterdir())
+    assert left, "the folder of its worker"
+    second = start(TMPDIR=str(tmp_path))
+    draws(url_of(second))
+    assert left.isdisjoint(tmp_path.iterdir())
+
+
 @pytest.fixture
 def many_files() -> Iterator[None]:
     """Open files enough for the test's own ends of its connections."""

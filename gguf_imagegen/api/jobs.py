@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from itertools import dropwhile, islice
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,7 +12,7 @@ from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.job_answers import JobList, JobObject
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, Param, endpoint
-from gguf_imagegen.api.paging import LIMIT, limit_of
+from gguf_imagegen.api.paging import LIMIT, limit_of, page_of
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.streams.encoders import BothEncoder
 from gguf_imagegen.api.streams.send import stream_job
@@ -39,13 +37,9 @@ async def list_jobs(request: web.Request) -> web.Response:
     """GET /v1/jobs: the newest first; `limit` of 50, at most 200, from after the job named `before`."""
     limit, before = limit_of(request, PAGE), request.query.get("before")
     scheduler, caller = request.app[SERVICE].scheduler, caller_of(request)
-    jobs: Iterator[Job] = (job for job in reversed(scheduler.jobs.values()) if caller.may_see(job.caller))
-    if before is not None:
-        last = scheduler.get(before, caller)
-        jobs = islice(dropwhile(lambda job: job is not last, jobs), 1, None)
-    page = list(islice(jobs, limit + 1))
-    data = [_view(request, job) for job in page[:limit]]
-    return reply(JobList, {"object": "list", "data": data, "has_more": len(page) > limit})
+    jobs = (job for job in reversed(scheduler.jobs.values()) if caller.may_see(job.caller))
+    page, more = page_of(jobs, limit, None if before is None else scheduler.get(before, caller))
+    return reply(JobList, {"object": "list", "data": [_view(request, job) for job in page], "has_more": more})
 
 
 @endpoint(JobObject, errors=(JobNotFound,))

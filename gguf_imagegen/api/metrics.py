@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -18,71 +19,33 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._jobs = Counter(
-            "imagegen_jobs", "Jobs ended, by outcome", ["outcome", "model"], registry=self.registry
-        )
-        self._callers = Counter(
-            "imagegen_caller_jobs", "Jobs ended, by caller", ["caller", "outcome"], registry=self.registry
-        )
-        self._step = Histogram(
-            "imagegen_seconds_per_step",
-            "Seconds per denoising step",
-            ["model"],
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self._phase = Histogram(
-            "imagegen_phase_seconds",
-            "Seconds per phase of one image",
-            ["phase", "model"],
-            buckets=SECONDS,
-            registry=self.registry,
-        )
-        self._workers = Counter(
-            "imagegen_worker_ends", "Engine processes ended, by reason", ["reason"], registry=self.registry
-        )
-        self._restarts = Counter(
+        count, show = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        measure = partial(Histogram, registry=self.registry, buckets=SECONDS)
+        self._jobs = count("imagegen_jobs", "Jobs ended, by outcome", ["outcome", "model"])
+        self._callers = count("imagegen_caller_jobs", "Jobs ended, by caller", ["caller", "outcome"])
+        self._step = measure("imagegen_seconds_per_step", "Seconds per denoising step", ["model"])
+        self._phase = measure("imagegen_phase_seconds", "Seconds per phase of one image", ["phase", "model"])
+        self._workers = count("imagegen_worker_ends", "Engine processes ended, by reason", ["reason"])
+        self._restarts = count(
             "imagegen_worker_restarts",
             "Engine processes lost to a crash or a cancel, to be started again on demand",
-            registry=self.registry,
         )
-        self._waiting = Gauge("imagegen_queue_depth", "Jobs waiting", registry=self.registry)
-        self._running = Gauge("imagegen_jobs_running", "Jobs running", registry=self.registry)
-        self._lanes = Gauge(
-            "imagegen_lane_status",
-            "1 for what a lane does, 0 else",
-            ["lane", "status"],
-            registry=self.registry,
-        )
-        self._engines = Gauge(
+        self._waiting = show("imagegen_queue_depth", "Jobs waiting")
+        self._running = show("imagegen_jobs_running", "Jobs running")
+        self._loaded = show("imagegen_models_loaded", "Models in memory")
+        self._lanes = show("imagegen_lane_status", "1 for what a lane does, 0 else", ["lane", "status"])
+        self._engines = show(
             "imagegen_engine_info",
             "1 for what a lane's engine computes on, and the kernels of ours that it uses on the CPU",
             ["lane", "backend", "kernels"],
-            registry=self.registry,
         )
-        self._wanted = Gauge(
-            "imagegen_lanes_wanted",
-            "Lanes that would have work: jobs waiting and running",
-            registry=self.registry,
-        )
-        self._nodes = Gauge(
-            "imagegen_cluster_nodes", "Nodes of the cluster, by status", ["status"], registry=self.registry
-        )
-        self._joined = Gauge(
-            "imagegen_cluster_joined", "1 while the head of the cluster answers", registry=self.registry
-        )
-        self._lost = Gauge(
-            "imagegen_cluster_lanes_lost",
-            "Lanes lost since the start, by why",
-            ["why"],
-            registry=self.registry,
-        )
-        self._late = Gauge(
-            "imagegen_cluster_late_events", "Events of attempts that were over", registry=self.registry
-        )
+        self._wanted = show("imagegen_lanes_wanted", "Lanes that would have work: jobs waiting and running")
+        self._nodes = show("imagegen_cluster_nodes", "Nodes of the cluster, by status", ["status"])
+        self._joined = show("imagegen_cluster_joined", "1 while the head of the cluster answers")
+        self._lost = show("imagegen_cluster_lanes_lost", "Lanes lost since the start, by why", ["why"])
+        self._late = show("imagegen_cluster_late_events", "Events of attempts that were over")
         self._scheduler: Scheduler | None = None
         self._cluster: Cluster | None = None
-        self._loaded = Gauge("imagegen_models_loaded", "Models in memory", registry=self.registry)
 
     def watch(self, scheduler: Scheduler, cluster: Cluster | None) -> None:
         """Read the gauges from this scheduler, and from the cluster, whenever somebody asks."""

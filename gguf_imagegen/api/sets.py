@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from functools import partial
-from itertools import dropwhile, islice
 from typing import Any, Final
 
 from aiohttp import web
@@ -15,13 +14,14 @@ from gguf_imagegen.api.callers import caller_of, sender_of
 from gguf_imagegen.api.idempotency import ATTEMPTS, Attempt
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import EVENTS, IDEMPOTENCY, PICTURE, Param, endpoint
-from gguf_imagegen.api.paging import LIMIT, limit_of
+from gguf_imagegen.api.paging import LIMIT, limit_of, page_of
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.set_answers import SetDryRun, SetItem, SetList, SetObject, SetSummary
 from gguf_imagegen.api.streams.frames import DONE, HEARTBEAT, frame
 from gguf_imagegen.api.streams.writing import Silence, send
 from gguf_imagegen.api.urls import base_url, file_url
-from gguf_imagegen.jobs.picture_set import PictureSet, draw_id
+from gguf_imagegen.jobs.ids import draw_id
+from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.results import ResultStore
 from gguf_imagegen.jobs.ticket import Item
 from gguf_imagegen.pictures import contact_sheet, provenance
@@ -77,9 +77,17 @@ async def _made(request: web.Request, found: Combinations, attempt: Attempt | No
     body.let_go(request)
     if found.shared.dry_run:
         return reply(SetDryRun, SetDryRun.of(await service.forecasts(plans), warnings))
-    items = [_item(plan, own["prompt"]) for plan, own in zip(plans, found.own, strict=True)]
-    repeat = attempt.repeat if attempt else None
-    wanted = PictureSet(found.shared, operation, items, sender_of(request), warnings=warnings, repeat=repeat)
+    server, drawn = service.settings.server_name, zip(plans, found.own, strict=True)
+    items = [_item(draw_id("job", server), plan, own["prompt"]) for plan, own in drawn]
+    wanted = PictureSet(
+        found.shared,
+        operation,
+        items,
+        sender_of(request),
+        warnings=warnings,
+        id=draw_id("set", server),
+        repeat=attempt.repeat if attempt else None,
+    )
     await service.submit_set(wanted)
     if attempt is not None:
         attempt.job = wanted
@@ -110,9 +118,9 @@ def _warnings(plans: list[Plan]) -> list[str]:
     return list(dict.fromkeys(note for plan in plans for note in plan.warnings))
 
 
-def _item(plan: Plan, prompt: str) -> Item:
+def _item(id: str, plan: Plan, prompt: str) -> Item:
     spec = plan.spec
-    return Item(draw_id("job"), plan.name, prompt, spec.cfg_scale, spec.sampler, spec.steps, spec.seed)
+    return Item(id, plan.name, prompt, spec.cfg_scale, spec.sampler, spec.steps, spec.seed)
 
 
 @endpoint(SetList, errors=(InvalidRequest, JobNotFound), params=(LIMIT, BEFORE))
@@ -120,13 +128,10 @@ async def list_sets(request: web.Request) -> web.Response:
     """GET /v1/images/sets: the newest first; `limit` of 50, at most 200, from after that of `before`."""
     limit, before = limit_of(request, PAGE), request.query.get("before")
     service, caller = request.app[SERVICE], caller_of(request)
-    sets = iter(service.sets.seen_by(caller))
-    if before is not None:
-        last = service.sets.get(before, caller)
-        sets = islice(dropwhile(lambda each: each is not last, sets), 1, None)
-    page = list(islice(sets, limit + 1))
-    data = [SetSummary.of(each, len(service.pool.lanes)) for each in page[:limit]]
-    return reply(SetList, {"object": "list", "data": data, "has_more": len(page) > limit})
+    last = None if before is None else service.sets.get(before, caller)
+    page, more = page_of(service.sets.seen_by(caller), limit, last)
+    data = [SetSummary.of(each, len(service.pool.lanes)) for each in page]
+    return reply(SetList, {"object": "list", "data": data, "has_more": more})
 
 
 @endpoint(SetObject, errors=(JobNotFound,))

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NoReturn
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from gguf_imagegen.api import body
 from gguf_imagegen.api.callers import caller_of, sender_of
 from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS
-from gguf_imagegen.api.job_answers import DryRun, JobObject
+from gguf_imagegen.api.job_answers import DryRun, JobObject, Read
 from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
 from gguf_imagegen.api.reply import Answered, reply
-from gguf_imagegen.api.streams.send import wait_for_job
+from gguf_imagegen.api.streams.encoders import Encoder, Eta
+from gguf_imagegen.api.streams.send import answer_job, stream_job, wait_for_job
 from gguf_imagegen.api.urls import base_url, file_url
 from gguf_imagegen.jobs.job import Job
 from gguf_imagegen.jobs.picture_set import PictureSet
 from gguf_imagegen.jobs.ticket import Repeat, Ticket
 from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.prompt import require_prompt
-from gguf_imagegen.planning.request import ImageRequest, parse_request
+from gguf_imagegen.planning.request import ImageRequest, StreamOptions, parse_request
 from gguf_imagegen.vocabulary.errors import JobNotFound
 
 
@@ -153,6 +155,26 @@ def name_of(request: web.Request, job: Job) -> str:
     """The name that its caller gave it, else its own id."""
     names = request.app[REQUEST_IDS]
     return next((name for (_, name), job_id in names.items() if job_id == job.id), job.id)
+
+
+async def answered(
+    request: web.Request,
+    work: Work,
+    encoder: Callable[[Job, StreamOptions, Read, Eta], Encoder],
+    model: type[BaseModel],
+    body: Callable[[Job, Read], object],
+) -> web.StreamResponse:
+    """As the request wants it: 202 at once, streamed by the encoder, or the model's answer at the end."""
+    job, scheduler = work.job, request.app[SERVICE].scheduler
+    if prefers_async(request):
+        return accepted(request, job)
+    read = scheduler.results.get
+    if work.wanted.stream:
+        made = encoder(job, work.wanted.stream_options or StreamOptions(), read, scheduler.eta)
+        return await stream_job(request, job, made, cancel_on_leave=work.cancel_on_leave)
+    return await answer_job(
+        request, job, model, partial(body, job, read), cancel_on_leave=work.cancel_on_leave
+    )
 
 
 async def finish(request: web.Request, work: Work) -> list[bytes]:

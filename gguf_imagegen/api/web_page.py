@@ -22,6 +22,8 @@ TYPES = {
     "svg": "image/svg+xml",
     "webmanifest": "application/manifest+json",
 }
+DOCUMENTS = ("text/html", "image/svg+xml")
+"""What a browser shows by itself; on scripts a policy does nothing, and it is as long as many of them."""
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self';"
     " manifest-src 'self';"
@@ -79,13 +81,9 @@ async def answer(request: web.Request, name: str) -> web.Response:
     found = request.app[ASSETS].get(name)
     if found is None:
         raise NotFound(f"there is no {name[:100]!r} here")
-    headers = {
-        "Content-Security-Policy": POLICY,
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache",
-        "ETag": found.tag,
-        "Vary": "Accept-Encoding",
-    }
+    headers = {"Cache-Control": "no-cache", "ETag": found.tag, "Vary": "Accept-Encoding"}
+    if found.content_type in DOCUMENTS:
+        headers |= {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}
     if found.tag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
         return web.Response(status=304, headers=headers)
     packs = "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")

@@ -48,6 +48,8 @@ class Catalog:
         self.components = components or {}
         self.elsewhere: Callable[[Entry], bool] = lambda entry: False
         """Whether another machine has a model that is not here, and makes its pictures."""
+        self.awaits: Callable[[], bool] = lambda: False
+        """Whether machines may come that have what is nowhere now."""
         self._entries: dict[str, dict[str, Entry]] = {}
         self._names: dict[str, str] = {}
         self._paths: dict[tuple[bool, Path], Path] = {}  # joined once: lists ask for thousands
@@ -219,8 +221,8 @@ class Catalog:
         return headers
 
     def require_within_reach(self, entry: Entry) -> None:
-        """As `require_on_disk`, unless another machine has the model."""
-        if entry.unsupported or not self.within_reach(entry):
+        """As `require_on_disk`, unless another machine has the model, or may come and have it."""
+        if entry.unsupported or not (self.within_reach(entry) or self.awaits()):
             self.require_on_disk(entry)
 
     def require_on_disk(self, entry: Entry) -> None:

@@ -19,7 +19,7 @@ from gguf_imagegen.commands.pull import pull_missing
 from gguf_imagegen.engines.backend import Backend, UnknownBackend, named_backend
 from gguf_imagegen.engines.sdcpp.choice import choose_build
 from gguf_imagegen.jobs import state
-from gguf_imagegen.machine import heap, logs, loop, signals, stdio
+from gguf_imagegen.machine import heap, logs, loop, scratch, signals, stdio
 from gguf_imagegen.pool.ray import nodes
 from gguf_imagegen.settings import Settings, is_loopback
 
@@ -118,6 +118,7 @@ def run_server(settings: Settings) -> int:
     stdio.survive_readers()
     logs.set_up(settings.log_level)
     heap.keep_large_blocks_apart()
+    scratch.sweep()
     console = Console(stderr=True)
     try:
         if settings.cluster:

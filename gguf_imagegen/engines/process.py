@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import tempfile
 from asyncio.subprocess import PIPE, Process
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -22,6 +20,7 @@ import psutil
 import gguf_imagegen
 from gguf_imagegen.engines import wire
 from gguf_imagegen.engines.sdcpp.phases import bare_names
+from gguf_imagegen.machine import scratch
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.machine.kernels import with_kernels
 from gguf_imagegen.machine.processes import PYTHON, apart, exit_name, of_python, was_killed
@@ -77,7 +76,7 @@ class EngineProcess:
         self._stall_timeout = stall_timeout
         self._command = tuple(command)
         self._process: Process | None = None
-        self._scratch: str | None = None
+        self._scratch = ExitStack()
         self._events: asyncio.Queue[EngineEvent | None] = asyncio.Queue(EVENTS_AHEAD)
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._tasks: list[asyncio.Task[None]] = []
@@ -112,9 +111,9 @@ class EngineProcess:
         await asyncio.shield(self._closing)
 
     async def _start(self, *, huge_pages: bool, kernels: Kernels) -> None:
-        self._scratch = tempfile.mkdtemp(prefix="gguf-imagegen-worker-")
+        folder = self._scratch.enter_context(scratch.folder("worker"))
         environment = worker_environment(os.environ, huge_pages=huge_pages, kernels=kernels)
-        environment[wire.SCRATCH] = self._scratch
+        environment[wire.SCRATCH] = str(folder)
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=PIPE,
@@ -225,8 +224,7 @@ class EngineProcess:
         self._end_events()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(_drain(process), EXIT_TIMEOUT)
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.close()
 
     def _end_events(self) -> None:
         """Whoever still waits for an event must not wait for ever."""

@@ -74,8 +74,8 @@ def _check_length(length: int) -> None:
         raise FrameError(f"frame of {length} bytes is over the limit of {MAX_FRAME}")
 
 
-def _plain(value: object) -> object:
-    """Paths are text on the wire, and any mapping is a map."""
+def plain(value: object) -> object:
+    """For `msgspec`: paths are text on the wire, and any mapping is a map."""
     if isinstance(value, Path):
         return str(value)
     if isinstance(value, Mapping):
@@ -83,12 +83,13 @@ def _plain(value: object) -> object:
     raise TypeError(type(value))
 
 
-def _typed(kind: type, value: object) -> object:
+def typed(kind: type, value: object) -> object:
+    """For `msgspec`: the way back of `plain`."""
     if kind is Path and isinstance(value, str):
         return Path(value)
     raise TypeError(kind)
 
 
-_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=_plain)
-_EVENTS: Final[msgspec.msgpack.Decoder[EngineEvent]] = msgspec.msgpack.Decoder(EngineEvent, dec_hook=_typed)
-_COMMANDS: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command, dec_hook=_typed)
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=plain)
+_EVENTS: Final[msgspec.msgpack.Decoder[EngineEvent]] = msgspec.msgpack.Decoder(EngineEvent, dec_hook=typed)
+_COMMANDS: Final[msgspec.msgpack.Decoder[Command]] = msgspec.msgpack.Decoder(Command, dec_hook=typed)

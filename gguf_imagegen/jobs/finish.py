@@ -6,16 +6,13 @@ from collections.abc import Mapping
 
 from gguf_imagegen import __version__
 from gguf_imagegen.pictures import infotext, provenance
-from gguf_imagegen.pictures.finish import Finish
+from gguf_imagegen.pictures.finish import Finish, Upscaler
 from gguf_imagegen.pictures.provenance import SourceType
 from gguf_imagegen.planning.plan import Plan
 
 
-def finish_of(plan: Plan, *, marked: bool, texts: bool = False) -> Finish:
-    """How its pictures become files; `marked`: they say that a model made them.
-
-    The `texts` are for whoever encodes several of them elsewhere.
-    """
+def finish_of(plan: Plan, *, marked: bool) -> Finish:
+    """How its pictures become files; `marked`: they say that a model made them."""
     return Finish(
         drawn=plan.drawn,
         size=(plan.width, plan.height),
@@ -26,7 +23,9 @@ def finish_of(plan: Plan, *, marked: bool, texts: bool = False) -> Finish:
         mask=plan.mask,
         inset=plan.inset,
         xmp=provenance.packet(source_type(plan)) if marked else b"",
-        texts=tuple(describe(plan, plan.seed(index)) for index in range(plan.n)) if texts else (),
+        texts=tuple(describe(plan, plan.seed(index)) for index in range(plan.n)),
+        enlarger=Upscaler(plan.enlarger) if plan.enlarger else None,
+        upscaler=Upscaler(plan.upscale.path, plan.upscale.tile) if plan.upscale else None,
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, TypeAlias
 
+from gguf_imagegen.jobs.ids import draw_id
 from gguf_imagegen.jobs.results import draw_names
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.planning.warnings import few
@@ -119,7 +119,7 @@ class Job:
         first_id: int = 0,
         parent: str | None = None,
     ) -> None:
-        self.id = id or f"job_{secrets.token_hex(12)}"
+        self.id = id or draw_id("job")
         self.plan = plan
         self.sender = sender or Sender()
         self.lasting = lasting

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Sequence
 from statistics import fmean
 
+from gguf_imagegen.jobs.ids import draw_id
 from gguf_imagegen.jobs.job import Job, Status
 from gguf_imagegen.jobs.spool import Spool
 from gguf_imagegen.jobs.ticket import OWN, Item, Repeat, Ticket, fields_of, spooled
@@ -14,10 +14,6 @@ from gguf_imagegen.planning.plan import Operation
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.vocabulary.callers import Sender
 from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError
-
-
-def draw_id(kind: str) -> str:
-    return f"{kind}_{secrets.token_hex(12)}"
 
 
 class PictureSet:

@@ -15,9 +15,9 @@ from itertools import chain
 
 from gguf_imagegen.jobs.estimates import Pace
 from gguf_imagegen.jobs.job import Job
-from gguf_imagegen.pool.needs import addons_of
+from gguf_imagegen.pool.needs import Files, addons_of, files_of
 from gguf_imagegen.pool.placement import POINT, Waiting, due
-from gguf_imagegen.pool.pool import Files, key_of
+from gguf_imagegen.pool.pool import key_of
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Queue:
     def wants(self) -> dict[str, Files]:
         """The files of the jobs, by `Waiting.needs`."""
         return {
-            waiting.needs: (job.plan.entry, addons_of(job.plan))
+            waiting.needs: files_of(job.plan)
             for line in self._lines.values()
             for job, waiting in zip(line, line.waiting.values(), strict=True)
         }

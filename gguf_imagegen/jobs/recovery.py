@@ -28,7 +28,10 @@ SketchOf = Callable[[ImageRequest, Entry, Operation], Awaitable[Sketch]]
 
 
 class Recovery:
-    """Makes a job of a ticket; `unknown` is the model that stands in where not even its name can be read."""
+    """Makes a job of a ticket; `unknown` is the model that stands in where not even its name can be read.
+
+    `spread`: what is not here may be on a machine that is still to come, so that the job waits.
+    """
 
     def __init__(
         self,
@@ -38,7 +41,10 @@ class Recovery:
         pixels: Pixels,
         sketch: SketchOf,
         unknown: Entry,
+        *,
+        spread: bool = False,
     ) -> None:
+        self._spread = spread
         self._able = able
         self._ledger = ledger
         self._catalog = catalog
@@ -83,7 +89,8 @@ class Recovery:
         """Find all that it needs; its pixels are decoded only when it runs."""
         request = await self._ledger.request(ticket, self._able)
         entry, _ = chosen_parts(request, self._catalog.get(ticket.model))
-        self._catalog.require_within_reach(entry)
+        if not self._spread:
+            self._catalog.require_within_reach(entry)
         fresh = await self._sketch(request, entry, ticket.operation)
         if plan is not None and _size(plan) != _size(fresh.bare):
             raise GenerationFailed(

@@ -10,16 +10,15 @@ import logging
 import os
 import re
 import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from gguf_imagegen.jobs.keeping import Keeping
 from gguf_imagegen.jobs.thumbnails import Thumbnails
-from gguf_imagegen.machine import files
+from gguf_imagegen.machine import files, scratch
 from gguf_imagegen.pictures import thumbnails
 from gguf_imagegen.settings import Keep, Settings
 from gguf_imagegen.vocabulary.errors import NotFound
@@ -64,6 +63,7 @@ class ResultStore:
         self._keep = folder
         self._limits = limits
         self._folder: Path | None = folder
+        self._temporary = ExitStack()
         self._keeping: Keeping | None = None
         if folder is not None and limits is not None:
             age = None if limits.age is None else max(limits.age, ttl)
@@ -191,13 +191,12 @@ class ResultStore:
             self._keeping.trim()
 
     def close(self) -> None:
-        if self._keep is None and self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._temporary.close()
+        self._folder = self._keep
 
     def _ensure_folder(self) -> Path:
         if self._folder is None:
-            self._folder = Path(tempfile.mkdtemp(prefix="gguf-imagegen-"))
+            self._folder = self._temporary.enter_context(scratch.folder("pictures"))
         self._folder.mkdir(mode=0o777 if self._is_users else 0o700, parents=True, exist_ok=True)
         return self._folder
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
 from msgspec.structs import replace
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.jobs.estimates import Pace
-from gguf_imagegen.jobs.finish import describe, finish_of
+from gguf_imagegen.jobs.finish import finish_of
 from gguf_imagegen.jobs.job import ImageReady, Job, JobEvent, PreviewReady, Started
 from gguf_imagegen.jobs.results import ResultStore
-from gguf_imagegen.pictures.finish import Finish
-from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.pool.base_lane import BaseLane
 from gguf_imagegen.pool.failures import NoRoomYet
-from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import LiveEngine, Upscale
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
     ImagegenError,
@@ -118,89 +114,36 @@ class Runner:
             raise job.cancel_requested
         if job.complete is not None:
             job.plan, job.complete = await job.complete(), None
-        first = job.missing
-        if job.plan.generate is None:
+        plan, first = job.plan, job.missing
+        finish = finish_of(plan, marked=self._marked)
+        if plan.generate is None:
             async with lane.without_model() as engine:
-                for index, picture in enumerate(job.plan.pictures[first:], first):
-                    await self._enlarge(job, lane, engine, index, picture, Timings())
+                for index, picture in enumerate(plan.pictures[first:], first):
+                    await self._take_all(job, lane, lane.enlarge(engine, Made(index, picture), finish))
             return
-        made: list[tuple[RawImage, Timings]] = []
-        async with lane.loaded(
-            job.plan.entry, partial(self._loading, job, lane), job.plan.keep_alive
-        ) as model:
+        async with lane.loaded(plan.entry, partial(self._loading, job, lane), plan.keep_alive) as model:
             if not job.cancel_requested:
-                await lane.make_room_to_decode(model, job.plan.generate)
-                spec, finish = replace(job.plan.generate, first=first), self._finish_there(job.plan)
-                async for event in lane.draw(model, spec, finish):
-                    await self._take(job, event, made, lane.device.kind)
-            for index, (picture, timings) in enumerate(made, first):
-                await self._enlarge(job, lane, model.engine, index, picture, timings)
-
-    def _finish_there(self, plan: Plan) -> Callable[[], Finish] | None:
-        """For a lane that makes files; pixels that an engine makes larger are finished here."""
-        if plan.enlarger is not None or plan.upscale is not None:
-            return None
-        return partial(finish_of, plan, marked=self._marked, texts=True)
+                await lane.make_room_to_decode(model, plan.generate)
+                spec = replace(plan.generate, first=first)
+                await self._take_all(job, lane, lane.draw(model, spec, finish))
 
     def _loading(self, job: Job, lane: BaseLane, event: Loading | Loaded) -> None:
         if isinstance(event, Loaded):
             self._pace.learn_load(job.plan.entry, event.seconds, lane.device.kind)
         self._publish(job, event)
 
-    async def _enlarge(
-        self, job: Job, lane: BaseLane, engine: LiveEngine, index: int, picture: RawImage, timings: Timings
-    ) -> None:
-        """To the size asked for where the model drew less, then as the request wants it, and keep it."""
-        plan, threads = job.plan, lane.device.threads
-        if plan.enlarger is not None:
-            picture = await self._upscaled(job, engine, Upscale(plan.enlarger, picture, index, threads))
-            picture = await asyncio.to_thread(finish_of(plan, marked=self._marked).restore, picture)
-        if plan.upscale is not None:
-            path, tile = plan.upscale.path, plan.upscale.tile
-            picture = await self._upscaled(job, engine, Upscale(path, picture, index, threads, tile))
-        await self._keep_image(job, index, picture, timings)
-
-    async def _upscaled(self, job: Job, engine: LiveEngine, task: Upscale) -> RawImage:
-        picture = task.image
-        async for event in engine.run(task):
+    async def _take_all(self, job: Job, lane: BaseLane, events: AsyncIterator[EngineEvent]) -> None:
+        async for event in events:
             match event:
-                case Made():
-                    picture = event.artifact
-                case PhaseChanged() | Progress() | Loading():
+                case PreviewFile(index=index, step=step, steps=steps, data=data):
+                    self._publish(job, PreviewReady(index, step, steps, data))
+                case PictureFile(index=index, data=data, timings=timings):
+                    self._pace.learn(job.plan, timings, lane.device.kind)
+                    await self._keep_file(job, index, data, timings)
+                case PhaseChanged() | Progress() | Notice() | Loading():
                     self._publish(job, event)
-        return picture
-
-    async def _take(
-        self, job: Job, event: EngineEvent, made: list[tuple[RawImage, Timings]], kind: str
-    ) -> None:
-        match event:
-            case Preview():
-                finish = finish_of(job.plan, marked=self._marked)
-                data = await asyncio.to_thread(finish.preview, event.picture)
-                self._publish(job, PreviewReady(event.index, event.step, event.steps, data))
-            case PreviewFile(index=index, step=step, steps=steps, data=data):
-                self._publish(job, PreviewReady(index, step, steps, data))
-            case PictureFile(index=index, data=data, timings=timings):
-                self._pace.learn(job.plan, timings, kind)
-                await self._keep_file(job, index, data, timings)
-            case Made(index=index, artifact=artifact, timings=timings):
-                self._pace.learn(job.plan, timings, kind)
-                finish = finish_of(job.plan, marked=self._marked)
-                picture = await asyncio.to_thread(finish.crop, artifact)
-                if job.plan.enlarger is None:
-                    picture = await asyncio.to_thread(finish.restore, picture)
-                if job.plan.enlarger is None and job.plan.upscale is None:
-                    await self._keep_image(job, index, picture, timings)
-                else:
-                    made.append((picture, timings))
-            case PhaseChanged() | Progress() | Notice() | Loading():
-                self._publish(job, event)
-            case Loaded() | TextFound() | Failed() | Done():
-                pass
-
-    async def _keep_image(self, job: Job, index: int, picture: RawImage, timings: Timings) -> None:
-        finish, text = finish_of(job.plan, marked=self._marked), describe(job.plan, job.plan.seed(index))
-        await self._keep_file(job, index, await asyncio.to_thread(finish.encode, picture, text), timings)
+                case Preview() | Made() | Loaded() | TextFound() | Failed() | Done():
+                    pass
 
     async def _keep_file(self, job: Job, index: int, data: bytes, timings: Timings) -> None:
         plan, seed = job.plan, job.plan.seed(index)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+
+AGAIN = 0.1
+"""Seconds between two looks whether a lock is free."""
 
 
 class Held(Exception):
@@ -43,6 +48,22 @@ def exclusive(path: Path) -> Iterator[None]:
     if sys.platform == "win32":
         with suppress(PermissionError):  # another process has it meanwhile
             path.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def in_turn(path: Path, patience: float) -> AsyncIterator[None]:
+    """The same, as soon as whoever has it lets go. Raises `Held` after `patience` seconds."""
+    deadline = time.monotonic() + patience
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(exclusive(path))
+                break
+            except Held:
+                if time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(AGAIN)
+        yield
 
 
 def _is_open_file(path: Path, handle: int) -> bool:

@@ -71,7 +71,9 @@ if sys.platform == "win32":
 
 def user_number() -> str:
     """Of the user whose process this is; "" on Windows, where each has a folder for temporary files."""
-    return "" if sys.platform == "win32" else str(os.getuid())
+    if sys.platform == "win32":
+        return ""
+    return str(os.getuid())
 
 
 def was_killed(code: int) -> bool:

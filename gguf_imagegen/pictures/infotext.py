@@ -18,7 +18,7 @@ NOTHING_MORE: Mapping[str, object] = MappingProxyType({})
 
 # A1111's pattern, with the length of a key bounded: unbounded, hostile text takes quadratic time.
 _PAIR = re.compile(r'(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-PROMPT, NEGATIVE = "Prompt", "Negative prompt"
+PROMPT, NEGATIVE, UPSCALED = "Prompt", "Negative prompt", "Postprocess upscale"
 _UNICODE = b"UNICODE\0"
 _ASCII = b"ASCII\0\0\0"
 _JPEG_SEGMENT_BYTES = 65533
@@ -79,7 +79,8 @@ def parse_parameters(text: str) -> dict[str, str]:
     """`Prompt`, `Negative prompt`, and each pair of the last line; any text at all is at least a prompt."""
     lines = text.strip().split("\n")
     pairs = _PAIR.findall(lines[-1]) if len(lines[-1]) <= MAX_LINE else []
-    if len(pairs) < 3:  # A1111's rule: fewer pairs are words of the prompt that happen to hold a colon
+    fewest = 1 if lines[-1].startswith(f"{UPSCALED} ") else 3  # A1111's rule, but for its extras' own line:
+    if len(pairs) < fewest:  # fewer pairs are words of the prompt that happen to hold a colon
         pairs = []
     else:
         lines.pop()

@@ -26,7 +26,7 @@ from gguf_imagegen.pool.options import Options
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Generate, LiveEngine, Role
 from gguf_imagegen.vocabulary.errors import Cancelled, ImagegenError
-from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Loading
+from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Loading, Made
 from gguf_imagegen.vocabulary.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -66,14 +66,17 @@ class BaseLane(ABC):
     # -- what differs ---------------------------------------------------------------------------------
 
     @abstractmethod
-    def has(self, entry: Entry, addons: Sequence[Path] = ()) -> bool:
-        """Whether the files are where they would be loaded; `addons` are those that a job names besides."""
+    def has(self, entry: Entry | None, addons: Sequence[Path] = ()) -> bool:
+        """Whether the files are where they would be loaded; `addons` are those that a job names besides.
+
+        Without a model they are all that it needs.
+        """
 
     @abstractmethod
     def free(self) -> Available:
         """Memory that is free for a model; may ask GPUs."""
 
-    def pulls(self, entry: Entry, addons: Sequence[Path] = ()) -> bool:
+    def pulls(self, entry: Entry | None, addons: Sequence[Path] = ()) -> bool:
         """Whether files that it lacks are fetched there when they are needed."""
         return False
 
@@ -86,10 +89,12 @@ class BaseLane(ABC):
         """Close other models until this work can be decoded as it says; NoRoomYet if that is not enough."""
 
     @abstractmethod
-    def draw(
-        self, model: LoadedModel, spec: Generate, finish: Callable[[], Finish] | None
-    ) -> AsyncIterator[EngineEvent]:
-        """What the model makes; pictures come as files where this lane finishes them as `finish` says."""
+    def draw(self, model: LoadedModel, spec: Generate, finish: Finish) -> AsyncIterator[EngineEvent]:
+        """What the model makes; pictures and previews come as files (`pool.finishing`)."""
+
+    @abstractmethod
+    def enlarge(self, engine: LiveEngine, made: Made, finish: Finish) -> AsyncIterator[EngineEvent]:
+        """The same of a picture that is there already; `engine` is one of this lane's."""
 
     @abstractmethod
     def _new_engine(self) -> LiveEngine:

@@ -21,6 +21,7 @@ from gguf_imagegen.machine.memory import Available, available
 from gguf_imagegen.modelfiles.header import Header
 from gguf_imagegen.pictures.finish import Finish
 from gguf_imagegen.planning.load_spec import model_spec
+from gguf_imagegen.pool import finishing
 from gguf_imagegen.pool.base_lane import BaseLane, Tell
 from gguf_imagegen.pool.failures import Failures, NoRoomYet
 from gguf_imagegen.pool.loaded_model import LoadedModel
@@ -28,9 +29,9 @@ from gguf_imagegen.pool.neighbour import Neighbour
 from gguf_imagegen.pool.options import Options
 from gguf_imagegen.pool.tunings import Tunings
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Engine, Generate, LoadSpec, Role
+from gguf_imagegen.vocabulary.engine import Engine, Generate, LiveEngine, LoadSpec, Role
 from gguf_imagegen.vocabulary.errors import InsufficientMemory
-from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Loading
+from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Loading, Made
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
@@ -69,19 +70,21 @@ class Lane(BaseLane):
         self._neighbour = Neighbour(settings.before_load)
         self._tunings = Tunings(catalog.models_dir, settings.kernels)
 
-    def has(self, entry: Entry, addons: Sequence[Path] = ()) -> bool:
+    def has(self, entry: Entry | None, addons: Sequence[Path] = ()) -> bool:
         """See `BaseLane`; requests name only add-ons that are on this machine."""
-        return self._catalog.on_disk(entry)
+        return entry is None or self._catalog.on_disk(entry)
 
     def free(self) -> Available:
         """See `BaseLane`."""
         return self._free()
 
-    def draw(
-        self, model: LoadedModel, spec: Generate, finish: Callable[[], Finish] | None
-    ) -> AsyncIterator[EngineEvent]:
-        """See `BaseLane`; pictures come as pixels."""
-        return model.engine.run(spec)
+    def draw(self, model: LoadedModel, spec: Generate, finish: Finish) -> AsyncIterator[EngineEvent]:
+        """See `BaseLane`."""
+        return finishing.drawn(model.engine, spec, finish, self.device.threads)
+
+    def enlarge(self, engine: LiveEngine, made: Made, finish: Finish) -> AsyncIterator[EngineEvent]:
+        """See `BaseLane`."""
+        return finishing.enlarged(engine, made, finish, self.device.threads)
 
     def _new_engine(self) -> Engine:
         return self._make_engine()

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
+from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.planning.plan import Plan
 from gguf_imagegen.vocabulary.engine import Generate
+
+Files: TypeAlias = tuple[Entry | None, tuple[Path, ...]]
+"""A model, None for work without one, and add-ons."""
+
+
+def files_of(plan: Plan) -> Files:
+    """All of them."""
+    return plan.entry if plan.generate else None, addons_of(plan)
 
 
 def addons_of(plan: Plan) -> tuple[Path, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -87,10 +88,11 @@ def place(
 
     * Callers take turns; of one caller the oldest goes first. So it is among jobs of one priority; of those
       whose turn it is in each, the one that is due first goes first.
-    * Until the job whose turn it is has waited `swap_after`, jobs that need no load go before it.
+    * Until a job has waited `swap_after`, those that need no load go before it.
     * A model that some lane holds is loaded once more on an empty lane; where another model may have to
-      leave for that, only if more jobs wait for it than lanes hold it, or one has waited `swap_after`.
-    * When memory is short for a job whose turn it is and that has waited so long, nothing else begins, so
+      leave for that, only if more jobs wait for it than lanes hold it, or, once one has waited `swap_after`,
+      if fewer jobs a lane wait for the other one, even without this lane: no lane swaps to and fro.
+    * When memory is short for a job that has waited so long and whose turn it is, nothing else begins, so
       that lanes become idle and their models can leave.
     """
     board = _Board(waiting, lanes, now, rules)
@@ -108,23 +110,30 @@ class _Board:
         self._free = {lane.name: lane for lane in lanes if lane.idle}
         self._placed: dict[str, Assignment] = {}
         self._late = now - rules.swap_after
+        self._queued = Counter(job.model for job in self._jobs)
 
     def assignments(self) -> Iterator[Assignment]:
         while self._free and (found := self._next()):
             self._placed[found.job.id] = found
             del self._free[found.lane]
+            self._queued[found.job.model] -= 1
             yield found
 
     def _next(self) -> Assignment | None:
-        head = next(self._left(), None)
-        if head is None:
-            return None
-        if head.due <= self._late:
-            if lane := self._lane_with(head) or self._lane_for(head):
-                return Assignment(head, lane.name)
-            if not self._copies(head) and not all(lane.paused for lane in self._free.values()):
+        for job in self._late_ones():
+            if lane := self._lane_with(job) or self._lane_for(job):
+                return Assignment(job, lane.name)
+            if not self._copies(job) and self._refused(job):
                 return None  # memory is short
         return self._ready_one() or self._one_to_load()
+
+    def _late_ones(self) -> Iterator[Waiting]:
+        """Those that have waited long, in turn: of those that need the same, the first."""
+        seen: set[tuple[str | None, str]] = set()
+        for job in self._left():
+            if job.due <= self._late and (job.model, job.needs) not in seen:
+                seen.add((job.model, job.needs))
+                yield job
 
     def _left(self) -> Iterator[Waiting]:
         return (job for job in self._jobs if job.id not in self._placed)
@@ -144,7 +153,7 @@ class _Board:
         seen: set[tuple[str | None, str]] = set()  # a younger job for the same files cannot do better
         for job in self._left():
             key = job.model, job.needs
-            if key not in seen and (lane := self._lane_for(job)) and self._worth_it(job, lane):
+            if key not in seen and (lane := self._lane_for(job)):
                 return Assignment(job, lane.name)
             seen.add(key)
         return None
@@ -154,15 +163,27 @@ class _Board:
         return min((x for x in self._free.values() if x.ready(job)), key=lambda x: x.loaded, default=None)
 
     def _lane_for(self, job: Waiting) -> LaneView | None:
-        """An idle lane to load on: an empty one, else the least recently used."""
-        able = (lane for lane in self._free.values() if lane.may_load(job))
+        """An idle lane to load on: an empty one, else the least recently used of those that may swap."""
+        able = (lane for lane in self._free.values() if lane.may_load(job) and self._worth_it(job, lane))
         return min(able, key=lambda lane: (lane.loaded, lane.used), default=None)
 
     def _worth_it(self, job: Waiting, lane: LaneView) -> bool:
+        """Whether it should be loaded there, be it once more, although other models may leave for that."""
         holders = self._copies(job)
-        if not holders or not lane.loaded or job.due <= self._late:
+        if not holders or not lane.loaded:
             return True
-        return sum(other.model == job.model for other in self._left()) > holders
+        if job.due > self._late:
+            return self._queued[job.model] > holders
+        share = self._queued[job.model] / holders
+        return all(self._share_without(lane, model) < share for model in lane.holds)
+
+    def _share_without(self, lane: LaneView, model: str) -> float:
+        """How many jobs wait for this model, for each lane that has it but for this one."""
+        waiting, others = self._queued[model], sum(model in each.holds for each in self._lanes) - 1
+        return waiting / others if others else math.inf if waiting else 0.0
+
+    def _refused(self, job: Waiting) -> bool:
+        return any(job.model in lane.refuses and job.needs not in lane.lacks for lane in self._free.values())
 
     def _copies(self, job: Waiting) -> int:
         """How many lanes have this model in memory, or will soon."""

@@ -7,7 +7,6 @@ import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 from msgspec.structs import replace
 
@@ -20,18 +19,17 @@ from gguf_imagegen.machine.memory import Available, available
 from gguf_imagegen.pool.base_lane import BaseLane
 from gguf_imagegen.pool.failures import Failures
 from gguf_imagegen.pool.lane import Lane
+from gguf_imagegen.pool.needs import Files
 from gguf_imagegen.pool.options import Options
 from gguf_imagegen.pool.placement import LaneView
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine, Generate
-from gguf_imagegen.vocabulary.errors import ImagegenError
+from gguf_imagegen.vocabulary.errors import ImagegenError, MissingComponent
 from gguf_imagegen.vocabulary.events import Loading
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 MOST_TILES = 10_000
 """Sizes of pictures for which it is remembered whether they are decoded in tiles."""
-Files: TypeAlias = tuple[Entry, tuple[Path, ...]]
-"""A model, and add-ons (`pool.needs`)."""
 
 
 class Pool:
@@ -73,7 +71,7 @@ class Pool:
             )
             for device in devices
         )  # fmt: skip
-        catalog.elsewhere = self._elsewhere
+        catalog.elsewhere, catalog.awaits = self._elsewhere, lambda: self.spreads and not self._far
         for lane in self.own:
             lane.ended = self._engine_ended
 
@@ -106,8 +104,8 @@ class Pool:
 
     @property
     def spreads(self) -> bool:
-        """Whether there are lanes of other machines, which may have other files."""
-        return bool(self._far)
+        """Whether there may be lanes of other machines, which have other files."""
+        return self._settings.cluster is not None
 
     @property
     def kinds(self) -> Sequence[str]:
@@ -201,6 +199,19 @@ class Pool:
                 self._tiles[key] = found
         return replace(spec, vae_tiling=found)
 
+    def require(self, entry: Entry | None, addons: Sequence[Path]) -> None:
+        """Raise MissingComponent where machines have the model, and none of them what a job names besides."""
+        control = entry.files.get("control_net") if entry else None
+        bare = entry.without("control_net") if entry else None
+        able = [lane for lane in self.lanes if lane.has(bare) or lane.pulls(bare)]
+        complete = (lane.has(entry, addons) or lane.pulls(entry, addons) for lane in able)
+        if self.spreads and able and not any(complete):
+            names = ", ".join(path.name for path in (*addons, *([control] if control else [])))
+            raise MissingComponent(
+                f"no machine of the cluster has the model and {names}: what requests name must be in the"
+                " --lora-dir, --embedding-dir, --upscaler-dir or --control-dir of the server and of a node"
+            )
+
     def _must_tile(self, entry: Entry, width: int, height: int) -> bool:
         try:
             headers = self._catalog.checked_files(entry)
@@ -247,7 +258,7 @@ class Pool:
 
     def _lacks(self, wants: Mapping[str, Files]) -> dict[str, frozenset[str]]:
         """By lane: whose files are not there. Of a lane that would pull them, if others have them."""
-        if not self._far:  # what was not here was refused at the door
+        if not self.spreads:  # what was not here was refused at the door
             return {}
         found: dict[str, set[str]] = {lane.name: set() for lane in self.lanes}
         for key, (entry, addons) in wants.items():

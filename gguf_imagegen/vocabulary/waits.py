@@ -21,8 +21,11 @@ class Waits:
     """After each attempt to call a webhook that failed; the attempt after the last one is the last."""
     cancel_again: float = 5.0
     """After which a cancellation was lost: `asyncio.wait_for` may swallow one before Python 3.12."""
-    silent_lane: float = 10.0
-    """After which a lane of the cluster that says nothing counts as lost; it says something every 2 s."""
+    silent_lane: float = 8.0
+    """After which a lane of the cluster that says nothing counts as lost; it says something every 2 s.
+
+    What is done about it must begin within 10 s.
+    """
     cluster_again: float = 5.0
     """After the connection to the cluster ended, until it is tried again."""
 

@@ -1,9 +1,10 @@
 // The page: its views, what is read again when something changes, and the state of the connection.
 
 import { pictured, viewed } from "./address.js";
-import { call, forgetKey, hasKey } from "./api.js";
+import { forgetKey, hasKey } from "./api.js";
 import * as create from "./create.js";
 import { $, say, toast } from "./dom.js";
+import { first, news } from "./first.js";
 import * as jobs from "./jobs.js";
 import * as theme from "./theme.js";
 import * as watch from "./watch.js";
@@ -60,6 +61,7 @@ function enter(view) {
 
 let reading = null;
 let readAt = 0;
+let early = first; // what was asked for before this module was here; null once it was read
 let ready = false;
 
 /** Models and what belongs to them, read again; calls that come meanwhile share the answer. */
@@ -76,9 +78,9 @@ async function read() {
   readAt = Date.now();
   try {
     const every = !$("view-models").hidden; // the whole catalog is long, and the form needs only what is here
-    const [list, me, addons] = await Promise.all([
-      call("GET", every ? "/v1/models?all=true" : "/v1/models"), call("GET", "/v1/me"), call("GET", "/v1/addons"),
-    ]);
+    const asked = every ? news("/v1/models?all=true") : early ?? news();
+    early = null;
+    const [list, me, addons] = await asked;
     if (every) await models((part) => part.offer(list.data, me.admin));
     create.offer(list.data, addons);
     if (list.data.some((each) => ["loading", "pulling"].includes(each.meta.state))) setTimeout(refresh, 1000);

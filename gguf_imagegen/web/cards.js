@@ -15,9 +15,12 @@ const FADE = 150; // ms
 const REDONE = ["generation", "edit"];
 const WIDTH = 1024; // of the pictures on the cards: small files, and sharp enough
 
+/** What a job is called. */
+export const titleOf = ({ parameters, operation }) => parameters.prompt || (operation === "upscale" ? "Upscaled picture" : "Picture without a prompt");
+
 /** With what the buttons do: `stop(id)`, `move(job, places)`, `dismiss(id)` and `open(job, index)`. */
 export function makeCard(job, { stop, move, dismiss, open }) {
-  const text = job.parameters.prompt || (job.operation === "upscale" ? "Upscaled picture" : "Picture without a prompt");
+  const text = titleOf(job);
   const cancel = button("Cancel", () => stop(job.id), { class: "small", "aria-label": `Cancel: ${text}`, "data-act": "cancel" });
   const again = button("Load settings", () => load(ofJob(job), sources.ofJob(job.id)), { class: "small", hidden: true });
   const redo = button("Redo", () => once(job), { class: "small redo", hidden: true, title: "The same settings with a new seed", "aria-label": `Redo: ${text}` });
@@ -30,8 +33,8 @@ export function makeCard(job, { stop, move, dismiss, open }) {
   const tiles = job.pictures.map((_, index) => makeTile(job, index, open));
   const element = h("article", { class: "job", "data-job": job.id, "aria-label": text },
     h("div", { class: "tiles", "data-count": tiles.length }, ...tiles.map((tile) => tile.element)),
-    h("div", { class: "bar" }, h("p", { class: "prompt", title: text, dir: "auto" }, text), sooner, next, cancel, again, redo),
-    h("div", { class: "bar" }, state, away), error, notes);
+    h("div", { class: "bar" }, h("p", { class: "prompt", title: text, dir: "auto" }, text), sooner, next, cancel, again, redo, away),
+    state, error, notes);
   return { job, element, cancel, again, redo, sooner, next, dismiss: away, state, error, notes, tiles, text, told: 0 };
 }
 

@@ -193,7 +193,7 @@ function pullActions(id, meta) {
   if (!missing.length) return [];
   const best = missing.find((quant) => quant.name === meta.best); // else one that is here, and an ID alone would mean it
   const choice = quants.length > 1
-    ? h("select", { "aria-label": `Quantization of ${id}`, "data-act": "quant" }, best ? h("option", { value: id }, `${best.fits === false ? "Smallest" : "Best that fits"}: ${best.quant}`) : null,
+    ? h("select", { "aria-label": `Quantization of ${id}`, "data-act": "quant" }, best ? h("option", { value: id }, `${best.fits === false ? "Smallest" : "Best fit"}: ${best.quant}`) : null,
       ...quants.map((quant) => h("option", { value: quant.name, selected: !best && quant === missing[0] }, quantWords(quant)))) : null;
   const chosen = () => (choice ? choice.value : id);
   if (fits(meta)) return [choice, of("Download", id, () => pulls.pull(id, chosen()))];

@@ -3,13 +3,14 @@
 import { $, button, h, say } from "./dom.js";
 import { style } from "./late_style.js";
 
-/** The name of the chosen one of `items`, {name, hint}; null for none. */
-export async function pick(title, items) {
+/** The name of the chosen one of `items`, {name, hint}; null for none. A few need no field to search them. */
+export async function pick(title, items, search = true) {
   await style();
   if (!$("picker")) document.body.append(make());
   const dialog = $("picker");
   $("picker-title").textContent = title;
   $("picker-find").value = "";
+  $("picker-find").parentElement.hidden = $("picker-hint").hidden = !search;
   return new Promise((resolve) => {
     let chosen = null;
     const choose = (name) => { chosen = name; dialog.close(); };
@@ -28,7 +29,7 @@ export async function pick(title, items) {
     dialog.onclose = () => resolve(chosen);
     draw();
     dialog.showModal();
-    $("picker-find").focus();
+    (search ? $("picker-find") : $("picker-list").querySelector("button")).focus();
   });
 }
 

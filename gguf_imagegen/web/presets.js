@@ -23,7 +23,7 @@ const make = () => h("dialog", { id: "presets", "aria-labelledby": "presets-titl
   h("ul", { id: "preset-list" }),
   h("p", { class: "hint", id: "presets-none" }, "A preset keeps the model and all settings under a name, in this browser."),
   h("form", { class: "group", onsubmit: (event) => { event.preventDefault(); save(); } },
-    h("label", {}, "Name", h("input", { id: "preset-name", maxlength: 80 })),
+    h("label", {}, "Name", h("input", { id: "preset-name", maxlength: 80, dir: "auto" })),
     h("label", { class: "check" }, h("input", { type: "checkbox", id: "preset-prompt" }), " With the prompt"),
     h("div", { class: "row end" }, button("Reset to the model's settings", reset), h("button", { type: "submit", class: "primary" }, "Save"))));
 
@@ -37,7 +37,7 @@ function reset() {
 function draw() {
   const list = presets();
   $("preset-list").replaceChildren(...list.map(({ name, values }) => h("li", { class: "row" },
-    h("button", { type: "button", class: "use", onclick: () => use(values), "aria-label": `Use ${name}` }, h("span", {}, name), h("small", {}, about(values))),
+    h("button", { type: "button", class: "use", onclick: () => use(values), "aria-label": `Use ${name}` }, h("span", { dir: "auto" }, name), h("small", {}, about(values))),
     button("Overwrite", () => overwrite(name, values), { class: "small", "aria-label": `Overwrite ${name}` }),
     button("Delete", () => remove(name), { class: "small danger", "aria-label": `Delete ${name}` }))));
   $("presets-none").hidden = list.length > 0;

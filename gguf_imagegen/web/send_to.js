@@ -14,7 +14,7 @@ export async function sendTo(path, leave) {
     { name: "Extend", hint: "Put it on a larger canvas" },
     ...(hasControl() ? [{ name: "ControlNet", hint: "Follow its lines, depth or pose" }] : []),
   ];
-  const place = await pick("Send to", places);
+  const place = await pick("Send to", places, false);
   if (!place) return;
   leave();
   if (place === "ControlNet") return void await control(path);

@@ -30,14 +30,15 @@ function draw(health) {
     "Resumes in": health.pause ? seconds(health.pause) : null,
     "In memory": health.models.join(", ") || "No model",
     Queue: health.queue ? `${health.queue} waiting` : "Empty",
-    Backend: health.backend,
+    Backend: [health.backend, health.kernels].filter(Boolean).join(" · "),
+    "CPU level": health.build && `${health.build.level} (${health.build.why})`,
     Cluster: health.cluster && (health.cluster.why ?? CLUSTER[health.cluster.status]),
     Version: health.version,
   }));
   drawCluster(health.cluster);
   $("lanes").replaceChildren(...health.lanes.map((lane) => h("article", { class: "model", "aria-label": lane.name },
     h("div", { class: "bar" }, h("h4", {}, lane.name), h("span", { class: "badge" }, lane.status)),
-    h("dl", {}, ...rows({ Model: lane.model ?? "None", Backend: lane.backend, Job: lane.job, "Resumes in": lane.pause ? seconds(lane.pause) : null })))));
+    h("dl", {}, ...rows({ Model: lane.model ?? "None", Backend: [lane.backend, lane.kernels].filter(Boolean).join(" · "), Job: lane.job, "Resumes in": lane.pause ? seconds(lane.pause) : null })))));
 }
 
 /** The machines of a cluster, and the lanes that were lost, the last one first. */

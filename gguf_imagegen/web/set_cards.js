@@ -111,7 +111,7 @@ function makeCell(card, item) {
   const link = h("a", { class: "tile", onclick: look }, picture);
   const words = h("span", { class: "percent" });
   const cancel = button("×", () => cancelItem(card, item.index), { class: "dismiss", "aria-label": `Cancel: ${label}` });
-  return { element: h("li", {}, link, words, cancel, h("small", { title: label }, label)), link, picture, words, cancel };
+  return { element: h("li", {}, link, words, cancel, h("small", { title: label, dir: "auto" }, label)), link, picture, words, cancel };
 }
 
 /** The picture over this view, where the viewer's Close leads back to. */

@@ -119,7 +119,7 @@ function show() {
   $("viewer-zoom").hidden = image.parentElement !== $("viewer-figure");
   $("viewer-back").disabled = index === 0;
   $("viewer-next").disabled = index === list.length - 1 && !endless;
-  $("viewer-title").textContent = title();
+  $("viewer-title").replaceChildren(...title());
   drawParameters(item);
   $("viewer-actions").replaceChildren(...actions(item));
   $("viewer-copies").replaceChildren(...copies(item));
@@ -136,9 +136,9 @@ function frame({ source }, image) {
 
 /** Which of how many: of the gallery, as far as the place in it is known, or of the job. */
 function title() {
-  if (beside) return "Comparison";
+  if (beside) return ["Comparison"];
   const all = endless ? gallery.count() : list.length;
-  return all > 1 && gallery.knows(list[0].name, endless) ? `Picture ${index + 1} of ${all}` : "Picture";
+  return all > 1 && gallery.knows(list[0].name, endless) ? [h("span", { class: "unseen" }, "Picture "), `${index + 1} of ${all}`] : ["Picture"];
 }
 
 /** All, or those that differ. */
@@ -146,7 +146,7 @@ function drawParameters({ parameters }) {
   $("viewer-prompt").textContent = parameters.Prompt || "";
   const rows = beside ? differences(beside.parameters, parameters)
     : Object.entries(parameters).filter(([key, value]) => key !== "Prompt" && value !== "" && value != null);
-  $("viewer-parameters").replaceChildren(...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", {}, String(value))]));
+  $("viewer-parameters").replaceChildren(...rows.flatMap(([key, value]) => [h("dt", {}, key), h("dd", { dir: "auto" }, String(value))]));
 }
 
 /** The item with all parameters of its picture, as the file tells them; asked for once. */

@@ -1,7 +1,7 @@
 // The cards of the jobs: the running or newest one large, what waits and what failed a line each, the older ones a strip.
 
 import { at } from "./api.js";
-import { advice, draw, makeCard } from "./cards.js";
+import { advice, draw, makeCard, titleOf } from "./cards.js";
 import { $, announce, say, toast } from "./dom.js";
 import * as jobs from "./jobs.js";
 import { kept, keptHere } from "./store.js";
@@ -109,6 +109,7 @@ function update(job, event) {
 function sawSet(id) {
   sets ??= import("./set_cards.js");
   sets.then((part) => part.saw(id)).catch(() => { sets = null; }); // tried again with the next event
+  placeSets();
   overall();
 }
 
@@ -139,8 +140,15 @@ function addCard(job) {
 
 const PLACES = ["stage", "waiting", "ended", "strip"]; // ids of what holds the cards
 
+/** Above the other pictures as long as nothing newer was asked for. */
+function placeSets() {
+  const first = Boolean(jobs.all()[0]?.set);
+  if (($("sets").nextElementSibling === $("jobs")) !== first) $("jobs")[first ? "before" : "after"]($("sets"));
+}
+
 /** Each card where it belongs, the newest first. */
 function place() {
+  placeSets();
   const newest = [...cards.values()].sort((one, other) => other.job.order - one.job.order);
   const large = newest.find(({ job }) => job.status === "running") ?? newest.find(({ job }) => job.over && hasPictures(job))
     ?? newest.filter(({ job }) => !job.over).at(-1);
@@ -189,10 +197,10 @@ function tellProgress(card, { type }) {
 }
 
 function finished(job) {
-  const prompt = job.parameters.prompt;
+  const text = titleOf(job);
   const what = { succeeded: "is finished", failed: "failed", cancelled: "was cancelled" }[job.status];
-  tell(`“${prompt}” ${what}. ${job.status === "failed" && job.error ? advice(job.error) : ""}`);
-  if (job.status === "succeeded" && $("notify").checked && document.hidden) notify(job, prompt);
+  tell(`“${text}” ${what}. ${job.status === "failed" && job.error ? advice(job.error) : ""}`);
+  if (job.status === "succeeded" && $("notify").checked && document.hidden) notify(job, text);
 }
 
 function notify(job, body) {

@@ -1,127 +1,139 @@
-"""A cluster on this machine whose engines only wait: how its front keeps up with 1 to 64 lanes."""
+"""A cluster on this machine whose engines only wait: how its server keeps up with 1 to 64 lanes."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import socket
-import statistics
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import json
+import re
+import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 
+import psutil
 from aiohttp import ClientSession
 
-from gguf_imagegen.pool.ray import nodes
-from gguf_imagegen.pool.ray.nodes import RayNode
+from scripts.bench.far import BACKEND, OTHER, Far
 from scripts.bench.figures import Run, Unavailable
 from scripts.bench.lanes import at_once
-from scripts.bench.server import DEADLINE, ENVIRONMENT, PICTURE, Server, client, listening, make, now, seconds
+from scripts.bench.server import MODEL, PICTURE, make, now, serving
 
 LANES = (1, 2, 4, 16, 64)
-STEPS = 5
+FEW = (1, 4)
+STEPS = 10
+"""Of a picture; each takes a second of a lane."""
 TURNS = 3
+"""Pictures that each lane makes in one measurement."""
 BODY: dict[str, object] = {**PICTURE, "size": "64x64", "steps": STEPS}
-MANY: dict[str, object] = {**PICTURE, "size": "64x64", "steps": 150}
-"""Steps that take no time: their events are what it costs."""
-STARTING = 600.0
-SMALL = "--object-store-memory=100000000"
-BACKEND = ("--backend", "sleeping_backend:Sleeping", "--devices", "cpu")
+SHORT: dict[str, object] = {**BODY, "steps": 1}
+STAMPED: dict[str, object] = {**BODY, "prompt": "stamps"}
+"""With a notice before each step, in which its time stands."""
+MIXED = 100
+PAIR_SECONDS = 2
+PAIR = {**BODY, "steps": PAIR_SECONDS}
+FEWER, MORE = 2, 20
 
 
 async def cluster(run: Run) -> None:
-    """Throughput as a part of what so many lanes could do, and the front's own CPU for each event."""
+    """Throughput as a part of what so many lanes could do, what an event costs, turns, and loads."""
     if find_spec("ray") is None:
         raise Unavailable("needs Ray: pip install 'gguf-imagegen[cluster]'")
-    here = await alone(run)
-    for count in LANES:
-        async with far_lanes(run, count) as (server, session):
-            await at_once(session, count, BODY)  # each lane loads
-            before, began = server.http.cpu_times(), now()
-            for _ in run.rounds(TURNS):
-                await at_once(session, count, BODY)
-            took, after = now() - began, server.http.cpu_times()
-            run.tell(f"{count} lanes of a node, part of the best", "", [TURNS * STEPS / took], fewest=0.9)
-            used = after.user + after.system - before.user - before.system
-            events = TURNS * count * (STEPS + 3)
-            run.tell(f"{count} lanes of a node, front's CPU for an event", "ms", [1000 * used / events])
-            if count == 1:
-                await against(run, session, server, here)
+    async with serving(run, flags=BACKEND) as (_, session):
+        here = await delays(run, session)
+    run.tell("a lane of the server itself, delay of an event", "ms", here)
+    async with Far(run) as far:
+        for count in FEW if run.quick else LANES:
+            await far.grow(count)
+            await at_once(far.ann, 2 * count, SHORT)  # each lane loads
+            if count == FEW[0]:
+                await added(run, far, here)
+            await throughput(run, far)
+            if count == FEW[1]:
+                await turns(run, far)
+                await loads(run, far)
+        await costs(run, far)
 
 
-async def against(run: Run, session: ClientSession, server: Server, here: float) -> None:
-    """What distance adds to a request of many steps, and the front's CPU where events come in batches."""
-    before = server.http.cpu_times()
-    times = [await seconds(make(session, MANY)) for _ in run.rounds(run.repeats)]
-    after = server.http.cpu_times()
-    used = after.user + after.system - before.user - before.system
-    run.tell("150 steps in a row, front's CPU for an event", "ms", [1000 * used / len(times) / 153], most=0.5)
-    run.tell("150 steps in a row, a node ÷ a lane here", "", [statistics.median(times) / here])
+async def added(run: Run, far: Far, here: Sequence[float]) -> None:
+    there = await delays(run, far.ann)
+    run.tell("a lane of a node, delay of an event", "ms", there)
+    middle = sorted(here)[len(here) // 2]
+    run.tell("the same, added by the cluster", "ms", [each - middle for each in there], most=5)
 
 
-async def alone(run: Run) -> float:
-    """Seconds of the same request on a lane of the server itself."""
-    server = Server(run.settings, flags=BACKEND)
-    try:
-        url = await asyncio.wait_for(listening(server), DEADLINE)
-        async with client(url) as session:
-            await make(session, MANY)
-            return statistics.median([await seconds(make(session, MANY)) for _ in run.rounds(run.repeats)])
-    finally:
-        server.stop()
+async def delays(run: Run, session: ClientSession) -> list[float]:
+    """Milliseconds from an engine to whoever watches all jobs; nothing else is being done."""
+    found: list[float] = []
+    async with session.get("/v1/events") as answer:
+        making = asyncio.create_task(make(session, STAMPED))
+        async for line in answer.content:
+            at = time.time()
+            event = json.loads(line[6:]) if line.startswith(b"data: {") else {}
+            if event.get("type") == "notice":
+                found.append(1000 * (at - float(event["message"])))
+            if event.get("type") == "ended":
+                break
+        await making
+    return found
 
 
-@asynccontextmanager
-async def far_lanes(run: Run, count: int) -> AsyncIterator[tuple[Server, ClientSession]]:
-    """A server without lanes of its own, in a cluster with one node that has so many."""
-    token, address = secrets.token_hex(32), f"{nodes.own_address()}:{free_port()}"
-    head = RayNode(address, nodes.environment(token), head=True, extra=[SMALL])
-    await head.start()
-    node = offering(run, address, token, count)
-    flags = (
-        "--cluster",
-        address,
-        "--cluster-token",
-        token,
-        "--devices",
-        "none",
-        "--max-queue",
-        str(4 * count),
-    )
-    server = Server(run.settings, flags=flags)
-    try:
-        url = await asyncio.wait_for(listening(server), DEADLINE)
-        async with client(url) as session:
-            await asyncio.wait_for(all_there(session, count), STARTING)
-            yield server, session
-    finally:
-        server.stop()
-        node.terminate()
-        node.wait(DEADLINE)
-        await head.stop()
+async def throughput(run: Run, far: Far) -> None:
+    """All jobs are in the queue at once; lanes take them as they become idle."""
+    took = []
+    for _ in run.rounds(1 if run.quick or far.lanes > FEW[1] else 2):
+        began = now()
+        await at_once(far.ann, TURNS * far.lanes, BODY)
+        took.append(now() - began)
+    best = TURNS * STEPS
+    run.tell(f"{far.lanes} lanes, part of the best", "", [best / each for each in took], fewest=0.9)
 
 
-def offering(run: Run, address: str, token: str, count: int) -> subprocess.Popen[bytes]:
-    flags: Sequence[str] = (
-        "--head", address, "--cluster-token", token, "--cpu-lanes", str(count), "--grace", "0",
-        "--ray", SMALL, "--models-dir", str(run.settings.models_dir), *BACKEND,
-    )  # fmt: skip
-    command = [sys.executable, "-m", "gguf_imagegen", "node", *flags]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, **ENVIRONMENT})
+async def turns(run: Run, far: Far) -> None:
+    """One caller fills the queue, another has a job now and then."""
+    flood = asyncio.create_task(at_once(far.ann, 10 * far.lanes, PAIR))
+    waits = []
+    for _ in run.rounds(far.lanes):
+        began = now()
+        await make(far.bob, PAIR)
+        waits.append((now() - began) / PAIR_SECONDS - 1)
+    await flood
+    run.tell("10:1 of two callers, wait of the lesser one ÷ a job", "", waits, most=1.1)
 
 
-async def all_there(session: ClientSession, count: int) -> None:
-    while True:
-        async with session.get("/health") as answer:
-            if len((await answer.json())["lanes"]) == count:
-                return
-        await asyncio.sleep(0.5)
+async def loads(run: Run, far: Far) -> None:
+    """Two models on the lanes, all of which have the first one."""
+    before = await switches(far)
+    models = [MODEL, OTHER] * (MIXED // 2)
+    await asyncio.gather(*(make(far.ann, {**SHORT, "model": model}) for model in models))
+    after = await switches(far)
+    run.tell(f"{MIXED} jobs for two models, loads", "", [after - before], most=4)
+    holding = [lane for lane in (await far.health())["lanes"] if lane["model"] == OTHER]
+    run.tell("lanes that hold the second one then", "", [len(holding)], fewest=2)
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("", 0))
-        return int(sock.getsockname()[1])
+async def switches(far: Far) -> float:
+    async with far.ann.get("/metrics") as answer:
+        found = re.search(r'imagegen_worker_ends_total{reason="switched"} (\S+)', await answer.text())
+    return float(found[1]) if found else 0.0
+
+
+async def costs(run: Run, far: Far) -> None:
+    """Of a step and of all else: pictures with few steps and with many, on all lanes at once."""
+    few, many = [await cpu(run, far, steps) for steps in (FEWER, MORE)]
+    for name, less, more, most in zip(("server", "bridge"), few, many, (0.5, None), strict=True):
+        step = (more - less) / (MORE - FEWER)
+        run.tell(f"{far.lanes} lanes, CPU of the {name} for a step", "ms", [step], most=most)
+        run.tell(f"{far.lanes} lanes, CPU of the {name} for the rest", "ms", [less - FEWER * step])
+
+
+async def cpu(run: Run, far: Far, steps: int) -> list[float]:
+    """Milliseconds of the server and of the bridge for each picture."""
+    both = far.server.http, far.bridge
+    before = [spent(each) for each in both]
+    for _ in run.rounds(1):
+        await at_once(far.ann, far.lanes, {**BODY, "steps": steps})
+    return [1000 * (spent(each) - start) / far.lanes for each, start in zip(both, before, strict=True)]
+
+
+def spent(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)

@@ -99,6 +99,7 @@ class Run:
         values = list(measured)
         middle = statistics.median(values)
         self.figures.append(Figure(self._name, name, unit, middle, min(values), max(values), most, fewest))
+        self.say(f"{name}: {middle:.4g} {unit}".rstrip())  # a run of many minutes may be ended
 
     def tell_ratios(
         self,

@@ -1,18 +1,19 @@
-"""A backend for nodes of a cluster whose steps take a second, or no time, and no processor."""
+"""A backend for nodes of a cluster whose steps take a second, and no processor."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 
 from gguf_imagegen.engines.sdcpp.backend import SdCpp
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Engine, Generate, LoadSpec, Task
-from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Made, PhaseChanged, Progress, Timings
+from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Made, Notice, PhaseChanged, Progress, Timings
 
-LONG = 100
-"""Requests of more steps take no time for any."""
+STAMPS = "stamps"
+"""The prompt of pictures of which each step is announced with the time."""
 
 
 class Sleeping(SdCpp):
@@ -37,7 +38,9 @@ class SleepingEngine:
         for index in range(task.n):
             yield PhaseChanged(index, "sampling")
             for step in range(1, task.steps + 1):
-                await asyncio.sleep(0.0 if task.steps > LONG else 1.0)
+                await asyncio.sleep(1.0)
+                if task.prompt == STAMPS:
+                    yield Notice(str(time.time()))
                 yield Progress(index, "sampling", step, task.steps, 1.0)
             yield Made(index, grey, Timings(0, 1000.0 * task.steps, 0, 1000.0 * task.steps, task.steps))
 

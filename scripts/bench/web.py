@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from aiohttp import web
 from PIL import Image
 from playwright.async_api import Browser, Page, async_playwright
@@ -156,6 +157,17 @@ async def heap(page: Page) -> tuple[float, int]:
     return values["JSHeapUsedSize"] / 1e6, int(values["Nodes"])
 
 
+async def renderer(page: Page) -> float:
+    """Megabytes that the page's process alone has, pictures included."""
+    browser = page.context.browser
+    assert browser is not None
+    session = await browser.new_browser_cdp_session()
+    found = (await session.send("SystemInfo.getProcessInfo"))["processInfo"]
+    await session.detach()
+    pages = [psutil.Process(each["id"]) for each in found if each["type"] == "renderer"]
+    return max(float(each.memory_full_info().uss) for each in pages) / 1e6
+
+
 async def scroll(page: Page) -> None:
     """To the end of the gallery, a row after the other, and back to its top."""
     await page.mouse.move(600, 400)
@@ -213,8 +225,9 @@ async def measure_gallery(browser: Browser, url: str) -> None:
     tasks = list(await page.evaluate("window.tasks"))
     longest = f", the longest {max(tasks):.0f} ms" if tasks else ""
     print(f"{f'tasks over 50 ms, scrolling {PICTURES} pictures':48} {len(tasks):7}{longest}")
+    whole = await renderer(page)
     used, nodes = await heap(page)
-    print(f"{'heap after that':48} {used:7.1f} MB, {nodes} nodes")
+    print(f"{'memory of its process after that':48} {whole:7.1f} MB, of which heap {used:.1f}; {nodes} nodes")
     await page.context.close()
 
 

@@ -15,6 +15,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
+from scripts.engine import vocabularies
+
 HERE: Final = Path(__file__).parent
 ENGINE: Final = "stable-diffusion-cpp-python"
 HOOKS: Final = tuple(sorted((HERE / "hooks").glob("*.patch")))
@@ -69,6 +71,7 @@ def patched(tree: Path) -> Path:
                 raise Unpatched(f"{hook.name} does not fit the engine's source")
     for kernel in KERNELS:
         shutil.copy(kernel, tree / GGML_CPU)
+    vocabularies.embed(tree)
     return tree
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,23 @@ async def test_jobs_are_listed_newest_first(running: RunningApp) -> None:
         assert [job["id"] for job in body["data"]] == ids[::-1]
         for job in body["data"]:
             assert await app.get(f"/v1/jobs/{job['id']}") == (200, job)
+
+
+async def test_ids_begin_with_the_servers_name(running: RunningApp) -> None:
+    """Those of jobs, sets and their items, where it has one; under them everything is found as always."""
+    async with running(engine=QuickEngine, server_name="east") as app:
+        made = (await app.post(GENERATIONS, **SMALL))[1]["id"]
+        assert (await app.get(f"/v1/jobs/{made}"))[1]["status"] == "succeeded"
+        _, several = await app.post("/v1/images/sets", size="64x64", steps=1, prompts=["a", "b"])
+        assert re.fullmatch(r"set_east-[0-9a-f]{24}", several["id"])
+
+        async def all_taken() -> bool:
+            return len(app.scheduler.jobs) == 3
+
+        await eventually("both pictures of the set are jobs", all_taken)
+        assert all(re.fullmatch(r"job_east-[0-9a-f]{24}", id) for id in app.scheduler.jobs)
+    async with running(engine=QuickEngine) as app:
+        assert re.fullmatch(r"job_[0-9a-f]{24}", (await app.post(GENERATIONS, **SMALL))[1]["id"])
 
 
 async def test_jobs_come_in_pages(running: RunningApp) -> None:

@@ -12,26 +12,17 @@ import pytest
 import yaml
 
 from gguf_imagegen.settings import Settings
+from scripts.image.dockerfile import stages
 
 ROOT = Path(__file__).parents[2]
 CONTAINER = ROOT / "deploy" / "container"
 DOCKERFILE = (CONTAINER / "Dockerfile").read_text(encoding="utf-8")
-STEPS = [line for line in DOCKERFILE.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
+STAGES = stages(DOCKERFILE)
+STEPS = [step for stage in STAGES.values() for step in stage.steps]
 SERVICE = ROOT / "deploy" / "systemd" / "gguf-imagegen.service"
 QUADLET = CONTAINER / "gguf-imagegen.container"
 MOST_EXPOSED = 3.0
 VARIABLE = re.compile(r"GGUF_IMAGEGEN_([A-Z_]+)\b")
-
-
-def stages() -> dict[str, list[str]]:
-    """The steps of each stage, by its name, its FROM first."""
-    found: dict[str, list[str]] = {}
-    for step in STEPS:
-        if step.startswith("FROM "):
-            name = step.split(" AS ")[1]
-            found[name] = []
-        found[name].append(step)
-    return found
 
 
 def unit(path: Path) -> dict[str, dict[str, list[str]]]:
@@ -50,12 +41,12 @@ def unit(path: Path) -> dict[str, dict[str, list[str]]]:
 def test_stages_follow_from_each_other() -> None:
     """Each begins with an image of elsewhere or a stage above it, and copies from stages above it."""
     above: set[str] = set()
-    for name, steps in stages().items():
-        base = steps[0].split()[1]
-        assert base in above or ":" in base, base
-        for other in re.findall(r"from=([\w-]+)", " ".join(steps)):
-            assert other in above, other
-        above.add(name)
+    for stage in STAGES.values():
+        assert stage.base in above or ":" in stage.base, stage.base
+        for step in stage.steps:
+            for other in filter(None, (step.options.get("from"), step.mount.get("from"))):
+                assert other in above, other
+        above.add(stage.name)
     assert {"cpu", "vulkan", "cuda"} <= above
 
 
@@ -63,15 +54,15 @@ def test_what_is_copied_exists() -> None:
     """And is not kept back by the list of what the build may see."""
     allowed = (CONTAINER / "Dockerfile.dockerignore").read_text().splitlines()
     for step in STEPS:
-        if step.startswith("COPY ") and "--from" not in step:
-            for source in step.split()[1:-1]:
+        if step.word == "COPY" and not step.options:
+            for source in step.rest.split()[:-1]:
                 assert (ROOT / source).exists(), source
                 assert f"!{source}" in allowed, source
 
 
 def test_what_is_run_exists() -> None:
     """Scripts with flags that they have."""
-    for script, flags in re.findall(r"(scripts/\w+)((?: [^&\n]+)?)", "\n".join(STEPS)):
+    for script, flags in re.findall(r"(scripts/\w+)((?: [^&\n]+)?)", "\n".join(step.rest for step in STEPS)):
         text = (ROOT / script).read_text()
         assert os.access(ROOT / script, os.X_OK)
         assert all(flag in text for flag in re.findall(r"--[a-z]+", flags)), (script, flags)
@@ -80,9 +71,9 @@ def test_what_is_run_exists() -> None:
 @pytest.mark.parametrize("name", ["cpu", "vulkan", "cuda"])
 def test_images_run_without_rights(name: str) -> None:
     """As a user of their own in the end, also where a later stage installs something as root."""
-    users = [step.split()[1] for step in stages()["cpu"] + stages()[name] if step.startswith("USER ")]
+    users = [step.rest for step in STAGES["cpu"].steps + STAGES[name].steps if step.word == "USER"]
     assert users[-1] == "10001:10001"
-    every = " ".join(stages()["cpu"])
+    every = " ".join(f"{step.word} {step.rest}" for step in STAGES["cpu"].steps)
     for word in (
         "HEALTHCHECK",
         "/livez",

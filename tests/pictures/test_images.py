@@ -475,6 +475,15 @@ def test_parse_parameters() -> None:
     assert (parsed["Eta"], parsed["Version"]) == ("0.5", "0.1.0")
 
 
+def test_an_upscaled_picture_has_no_prompt() -> None:
+    """The only line that extras write, of two pairs, is no prompt; words with a colon are."""
+    parsed = infotext.parse_parameters("Postprocess upscale by: 2, Postprocess upscaler: double")
+    assert parsed == {
+        "Prompt": "", "Negative prompt": "", "Postprocess upscale by": "2", "Postprocess upscaler": "double",
+    }  # fmt: skip
+    assert infotext.parse_parameters("a cat, mood: happy")["Prompt"] == "a cat, mood: happy"
+
+
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_value_survives(value: str) -> None:
     value = value.strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +88,7 @@ class Lane:
     model: str | None = None
     ends: float = 0.0
     used: float = 0.0
+    loads: int = 0
 
     def view(self, now: float) -> LaneView:
         holds = frozenset([self.model] if self.model else [])
@@ -178,6 +180,44 @@ def test_a_model_stays_where_it_is() -> None:
     assert placed(jobs("b", "b"), a, replace(b, idle=False)) == {"0": "0"}, "two wait for the one that has it"
     assert placed(jobs("b"), a, replace(b, idle=False)) == {}, "it waits for the lane that has it"
     assert placed(jobs("b"), a, replace(b, idle=False), now=10) == {"0": "0"}, "but not for ever"
+
+
+def simulated(waiting: list[Waiting], count: int, seconds: float) -> list[Lane]:
+    """All jobs done by lanes that are empty at first; `loads` counts the models of each."""
+    lanes, now = [Lane(str(number)) for number in range(count)], 0.0
+    while waiting:
+        for each in place(waiting, [lane.view(now) for lane in lanes], now, RULES):
+            waiting.remove(each.job)
+            lane = lanes[int(each.lane)]
+            lane.loads += lane.model != each.job.model
+            lane.model, lane.ends, lane.used = each.job.model, now + seconds, now
+        now = min(lane.ends for lane in lanes if lane.ends > now)
+    return lanes
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1, 5, 30])
+def test_a_long_queue_for_two_models_loads_each_lane_once(seconds: float) -> None:
+    """However long the jobs wait: half of the lanes for each, and no lane swaps to and fro."""
+    lanes = simulated(jobs(*"ab" * 50), 4, seconds)
+    assert sorted(lane.model or "" for lane in lanes) == ["a", "a", "b", "b"]
+    assert sum(lane.loads for lane in lanes) == 4
+
+
+def test_a_late_job_takes_a_lane_from_a_model_for_which_fewer_wait() -> None:
+    """Counted for each lane, and without the lane that would be lost."""
+    a, b = (LaneView(name, holds=frozenset(name), loaded=1) for name in "ab")
+    busy = replace(a, name="busy", idle=False)
+    other = replace(b, name="other", idle=False)
+    assert placed(jobs("a", "b", "a", "a", "a"), busy, b, other, now=10) == {"0": "b"}
+    assert placed(jobs("a", "b", "b", "b", "a"), busy, b, other, now=10) == {"1": "b"}
+    assert placed(jobs("a", "a", "b"), busy, b, now=10) == {"2": "b"}, "the only lane with it"
+
+
+def test_files_that_are_on_a_busy_lane_hold_up_nobody() -> None:
+    """Its job is late, and memory is not what is short."""
+    waiting = [Waiting("0", "c", 0, needs="c"), Waiting("1", "a", 5)]
+    there, idle = LaneView("there", idle=False), LaneView("idle", lacks=frozenset("c"))
+    assert placed(waiting, there, idle, now=50) == {"1": "idle"}
 
 
 def test_an_empty_lane_is_used() -> None:

@@ -12,7 +12,7 @@ from tests.api.client import noise, png
 from tests.conftest import RunningApp
 from tests.fake_engines import SeeingEngine
 from tests.unet import write_control_net, write_embedding, write_sd1
-from tests.web.conftest import OpenPage, generate, settled, unfold
+from tests.web.conftest import OpenPage, generate, send, settled, unfold
 
 
 async def test_an_embedding_and_a_control_net(running: RunningApp, visit: OpenPage, tmp_path: Path) -> None:
@@ -43,3 +43,32 @@ async def test_an_embedding_and_a_control_net(running: RunningApp, visit: OpenPa
     (spec,) = [each for each in seen if isinstance(each, Generate)]
     assert (spec.negative_prompt, spec.control_canny) == ("embedding:easyneg", True)
     assert spec.control_image is not None
+
+
+async def test_a_picture_is_sent_to_the_control_net(
+    running: RunningApp, visit: OpenPage, tmp_path: Path
+) -> None:
+    """From the viewer; the next picture follows it, once a network is chosen."""
+    write_sd1(tmp_path, alive=False)
+    (tmp_path / "control").mkdir()
+    write_control_net(tmp_path / "control" / "edges.safetensors", alive=False)
+    seen: list[Any] = []
+    settings = {
+        "models_dir": tmp_path, "model": str(tmp_path / "sd1.safetensors"), "memory_check": False,
+        "control_dir": tmp_path / "control",
+    }  # fmt: skip
+    async with running(engine=lambda: SeeingEngine(seen), **settings) as app, visit(app.url) as page:
+        await generate(page, "a cat", steps=1, width=64, height=64)
+        await settled(page)
+        await page.locator("#stage .tile").click()
+        await page.get_by_role("button", name="Send to…").click()
+        await page.locator("#picker-list button", has_text="ControlNet").click()
+        await expect(page.locator("#viewer")).to_be_hidden()
+        await expect(page.locator("#control-model")).to_be_focused()
+        await expect(page.get_by_alt_text("Picture for the ControlNet")).to_be_visible()
+        await page.select_option("#control-model", "edges")
+        await send(page)
+        await settled(page)
+    first, second = [each for each in seen if isinstance(each, Generate)]
+    assert first.control_image is None
+    assert second.control_image is not None

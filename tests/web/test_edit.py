@@ -362,3 +362,34 @@ async def test_several_references(studio: ServerProcess, visit: OpenPage) -> Non
             "takes 1 picture: the pale ones are not used"
         )
         await expect(page.locator(".thumb.unused")).to_have_count(2)
+
+
+async def test_a_picture_is_sent_on(studio: ServerProcess, visit: OpenPage) -> None:
+    """To a mask, or to a larger canvas, whose border alone the engine draws; the old pixels stay."""
+    async with visit(studio.url) as page:
+        await generate(page, "a red apple", steps=2)
+        original = pixels(await newest(page, studio))
+        await newest_job(page).locator(".tile").click()
+        await page.get_by_role("button", name="Send to…").click()
+        places = page.locator("#picker-list button")
+        await expect(places.locator("span")).to_have_text(["Inpaint", "Extend"])
+        await check_accessible(page)
+        await places.filter(has_text="Inpaint").click()
+        await expect(page.locator("#mask-area")).to_be_focused()
+        await page.keyboard.press("Escape")
+        await expect(page.locator("#viewer")).to_be_hidden()
+        await expect(page.locator(".thumb")).to_have_count(1)
+        await newest_job(page).locator(".tile").click()
+        await page.get_by_role("button", name="Send to…").click()
+        await expect(page.locator("#picker-find")).to_be_hidden()
+        await expect(places.first).to_be_focused()
+        await places.last.press("Enter")
+        await page.fill("#extend-right", "64")
+        await page.click("#extend-done")
+        await expect(page.get_by_alt_text("Its mask")).to_be_visible()
+        await generate(page, "a red apple", steps=2)
+        made = pixels(await newest(page, studio))
+        assert made.shape == (128, 192, 3)
+        assert (made[:, :128] == original).all()
+        drawn_out = np.repeat(original[:, -1:], 64, axis=1)
+        assert np.abs(made[:, 128:] - drawn_out).max() > 8

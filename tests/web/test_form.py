@@ -178,7 +178,10 @@ async def ask_for_set(page: Page) -> None:
 
 
 async def test_a_set_fills_its_grid(address: str, visit: OpenPage) -> None:
-    """A column for each seed; a contact sheet; its pictures are on no other card, also after a reload."""
+    """A column for each seed; a contact sheet; its pictures are on no other card, also after a reload.
+
+    It is above the others until one of them is newer.
+    """
     async with visit(address) as page:
         await ask_for_set(page)
         cells = page.locator(".cells li")
@@ -197,6 +200,11 @@ async def test_a_set_fills_its_grid(address: str, visit: OpenPage) -> None:
         await page.locator(".cells a").first.click()
         await expect(page.locator("#viewer")).to_be_visible()
         await page.keyboard.press("Escape")
+        above = "() => document.querySelector('#sets').offsetTop < document.querySelector('#jobs').offsetTop"
+        assert await page.evaluate(above)
+        await generate(page, "a newer picture", steps=1)
+        await settled(page)
+        assert not await page.evaluate(above)
         await page.set_viewport_size(PHONE)  # type: ignore[arg-type]
         assert await fits_across(page)
         await page.get_by_role("button", name="Dismiss the set").click()

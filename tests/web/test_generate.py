@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import signal
 
+import pytest
 from playwright.async_api import Page, expect
 
-from tests.api.client import noise, png
+from tests.api.client import noise, picture, png
 from tests.conftest import RunningApp, ServerProcess
-from tests.fake_engines import CannotLoad, NeverAnswers, SlowEngine
+from tests.fake_engines import CannotLoad, NeverAnswers, QuickEngine, SlowEngine
 from tests.web.conftest import (
+    MS,
     OpenPage,
     asks,
     check_accessible,
@@ -26,6 +29,21 @@ from tests.web.conftest import (
 )
 
 LONG = 150
+DESK = {"width": 1440, "height": 900}
+WATCH_FADES = """
+[window.fades, window.below] = [[], []];
+const seen = new Set();
+const look = () => {
+  for (const each of document.getAnimations()) {
+    if (each instanceof CSSTransition || each instanceof CSSAnimation || seen.has(each)) continue;
+    seen.add(each);
+    window.fades.push(each.effect.getTiming().duration);
+    window.below.push(getComputedStyle(each.effect.target.parentElement).backgroundImage);
+  }
+  requestAnimationFrame(look);
+};
+look();
+"""
 COUNT_PREVIEWS = """
 window.shown = new Set();
 new MutationObserver((changes) => changes.forEach(({target}) => {
@@ -59,6 +77,66 @@ async def test_a_picture_comes_step_by_step(studio: ServerProcess, visit: OpenPa
         await expect(card).to_have_attribute("data-status", "succeeded")
         await expect(page).to_have_title("gguf_imagegen")
         assert "a red circle" in await page.locator("#announce").inner_text()
+
+
+class GatedEngine(QuickEngine):
+    """Waits after its first step until the gate is open."""
+
+    def __init__(self, gate: asyncio.Event) -> None:
+        super().__init__()
+        self._gate = gate
+
+    async def at_step(self, step: int) -> None:
+        if step == 2:
+            await self._gate.wait()
+
+
+@pytest.mark.parametrize(("motion", "fades"), [("no-preference", [150]), ("reduce", [])])
+async def test_a_preview_fades_into_its_picture(
+    running: RunningApp, visit: OpenPage, motion: str, fades: list[int]
+) -> None:
+    """Once, in 150 ms, with the preview below until then; at once for those who want less motion."""
+    gate = asyncio.Event()
+    async with (
+        running(engine=lambda: GatedEngine(gate)) as app,
+        visit(app.url, reduced_motion=motion) as page,
+    ):
+        await page.evaluate(WATCH_FADES)
+        await generate(page, "a bell", steps=2)
+        tile = newest_job(page).locator(".tile")
+        await expect(tile.locator("img")).to_have_attribute("src", re.compile("^data:"))
+        gate.set()
+        await settled(page)
+        await expect(tile.locator("img")).to_have_attribute("src", re.compile("/v1/images/files/"))
+        await page.wait_for_function("count => window.fades.length === count", arg=len(fades))
+        await page.wait_for_function("() => !document.querySelector('#stage .tile').style.background")
+        assert await page.evaluate("window.fades") == fades
+        below = await page.evaluate("window.below")
+        assert [each.startswith('url("data:image/png') for each in below] == [True] * len(fades)
+
+
+async def test_the_newest_pictures_are_large(running: RunningApp, visit: OpenPage) -> None:
+    """However many there are of a job, and however small they are; older ones fill their rows."""
+    heights = "(all) => all.map((each) => each.clientHeight)"
+    async with running(engine=QuickEngine) as app, visit(app.url, viewport=DESK) as page:
+        for count, least in ((1, 500), (2, 400), (3, 290), (4, 330), (6, 220)):
+            await generate(page, "a cat", count=count, steps=1, width=64, height=64)
+            await settled(page)
+            images = page.locator("#stage .tile img")
+            await expect(images).to_have_count(count)
+            assert min(await images.evaluate_all(heights)) >= least
+        for _ in range(3):
+            await generate(page, "a cat", count=3, steps=1)
+        await settled(page)
+        ends = await page.locator("#strip .job").evaluate_all(
+            "(all) => all.map((each) => [each.offsetTop, Math.round(each.getBoundingClientRect().right)])"
+        )
+        rows = {top: max(right for other, right in ends if other == top) for top, _ in ends}
+        rightmost = await page.locator("#strip").evaluate(
+            "(strip) => Math.round(strip.getBoundingClientRect().right)"
+        )
+        assert len(rows) > 1
+        assert [right for top, right in sorted(rows.items())][:-1] == [rightmost] * (len(rows) - 1)
 
 
 async def test_steps_may_be_left_out(studio: ServerProcess, visit: OpenPage) -> None:
@@ -293,6 +371,28 @@ async def test_what_has_ended_can_go(running: RunningApp, visit: OpenPage) -> No
         await page.reload()
         await ready(page)
         await expect(page.locator(".job")).to_have_count(0)
+
+
+async def test_a_set_comes_whole(studio: ServerProcess, visit: OpenPage) -> None:
+    """Two prompts with two seeds: four different pictures, and a sheet that has them all."""
+    async with visit(studio.url) as page:
+        await ready(page)
+        await page.fill("#steps", "2")
+        await page.click("#set-open")
+        await page.fill("#set-prompts", "a red circle\na house")
+        await page.fill("#set-seed", "5, 6")
+        await expect(page.locator("#set-hint")).to_contain_text("4 pictures")
+        await page.click("#set-send")
+        made = page.locator(".cells li[data-status=succeeded] img[src]")
+        await expect(made).to_have_count(4, timeout=3 * MS)
+        sources = await made.evaluate_all("(all) => all.map((each) => each.src.split('?')[0])")
+        files = {await (await page.request.get(each)).body() for each in sources}
+        assert len(files) == 4
+        sheet = await page.get_by_role("link", name="Contact sheet").get_attribute("href")
+        whole = picture(await (await page.request.get(f"{studio.url}{sheet}")).body())
+        assert min(whole.size) >= 2 * 128
+        await page.get_by_role("button", name="Dismiss the set").click()
+        await expect(page.locator(".set")).to_have_count(0)
 
 
 async def test_two_tabs_show_the_same(studio: ServerProcess, visit: OpenPage) -> None:

@@ -82,9 +82,7 @@ async def test_what_a_pull_takes(shop: ServerProcess, visit: OpenPage) -> None:
         card = page.locator("[data-model='sd-1.5']")
         await card.locator("summary").click()
         choice, words = card.locator("select"), card.locator("p", has_text="Download:")
-        await expect(choice.locator("option").first).to_contain_text(
-            re.compile("Best that fits: |Smallest: ")
-        )
+        await expect(choice.locator("option").first).to_contain_text(re.compile("Best fit: |Smallest: "))
         said = {await words.inner_text()}
         for option in await choice.locator("option", has_text=re.compile("[GM]B")).all():
             await choice.select_option(str(await option.get_attribute("value")))

@@ -21,11 +21,20 @@ from tests.web.conftest import (
     ready,
     settled,
     unfold,
+    weigh,
 )
 from tests.weights import write_lora
 
 VIEWS = {"create": "#model", "gallery": "#gallery li", "models": ".model", "server": "#lanes .model"}
 """Each with what is there once it has been read."""
+SMALL_TARGETS = """[...document.querySelectorAll(
+    "button, .button, nav a, summary, select, input:not([type=checkbox]), .check")]
+  .filter((each) => each.checkVisibility() && getComputedStyle(each).clipPath === "none")
+  .filter((each) => {
+    const {width, height} = each.getBoundingClientRect();
+    return Math.min(width, height) < 43.9;
+  }).map((each) => each.outerHTML.slice(0, 120))"""
+"""What a finger would miss; a box to tick is as large as its label."""
 SIZES = {"phone": (360, 740), "tablet": (860, 1100), "desk": (1440, 900), "4k": (3840, 2160)}
 
 
@@ -92,6 +101,43 @@ async def test_nothing_scrolls_sideways(studio: ServerProcess, visit: OpenPage, 
         box = await page.locator("#mask-done").bounding_box()
         assert box is not None
         assert box["y"] + box["height"] <= height
+
+
+async def test_from_right_to_left(running: RunningApp, visit: OpenPage) -> None:
+    """The page begins at its right edge: nothing hidden makes it wider."""
+    async with running(engine=QuickEngine) as app, visit(app.url) as page:
+        await ready(page)
+        await page.evaluate("document.documentElement.dir = 'rtl'")
+        assert await fits_across(page)
+
+
+async def test_targets_are_large_enough_for_fingers(studio: ServerProcess, visit: OpenPage) -> None:
+    """44 px at least, in every view and dialog of a phone."""
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True}
+    async with visit(studio.url, statuses=(400,), **phone) as page:  # the LoRA is another model's
+        await generate(page, "a cat", steps=1)
+        await settled(page)
+        file = {"name": "noise.png", "mimeType": "image/png", "buffer": png(noise())}
+        await page.set_input_files("#file", file)  # type: ignore[arg-type]
+        await expect(page.locator(".thumb")).to_have_count(1)
+        await weigh(page, "watercolour", 0.5)
+        assert await page.evaluate(SMALL_TARGETS) == []
+        for opener, dialog in (
+            ("#presets-open", "#presets"),
+            ("#set-open", "#setter"),
+            ("#extend", "#extender"),
+        ):
+            await page.click(opener)
+            await expect(page.locator(dialog)).to_be_visible()
+            assert await page.evaluate(SMALL_TARGETS) == []
+            await page.locator(dialog).get_by_role("button", name="Close").click()
+        for view in ("gallery", "models", "server"):
+            await go(page, view)
+            assert await page.evaluate(SMALL_TARGETS) == [], view
+        await go(page, "gallery")
+        await page.locator("#gallery .tile").first.click()
+        await expect(page.locator("#viewer")).to_be_visible()
+        assert await page.evaluate(SMALL_TARGETS) == []
 
 
 async def test_by_keyboard_alone(studio: ServerProcess, visit: OpenPage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
-from tests.conftest import RunningApp
+from tests.conftest import DEADLINE, RunningApp
 from tests.fake_engines import QuickEngine
 from tests.modelfiles.test_lora_card import lora
 from tests.web.conftest import (
@@ -168,6 +169,7 @@ async def test_a_picture_is_upscaled(running: RunningApp, visit: OpenPage, tmp_p
         await expect(page.locator("#viewer")).to_be_hidden()
         await expect(newest_job(page)).to_contain_text("Upscaled picture")
         await expect(newest_job(page).locator(".picture[data-state=done]")).to_have_count(1)
+        await expect(page.locator("#announce")).to_contain_text("“Upscaled picture” is finished")
 
 
 async def test_a_theme_is_kept(address: str, visit: OpenPage) -> None:
@@ -229,3 +231,19 @@ async def test_the_first_load_is_small(running: RunningApp, visit: OpenPage) -> 
             async with app.session.get(each) as answer:
                 sizes.append(int(answer.headers["Content-Length"]))
     assert sum(sizes) <= 50_000
+
+
+async def test_the_server_is_asked_while_the_page_comes(running: RunningApp, visit: OpenPage) -> None:
+    """For the models, before the form's own scripts are there."""
+    async with running(engine=QuickEngine) as app, visit(app.url) as page:
+        await ready(page)
+        asked = asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            await asyncio.wait_for(asked.wait(), DEADLINE)
+            await route.continue_()
+
+        page.on("request", lambda request: asked.set() if request.url.endswith("/v1/models") else None)
+        await page.route("**/web/create.js", hold)
+        await page.reload()
+        await ready(page)

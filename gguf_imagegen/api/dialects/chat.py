@@ -19,24 +19,10 @@ from gguf_imagegen.api import answers
 from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects.chat_stream import ChatEncoder, chat_answer
-from gguf_imagegen.api.job_answers import DryRun
-from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.openapi.contract import (
-    ASYNC,
-    EVENTS,
-    IDEMPOTENCY,
-    JSON,
-    PICTURE,
-    PREFER,
-    Contract,
-    Param,
-    with_contract,
-)
+from gguf_imagegen.api.openapi.contract import EVENTS, JSON, Param, picture_contract, with_contract
 from gguf_imagegen.api.openapi.schemas import Schema, uploads
-from gguf_imagegen.api.streams.send import answer_job, stream_job
-from gguf_imagegen.api.submit import accepted, begin, prefers_async
+from gguf_imagegen.api.submit import answered, begin
 from gguf_imagegen.planning.bounded_json import json_object
-from gguf_imagegen.planning.request import StreamOptions
 from gguf_imagegen.vocabulary.errors import InvalidRequest
 
 OF_CHAT = {
@@ -64,15 +50,12 @@ class ChatRequest(BaseModel):
     extra_body: dict[str, Any] = {}
 
 
-CONTRACT = Contract(
+CONTRACT = picture_contract(
     answers.ChatAnswer,
-    request=ChatRequest,
-    errors=PICTURE,
-    dry_run=DryRun,
-    also=ASYNC,
+    ChatRequest,
     media=(JSON, EVENTS),
     events=FRAMES,
-    params=(PREFER, IDEMPOTENCY, CONTENT),
+    params=(CONTENT,),
     example={"messages": [{"role": "user", "content": "a lovely cat"}], "size": "64x64", "steps": 2},
 )
 """That of routes that answer a chat."""
@@ -91,14 +74,8 @@ async def respond(request: web.Request, asked: Mapping[str, Any]) -> web.StreamR
     del asked
     work = await begin(request, fields, "edit" if fields["image"] else "generation")
     del fields  # with the pictures in them, while the job waits and runs
-    if prefers_async(request):
-        return accepted(request, work.job)
-    if work.wanted.stream:
-        scheduler, options = request.app[SERVICE].scheduler, work.wanted.stream_options or StreamOptions()
-        encoder = ChatEncoder(work.job, options, scheduler.results.get, scheduler.eta, parts=parts)
-        return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
-    body = partial(chat_answer, work.job, request.app[SERVICE].scheduler.results.get, parts=parts)
-    return await answer_job(request, work.job, answers.ChatAnswer, body, cancel_on_leave=work.cancel_on_leave)
+    encoder, body = partial(ChatEncoder, parts=parts), partial(chat_answer, parts=parts)
+    return await answered(request, work, encoder, answers.ChatAnswer, body)
 
 
 # -- the request --------------------------------------------------------------------------------------

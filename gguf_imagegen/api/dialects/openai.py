@@ -15,18 +15,14 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import DIALECTS, Dialect
 from gguf_imagegen.api.dialects.llamabox import GatewayEncoder, no_news, through_gateway
-from gguf_imagegen.api.job_answers import DryRun, ImagesAnswer, ResponseFormat
+from gguf_imagegen.api.job_answers import ImagesAnswer, ResponseFormat
 from gguf_imagegen.api.keys import SERVICE
 from gguf_imagegen.api.openapi.contract import (
-    ASYNC,
     EVENTS,
-    IDEMPOTENCY,
     JSON,
-    PICTURE,
     PICTURE_TEXT,
-    PREFER,
-    Contract,
     Endpoint,
+    picture_contract,
     with_contract,
 )
 from gguf_imagegen.api.streams.encoders import Encoder, LlamaBoxEncoder, OpenAIEncoder
@@ -56,17 +52,13 @@ FILES = ("image/png", "image/jpeg", "image/webp", "application/zip")
 def images_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endpoint]:
     """The contract of routes that make pictures from an `ImageRequest`."""
     return with_contract(
-        Contract(
+        picture_contract(
             ImagesAnswer,
             ImageRequest,
             required=required,
             form=True,
-            errors=PICTURE,
-            dry_run=DryRun,
-            also=ASYNC,
             media=(JSON, EVENTS, *FILES),
             events=FRAMES,
-            params=(PREFER, IDEMPOTENCY),
             example=example,
         )
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -18,20 +17,9 @@ from gguf_imagegen.api.body import read_body
 from gguf_imagegen.api.callers import caller_of
 from gguf_imagegen.api.dialect import Dialect
 from gguf_imagegen.api.dialects.responses_stream import ResponseAnswer, ResponsesEncoder, response_object
-from gguf_imagegen.api.job_answers import DryRun
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.openapi.contract import (
-    ASYNC,
-    EVENTS,
-    IDEMPOTENCY,
-    JSON,
-    PICTURE,
-    PREFER,
-    endpoint,
-)
-from gguf_imagegen.api.streams.send import answer_job, stream_job
-from gguf_imagegen.api.submit import accepted, begin, pictures, prefers_async
-from gguf_imagegen.planning.request import StreamOptions
+from gguf_imagegen.api.openapi.contract import EVENTS, JSON, PICTURE, picture_contract, with_contract
+from gguf_imagegen.api.submit import answered, begin, pictures
 from gguf_imagegen.vocabulary.errors import InvalidRequest, JobNotFound, UnsupportedOperation
 
 TOOL = "image_generation"
@@ -57,16 +45,15 @@ class ResponsesRequest(BaseModel):
     previous_response_id: str | None = None
 
 
-@endpoint(
-    ResponseAnswer,
-    request=ResponsesRequest,
-    errors=(*PICTURE, JobNotFound),
-    dry_run=DryRun,
-    also=ASYNC,
-    media=(JSON, EVENTS),
-    events=FRAMES,
-    params=(PREFER, IDEMPOTENCY),
-    example={"input": "a lovely cat", "tools": [{"type": "image_generation", "size": "64x64"}]},
+@with_contract(
+    picture_contract(
+        ResponseAnswer,
+        ResponsesRequest,
+        errors=(*PICTURE, JobNotFound),
+        media=(JSON, EVENTS),
+        events=FRAMES,
+        example={"input": "a lovely cat", "tools": [{"type": "image_generation", "size": "64x64"}]},
+    )
 )
 async def create(request: web.Request) -> web.StreamResponse:
     """POST /v1/responses: pictures as `image_generation_call` items."""
@@ -75,15 +62,7 @@ async def create(request: web.Request) -> web.StreamResponse:
     del body
     work = await begin(request, fields, "edit" if fields["image"] else "generation", notes=notes)
     del fields  # with the pictures in them, while the job waits and runs
-    if prefers_async(request):
-        return accepted(request, work.job)
-    read = request.app[SERVICE].results.get
-    if work.wanted.stream:
-        scheduler, options = request.app[SERVICE].scheduler, work.wanted.stream_options or StreamOptions()
-        encoder = ResponsesEncoder(work.job, options, read, scheduler.eta)
-        return await stream_job(request, work.job, encoder, cancel_on_leave=work.cancel_on_leave)
-    answer = partial(response_object, work.job, read)
-    return await answer_job(request, work.job, ResponseAnswer, answer, cancel_on_leave=work.cancel_on_leave)
+    return await answered(request, work, ResponsesEncoder, ResponseAnswer, response_object)
 
 
 async def _fields(request: web.Request, body: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -11,7 +11,7 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from gguf_imagegen.api import answers
-from gguf_imagegen.api.job_answers import JobObject
+from gguf_imagegen.api.job_answers import DryRun, JobObject
 from gguf_imagegen.vocabulary import errors
 from gguf_imagegen.vocabulary.errors import ImagegenError
 
@@ -81,6 +81,20 @@ def endpoint(
 ) -> Callable[[Endpoint], Endpoint]:
     """Give a handler its contract; the arguments are those of `Contract`."""
     return with_contract(Contract(answer, **contract))
+
+
+def picture_contract(
+    answer: type[BaseModel], request: type[BaseModel], *, params: tuple[Param, ...] = (), **contract: Any
+) -> Contract:
+    """That of routes that wait for pictures, unless the client prefers not to."""
+    return Contract(
+        answer,
+        request,
+        dry_run=DryRun,
+        also=ASYNC,
+        params=(PREFER, IDEMPOTENCY, *params),
+        **{"errors": PICTURE, **contract},
+    )
 
 
 def with_contract(contract: Contract) -> Callable[[Endpoint], Endpoint]:

@@ -15,16 +15,16 @@ from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
 from typing import Any, Final
 
-from gguf_imagegen.pictures.finish import Finish
+from gguf_imagegen.pool import finishing
 from gguf_imagegen.pool.ray import files, messages
-from gguf_imagegen.pool.ray.messages import Beat, Close, Closed, Do, Load, Stock, Told, Word
+from gguf_imagegen.pool.ray.messages import Beat, Close, Closed, Do, Enlarge, Load, Stock, Told, Word
 from gguf_imagegen.pool.ray.node_settings import FOLDER, is_leaving, node_name
 from gguf_imagegen.pool.ray.offer import backend_here
 from gguf_imagegen.pool.ray.opening import Opening
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Engine
+from gguf_imagegen.vocabulary.engine import Engine, Generate
 from gguf_imagegen.vocabulary.errors import ImagegenError, InternalError
-from gguf_imagegen.vocabulary.events import EngineEvent, Made, PictureFile, Preview, PreviewFile
+from gguf_imagegen.vocabulary.events import EngineEvent
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class EngineActor:
         """Take an order; what comes of it is among the events."""
         order = messages.order_of(data)
         match order:
-            case Load() | Do():
+            case Load() | Do() | Enlarge():
                 self._running[order.engine] = self._begin(self._run(order))
             case Close():
                 self._begin(self._close(order.engine))
@@ -93,7 +93,7 @@ class EngineActor:
         task.add_done_callback(self._work.discard)
         return task
 
-    async def _run(self, order: Load | Do) -> None:
+    async def _run(self, order: Load | Do | Enlarge) -> None:
         error: ImagegenError | None = None
         try:
             async for event in self._events_of(order):
@@ -105,7 +105,7 @@ class EngineActor:
             error = InternalError(f"internal error on {self._node}; its log has the details")
         self._words.put_nowait(messages.over(order.run, error))
 
-    async def _events_of(self, order: Load | Do) -> AsyncIterator[EngineEvent]:
+    async def _events_of(self, order: Load | Do | Enlarge) -> AsyncIterator[EngineEvent]:
         engine = self._engines.get(order.engine)
         if engine is None:
             engine = self._engines[order.engine] = self._backend.engine(self._device)
@@ -116,9 +116,19 @@ class EngineActor:
                 async for event in engine.load(spec):
                     yield event
             return
-        task = await asyncio.to_thread(self._opening.task, messages.task_of(order.task))
-        async for event in engine.run(task):
-            yield await _finished(event, order.finish) if order.finish else event
+        async for event in await asyncio.to_thread(self._made, engine, order):
+            yield event
+
+    def _made(self, engine: Engine, order: Do | Enlarge) -> AsyncIterator[EngineEvent]:
+        """What comes of it, with add-ons where they lie here: call it in a thread."""
+        here, threads = self._opening.resolver, self._device.threads
+        if isinstance(order, Enlarge):
+            made = messages.made_of(order.made)
+            return finishing.enlarged(engine, made, here.finish(order.finish), threads)
+        task = here.task(messages.task_of(order.task))
+        if isinstance(task, Generate) and order.finish:
+            return finishing.drawn(engine, task, here.finish(order.finish), threads)
+        return engine.run(task)
 
     async def _close(self, number: int) -> None:
         engine, running = self._engines.pop(number, None), self._running.pop(number, None)
@@ -141,17 +151,6 @@ class EngineActor:
                     self._stock = found
                     self._words.put_nowait(found)
             await asyncio.sleep(WATCH)
-
-
-async def _finished(event: EngineEvent, finish: Finish) -> EngineEvent:
-    """Pixels as a file."""
-    match event:
-        case Made(index=index, artifact=artifact, timings=timings):
-            return PictureFile(index, await asyncio.to_thread(finish.file, artifact, index), timings)
-        case Preview(index=index, step=step, steps=steps, picture=picture):
-            return PreviewFile(index, step, steps, await asyncio.to_thread(finish.preview, picture))
-        case _:
-            return event
 
 
 def _end_with_parent(parent: int) -> None:

@@ -46,7 +46,10 @@ from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 
-LOOK: Final = 1.0
+LOOK: Final = 0.5
+"""Seconds between two looks for lanes that are silent, and for nodes that are drained."""
+STALLED: Final = 3.0
+"""Seconds late at which it was this process that stood still."""
 REMEMBERED: Final = 20
 """Lost lanes that can be looked at."""
 
@@ -246,7 +249,7 @@ class Cluster:
         while True:
             began = time.monotonic()
             await asyncio.sleep(LOOK)
-            if time.monotonic() - began > 3 * LOOK:
+            if time.monotonic() - began > LOOK + STALLED:
                 continue  # it is this process that was not heard: what the lanes said comes first
             for lane in list(self._silent()):
                 self._lose(lane, f"it was silent for {self._waits.silent_lane:g} s")

@@ -133,7 +133,7 @@ class Driver:
         assert bridge.stderr is not None
         while line := await bridge.stderr.readline():
             words = line.decode(errors="replace").strip()
-            if words:
+            if words and "(+0x" not in words:  # a frame of a trace says nothing to anybody
                 self._said.append(words[:300])
                 log.debug("bridge: %s", words)
 

@@ -6,18 +6,19 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from gguf_imagegen.engines import wire
 from gguf_imagegen.pictures.finish import Finish
 from gguf_imagegen.pool.ray import messages
-from gguf_imagegen.pool.ray.messages import Close, Closed, Do, Load, Order, Over, Told
-from gguf_imagegen.vocabulary.engine import Task
+from gguf_imagegen.pool.ray.messages import Close, Closed, Do, Enlarge, Load, Order, Over, Told
+from gguf_imagegen.vocabulary.engine import Generate, Task
 from gguf_imagegen.vocabulary.errors import WorkerCrashed, WorkerKilled
-from gguf_imagegen.vocabulary.events import Done, EngineEvent
+from gguf_imagegen.vocabulary.events import Done, EngineEvent, Made
 
 log = logging.getLogger(__name__)
 
+Command: TypeAlias = Load | Do | Enlarge
 ENDING: Final = 5.0
 """Seconds that a lane gets to end an engine; then it counts as ended."""
 
@@ -61,7 +62,7 @@ class Line:
         for ending in self._endings.values():
             ending.set()
 
-    async def run(self, engine: int, make: Callable[[int], Load | Do]) -> AsyncIterator[EngineEvent]:
+    async def run(self, engine: int, make: Callable[[int], Command]) -> AsyncIterator[EngineEvent]:
         """The events of one command of an engine, which gets the number of the run."""
         if self.lost:
             raise WorkerKilled(f"Lane {self.lane} was lost ({self.lost}).")
@@ -120,11 +121,15 @@ class FarEngine:
 
     def run(self, task: Task) -> AsyncIterator[EngineEvent]:
         """See `vocabulary.engine.LiveEngine`."""
-        return self.draw(task, None)
+        return self._run(lambda run: Do(self._number, run, messages.packed(task), None))
 
-    def draw(self, task: Task, finish: Finish | None) -> AsyncIterator[EngineEvent]:
-        """The same; pictures come as files with `finish`."""
-        return self._run(lambda run: Do(self._number, run, messages.packed(task), finish))
+    def draw(self, spec: Generate, finish: Finish) -> AsyncIterator[EngineEvent]:
+        """The same; pictures and previews come as files."""
+        return self._run(lambda run: Do(self._number, run, messages.packed(spec), finish))
+
+    def enlarge(self, made: Made, finish: Finish) -> AsyncIterator[EngineEvent]:
+        """The same of a picture that is there already."""
+        return self._run(lambda run: Enlarge(self._number, run, messages.packed(made), finish))
 
     async def close(self) -> None:
         """See `vocabulary.engine.LiveEngine`."""
@@ -132,7 +137,7 @@ class FarEngine:
             self._closed.set()
             await self._line.close(self._number)
 
-    async def _run(self, make: Callable[[int], Load | Do]) -> AsyncIterator[EngineEvent]:
+    async def _run(self, make: Callable[[int], Command]) -> AsyncIterator[EngineEvent]:
         if self._closed.is_set():
             raise WorkerCrashed("The engine was closed.")
         self._started = True

@@ -12,9 +12,10 @@ from msgspec.structs import replace
 from gguf_imagegen.catalog.catalog import MODEL_SUFFIXES, Catalog
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.store import STATE, Store, sha256_of
+from gguf_imagegen.pictures.finish import Finish, Upscaler
 from gguf_imagegen.pool.ray.messages import FileState, Stock
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Generate, Role, Task, Upscale
+from gguf_imagegen.vocabulary.engine import Generate, Role, Task
 from gguf_imagegen.vocabulary.errors import InvalidModelFile, MissingComponent, ModelNotDownloaded
 
 FOLDERS: Final[Mapping[str, str]] = {
@@ -204,7 +205,11 @@ class Resolver:
 
     def task(self, task: Task) -> Task:
         """The task with its add-ons where they lie here. Raises MissingComponent."""
-        return _moved(task, self._addon)
+        return _moved(task, self._addon) if isinstance(task, Generate) else task
+
+    def finish(self, finish: Finish) -> Finish:
+        """The same of its upscalers."""
+        return _finish_moved(finish, self._addon)
 
     def _addon(self, named: Path) -> Path:
         path = self._path(named.as_posix())
@@ -213,22 +218,28 @@ class Resolver:
         return path
 
 
-def abroad(task: Task, settings: Settings) -> Task:
-    """The task with its add-ons named as `Resolver` finds them."""
-    return _moved(task, lambda path: Path(addon_name(path, settings)))
+def abroad(spec: Generate, settings: Settings) -> Generate:
+    """The work with its add-ons named as `Resolver` finds them."""
+    return _moved(spec, lambda path: Path(addon_name(path, settings)))
 
 
-def _moved(task: Task, move: Callable[[Path], Path]) -> Task:
-    match task:
-        case Generate():
-            hires = task.hires
-            return replace(
-                task,
-                loras=tuple(replace(lora, path=move(lora.path)) for lora in task.loras),
-                embeddings=tuple(replace(each, path=move(each.path)) for each in task.embeddings),
-                hires=replace(hires, model=move(hires.model)) if hires and hires.model else hires,
-            )
-        case Upscale():
-            return replace(task, path=move(task.path))
-        case _:
-            return task
+def finish_abroad(finish: Finish, settings: Settings) -> Finish:
+    """The same of its upscalers."""
+    return _finish_moved(finish, lambda path: Path(addon_name(path, settings)))
+
+
+def _finish_moved(finish: Finish, move: Callable[[Path], Path]) -> Finish:
+    def moved(upscaler: Upscaler | None) -> Upscaler | None:
+        return upscaler and replace(upscaler, path=move(upscaler.path))
+
+    return replace(finish, enlarger=moved(finish.enlarger), upscaler=moved(finish.upscaler))
+
+
+def _moved(spec: Generate, move: Callable[[Path], Path]) -> Generate:
+    hires = spec.hires
+    return replace(
+        spec,
+        loras=tuple(replace(lora, path=move(lora.path)) for lora in spec.loras),
+        embeddings=tuple(replace(each, path=move(each.path)) for each in spec.embeddings),
+        hires=replace(hires, model=move(hires.model)) if hires and hires.model else hires,
+    )

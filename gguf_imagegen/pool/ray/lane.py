@@ -29,7 +29,7 @@ from gguf_imagegen.vocabulary.errors import (
     ModelNotDownloaded,
     WorkerKilled,
 )
-from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Loading
+from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Loading, Made
 from gguf_imagegen.vocabulary.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -79,17 +79,19 @@ class FarLane(BaseLane):
         self.stock, self.leaving = stock, self.leaving or stock.leaving
         self._unfit.clear()
 
-    def has(self, entry: Entry, addons: Sequence[Path] = ()) -> bool:
+    def has(self, entry: Entry | None, addons: Sequence[Path] = ()) -> bool:
         """See `BaseLane`."""
-        if entry.name in self._unfit:
-            return False
-        there = files.has(self.stock, entry, self._known.of(entry), self._settings)
-        return there and self._has_addons(addons)
+        return (entry is None or self._has_model(entry)) and self._has_addons(addons)
 
-    def pulls(self, entry: Entry, addons: Sequence[Path] = ()) -> bool:
+    def _has_model(self, entry: Entry) -> bool:
+        there = files.has(self.stock, entry, self._known.of(entry), self._settings)
+        return there and entry.name not in self._unfit
+
+    def pulls(self, entry: Entry | None, addons: Sequence[Path] = ()) -> bool:
         """See `BaseLane`."""
         return (
-            self._offer.pulls
+            entry is not None
+            and self._offer.pulls
             and bool(entry.sources)
             and entry.name not in self._unfit
             and self._has_addons(addons)
@@ -105,13 +107,16 @@ class FarLane(BaseLane):
     async def make_room_to_decode(self, model: LoadedModel, spec: Generate) -> None:
         """See `BaseLane`; the engine itself decodes in tiles where the node's memory is short."""
 
-    def draw(
-        self, model: LoadedModel, spec: Generate, finish: Callable[[], Finish] | None
-    ) -> AsyncIterator[EngineEvent]:
-        """See `BaseLane`; pictures come as files where that can be."""
+    def draw(self, model: LoadedModel, spec: Generate, finish: Finish) -> AsyncIterator[EngineEvent]:
+        """See `BaseLane`."""
         engine = model.engine
         assert isinstance(engine, FarEngine)
-        return engine.draw(files.abroad(spec, self._settings), finish and finish())
+        return engine.draw(files.abroad(spec, self._settings), files.finish_abroad(finish, self._settings))
+
+    def enlarge(self, engine: LiveEngine, made: Made, finish: Finish) -> AsyncIterator[EngineEvent]:
+        """See `BaseLane`."""
+        assert isinstance(engine, FarEngine)
+        return engine.enlarge(made, files.finish_abroad(finish, self._settings))
 
     def _new_engine(self) -> LiveEngine:
         return self.line.new_engine()

@@ -17,9 +17,9 @@ from gguf_imagegen.pictures.finish import Finish
 from gguf_imagegen.vocabulary import errors
 from gguf_imagegen.vocabulary.engine import LoadSpec, Task
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidImage
-from gguf_imagegen.vocabulary.events import EngineEvent
+from gguf_imagegen.vocabulary.events import EngineEvent, Made
 
-WIRE: Final = 1
+WIRE: Final = 2
 
 # -- what a node is -----------------------------------------------------------------------------------
 
@@ -82,12 +82,21 @@ class Load(Struct, frozen=True, tag=True):
 
 
 class Do(Struct, frozen=True, tag=True):
-    """A task; with `finish` its pictures and previews come as files."""
+    """A task; with `finish`, which goes with `Generate`, its pictures and previews come as files."""
 
     engine: int
     run: int
     task: bytes
     finish: Finish | None
+
+
+class Enlarge(Struct, frozen=True, tag=True):
+    """Make the picture of a `Made` larger, as `finish` says; it comes as a file."""
+
+    engine: int
+    run: int
+    made: bytes
+    finish: Finish
 
 
 class Close(Struct, frozen=True, tag=True):
@@ -96,7 +105,7 @@ class Close(Struct, frozen=True, tag=True):
     engine: int
 
 
-Order: TypeAlias = Load | Do | Close
+Order: TypeAlias = Load | Do | Enlarge | Close
 
 # -- from a lane --------------------------------------------------------------------------------------
 
@@ -202,8 +211,8 @@ class FromLane(Struct, frozen=True, tag=True):
 
 Report: TypeAlias = Joined | Away | NodeSeen | NodeGone | LaneUp | LaneDown | FromLane
 
-_ENCODER: Final = msgspec.msgpack.Encoder()
-_ORDERS: Final[msgspec.msgpack.Decoder[Order]] = msgspec.msgpack.Decoder(Order)
+_ENCODER: Final = msgspec.msgpack.Encoder(enc_hook=wire.plain)
+_ORDERS: Final[msgspec.msgpack.Decoder[Order]] = msgspec.msgpack.Decoder(Order, dec_hook=wire.typed)
 _WORDS: Final[msgspec.msgpack.Decoder[list[Word]]] = msgspec.msgpack.Decoder(list[Word])
 _WISHES: Final[msgspec.msgpack.Decoder[list[Wish]]] = msgspec.msgpack.Decoder(list[Wish])
 _REPORTS: Final[msgspec.msgpack.Decoder[list[Report]]] = msgspec.msgpack.Decoder(list[Report])
@@ -245,6 +254,13 @@ def task_of(data: bytes) -> Task:
     if isinstance(command, LoadSpec):
         raise wire.FrameError("a load where a task was expected")
     return command
+
+
+def made_of(data: bytes) -> Made:
+    event = wire.decode(data)
+    if not isinstance(event, Made):
+        raise wire.FrameError("another event where a picture was expected")
+    return event
 
 
 def over(run: int, error: ImagegenError | None) -> Over:

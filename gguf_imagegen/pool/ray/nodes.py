@@ -10,6 +10,7 @@ import secrets
 import signal
 import socket
 import sys
+import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,8 @@ from typing import Final
 import psutil
 
 from gguf_imagegen.engines.process import with_package
-from gguf_imagegen.machine.processes import apart
+from gguf_imagegen.machine import locks
+from gguf_imagegen.machine.processes import apart, user_number
 from gguf_imagegen.pool.ray.node_settings import without_secrets
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.errors import ImagegenError, NotInstalled
@@ -179,7 +181,21 @@ class RayNode:
         self._started = asyncio.Event()
 
     async def start(self) -> None:
-        """Returns when the node is there. Raises ClusterFailed."""
+        """Returns when the node is there. Raises ClusterFailed.
+
+        At the address of a head nothing answers yet.
+        """
+        if self._head:
+            self._forget_the_last()
+        try:
+            async with locks.in_turn(_turn(), 2 * STARTING):
+                await self._start()
+        except locks.Held:
+            raise ClusterFailed(
+                "another of Ray's nodes on this machine does not get on with its start"
+            ) from None
+
+    async def _start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             *RAY, "start", "--block", *self._flags(), stdin=DEVNULL, stdout=PIPE, stderr=STDOUT,
             env=with_package(self._environment), **apart(),
@@ -211,6 +227,15 @@ class RayNode:
                     process.kill()
         if self._reading is not None:
             self._reading.cancel()
+
+    def _forget_the_last(self) -> None:
+        """Ray's note of the head that ended: with it, Ray takes a node of this machine for one that runs."""
+        named = (self._environment.get(name) for name in ("RAY_TMPDIR", "TMPDIR"))
+        for folder in filter(None, (*named, "/tmp")):
+            note = Path(folder) / "ray" / "ray_current_cluster"
+            with contextlib.suppress(OSError):
+                if note.read_text(encoding="utf-8").strip() == self.address:
+                    note.unlink()
 
     def _flags(self) -> list[str]:
         host, _, port = self.address.rpartition(":")
@@ -251,6 +276,11 @@ class RayNode:
             f"{self.address} answers and does not let this machine in: most likely its token is another one"
             f" (--cluster-token); Ray says: {self._said()}"
         )
+
+
+def _turn() -> Path:
+    """Two nodes of one machine that start together take each other's names for files."""
+    return Path(tempfile.gettempdir()) / f"gguf-imagegen-ray-{user_number()}.lock"
 
 
 def _family(pid: int) -> list[psutil.Process]:

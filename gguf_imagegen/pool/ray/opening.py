@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -25,7 +24,7 @@ from gguf_imagegen.pool.ray.files import Resolver
 from gguf_imagegen.pool.ray.messages import Load
 from gguf_imagegen.pool.ray.node_settings import pulls_models
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import LoadSpec, Task
+from gguf_imagegen.vocabulary.engine import LoadSpec
 from gguf_imagegen.vocabulary.errors import ModelNotDownloaded, ServerBusy
 
 AGAIN: Final = 0.1
@@ -37,14 +36,10 @@ class Opening:
     def __init__(self, settings: Settings, device: Device, node: str) -> None:
         self._settings = settings
         self._device = device
-        self._resolver = Resolver(settings, node)
+        self.resolver = Resolver(settings, node)
         self._neighbour = Neighbour(settings.before_load)
         user = user_number()
         self._turn = Path(tempfile.gettempdir()) / f"gguf-imagegen-load-{user}-{_plain(node)}.lock"
-
-    def task(self, task: Task) -> Task:
-        """The task with its add-ons where they lie here. Blocks; raises MissingComponent."""
-        return self._resolver.task(task)
 
     @asynccontextmanager
     async def spec(self, order: Load) -> AsyncIterator[LoadSpec]:
@@ -70,7 +65,7 @@ class Opening:
 
     async def _found(self, entry: Entry, order: Load) -> Entry:
         try:
-            return await asyncio.to_thread(self._resolver.entry, entry, order.files, order.names)
+            return await asyncio.to_thread(self.resolver.entry, entry, order.files, order.names)
         except ModelNotDownloaded:
             if not (pulls_models() and entry.sources):
                 raise
@@ -79,22 +74,15 @@ class Opening:
             await asyncio.to_thread(pull.run)
         finally:
             pull.cancel()
-        return await asyncio.to_thread(self._resolver.entry, entry, order.files, order.names)
+        return await asyncio.to_thread(self.resolver.entry, entry, order.files, order.names)
 
     @asynccontextmanager
     async def _turn_to_load(self) -> AsyncIterator[None]:
-        deadline = time.monotonic() + self._settings.load_timeout
         async with AsyncExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(locks.exclusive(self._turn))
-                    break
-                except locks.Held:
-                    if time.monotonic() > deadline:
-                        raise ServerBusy(
-                            f"another lane of {self._resolver.node} loads for too long"
-                        ) from None
-                    await asyncio.sleep(AGAIN)
+            try:
+                await stack.enter_async_context(locks.in_turn(self._turn, self._settings.load_timeout))
+            except locks.Held:
+                raise ServerBusy(f"another lane of {self.resolver.node} loads for too long") from None
             yield
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from scripts.bench.report.rows import PARTS, PICTURE_STEPS, SUBJECTS, Case, Row, by_case
+from scripts.bench.report.rows import PARTS, PICTURE_STEPS, SUBJECTS, Case, Row, by_case, rounded
 
 INK, FAINT, PAPER = "#010203", "#040506", "#070809"
 """Stand for the colours that depend on the theme; variables of CSS take their place."""
@@ -58,7 +58,7 @@ def bars(title: str, cases: dict[Case, list[Row]], engines: Sequence[str]) -> st
             if len(row.values) > 1:
                 axes.plot([min(row.values), max(row.values)], [at, at], color=INK, linewidth=1)
             axes.text(
-                max(row.values) + longest * 0.012, at, f"{row.median:.3g}", va="center", size=9, color=INK
+                max(row.values) + longest * 0.012, at, rounded(row.median), va="center", size=9, color=INK
             )
             axes.text(-longest * 0.012, at, label(row, found), va="center", ha="right", size=9, color=INK)
         at += GROUP_GAP

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scripts.bench.report.charts import charts
-from scripts.bench.report.rows import PARTS, SUBJECTS, Case, Raw, Row, by_case, read, rows
+from scripts.bench.report.rows import PARTS, SUBJECTS, Case, Raw, Row, by_case, read, rounded, rows
 from scripts.bench.report.z_image import CORES, EFFICIENCY, Estimate, estimates
 
 STYLE: Final = """
@@ -73,7 +73,7 @@ def case_table(case: Case, found: Sequence[Row]) -> str:
     fastest = min(row.median for row in found)
     lines = (
         (
-            row.engine, f"{row.median:.3g}", f"{min(row.values):.3g}", f"{max(row.values):.3g}",
+            row.engine, rounded(row.median), rounded(min(row.values)), rounded(max(row.values)),
             len(row.values), "processor" if row.processor else "clock", f"{row.median / fastest:.2f}",
         )
         for row in found

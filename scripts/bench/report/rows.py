@@ -25,6 +25,11 @@ SUBJECTS: Final = {
 }
 
 
+def rounded(value: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
 @dataclass(frozen=True, order=True)
 class Case:
     """What was measured, of every engine alike; `steps` of a picture."""

@@ -21,15 +21,16 @@ import psutil
 import pytest
 import pytest_asyncio
 
-from gguf_imagegen.pool.ray import nodes
+import gguf_imagegen
+from gguf_imagegen.pool.ray import messages, nodes
 from gguf_imagegen.pool.ray.nodes import RayNode
 from gguf_imagegen.vocabulary.waits import Waits
-from tests.conftest import App, runner_of
+from tests.conftest import App, ServerProcess, runner_of
 
 PATIENCE = 120.0
 SMALL = "--object-store-memory=80000000"
 ROOT = Path(__file__).parents[3]
-WAITS = Waits(silent_lane=6.0, cluster_again=0.5)
+WAITS = Waits(cluster_again=0.5)
 
 
 async def until(look: Callable[[], Any], what: str = "", patience: float = PATIENCE) -> Any:
@@ -45,14 +46,31 @@ async def until(look: Callable[[], Any], what: str = "", patience: float = PATIE
         await asyncio.sleep(0.05)
 
 
+def importing(folder: Path) -> dict[str, str]:
+    """Variables with which the package of this folder is run, and our tests can be imported."""
+    paths = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+
+
+def speaking(version: int, folder: Path) -> Path:
+    """A folder with our package, as it would be with another version of the cluster's protocol."""
+    package = Path(gguf_imagegen.__file__).parent
+    shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "model_catalog.yaml", folder)
+    module = folder / package.name / "pool" / "ray" / "messages.py"
+    ours = f"WIRE: Final = {messages.WIRE}\n"
+    assert ours in module.read_text()
+    module.write_text(module.read_text().replace(ours, f"WIRE: Final = {version}\n"))
+    return folder
+
+
 class NodeProcess:
     """`gguf-imagegen node` as a user runs it."""
 
     def __init__(self, command: list[str], cwd: Path) -> None:
-        path = os.pathsep.join([str(cwd), *filter(None, [os.environ.get("PYTHONPATH")])])
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=cwd,
-            env={**os.environ, "PYTHONPATH": path, "COLUMNS": "200"},
+            env={**os.environ, **importing(cwd), "COLUMNS": "200"},
         )  # fmt: skip
 
     @property
@@ -104,9 +122,8 @@ class Cluster:
         self.head: RayNode | None = None
 
     async def start(self) -> None:
-        own = tempfile.mkdtemp(dir=self.folder)  # in one of before Ray takes nodes of here for a head
-        extra = [SMALL, f"--temp-dir={own}"]
-        self.head = RayNode(self.address, nodes.environment(self.token), head=True, extra=extra)
+        environment = {**nodes.environment(self.token), "RAY_TMPDIR": str(self.folder)}
+        self.head = RayNode(self.address, environment, head=True, extra=[SMALL])
         await self.head.start()
 
     async def stop(self) -> None:
@@ -130,6 +147,16 @@ class Cluster:
         made = NodeProcess(command, cwd)
         self.nodes[name] = made
         return made
+
+    def serve(self, folder: Path, *flags: str, package: Path = ROOT) -> ServerProcess:
+        """A server in a process of its own, without models or devices; what it stores lies in the folder."""
+        empty = folder / "no-models"
+        empty.mkdir(exist_ok=True)
+        return ServerProcess(
+            empty, "--cluster", self.address, "--cluster-token", self.token, "--devices", "none",
+            "--state-dir", str(folder / "state"), "--max-queue", "100", "--grace", "1", *flags,
+            env=importing(package),
+        )  # fmt: skip
 
     @property
     def gcs(self) -> psutil.Process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,12 +19,26 @@ from gguf_imagegen.engines import wire
 from gguf_imagegen.jobs.finish import finish_of
 from gguf_imagegen.planning.plan import Plan, plan
 from gguf_imagegen.planning.request import parse_request
+from gguf_imagegen.planning.upscale import Enlargement
 from gguf_imagegen.pool.ray import files, messages
 from gguf_imagegen.pool.ray.actor import EngineActor
-from gguf_imagegen.pool.ray.messages import Beat, Close, Closed, Do, FileState, Load, Over, Stock, Told, Word
+from gguf_imagegen.pool.ray.messages import (
+    Beat,
+    Close,
+    Closed,
+    Do,
+    Enlarge,
+    FileState,
+    Load,
+    Over,
+    Stock,
+    Told,
+    Word,
+)
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.errors import InvalidModelFile, ModelNotDownloaded, WorkerCrashed
-from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, PictureFile, Progress
+from gguf_imagegen.vocabulary.events import EngineEvent, Loaded, Made, PictureFile, Progress
 
 pytestmark = pytest.mark.posix
 
@@ -84,7 +99,7 @@ def picture(models: Path, **fields: object) -> Plan:
 
 
 def draw(made: Plan, engine: int = 1, run: int = 2) -> bytes:
-    finish = finish_of(made, marked=True, texts=True)
+    finish = finish_of(made, marked=True)
     return messages.encode(Do(engine, run, messages.packed(made.spec), finish))
 
 
@@ -107,6 +122,32 @@ async def test_pictures_and_previews_are_made_into_files(
                 assert image.convert("RGB").getpixel((0, 0)) == (seed, seed, seed)
         assert sum(isinstance(event, Progress) for event in made.events(2)) == 8
         assert len(made.batches) < len(made.words)
+
+
+async def test_pictures_are_enlarged_before_they_leave(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After they are drawn, or instead; the file of the upscaler is the node's own."""
+    (tmp_path / "double.gguf").touch()
+    monkeypatch.setenv("GGUF_IMAGEGEN_UPSCALER_DIR", str(tmp_path))
+    made = picture(model_dir, n=2)
+    larger = dataclasses.replace(made, upscale=Enlargement(Path("upscaler/double.gguf"), 128, 128))
+    finish = finish_of(larger, marked=True)
+    grey = messages.packed(Made(1, RawImage(64, 64, 3, bytes(3 * 64 * 64))))
+    async with lane(monkeypatch, model_dir) as there:
+        await there.actor.tell(load(model_dir))
+        await there.until(Over)
+        await there.actor.tell(messages.encode(Do(1, 2, messages.packed(made.spec), finish)))
+        await there.until(Over, 2)
+        await there.actor.tell(messages.encode(Enlarge(1, 3, grey, finish)))
+        await there.until(Over, 3)
+        drawn, given = there.events(2), there.events(3)
+    assert [each.index for each in drawn + given if isinstance(each, PictureFile)] == [0, 1, 1]
+    for each in (each for each in drawn + given if isinstance(each, PictureFile)):
+        with Image.open(io.BytesIO(each.data)) as image:
+            assert image.size == (128, 128)
+            assert "Postprocess upscaler: double" in image.info["parameters"]
+    assert not any(isinstance(each, Made) for each in drawn + given)
 
 
 async def test_a_lane_that_has_nothing_to_say_lives(model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

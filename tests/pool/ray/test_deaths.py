@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
-import gguf_imagegen
 from tests.pool.ray.conftest import Cluster, Front, until
 from tests.pool.ray.test_cluster import command, gone, on_lane, tints
 
@@ -93,24 +90,3 @@ async def stopped_by_signal(front: Front, cluster: Cluster) -> None:
     assert await asyncio.to_thread(node.process.wait, 60) == 0
     await until(lambda: gone(front, "d"), "the end of d")
     assert len((await front.health())["cluster"]["lost"]) == lost
-
-
-async def test_another_version_of_the_protocol_is_refused(
-    front: Front, cluster: Cluster, tmp_path: Path
-) -> None:
-    """In words that name both, and without a lane."""
-    package = Path(gguf_imagegen.__file__).parent
-    shutil.copytree(package, tmp_path / "gguf_imagegen", ignore=shutil.ignore_patterns("__pycache__"))
-    messages = tmp_path / "gguf_imagegen" / "pool" / "ray" / "messages.py"
-    messages.write_text(messages.read_text().replace("WIRE: Final = 1\n", "WIRE: Final = 99\n"))
-    node = cluster.node("old", cwd=tmp_path, backend="sdcpp")
-
-    async def refused() -> str | None:
-        found = (await front.health())["cluster"]["nodes"]
-        return next((each["why"] for each in found if each["status"] == "refused"), None)
-
-    why = await until(refused, "the refusal")
-    node.end()
-    assert why is not None
-    assert "version 99" in why
-    assert "version 1" in why

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,12 +13,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tests.conftest import ServerProcess
 from tests.pool.ray.conftest import Cluster, until
 
 pytestmark = pytest.mark.posix
 
 JOBS = 100
+PATIENCE = 240.0
 SEEDS = 50
 """Each is drawn twice, perhaps on two machines."""
 
@@ -29,16 +31,7 @@ class Hundred:
         self.session = session
         self.ids: list[str] = []
         self._folder = folder
-        self.server = self._serve()
-
-    def _serve(self) -> ServerProcess:
-        empty = self._folder / "no-models"
-        empty.mkdir(exist_ok=True)
-        return ServerProcess(
-            empty, "--cluster", self.cluster.address, "--cluster-token", self.cluster.token,
-            "--devices", "none", "--state-dir", str(self._folder / "state"), "--max-queue", str(JOBS),
-            "--return-time", "600", "--grace", "1",
-        )  # fmt: skip
+        self.server = cluster.serve(folder)
 
     async def get(self, path: str) -> Any:
         async with self.session.get(self.server.url + path) as answer:
@@ -54,13 +47,16 @@ class Hundred:
                 self.ids.append((await answer.json())["id"])
 
     async def jobs(self) -> list[Any]:
-        return [await self.get(f"/v1/jobs/{id}") for id in self.ids]
+        self.server.log()  # else its pipe is full one day, and it stands still
+        return list((await self.get(f"/v1/jobs?limit={JOBS}"))["data"])
 
     async def done(self, count: int) -> None:
-        async def enough() -> bool:
-            return bool(sum(job["status"] == "succeeded" for job in await self.jobs()) >= count)
-
-        await until(enough, f"{count} jobs", patience=400)
+        deadline = time.monotonic() + PATIENCE
+        while len(found := [job for job in await self.jobs() if job["status"] == "succeeded"]) < count:
+            failed = [job["error"] for job in await self.jobs() if job["status"] == "failed"]
+            assert not failed, self.server.log()
+            assert time.monotonic() < deadline, f"{len(found)} of {count}: {self.server.log()}"
+            await asyncio.sleep(0.2)
 
     async def kill_engine(self) -> None:
         worker = await until(lambda: self.cluster.nodes["p"].named("sdcpp.worker"), "an engine")
@@ -81,7 +77,7 @@ class Hundred:
 
     async def kill_server(self) -> None:
         self.server.kill()
-        self.server = self._serve()
+        self.server = self.cluster.serve(self._folder)
 
 
 @asynccontextmanager
@@ -117,10 +113,12 @@ async def test_a_hundred_jobs_survive_every_death(model_dir: Path, tmp_path: Pat
             await made.done(12 * number)
             await death()
         await made.done(JOBS)
+        assert {job["id"] for job in await made.jobs()} == set(made.ids)
+        assert len(list((tmp_path / "state").rglob("*.png"))) == JOBS
         hashes: dict[int, set[str]] = {}
         for job in await made.jobs():
             (item,) = job["data"]
-            async with made.session.get(made.server.url + item["url"]) as answer:
+            async with made.session.get(item["url"]) as answer:
                 digest = hashlib.sha256(await answer.read()).hexdigest()
             hashes.setdefault(item["seed"], set()).add(digest)
     assert len(hashes) == SEEDS

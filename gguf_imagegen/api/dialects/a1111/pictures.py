@@ -23,18 +23,8 @@ from gguf_imagegen.api.dialects.a1111.names import sampler_label, schedule_label
 from gguf_imagegen.api.dialects.a1111.progress import timestamp
 from gguf_imagegen.api.dialects.a1111.request import A1111Request, Translated, translate
 from gguf_imagegen.api.dialects.a1111.styles import read_styles, with_styles
-from gguf_imagegen.api.job_answers import DryRun
 from gguf_imagegen.api.keys import SERVICE
-from gguf_imagegen.api.openapi.contract import (
-    ASYNC,
-    IDEMPOTENCY,
-    PICTURE,
-    PICTURE_TEXT,
-    PREFER,
-    Contract,
-    Endpoint,
-    with_contract,
-)
+from gguf_imagegen.api.openapi.contract import PICTURE_TEXT, Endpoint, picture_contract, with_contract
 from gguf_imagegen.api.reply import reply
 from gguf_imagegen.api.submit import accepted, begin, finish, pictures, prefers_async
 from gguf_imagegen.catalog.entry import Entry
@@ -51,18 +41,7 @@ MAX_ECHO_DEPTH = 16
 
 
 def _pictures_endpoint(*required: str, **example: Any) -> Callable[[Endpoint], Endpoint]:
-    return with_contract(
-        Contract(
-            A1111Answer,
-            A1111Request,
-            required=required,
-            errors=PICTURE,
-            dry_run=DryRun,
-            also=ASYNC,
-            params=(PREFER, IDEMPOTENCY),
-            example=example,
-        )
-    )
+    return with_contract(picture_contract(A1111Answer, A1111Request, required=required, example=example))
 
 
 @_pictures_endpoint("prompt", prompt="a lovely cat", width=64, height=64, steps=2)
@@ -121,13 +100,18 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
 
 
 def _model(service: Service, wanted: A1111Request, warnings: list[str]) -> Entry:
-    """The checkpoint by any of its names, else what such a name means to every dialect."""
-    if not wanted.checkpoint:
+    """The checkpoint by any of its names, else what such a name means to every dialect.
+
+    An unknown `model` is no error, as sd.cpp's own server draws with what it has: clients send one that was
+    chosen of another server's menu.
+    """
+    name = wanted.checkpoint or wanted.model
+    if not name:
         return service.default
     try:
-        return checkpoints.find_model(service.catalog, wanted.checkpoint)
+        return checkpoints.find_model(service.catalog, name)
     except ModelNotFound:
-        return service.meant(wanted.checkpoint, warnings)
+        return service.meant(name, warnings, any_model=not wanted.checkpoint)
 
 
 def _preview(entry: Entry) -> dict[str, Any]:

@@ -52,6 +52,8 @@ class A1111Request(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     prompt: Text = ""
+    model: str = ""
+    """An id of `/v1/models`: SillyTavern's source for sd.cpp's server names it so."""
     sampler_name: str = ""
     sampler_index: str | int = ""
     scheduler: str = ""
