@@ -48,7 +48,9 @@ sent: dict[int, float] = {}
 WATCH_READY = """
 document.addEventListener("DOMContentLoaded", () => {
   const button = document.querySelector("#generate");
-  new MutationObserver(() => { if (!button.disabled) window.readyAt ??= performance.now(); })
+  const look = () => { if (!button.disabled) window.readyAt ??= performance.now(); };
+  look();
+  new MutationObserver(look)
     .observe(button, {attributes: true});
 });
 """
