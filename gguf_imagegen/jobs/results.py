@@ -5,7 +5,6 @@ They can be read for as long as jobs can; those in a folder that outlives the se
 
 from __future__ import annotations
 
-import heapq
 import logging
 import os
 import re
@@ -26,7 +25,6 @@ from gguf_imagegen.vocabulary.errors import NotFound
 log = logging.getLogger(__name__)
 NAME = re.compile(r"\d{8}-\d{6}-[A-Za-z0-9_-]{22,}\.(png|jpeg|webp)")
 MISSING = "this image does not exist or has expired"
-MOST_LISTED = 2000
 MAX_IN_MEMORY = 256 * 1024 * 1024
 """Bytes kept in memory when the disk refuses; the oldest go first."""
 
@@ -133,11 +131,11 @@ class ResultStore:
             raise NotFound(MISSING)
 
     def names(self, seen: Callable[[str], bool] | None = None) -> list[str]:
-        """The images that can be read, of owners to be `seen`, the newest first, at most MOST_LISTED."""
+        """The images that can be read, of owners to be `seen`, the newest first."""
         names = {name for name in list(self._made) if self._young(name)} | self._names_on_disk()
         if seen is not None:
             names = {name for name in names if seen(self.owner(name))}
-        return heapq.nlargest(MOST_LISTED, names)
+        return sorted(names, reverse=True)
 
     def _names_on_disk(self) -> set[str]:
         if self._keep is None or not self._keep.is_dir():

@@ -37,6 +37,14 @@ def test_what_is_put_can_be_got(extension: str, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new" / "folder").iterdir()] == [name]
 
 
+def test_all_pictures_are_listed(tmp_path: Path) -> None:
+    """However many an earlier run has left, the newest first."""
+    made = [f"20260103-{number:06d}-{'x' * 24}.png" for number in range(2001)]
+    for name in made:
+        (tmp_path / name).touch()
+    assert ResultStore(tmp_path, DAY).names() == made[::-1]
+
+
 def test_names_cannot_be_guessed(tmp_path: Path) -> None:
     """Names share the date and time only, and have 144 random bits."""
     store = ResultStore(tmp_path, DAY)
