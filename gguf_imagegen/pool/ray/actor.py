@@ -24,7 +24,7 @@ from gguf_imagegen.pool.ray.opening import Opening
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine, Generate
 from gguf_imagegen.vocabulary.errors import ImagegenError, InternalError
-from gguf_imagegen.vocabulary.events import EngineEvent
+from gguf_imagegen.vocabulary.events import EngineEvent, Notice
 
 log = logging.getLogger(__name__)
 
@@ -116,22 +116,29 @@ class EngineActor:
                 async for event in engine.load(spec):
                     yield event
             return
-        async for event in await asyncio.to_thread(self._made, engine, order):
+        notes: list[str] = []
+        made = await asyncio.to_thread(self._made, engine, order, notes)
+        for note in notes:
+            yield Notice(note)
+        async for event in made:
             yield event
 
-    def _made(self, engine: Engine, order: Do | Enlarge) -> AsyncIterator[EngineEvent]:
+    def _made(self, engine: Engine, order: Do | Enlarge, notes: list[str]) -> AsyncIterator[EngineEvent]:
         """What comes of it, with add-ons where they lie here: call it in a thread."""
         here, threads = self._opening.resolver, self._device.threads
         if isinstance(order, Enlarge):
             made = messages.made_of(order.made)
             return finishing.enlarged(engine, made, here.finish(order.finish), threads)
-        task = here.task(messages.task_of(order.task))
-        if isinstance(task, Generate) and order.finish:
-            return finishing.drawn(engine, task, here.finish(order.finish), threads)
+        task = messages.task_of(order.task)
+        if isinstance(task, Generate):
+            task = self._opening.task(order.engine, task, notes)
+            if order.finish:
+                return finishing.drawn(engine, task, here.finish(order.finish), threads)
         return engine.run(task)
 
     async def _close(self, number: int) -> None:
         engine, running = self._engines.pop(number, None), self._running.pop(number, None)
+        self._opening.forget(number)
         if engine is not None:
             await engine.close()
         if running is not None:
