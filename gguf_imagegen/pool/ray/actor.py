@@ -18,7 +18,7 @@ from typing import Any, Final
 from gguf_imagegen.pool import finishing
 from gguf_imagegen.pool.ray import files, messages
 from gguf_imagegen.pool.ray.messages import Beat, Close, Closed, Do, Enlarge, Load, Stock, Told, Word
-from gguf_imagegen.pool.ray.node_settings import FOLDER, is_leaving, node_name
+from gguf_imagegen.pool.ray.node_settings import FOLDER, is_abandoned, is_leaving, node_name
 from gguf_imagegen.pool.ray.offer import backend_here
 from gguf_imagegen.pool.ray.opening import Opening
 from gguf_imagegen.settings import Settings
@@ -161,8 +161,11 @@ class EngineActor:
 
 
 def _end_with_parent(parent: int) -> None:
-    """An actor outlives a raylet that was killed, with all memory of its engines, unless it looks."""
-    while os.getppid() == parent:
+    """An actor outlives a raylet that was killed, with all memory of its engines, unless it looks.
+
+    And it ends with the command that started its node.
+    """
+    while os.getppid() == parent and not is_abandoned():
         time.sleep(WATCH)
     os._exit(1)
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.api.client import DONE
 from tests.conftest import RunningApp
-from tests.pool.ray.conftest import Cluster, Front, clock, until
+from tests.pool.ray.conftest import Cluster, Front, NodeProcess, clock, until
 from tests.pool.ray.test_cluster import on_lane, tints
 from tests.pool.ray.test_silence import listening
 
@@ -45,6 +45,23 @@ async def test_no_engine_outlives_its_raylet(front: Front, cluster: Cluster) -> 
     await front.lanes(1, "b")
     node.end()
     await until(lambda: gone(front, "b"), "the end of b")
+
+
+async def test_no_engine_outlives_its_command(front: Front, cluster: Cluster) -> None:
+    """Neither, if `node` itself is killed, where Ray would end in its own time; the job is done elsewhere."""
+    await front.lanes(2)
+    node = cluster.node("e")
+    await front.lanes(1, "e")
+    jobs = [front.picture(seed=seed, steps=20) for seed in range(34, 39)]
+    await on_lane(front, "e")
+    actors = node.actors
+    async with clock() as seconds:
+        node.process.kill()
+        await until(lambda: not any(map(psutil.Process.is_running, actors)), "the end of the actors")
+        assert seconds() < 5
+    assert [tints(await job) for job in jobs] == [[seed] for seed in range(34, 39)]
+    node.end()
+    await until(lambda: gone(front, "e"), "the end of e")
 
 
 async def test_a_frozen_lane_is_given_up_and_its_late_events_refused(front: Front, cluster: Cluster) -> None:
@@ -141,3 +158,15 @@ async def stopped_by_signal(front: Front, cluster: Cluster) -> None:
     assert await asyncio.to_thread(node.process.wait, 60) == 0
     await until(lambda: gone(front, "d"), "the end of d")
     assert len((await front.health())["cluster"]["lost"]) == lost
+
+
+async def test_a_wrong_token_is_told_in_words(cluster: Cluster) -> None:
+    """And ends the command, where Ray itself would wait."""
+    node = cluster.node("x", cluster_token="f" * 64)
+    assert await asyncio.to_thread(node.process.wait, 120) == 1
+    assert "does not take this machine's token" in said(node)
+
+
+def said(node: NodeProcess) -> str:
+    assert node.process.stderr is not None
+    return node.process.stderr.read().decode()
