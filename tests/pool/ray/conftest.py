@@ -29,7 +29,7 @@ from gguf_imagegen.vocabulary.waits import Waits
 from tests.conftest import App, ServerProcess, runner_of
 
 PATIENCE = 240.0
-"""Seconds; a node whose Ray was killed is back in 30 on an idle machine."""
+"""Seconds; on a core that others use, Ray has taken more than 120 to be back."""
 SMALL = "--object-store-memory=80000000"
 ROOT = Path(__file__).parents[3]
 WAITS = Waits(cluster_again=0.5)
