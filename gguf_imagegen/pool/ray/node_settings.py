@@ -41,7 +41,12 @@ def node_name() -> str:
 def is_abandoned() -> bool:
     """Whether the command that started this node was killed: Ray itself would go on for half a minute."""
     command = os.environ.get(COMMAND)
-    return command is not None and not psutil.pid_exists(int(command))
+    if command is None:
+        return False
+    try:
+        return psutil.Process(int(command)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def pulls_models() -> bool:
