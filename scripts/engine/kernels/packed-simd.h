@@ -15,8 +15,8 @@
 #include <cstdint>
 #include <cstring>
 
-// Vectors of 512 bits, and BF16, which needs them, are asked for by -DGGML_PACKED_AVX512: these kernels have run emulated
-// (scripts/engine/checks), not through all checks, and never on a CPU that has them. Without it a CPU with AVX-512 runs the code for AVX2.
+// Vectors of 512 bits, and BF16, which needs them, are asked for by -DGGML_PACKED_AVX512: these kernels have passed
+// their checks emulated (scripts/engine/checks), and never ran on a CPU that has them. Without it a CPU with AVX-512 runs the code for AVX2.
 #if defined(GGML_PACKED_AVX512) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define PACKED_AVX512 1
 #if defined(__AVX512BF16__) && !defined(_MSC_VER)
