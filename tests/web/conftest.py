@@ -106,7 +106,7 @@ def visit(browser: Browser) -> OpenPage:
     return open_page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """The embedded model, and LoRAs, upscalers and a model of several references beside it."""
     models, loras, upscalers = (tmp_path_factory.mktemp(name) for name in ("models", "loras", "upscalers"))
