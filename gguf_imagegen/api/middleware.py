@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.callers import CALLERS, SENDER, Key
 from gguf_imagegen.api.dialect import DIALECTS, OURS, ErrorForm
-from gguf_imagegen.api.keys import JOB_MADE, SERVICE
+from gguf_imagegen.api.keys import JOB_ID, SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.api.proxies import seen_of
 from gguf_imagegen.api.reply import Answered, reply
@@ -58,6 +58,8 @@ def request_id(request: web.Request) -> str:
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Signal `on_response_prepare`: headers that streams need as well as plain answers."""
     response.headers.setdefault("X-Request-ID", request_id(request))
+    if (job_id := request.get(JOB_ID)) is not None:
+        response.headers["X-Job-Id"] = job_id
     response.headers["Server"] = SERVER
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers.setdefault("Cache-Control", "no-store")
@@ -106,7 +108,7 @@ def _refusal(request: web.Request, error: ImagegenError, headers: Mapping[str, s
     """The answer, and a line in the log, unless a job or a defect has its own, or nobody is there."""
     dialect, name = request.app[DIALECTS].of(request), request_id(request)
     answer = error_answer(error, dialect.errors, {"X-Request-ID": name, **headers})
-    if JOB_MADE not in request and not isinstance(error, (Cancelled, InternalError)):
+    if JOB_ID not in request and not isinstance(error, (Cancelled, InternalError)):
         level = logging.DEBUG if request.method in READS else logging.INFO  # some clients probe for routes
         what = f"{dialect.name}, {_route(request)}, {answer.status}"
         log.log(level, "request %s refused: %s: %s", name, what, answer.reason)

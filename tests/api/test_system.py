@@ -157,11 +157,13 @@ async def test_engine_failure_leaves_the_server_working(running: RunningApp) -> 
 
 
 async def test_failed_generation_keeps_the_model(running: RunningApp) -> None:
-    """A failure that the engine survives costs no reload."""
+    """A failure that the engine survives costs no reload; its answer names the job, too."""
     async with running(engine=FailsGeneration) as app:
         for _ in range(2):
-            status, body = await app.post(GENERATIONS, **SMALL)
-            assert (status, body["error"]["code"]) == (500, "generation_failed")
+            async with app.session.post(app.url + GENERATIONS, json=SMALL) as answer:
+                assert (answer.status, (await answer.json())["error"]["code"]) == (500, "generation_failed")
+            _, job = await app.get(f"/v1/jobs/{answer.headers['X-Job-Id']}")
+            assert job["status"] == "failed"
         assert (await app.get("/health"))[1]["loaded"]
         assert not [name for name in await metrics(app) if name.startswith("imagegen_worker_ends_total")]
 

@@ -149,16 +149,16 @@ def _file(job: Job, made: list[bytes]) -> web.Response:
     kind = job.plan.output_format
     names = [f"{job.id}-{number}.{kind}" for number in range(len(made))]
     if len(made) == 1:
-        return _attachment(job, made[0], f"{job.id}.{kind}", f"image/{kind}")
+        return _attachment(made[0], f"{job.id}.{kind}", f"image/{kind}")
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         for name, data in zip(names, made, strict=True):
             archive.writestr(name, data)
-    return _attachment(job, packed.getvalue(), f"{job.id}.zip", "application/zip")
+    return _attachment(packed.getvalue(), f"{job.id}.zip", "application/zip")
 
 
-def _attachment(job: Job, data: bytes, name: str, kind: str) -> web.Response:
-    headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Job-Id": job.id}
+def _attachment(data: bytes, name: str, kind: str) -> web.Response:
+    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
     return web.Response(body=data, content_type=kind, headers=headers)
 
 

@@ -140,13 +140,12 @@ async def answer_job(
     The status is 200 from then on, and a failure is told in the body alone.
     """
     pause = (read_timeout(request) or math.inf) / 2
-    headers = {"X-Job-Id": job.id}
     with leaving(request, job, cancel_on_leave):
         await _ends_within(job, pause)
     if job.ended:
         if job.error is not None:
             raise job.error.bare()
-        return await asyncio.to_thread(lambda: reply(model, body(), headers=headers))
+        return await asyncio.to_thread(lambda: reply(model, body()))
 
     async def blanks(_: Silence) -> AsyncGenerator[bytes, None]:
         while not await _ends_within(job, pause):
@@ -160,7 +159,7 @@ async def answer_job(
     return await send(
         request,
         blanks,
-        headers={**headers, "Content-Type": "application/json"},
+        headers={"Content-Type": "application/json"},
         leaving=leaving(request, job, cancel_on_leave),
     )
 

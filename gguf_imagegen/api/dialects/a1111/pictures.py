@@ -96,7 +96,7 @@ async def _make(request: web.Request, *, img2img: bool) -> web.Response:
             raise
         made = await asyncio.to_thread(pictures, app, work.job)  # what was finished before the interrupt
     body = await asyncio.to_thread(_answer, work.job, data, told, made, app[SERVICE].results.keeps)
-    return reply(A1111Answer, body, headers={"X-Job-Id": work.job.id})
+    return reply(A1111Answer, body)
 
 
 def _model(service: Service, wanted: A1111Request, warnings: list[str]) -> Entry:

@@ -121,7 +121,7 @@ async def img_gen(request: web.Request) -> web.Response:
         "poll_url": f"{prefix(request)}/sdcpp/v1/jobs/{job.id}",
         "warnings": job.warnings,
     }
-    return reply(NativeSubmitted, body, status=202, headers={"X-Job-Id": job.id})
+    return reply(NativeSubmitted, body, status=202)
 
 
 @endpoint(request=NativeRequest, errors=(UnsupportedOperation,), status=0)
