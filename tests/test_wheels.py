@@ -158,3 +158,10 @@ def test_what_is_in_the_engines_wheel(tmp_path: Path) -> None:
 def test_libraries_of_every_linux(name: str, everywhere: bool) -> None:
     """Stay out of the archive: they are the C library's."""
     assert bool(archive.OF_EVERY_LINUX.match(name)) is everywhere
+
+
+def test_licences_where_nobody_keeps_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The archive is packed on systems without dpkg, as in the release's container, too."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    archive.keep_licence(Path("/usr/lib/libany.so.1"), tmp_path / "licences")
+    assert not (tmp_path / "licences").exists()

@@ -103,6 +103,8 @@ def linked(file: Path) -> Iterator[tuple[str, Path]]:
 
 def keep_licence(library: Path, folder: Path) -> None:
     """As Debian keeps it by package; a library from elsewhere has its licence beside Python's."""
+    if not shutil.which("dpkg"):
+        return
     found = subprocess.run(["dpkg", "-S", library.resolve()], capture_output=True, text=True)
     if found.returncode:
         return

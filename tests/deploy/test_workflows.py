@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.fill_release import notes
+
 ROOT = Path(__file__).parents[2]
 FLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
@@ -51,3 +53,13 @@ def test_releases_are_audited_and_signed() -> None:
     signing = [step for step in release["steps"] if "sigstore" in step.get("uses", "")]
     assert [step["with"]["inputs"] for step in signing] == ["dist/SHA256SUMS"]
     assert release["permissions"]["id-token"] == "write"
+
+
+def test_notes_of_a_release() -> None:
+    """Its part of the changes, with links that lead to its files; none without a heading."""
+    changes = "## Next\n\nmore\n\n## 1.2.3\n\n[a](api.md#x) [b](https://example.org)\n\n## 1.2.2\n\nold\n"
+    home = "https://example.org/owner/gguf-imagegen"
+    found = notes(changes, "1.2.3", home)
+    assert found == f"[a]({home}/blob/v1.2.3/docs/api.md#x) [b](https://example.org)\n"
+    with pytest.raises(ValueError, match=r"no heading ## 1\.2$"):
+        notes(changes, "1.2", home)
