@@ -16,9 +16,11 @@ from packaging.requirements import Requirement
 
 from scripts.engine import patched, vocabularies
 from scripts.engine.patched import GGML_CPU, HOOKS, KERNELS, Unpatched
+from scripts.engine.upstream import __main__ as upstream
 
 ROOT = Path(__file__).resolve().parents[1]
 HUNK = re.compile(r"@@ -(\d+)")
+INCLUDES = re.compile(r'#include "(packed.*)"')
 PIP_OF_A_NEW_ENVIRONMENT = """#!/usr/bin/env bash
 # Stands for Python: the engine loads once pip was asked for what it needs, if that is to be had.
 case "$*" in
@@ -175,3 +177,33 @@ def test_the_pinned_archive_is_of_an_allowed_version() -> None:
 
 def pinned() -> str:
     return (ROOT / "scripts" / "engine" / "requirements.txt").read_text()
+
+
+def shown(repository: Path, what: str) -> str:
+    command = ["git", "-C", str(repository), "show", what]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_commits_for_ggml_add_up_to_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has the files that its list of sources and its kernels name, and the last has all."""
+    for who in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{who}_NAME", "somebody")
+        monkeypatch.setenv(f"GIT_{who}_EMAIL", "somebody@example.org")
+    tree = patched.unpacked(archive(tmp_path), tmp_path)
+    (tree / upstream.GGML / "tests").mkdir()
+    (tree / upstream.GGML / upstream.TESTS_LIST).write_text("# ggml's own tests\n")
+    repository = tmp_path / "new" / "ggml"
+    upstream.series(tree / upstream.GGML, repository)
+    assert len(list(repository.parent.glob("*.patch"))) == len(upstream.COMMITS)
+    for kernel in KERNELS:
+        assert (repository / upstream.KERNELS_THERE / kernel.name).read_bytes() == kernel.read_bytes()
+    for back in range(len(upstream.COMMITS)):
+        folder = f"HEAD~{back}:{upstream.KERNELS_THERE}"
+        names = set(re.findall(r"packed[\w-]*\.\w+", shown(repository, f"{folder}/CMakeLists.txt")))
+        there = {name: shown(repository, f"{folder}/{name}") for name in names}
+        text = "".join(there[name] for name in sorted(names) if name.endswith(".cpp"))
+        assert {include for each in there.values() for include in INCLUDES.findall(each)} <= names
+        declared = set(re.findall(r"\bggml_packed_\w+(?=\()", there["packed.h"]))
+        assert set(re.findall(r"\bggml_packed_\w+", text)) == declared
+        defined = set(re.findall(r"^(?:bool|const char \*) (ggml_packed_\w+)\(", text, re.M))
+        assert defined == declared

@@ -108,7 +108,68 @@ inline __m512 zextps256_ps512(__m256 low) {
     return out;
 }
 
+#ifdef EMULATED_AMX
+// rows of bytes, whose shapes the last configuration said
+struct Tile {
+    uint8_t rows[16][64];
+};
+
+inline thread_local Tile tiles[8];
+inline thread_local uint8_t configuration[64];
+
+inline int rows_of(int t) { return configuration[48 + t]; }
+
+inline int bytes_of(int t) {
+    uint16_t bytes;
+    std::memcpy(&bytes, configuration + 16 + 2 * t, sizeof(bytes));
+    return bytes;
+}
+
+inline void tile_loadconfig(const void * p) {
+    std::memcpy(configuration, p, sizeof(configuration));
+    std::memset(tiles, 0, sizeof(tiles));
+}
+
+inline void tile_release() { std::memset(configuration, 0, sizeof(configuration)); }
+
+inline void tile_zero(int t) { tiles[t] = {}; }
+
+inline void tile_loadd(int t, const void * p, int64_t stride) {
+    tiles[t] = {};
+    for (int i = 0; i < rows_of(t); ++i) std::memcpy(tiles[t].rows[i], (const char *) p + i * stride, bytes_of(t));
+}
+
+inline void tile_stored(int t, void * p, int64_t stride) {
+    for (int i = 0; i < rows_of(t); ++i) std::memcpy((char *) p + i * stride, tiles[t].rows[i], bytes_of(t));
+}
+
+inline void tile_dpbsud(int c, int a, int b) {
+    for (int i = 0; i < rows_of(c); ++i)
+        for (int j = 0; j < bytes_of(c) / 4; ++j) {
+            int32_t sum;
+            std::memcpy(&sum, tiles[c].rows[i] + 4 * j, sizeof(sum));
+            for (int k = 0; k < bytes_of(a); ++k)
+                sum += (int8_t) tiles[a].rows[i][k] * tiles[b].rows[k / 4][4 * j + k % 4];
+            std::memcpy(tiles[c].rows[i] + 4 * j, &sum, sizeof(sum));
+        }
+}
+#endif
+
 }  // namespace emulated
+
+#ifdef EMULATED_AMX
+#define __AMX_INT8__ 1
+#undef _tile_loadd  // macros, as the numbers of registers are parts of instructions
+#undef _tile_stored
+#undef _tile_zero
+#undef _tile_dpbsud
+#define _tile_loadconfig(p) emulated::tile_loadconfig(p)
+#define _tile_release() emulated::tile_release()
+#define _tile_zero(t) emulated::tile_zero(t)
+#define _tile_loadd(t, p, stride) emulated::tile_loadd(t, p, stride)
+#define _tile_stored(t, p, stride) emulated::tile_stored(t, p, stride)
+#define _tile_dpbsud(c, a, b) emulated::tile_dpbsud(c, a, b)
+#endif
 
 #define _mm512_cvtph_ps(a) emulated::cvtph_ps(a)
 #define _mm512_cvtepi32_ps(a) emulated::cvtepi32_ps(a)

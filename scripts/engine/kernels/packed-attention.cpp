@@ -204,7 +204,7 @@ bool ours(const ggml_tensor * dst) {
     const float bias = parameter(dst, 1), cap = parameter(dst, 2);
     const bool sinks = dst->src[4] != nullptr;
     if (bias != 0 || cap != 0 || sinks) return false;
-    if (q->ne[1] < NR || q->ne[0] > longest_head || v->ne[0] > longest_head) return false;
+    if (q->ne[0] > longest_head || v->ne[0] > longest_head) return false;
     const auto floats = [](const ggml_tensor * t) {
         return (t->type == GGML_TYPE_F32 || t->type == GGML_TYPE_F16) && Rows::readable(t);
     };

@@ -8,6 +8,7 @@
 //
 // in which the sums are whole numbers, and exact. Types whose bytes lie around an offset instead (128 for Q8_0, 8 for Q4_0)
 // have no least value: the sum of byte * byte begins with -offset * (sum of the activation's bytes).
+#include "packed-amx.h"
 #include "packed-blocks.h"
 
 #ifdef PACKED_INT8
@@ -167,6 +168,55 @@ constexpr bool in_halves = false;
 constexpr bool in_halves = true;  // sums of 16 bits, and how many words go into them
 #endif
 
+// A group's sum of byte * byte, as floats, on top of those of the groups before; `more` are the scale and the other word of the
+// activations' group.
+template <bool LEAST>
+inline void add_group(ints sum, vec scale, vec least, const float * more, float * to) {
+    vec result = fma(floats_of(sum), mul(scale, all(more[0])), load(to));
+    if (LEAST) result = fma(least, all(more[1]), result);
+    store(to, result);
+}
+
+// all groups' results to where they go
+template <int MV, int N>
+void add_up(const float * results, const Sums & c) {
+    PACKED_UNROLL
+    for (int j = 0; j < N; ++j) {
+        PACKED_UNROLL
+        for (int i = 0; i < MV; ++i) {
+            vec result = load(results + (j * MV + i) * VL);
+            if (c.from) result = add(load(c.from + j * c.from_pitch + i * VL), result);
+            store(c.to + j * c.to_pitch + i * VL, result);
+        }
+    }
+}
+
+#ifdef PACKED_AMX
+
+// As below. A group's words, 16 rows of weights wide, are a tile as AMX wants it, and so are rows of activations.
+template <int MV, int N, int W, int RUN, bool LEAST>
+void tile_of_bytes(int64_t kw, const float * v, const float * s, int64_t lds, const Sums & c) {
+    const AmxShapes shapes(N, W);
+    alignas(64) float results[N * MV * VL];
+    alignas(64) float sums[MV][N][VL];
+    for (float & result : results) result = 0;
+    for (int64_t g = 0; g < kw; g += Group<W>::words, v += Group<W>::words * MV * VL, s += Group<W>::words) {
+        amx_products(s, lds, v, MV, sums[0][0]);
+        if (MV > 1) amx_products(s, lds, v + VL, MV, sums[MV - 1][0]);
+        for (int i = 0; i < MV; ++i) {
+            const vec scale = load(v + (W * MV + i) * VL), least = load(v + ((W + 1) * MV + i) * VL);
+            for (int j = 0; j < N; ++j) {
+                const float * const more = s + j * lds + W;
+                const ints start = LEAST ? no_ints() : one_word(more + 1), sum = add_words(start, words(sums[i][j]));
+                add_group<LEAST>(sum, scale, least, more, results + (j * MV + i) * VL);
+            }
+        }
+    }
+    add_up<MV, N>(results, c);
+}
+
+#else
+
 // As `tile` for floats; kw counts the words of all groups, of which RUN are added up at a time. Results of groups are added up
 // in L1, as registers are short.
 template <int MV, int N, int W, int RUN, bool LEAST>
@@ -209,24 +259,14 @@ void tile_of_bytes(int64_t kw, const float * v, const float * s, int64_t lds, co
         for (int i = 0; i < MV; ++i) {
             const vec scale = load(v + (W * MV + i) * VL), least = load(v + ((W + 1) * MV + i) * VL);
             PACKED_UNROLL
-            for (int j = 0; j < N; ++j) {
-                float * const to = results + (j * MV + i) * VL;
-                vec result = fma(floats_of(sums[j][i]), mul(scale, all(s[j * lds + W])), load(to));
-                if (LEAST) result = fma(least, all(s[j * lds + W + 1]), result);
-                store(to, result);
-            }
+            for (int j = 0; j < N; ++j)
+                add_group<LEAST>(sums[j][i], scale, least, s + j * lds + W, results + (j * MV + i) * VL);
         }
     }
-    PACKED_UNROLL
-    for (int j = 0; j < N; ++j) {
-        PACKED_UNROLL
-        for (int i = 0; i < MV; ++i) {
-            vec result = load(results + (j * MV + i) * VL);
-            if (c.from) result = add(load(c.from + j * c.from_pitch + i * VL), result);
-            store(c.to + j * c.to_pitch + i * VL, result);
-        }
-    }
+    add_up<MV, N>(results, c);
 }
+
+#endif
 
 template <int MV, int W, int RUN, bool LEAST>
 Tile tile_of_rows(int rows) {

@@ -15,8 +15,8 @@
 #include <cstdint>
 #include <cstring>
 
-// Vectors of 512 bits, and BF16, which needs them, are asked for by -DGGML_PACKED_AVX512: these kernels have run emulated
-// (scripts/engine/checks), not through all checks, and never on a CPU that has them. Without it a CPU with AVX-512 runs the code for AVX2.
+// Vectors of 512 bits, and BF16, which needs them, are asked for by -DGGML_PACKED_AVX512: these kernels have passed
+// their checks emulated (scripts/engine/checks), and never ran on a CPU that has them. Without it a CPU with AVX-512 runs the code for AVX2.
 #if defined(GGML_PACKED_AVX512) && defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
 #define PACKED_AVX512 1
 #if defined(__AVX512BF16__) && !defined(_MSC_VER)
@@ -33,6 +33,9 @@
 #endif
 #if defined(PACKED_VNNI) || !defined(PACKED_AVX512)
 #define PACKED_INT8 1
+#endif
+#if defined(PACKED_VNNI) && defined(PACKED_AVX512) && defined(__AMX_INT8__) && defined(__linux__)
+#define PACKED_AMX 1
 #endif
 
 // Without it GCC 12 keeps the sums of the micro-kernel on the stack, at half of the speed.
@@ -171,6 +174,7 @@ using ints = __m512i;
 inline ints words(const float * p) { return _mm512_loadu_si512(p); }
 inline ints all_of(int32_t word) { return _mm512_set1_epi32(word); }
 inline vec floats_of(ints a) { return _mm512_cvtepi32_ps(a); }
+inline ints add_words(ints a, ints b) { return _mm512_add_epi32(a, b); }
 
 #else
 
@@ -179,6 +183,7 @@ using ints = __m256i;
 inline ints words(const float * p) { return _mm256_loadu_si256((const __m256i *) p); }
 inline ints all_of(int32_t word) { return _mm256_set1_epi32(word); }
 inline vec floats_of(ints a) { return _mm256_cvtepi32_ps(a); }
+inline ints add_words(ints a, ints b) { return _mm256_add_epi32(a, b); }
 
 #endif
 
@@ -202,7 +207,7 @@ inline ints add_halves(ints sum, ints halves) {
     (void) sum;
     return halves;
 #else
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(halves, _mm256_set1_epi16(1)));
+    return add_words(sum, _mm256_madd_epi16(halves, _mm256_set1_epi16(1)));
 #endif
 }
 

@@ -1,7 +1,7 @@
 // The way in: which kernels are in use, and which operations are theirs.
 #include "packed.h"
 
-#include "packed-simd.h"
+#include "packed-amx.h"
 
 #include <cstdlib>
 #include <cstring>
@@ -34,7 +34,10 @@ Factors factors() {
 }
 
 bool bytes() {
-#ifdef PACKED_INT8
+#if defined(PACKED_AMX)
+    static const bool chosen = said("int8") && amx_granted();
+    return chosen;
+#elif defined(PACKED_INT8)
     static const bool chosen = said("int8");
     return chosen;
 #else
@@ -44,14 +47,31 @@ bool bytes() {
 
 }  // namespace packed
 
+namespace {
+
+struct Operation {
+    ggml_op op;
+    bool (*forward)(const ggml_compute_params *, ggml_tensor *);
+};
+
+constexpr ggml_op ANY = GGML_OP_COUNT;
+
+// the first that takes it computes it
+constexpr Operation operations[] = {
+    { GGML_OP_MUL_MAT, ggml_packed_mul_mat },
+    { GGML_OP_CONV_2D, ggml_packed_winograd },
+    { GGML_OP_CONV_2D, ggml_packed_conv_2d },
+    { GGML_OP_FLASH_ATTN_EXT, ggml_packed_flash_attn },
+    { ANY, ggml_packed_rows },
+};
+
+}  // namespace
+
 bool ggml_packed_forward(const ggml_compute_params * params, ggml_tensor * dst) {
     if (packed::factors() == packed::Factors::off) return false;
-    switch (dst->op) {
-        case GGML_OP_MUL_MAT: return ggml_packed_mul_mat(params, dst);
-        case GGML_OP_CONV_2D: return ggml_packed_winograd(params, dst) || ggml_packed_conv_2d(params, dst);
-        case GGML_OP_FLASH_ATTN_EXT: return ggml_packed_flash_attn(params, dst);
-        default: return ggml_packed_rows(params, dst);
-    }
+    for (const Operation & o : operations)
+        if ((o.op == dst->op || o.op == ANY) && o.forward(params, dst)) return true;
+    return false;
 }
 
 const char * ggml_packed_kernels(void) {
@@ -61,7 +81,9 @@ const char * ggml_packed_kernels(void) {
 #else
 #define PACKED_SET "AVX2"
 #endif
-#ifdef PACKED_VNNI
+#if defined(PACKED_AMX)
+#define PACKED_BYTES "+AMX int8"
+#elif defined(PACKED_VNNI)
 #define PACKED_BYTES "+VNNI int8"
 #else
 #define PACKED_BYTES "+int8"

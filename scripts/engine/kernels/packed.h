@@ -8,7 +8,7 @@
 //
 // GGML_PACKED in the environment, read at the first use, chooses the kernels: "off", "f32" (sums and factors in 32-bit
 // floats), "bf16" (factors in BF16; f32 where the build lacks AVX512-BF16) or "int8" (quantised weights and what they are
-// multiplied with as bytes, for which the build needs VNNI; the rest, and without it all, as "bf16"). Unset, it is "bf16".
+// multiplied with as bytes, without VNNI all but Q8_0; the rest as "bf16"). Unset, it is "bf16".
 #include "ggml.h"
 #include "ggml-cpu-impl.h"
 
@@ -24,9 +24,7 @@ bool ggml_packed_conv_2d(const struct ggml_compute_params * params, struct ggml_
 bool ggml_packed_winograd(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 bool ggml_packed_flash_attn(const struct ggml_compute_params * params, struct ggml_tensor * dst);
 bool ggml_packed_rows(const struct ggml_compute_params * params, struct ggml_tensor * dst);
-
-// Whether a convolution's types and strides are among those that its two functions above take.
-bool ggml_packed_knows_conv_2d(const struct ggml_tensor * dst);
+bool ggml_packed_knows_conv_2d(const struct ggml_tensor * dst);  // whether it takes a convolution's types and strides
 
 // The kernels in use, as "AVX2 f32" or "AVX-512 bf16+VNNI int8"; "" where all work is left to ggml's own.
 GGML_API const char * ggml_packed_kernels(void);

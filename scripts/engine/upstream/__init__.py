@@ -1,0 +1,1 @@
+"""The kernels as commits for ggml: `python -m scripts.engine.upstream DIR`."""
