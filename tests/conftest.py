@@ -17,6 +17,7 @@ import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,22 @@ LARGE = (
     "test_hundred.py",
     "test_litellm.py",
     "test_rapidocr.py",
+    "test_two_commands.py",
     "test_unet.py",
     "test_upgrade.py",
 )
+"""Modules that run with `--all` alone."""
+LONG = (
+    "test_kernels.py",
+    "test_lanes.py",
+    "test_repositories.py",
+    "test_restart.py",
+    "test_schemathesis.py",
+    "test_set_restart.py",
+    "test_state.py",
+    "web",
+)
+"""Modules and folders with tests of many seconds, which begin before the others."""
 POSIX = "\npytestmark = pytest.mark.posix\n"
 
 
@@ -79,7 +93,31 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("all"):
         left_out |= _further_examples(items)
     config.hook.pytest_deselected(items=list(left_out))
-    items[:] = [item for item in items if item not in left_out]
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    items[:] = long_first([item for item in items if item not in left_out], workers)
+
+
+def long_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """What LONG names, spread over the workers of xdist, at the beginning of what each of them gets.
+
+    Its `--dist worksteal` gives each worker an even share of the tests in their order; one that has done its
+    own takes from the others', but never the test after the one that runs. Two long tests at the end of a
+    share would keep one worker at work while all others wait.
+    """
+    if workers == 1:
+        return items
+    long = [item for item in items if _is_long(item)]
+    others = iter([item for item in items if not _is_long(item)])
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        share = (len(items) - len(ordered)) // (workers - worker)
+        first = long[worker::workers]
+        ordered += [*first, *islice(others, max(0, share - len(first)))]
+    return ordered
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return not {item.path.name, item.path.parent.name}.isdisjoint(LONG)
 
 
 def _further_examples(items: list[pytest.Item]) -> set[pytest.Item]:
@@ -215,6 +253,15 @@ def own(model_dir: Path) -> Iterator[ServerProcess]:
     process.wait_until_ready()
     yield process
     assert process.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server on the embedded model, with an empty models folder."""
+    process = ServerProcess(tmp_path_factory.mktemp("empty"), "--model", "embedded", "--grace", "1")
+    process.wait_until_ready()
+    yield process
+    process.stop()
 
 
 @pytest.fixture

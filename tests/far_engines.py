@@ -9,7 +9,7 @@ from gguf_imagegen.engines.sdcpp.backend import SdCpp
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Engine, Generate
-from gguf_imagegen.vocabulary.events import EngineEvent, Made, Progress, Timings
+from gguf_imagegen.vocabulary.events import EngineEvent, Made, Notice, Progress, Timings
 from tests.fake_engines import QuickEngine
 
 
@@ -41,11 +41,47 @@ class Second(Tinted):
     SECONDS = 1.0
 
 
+class Hanging(Tinted):
+    """Says nothing any more from its second step on."""
+
+    async def at_step(self, step: int) -> None:
+        if step > 1:
+            await self.pause(None)
+
+
+class Telling(QuickEngine):
+    """Says which add-ons it has got: names of files, and of the tensors that are renamed."""
+
+    async def generate(self, spec: Generate) -> AsyncIterator[EngineEvent]:
+        for lora in spec.loras:
+            yield Notice(f"{lora.path.parent.name}/{lora.path.name}: {len(lora.renamed)} renamed")
+        for embedding in spec.embeddings:
+            yield Notice(f"{embedding.path.parent.name}/{embedding.path.name}")
+        if control := self.model.files.get("control_net"):
+            yield Notice(f"{control.parent.name}/{control.name}")
+        async for event in super().generate(spec):
+            yield event
+
+
 class Tints(SdCpp):
     """`--backend tests.far_engines:Tints`."""
 
     def engine(self, device: Device) -> Engine:
         return Tinted()
+
+
+class Hangs(SdCpp):
+    """Begins every picture, and ends none."""
+
+    def engine(self, device: Device) -> Engine:
+        return Hanging()
+
+
+class Tells(SdCpp):
+    """Quick, with previews."""
+
+    def engine(self, device: Device) -> Engine:
+        return Telling()
 
 
 class Slows(SdCpp):

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,6 @@ from scripts.training.vocabulary import entries
 from tests.conftest import ServerProcess
 
 Pixels = npt.NDArray[np.int16]
-
-
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server that was told of no model, with an empty models folder."""
-    process = ServerProcess(tmp_path_factory.mktemp("empty"), "--model", "embedded", "--grace", "1")
-    process.wait_until_ready()
-    yield process
-    process.stop()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 
@@ -57,8 +58,13 @@ def room_of(name: str) -> str:
     return name.split(".", maxsplit=1)[0]
 
 
-def imports(path: Path) -> Iterator[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Full names of all modules that a module imports, wherever in it."""
+    return frozenset(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -69,12 +75,14 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+KNOWN = {name_of(path) for path in MODULES}
+
+
 def own_imports(path: Path) -> set[str]:
-    known = {name_of(module) for module in MODULES}
     names = {
         name.removeprefix("gguf_imagegen.") for name in imports(path) if name.startswith("gguf_imagegen.")
     }
-    return names & known
+    return names & KNOWN
 
 
 @pytest.mark.parametrize("path", [m for m in MODULES if name_of(m) != "__init__"], ids=name_of)

@@ -7,7 +7,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,14 +46,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("reader")
 
 
-@pytest.fixture(scope="module")
-def served(folder: Path) -> Iterator[ServerProcess]:
-    """The server that the last part of the first command starts, on a free port."""
+def test_the_first_command_serves() -> None:
+    """Its last part starts a server on the embedded model; `embedded` is one on a free port."""
     assert FIRST.split(" && ")[-1] == ".venv/bin/gguf-imagegen serve"
-    process = ServerProcess(folder, "--model", "embedded", "--grace", "1")
-    process.wait_until_ready()
-    yield process
-    process.stop()
+    assert Settings().model == "embedded"
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -63,20 +58,20 @@ def test_commands_run(line: str, folder: Path) -> None:
     shell(line, folder)
 
 
-def test_curls_answer(folder: Path, served: ServerProcess) -> None:
+def test_curls_answer(folder: Path, embedded: ServerProcess) -> None:
     """Every curl of the README works, in the order of the page, and streams end with [DONE]."""
     for line in CURLS:
-        out = shell(line.replace("http://127.0.0.1:8080", served.url), folder)
+        out = shell(line.replace("http://127.0.0.1:8080", embedded.url), folder)
         assert not out.startswith('{"error"'), line
         if "curl -N" in line:
             assert '"progress":100.0' in out
             assert out.endswith("data: [DONE]\n\n")
 
 
-def test_python_runs(folder: Path, served: ServerProcess) -> None:
+def test_python_runs(folder: Path, embedded: ServerProcess) -> None:
     """The Python of the README runs with the official client and prints OpenAI's events."""
     code = "".join(re.findall(r"```python\n(.*?)```", README, re.S))
-    code = code.replace("http://127.0.0.1:8080", served.url)
+    code = code.replace("http://127.0.0.1:8080", embedded.url)
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=120
     )

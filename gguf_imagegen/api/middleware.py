@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 
 from gguf_imagegen.api.callers import CALLERS, SENDER, Key
 from gguf_imagegen.api.dialect import DIALECTS, OURS, ErrorForm
-from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.keys import JOB_MADE, SERVICE
 from gguf_imagegen.api.origins import check_host, check_origin, cors_origin
 from gguf_imagegen.api.proxies import seen_of
 from gguf_imagegen.api.reply import Answered, reply
@@ -44,6 +44,8 @@ SERVER = "gguf-imagegen"
 """What we say of ourselves; aiohttp would name its version, and Python's."""
 LONGEST_REASON = 200
 """Characters of a status line."""
+READS = (hdrs.METH_GET, hdrs.METH_HEAD)
+"""Methods that change nothing."""
 AZURE = "api-key"
 """The header in which clients of Azure's OpenAI send the key."""
 
@@ -97,7 +99,24 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
             log.exception("internal error in %s %s", request.method, request.path)
             error = InternalError("internal error; the server's log has the details")
     error.__traceback__ = None  # it holds this frame, which holds the error, and all that the handler held
-    return error_answer(error, request.app[DIALECTS].of(request).errors, headers)
+    return _refusal(request, error, headers)
+
+
+def _refusal(request: web.Request, error: ImagegenError, headers: Mapping[str, str]) -> web.Response:
+    """The answer, and a line in the log, unless a job or a defect has its own, or nobody is there."""
+    dialect, name = request.app[DIALECTS].of(request), request_id(request)
+    answer = error_answer(error, dialect.errors, {"X-Request-ID": name, **headers})
+    if JOB_MADE not in request and not isinstance(error, (Cancelled, InternalError)):
+        level = logging.DEBUG if request.method in READS else logging.INFO  # some clients probe for routes
+        what = f"{dialect.name}, {_route(request)}, {answer.status}"
+        log.log(level, "request %s refused: %s: %s", name, what, answer.reason)
+    return answer
+
+
+def _route(request: web.Request) -> str:
+    """As it was declared: a path may hold the name of a picture, which is all that it takes to see it."""
+    resource = request.match_info.route.resource
+    return f"{request.method} {resource.canonical}" if resource else "no route"
 
 
 def _no_path(request: web.Request) -> str:
@@ -167,7 +186,7 @@ async def after_the_past(request: web.Request, handler: Handler) -> web.StreamRe
 
 def is_open(method: str, path: str) -> bool:
     """Whether no key is needed: to read, never to change anything."""
-    return method in (hdrs.METH_GET, hdrs.METH_HEAD) and bool(OPEN_PATHS.fullmatch(path.rstrip("/") or "/"))
+    return method in READS and bool(OPEN_PATHS.fullmatch(path.rstrip("/") or "/"))
 
 
 def _preflight(request: web.Request, settings: Settings) -> web.Response:

@@ -16,7 +16,7 @@ from gguf_imagegen.api.callers import caller_of, sender_of
 from gguf_imagegen.api.dialect import DIALECTS
 from gguf_imagegen.api.idempotency import ATTEMPTS
 from gguf_imagegen.api.job_answers import DryRun, JobObject, Read
-from gguf_imagegen.api.keys import REQUEST_IDS, SERVICE
+from gguf_imagegen.api.keys import JOB_MADE, REQUEST_IDS, SERVICE
 from gguf_imagegen.api.reply import Answered, reply
 from gguf_imagegen.api.streams.encoders import Encoder, Eta
 from gguf_imagegen.api.streams.send import answer_job, stream_job, wait_for_job
@@ -58,6 +58,7 @@ async def begin(
     """
     needed = prompt_needed and operation in ("generation", "edit")
     work = await _begin(request, fields, operation, needed, notes, lasting)
+    request[JOB_MADE] = True
     body.let_go(request)
     return replace(work, wanted=work.wanted.without_files())
 

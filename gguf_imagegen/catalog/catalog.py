@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import cast
@@ -250,9 +251,9 @@ def load_catalog(models_dir: Path, extra: Path | None = None) -> Catalog:
 
     Entries of the file `extra` add to it or replace those of the same id.
     """
-    entries, components = parse_catalog(builtin_text(), "model_catalog.yaml")
-    taken = {name for entry in entries for name in (entry.id, *entry.aliases)}
-    entries += [entry for entry in kept(models_dir, components) if entry.id not in taken]
+    builtin, components = _builtin()
+    taken = {name for entry in builtin for name in (entry.id, *entry.aliases)}
+    entries = [*builtin, *(entry for entry in kept(models_dir, components) if entry.id not in taken)]
     if extra is not None:
         try:
             text = extra.read_text(encoding="utf-8")
@@ -262,6 +263,13 @@ def load_catalog(models_dir: Path, extra: Path | None = None) -> Catalog:
         replaced = {entry.id for entry in added}
         entries = [entry for entry in entries if entry.id not in replaced] + added
     return Catalog(entries, models_dir, components)
+
+
+@cache
+def _builtin() -> tuple[tuple[Entry, ...], Mapping[str, Source]]:
+    """Parsed once in a process: neither the file nor an entry changes."""
+    entries, components = parse_catalog(builtin_text(), "model_catalog.yaml")
+    return tuple(entries), components
 
 
 def builtin_text() -> str:

@@ -25,8 +25,10 @@ from gguf_imagegen.vocabulary.errors import ImagegenError
 MODEL_FLAGS = ("model", "component", "models_dir", "models_from", "catalog", "yes", "weight_type")
 ENGINE_FLAGS = (
     "threads", "kernels", "flash_attention", "diffusion_conv_direct", "vae_conv_direct", "huge_pages", "mmap",
-    "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "rng", "load_timeout",
+    "offload_to_cpu", "vae_on_cpu", "text_encoders_on_cpu", "control_net_on_cpu", "max_vram", "rng",
+    "sampler_rng", "load_timeout",
 )  # fmt: skip
+PICTURE_FLAGS = ("memory_check", "lora_dir", "embedding_dir", "tuning", "provenance")
 WHERE_FLAGS = ("host", "port", "public_url", "callers", "insecure", "cors_origins", "allowed_hosts")
 """Of no use to a server that only this process calls."""
 
@@ -105,7 +107,7 @@ def mcp(
 
 
 @command("generate")
-@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, "memory_check", "lora_dir", "embedding_dir", "tuning")
+@with_settings(*MODEL_FLAGS, *ENGINE_FLAGS, *PICTURE_FLAGS)
 def generate(
     settings: Settings,
     prompt: Annotated[str, typer.Argument(help="what the picture shows; <lora:NAME:WEIGHT> applies a LoRA")],

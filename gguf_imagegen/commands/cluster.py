@@ -17,11 +17,17 @@ from gguf_imagegen.vocabulary.errors import InvalidRequest
 PATIENCE = 30.0
 
 
-def status(settings: Settings, url: str) -> int:
-    """A table of the nodes; exit code 1 if the cluster is not joined."""
-    cluster = asyncio.run(_ask(settings, "GET", url, "/health"))["cluster"]
+def state(settings: Settings, url: str, patience: float = PATIENCE) -> dict[str, Any]:
+    """What `/health` says of the cluster. Raises InvalidRequest if no server answers, or it uses none."""
+    cluster: dict[str, Any] | None = asyncio.run(_ask(settings, "GET", url, "/health", patience))["cluster"]
     if cluster is None:
         raise InvalidRequest(f"the server at {url} uses no cluster; start it with --cluster")
+    return cluster
+
+
+def status(settings: Settings, url: str) -> int:
+    """A table of the nodes; exit code 1 if the cluster is not joined."""
+    cluster = state(settings, url)
     console = Console(highlight=False)
     console.print(f"cluster: {cluster['status']}" + (f", {cluster['why']}" if cluster["why"] else ""))
     console.print(_table(cluster["nodes"]))
@@ -47,11 +53,13 @@ def _table(nodes: list[dict[str, Any]]) -> Table:
     return table
 
 
-async def _ask(settings: Settings, method: str, url: str, path: str) -> dict[str, Any]:
+async def _ask(
+    settings: Settings, method: str, url: str, path: str, patience: float = PATIENCE
+) -> dict[str, Any]:
     headers = {}
     if settings.api_key:
         headers["Authorization"] = f"Bearer {settings.api_key[0].get_secret_value()}"
-    timeout = aiohttp.ClientTimeout(total=PATIENCE)
+    timeout = aiohttp.ClientTimeout(total=patience)
     try:
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
@@ -59,7 +67,7 @@ async def _ask(settings: Settings, method: str, url: str, path: str) -> dict[str
         ):
             body: dict[str, Any] = await answer.json()
     except asyncio.TimeoutError:
-        raise InvalidRequest(f"no answer from {url} within {PATIENCE:g} s") from None
+        raise InvalidRequest(f"no answer from {url} within {patience:g} s") from None
     except (aiohttp.ClientError, ValueError) as exc:
         raise InvalidRequest(f"no server answers at {url} ({type(exc).__name__}); see --url") from None
     if "error" in body and answer.status != 200 and "cluster" not in body:

@@ -18,6 +18,7 @@ from gguf_imagegen import __version__
 from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.default_model import known_models
 from gguf_imagegen.catalog.parse import CatalogError
+from gguf_imagegen.commands.cluster import state
 from gguf_imagegen.engines.sdcpp.choice import NONE_RIGHT, choose_build
 from gguf_imagegen.engines.sdcpp.probe import probe
 from gguf_imagegen.machine.cores import usable_cores
@@ -34,6 +35,8 @@ FAST: Final = "-DGGML_LLAMAFILE=ON"
 """tinyBLAS, as scripts/install has it built in."""
 PLAIN_COST: Final = "pictures made on the CPU take about 1.8 times as long"
 """Measured with AVX2: docs/performance.md."""
+ASKING: Final = 3.0
+"""Seconds for a server to answer."""
 NEEDS: Final[Mapping[Kernels, str]] = {"bf16": "AVX512-BF16", "int8": "VNNI"}
 """Instructions without which kernels that are asked for are not there."""
 BACKENDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -204,7 +207,24 @@ def _cluster(settings: Settings) -> list[Finding]:
     words = (
         "there is one" if has_token else "made at the first start" if made else "none: set --cluster-token"
     )
-    return [*found, Finding("cluster-token", has_token or made, words)]
+    return [*found, Finding("cluster-token", has_token or made, words), *_machines(settings)]
+
+
+def _machines(settings: Settings) -> list[Finding]:
+    """Nodes and lost lanes, as the server of this machine knows them, if it runs."""
+    url = f"http://127.0.0.1:{settings.port}"
+    try:
+        cluster = state(settings, url, ASKING)
+    except InvalidRequest:
+        return [Finding("nodes", None, f"not known: no server of a cluster answers at {url}")]
+    found = [Finding("nodes", None, f"cluster {cluster['status']}; {len(cluster['nodes'])} node(s)")]
+    for node in cluster["nodes"]:
+        words = [node["status"], node["why"], ", ".join(node["devices"]), ", ".join(node["models"])]
+        found.append(Finding(node["name"], None, "; ".join(filter(None, words))))
+    for lost in cluster["lost"][-1:]:
+        words = [f"{cluster['lanes_lost']} so far", f"the last one was {lost['lane']}", lost["why"]]
+        found.append(Finding("lost lanes", None, "; ".join(words)))
+    return found
 
 
 def _version_of(package: str) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from gguf_imagegen.modelfiles.inspect import component_of, inspect_file
-from gguf_imagegen.vocabulary.errors import InvalidRequest
+from gguf_imagegen.vocabulary.errors import InvalidRequest, MissingAddon
 
 Kind = Literal["lora", "upscaler", "control_net"]
 SUFFIXES: dict[Kind, tuple[str, ...]] = {
@@ -50,8 +50,8 @@ def listed_name(path: Path, folder: Path | None) -> str:
 def named_file(name: str, folder: Path | None, kind: Kind) -> Path:
     """The file of this name, with or without its suffix; nothing but what lies in the folder can be named.
 
-    The bare name will do for a file in a folder, if one alone has it. Raises InvalidRequest, with the names
-    that there are, if there is none or its header is another kind's.
+    The bare name will do for a file in a folder, if one alone has it. Raises MissingAddon, with the names
+    that there are, if there is none, and InvalidRequest if its header is another kind's.
     """
     word, flag = _WORDS[kind]
     path = _found(name, folder, kind)
@@ -63,7 +63,8 @@ def named_file(name: str, folder: Path | None, kind: Kind) -> Path:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     there = f"known: {', '.join(known)}" if known else f"there are none; put files into the folder of {flag}"
-    raise InvalidRequest(f"{kind}: no {word} {name[:100]!r}; {hint}{there}", param=kind)
+    words = f"{kind}: no {word} {name[:100]!r}; {hint}{there}"
+    raise MissingAddon(words, param=kind, flag=flag, name=name)
 
 
 def _found(name: str, folder: Path | None, kind: Kind) -> Path | None:

@@ -1,7 +1,12 @@
-"""The ControlNet that a request names: a file of the control folder, loaded together with the model."""
+"""The ControlNet that a request names: a file of the control folder, loaded together with the model.
+
+The server of a cluster may have the ControlNet and not the model; then the machine that has both looks
+whether the model has all that it adds to.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +18,7 @@ from gguf_imagegen.modelfiles.inspect import inspect_file
 from gguf_imagegen.planning.addons import named_file, names_in
 from gguf_imagegen.planning.request import ImageRequest
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import Role
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidModelFile, InvalidRequest
 
 PREPROCESSORS = ("none", "canny")
@@ -43,8 +49,8 @@ def _listed(name: str, folder: Path | None) -> ListedControlNet:
 def with_control_net(request: ImageRequest, entry: Entry, catalog: Catalog, settings: Settings) -> Entry:
     """The model with the ControlNet that the request names, if any, which makes it another loaded one.
 
-    Reads headers: call it in a thread. Raises InvalidRequest for a name that is not there or without an
-    image, InvalidModelFile for a ControlNet that cannot be loaded with this model.
+    Reads headers: call it in a thread. Raises MissingAddon for a name that is not there, InvalidRequest
+    without an image, InvalidModelFile for a ControlNet that cannot be loaded with this model.
     """
     name = request.control_model
     if name is None:
@@ -61,11 +67,16 @@ def with_control_net(request: ImageRequest, entry: Entry, catalog: Catalog, sett
             f"control_model: {path.name} is for {family} models, and {entry.id} is {entry.family}",
             param="control_model",
         )
-    catalog.require_on_disk(entry)
-    paths = catalog.paths(entry)
+    catalog.require_within_reach(entry)
+    if catalog.on_disk(entry):
+        require_whole(entry, catalog.paths(entry))
+    return entry.model_copy(update={"files": {**entry.files, "control_net": path.absolute()}})
+
+
+def require_whole(entry: Entry, paths: Mapping[Role, Path]) -> None:
+    """Raise InvalidModelFile for a model to which no ControlNet can add."""
     unet = next(path for role, path in paths.items() if role in ("model", "diffusion"))
     if not is_whole_unet(inspect_file(unet)):
         raise InvalidModelFile(
             f"control_model: {entry.id} lacks blocks to which a ControlNet adds", param="control_model"
         )
-    return entry.model_copy(update={"files": {**entry.files, "control_net": path.absolute()}})

@@ -15,8 +15,9 @@ from gguf_imagegen.modelfiles.header import SAFETENSORS
 from gguf_imagegen.modelfiles.inspect import inspect_file
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Embedding
-from gguf_imagegen.vocabulary.errors import InvalidModelFile, InvalidRequest
+from gguf_imagegen.vocabulary.errors import InvalidModelFile, InvalidRequest, MissingAddon
 
+FLAG = "--embedding-dir"
 PICKLED = frozenset({".pt", ".bin"})
 MOST_TOKENS = 16 * MOST_VECTORS
 """All embeddings of a prompt together, each as often as it is named."""
@@ -76,7 +77,8 @@ def named_embeddings(
 ) -> tuple[Embedding, ...]:
     """Those that the prompts name, alone or as `embedding:NAME`; `notes` are told which have no effect.
 
-    Raises InvalidRequest for `embedding:` with a name that is not there, and for too many in one prompt.
+    Raises MissingAddon for `embedding:` with a name that is not there, InvalidRequest for too many in one
+    prompt.
     """
     files = _files(settings.embedding_dir)
     any_name = naming(files)
@@ -97,6 +99,14 @@ def named_embeddings(
     return tuple(Embedding(each.name, each.path) for each in fitting.values())
 
 
+def unheard(prompts: Iterable[str], elsewhere: Iterable[str], settings: Settings) -> list[str]:
+    """Those of names of other machines' files that the prompts have and that mean nothing here."""
+    here = _files(settings.embedding_dir)
+    names = naming(name for name in elsewhere if name.casefold() not in here)
+    found = (match[1].casefold() for prompt in prompts for match in names.finditer(prompt))
+    return list(dict.fromkeys(found))
+
+
 def _check_names(prompt: str, known: set[int], files: Mapping[str, Path]) -> None:
     """Whoever writes `embedding:` means a file; `known` are the places of those that there are."""
     unknown = next((match[1] for match in _SAID.finditer(prompt) if match.start() not in known), None)
@@ -105,8 +115,9 @@ def _check_names(prompt: str, known: set[int], files: Mapping[str, Path]) -> Non
     near = difflib.get_close_matches(unknown.casefold(), files, n=1)
     hint = f"did you mean {files[near[0]].stem!r}? " if near else ""
     names = ", ".join(sorted(path.stem for path in files.values()))
-    there = f"known: {names}" if names else "there are none; put files into the folder of --embedding-dir"
-    raise InvalidRequest(f"prompt: no textual inversion {unknown[:100]!r}; {hint}{there}", param="prompt")
+    there = f"known: {names}" if names else f"there are none; put files into the folder of {FLAG}"
+    words = f"prompt: no textual inversion {unknown[:100]!r}; {hint}{there}"
+    raise MissingAddon(words, param="prompt", flag=FLAG, name=unknown)
 
 
 def _check_length(tokens: int) -> None:

@@ -1,8 +1,11 @@
-"""The LoRAs of a request: files of the LoRA folder that fit the model, as far as both headers tell."""
+"""The LoRAs of a request: files of the LoRA folder that fit the model, as far as both headers tell.
+
+The server of a cluster may have the LoRA and not the model; then the machine that has both compares them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -25,10 +28,17 @@ def fitting_loras(
 ) -> tuple[Lora, ...]:
     """Reads the model's headers, if there is any LoRA; adds to `notes` what of it has no effect.
 
-    Raises InvalidRequest for a name that is not there, InvalidModelFile for a file that the engine cannot
+    Raises MissingAddon for a name that is not there, InvalidModelFile for a file that the engine cannot
     apply to this model.
     """
     loras = [_found(lora, settings.lora_dir) for lora in wanted]
+    if settings.cluster and not Catalog([entry], settings.models_dir).on_disk(entry):
+        return tuple(replace(lora, checked=False) for lora in loras)
+    return fitted(loras, entry, settings, notes)
+
+
+def fitted(loras: Sequence[Lora], entry: Entry, settings: Settings, notes: list[str]) -> tuple[Lora, ...]:
+    """The same LoRAs, compared with the model, whose files are here. Raises InvalidModelFile."""
     if not loras:
         return ()
     catalog = Catalog([entry], settings.models_dir)
@@ -43,7 +53,7 @@ def fitting_loras(
     for path in dict.fromkeys(lora.path for lora in loras):
         fits[path] = fit(inspect_file(path), files, entry.family, entry.id)
         notes.extend(_note(path.name, fits[path], entry.id))
-    return tuple(replace(lora, renamed=dict(fits[lora.path].renamed)) for lora in loras)
+    return tuple(replace(lora, renamed=dict(fits[lora.path].renamed), checked=True) for lora in loras)
 
 
 def _found(wanted: LoraRequest, folder: Path | None) -> Lora:

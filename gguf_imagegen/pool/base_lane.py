@@ -80,6 +80,17 @@ class BaseLane(ABC):
         """Whether files that it lacks are fetched there when they are needed."""
         return False
 
+    def addons(self, flag: str) -> frozenset[str]:
+        """What requests may call the files in the folder of this flag on the lane's own machine, if that is
+        another one; in small letters.
+        """
+        return frozenset()
+
+    @property
+    def machine(self) -> str:
+        """What it is called in messages."""
+        return "this server"
+
     @abstractmethod
     def must_tile(self, entry: Entry, headers: Mapping[Role, Header], width: int, height: int) -> bool:
         """Whether such a picture could not be decoded whole here if nothing else were in memory."""

@@ -22,12 +22,15 @@ from gguf_imagegen.pool.lane import Lane
 from gguf_imagegen.pool.needs import Files
 from gguf_imagegen.pool.options import Options
 from gguf_imagegen.pool.placement import LaneView
+from gguf_imagegen.pool.ray.files import addon_name, flag_of
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine, Generate
 from gguf_imagegen.vocabulary.errors import ImagegenError, MissingComponent
 from gguf_imagegen.vocabulary.events import Loading
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
+MOST_NAMED = 5
+"""Machines that a message names."""
 MOST_TILES = 10_000
 """Sizes of pictures for which it is remembered whether they are decoded in tiles."""
 
@@ -206,11 +209,25 @@ class Pool:
         able = [lane for lane in self.lanes if lane.has(bare) or lane.pulls(bare)]
         complete = (lane.has(entry, addons) or lane.pulls(entry, addons) for lane in able)
         if self.spreads and able and not any(complete):
-            names = ", ".join(path.name for path in (*addons, *([control] if control else [])))
+            named = (*addons, *([control] if control else []))
+            nowhere = [path for path in named if not any(lane.has(None, (path,)) for lane in able)]
+            flags = {path: flag_of(addon_name(path, self._settings)) for path in nowhere or named}
+            files = ", ".join(f"{path.name} in its {flag}" for path, flag in flags.items())
             raise MissingComponent(
-                f"no machine of the cluster has the model and {names}: what requests name must be in the"
-                " --lora-dir, --embedding-dir, --upscaler-dir or --control-dir of the server and of a node"
+                f"no machine of the cluster that has the model ({_machines(able)}) has the server's {files};"
+                " copy what is missing to one of them"
             )
+
+    def addons_elsewhere(self, flag: str) -> frozenset[str]:
+        """As `BaseLane.addons`, of all other machines."""
+        return frozenset[str]().union(*(lane.addons(flag) for lane in self._far))
+
+    def where(self, flag: str, name: str) -> str:
+        """Words about an add-on that this machine lacks; empty if no other one has it."""
+        having = [lane for lane in self._far if name.casefold() in lane.addons(flag)]
+        if not having:
+            return ""
+        return f"it is in the {flag} of {_machines(having)}, and must be in that of the server, too"
 
     def _must_tile(self, entry: Entry, width: int, height: int) -> bool:
         try:
@@ -310,6 +327,11 @@ def key_of(entry: Entry) -> str:
     for word in filter(None, (entry.seamless and f"seamless {entry.seamless}", entry.engine.prediction)):
         key += f", {word}"
     return f"{key}, ControlNet {control}" if control else key
+
+
+def _machines(lanes: Iterable[BaseLane]) -> str:
+    names = sorted({lane.machine for lane in lanes})
+    return ", ".join(names[:MOST_NAMED]) + ", …" * (len(names) > MOST_NAMED)
 
 
 def _free(device: Device) -> Available:

@@ -119,13 +119,15 @@ def _unless_said(said: bool | None, otherwise: bool) -> bool:
 class Lora(Struct, frozen=True):
     """`path` lies inside the LoRA folder; `scale` multiplies its weights; `name` is that of the list.
 
-    `renamed` has names of its tensors that the engine does not know, and those by which it does.
+    `renamed` has names of its tensors that the engine does not know, and those by which it does. One that is
+    not `checked` was named where the model's files are not: whether it fits is to be seen where they are.
     """
 
     path: Path
     scale: float
     name: str = ""
     renamed: dict[str, str] = {}
+    checked: bool = True
 
 
 class Embedding(Struct, frozen=True):

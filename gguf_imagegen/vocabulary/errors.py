@@ -3,7 +3,7 @@
     ImagegenError (500)
     ├── InvalidRequest (400)
     │   ├── InvalidSize, InvalidImage, UnknownSampler, PromptTooLong
-    │   ├── UnsupportedOperation, MissingComponent, InvalidModelFile
+    │   ├── UnsupportedOperation, MissingComponent, MissingAddon, InvalidModelFile
     │   └── ContentTypeUnsupported (415)
     ├── Unauthorized (401), Forbidden (403), MethodNotAllowed (405)
     ├── NotFound (404)
@@ -131,6 +131,24 @@ class UnsupportedOperation(InvalidRequest):
 
 class MissingComponent(InvalidRequest):
     code = "missing_component"
+
+
+class MissingAddon(InvalidRequest):
+    """A file that a request names, `name` as it spells it, and that is not in the folder of the flag."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: int | None = None,
+        faults: Sequence[Fault] = (),
+        flag: str = "",
+        name: str = "",
+    ) -> None:
+        super().__init__(message, param=param, retry_after=retry_after, faults=faults)
+        self.flag = flag
+        self.name = name
 
 
 class InvalidModelFile(InvalidRequest):

@@ -51,6 +51,7 @@ OWN: dict[str, Bench] = {
     "concurrency": jobs.concurrency,
     "lanes": lanes.lanes,
     "cluster": cluster.cluster,
+    "cluster-64": cluster.many,
     "mixed": mixed.mixed,
     "restarts": restarts.restarts,
     "journal": restarts.journal,

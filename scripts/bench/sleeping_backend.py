@@ -24,7 +24,10 @@ class Sleeping(SdCpp):
 
 
 class SleepingEngine:
-    """Implements `vocabulary.engine.Engine`."""
+    """Implements `vocabulary.engine.Engine`.
+
+    Like a GPU it does not wait for whoever reads its events: late steps do not make later ones late.
+    """
 
     alive = False
 
@@ -35,10 +38,11 @@ class SleepingEngine:
     async def run(self, task: Task) -> AsyncIterator[EngineEvent]:
         assert isinstance(task, Generate)
         grey = RawImage(task.width, task.height, 3, bytes(3 * task.width * task.height))
+        began = time.monotonic()
         for index in range(task.n):
             yield PhaseChanged(index, "sampling")
             for step in range(1, task.steps + 1):
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(began + index * task.steps + step - time.monotonic())
                 if task.prompt == STAMPS:
                     yield Notice(str(time.time()))
                 yield Progress(index, "sampling", step, task.steps, 1.0)

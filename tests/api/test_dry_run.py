@@ -57,6 +57,15 @@ async def test_every_dialect(app: App, path: str) -> None:
     assert not app.scheduler.jobs
 
 
+@pytest.mark.parametrize("path", ["extra-single-image", "extra-batch-images"])
+async def test_where_there_is_none(app: App, path: str) -> None:
+    """Nothing is made, and the error names the route that has one."""
+    body = {"image": PICTURE, "imageList": [{"data": PICTURE}], "upscaler_1": "Lanczos", "dry_run": True}
+    status, answer = await app.post(f"/sdapi/v1/{path}", **body)
+    assert (status, answer["error"]["param"]) == (400, "dry_run")
+    assert "POST /v1/images/upscale" in answer["error"]["message"]
+
+
 async def test_a_form(app: App) -> None:
     """A form says it like all else."""
     form = aiohttp.FormData(

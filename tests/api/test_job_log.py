@@ -91,6 +91,39 @@ async def test_callers_are_told_apart_without_their_keys(
     assert not [key for key in KEYS.split(", ") if key in caplog.text]
 
 
+async def test_a_refused_request_is_one_line(running: RunningApp, caplog: pytest.LogCaptureFixture) -> None:
+    """By the id that its answer has, in any dialect; without its prompt, or the secret name of a picture."""
+    caplog.set_level(logging.DEBUG)
+    prompt = {"prompt": "a secret cat"}
+    async with running(engine=QuickEngine) as app:
+
+        async def refused(method: str, path: str, **fields: object) -> tuple[str, str]:
+            """The level and the words of the only line about it."""
+            async with app.session.request(method, app.url + path, json=fields or None) as answer:
+                assert answer.status >= 400
+                start = f"request {answer.headers['X-Request-ID']} refused: "
+            (line,) = [each for each in caplog.records if each.getMessage().startswith(start)]
+            return line.levelname, line.getMessage().removeprefix(start)
+
+        level, words = await refused("POST", GENERATIONS, **prompt, size="64x6400")
+        assert (level, words.partition(" size: ")[0]) == ("INFO", "openai, POST /v1/images/generations, 400:")
+        level, words = await refused("POST", "/sdapi/v1/txt2img", **prompt, steps="many")
+        assert (level, words.partition(": ")[0]) == ("INFO", "a1111, POST /sdapi/v1/txt2img, 400")
+        level, words = await refused("POST", "/v1/nothing", **prompt)
+        assert (level, words.partition(": ")[0]) == ("INFO", "images, no route, 404")
+        level, words = await refused("GET", "/v1/images/files/unguessable.png")
+        assert (level, words.partition(": ")[0]) == ("DEBUG", "images, GET /v1/images/files/{name}, 404")
+    assert "secret cat" not in caplog.text
+    assert "unguessable" not in caplog.text
+
+
+async def test_a_failed_job_is_not_refused(running: RunningApp, caplog: pytest.LogCaptureFixture) -> None:
+    """It has the two lines of a job."""
+    async with running(engine=FailsGeneration) as app:
+        assert (await app.post(GENERATIONS, **SMALL))[0] == 500
+    assert "refused" not in caplog.text
+
+
 async def test_prompts_may_be_left_out(running: RunningApp, caplog: pytest.LogCaptureFixture) -> None:
     """`--no-log-prompts`."""
     async with running(engine=QuickEngine, log_prompts=False) as app:

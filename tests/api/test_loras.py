@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, dequantize
 
+from gguf_imagegen.vocabulary.engine import Generate, Lora
 from tests.api.client import GENERATIONS, SMALL, picture
 from tests.conftest import RunningApp, ServerProcess
+from tests.fake_engines import SeeingEngine
 from tests.modelfiles.test_lora_card import lora
 from tests.weights import Array, product, write_safetensors
 
@@ -164,19 +166,36 @@ async def test_what_the_engine_cannot_apply_never_reaches_it(client: Client, nam
 
 
 async def test_every_name_of_the_lists_can_be_used(client: Client) -> None:
-    """By the field, by its file's name, in sd.cpp's dialect, and in a tag of AUTOMATIC1111's."""
+    """By the field, and by its file's name; the engine reads each of these files."""
     listed = {item["name"] for item in await client.get("/sdapi/v1/loras")}
     told = {item["name"] for item in (await client.get("/sdcpp/v1/capabilities"))["loras"]}
     assert listed == told >= {*ODD, "UPPER", "short"}
     expected, _ = await client.made(lora=[{"name": "kohya"}])
     for name in (*ODD, "UPPER", "UPPER.SAFETENSORS", "short", "short.sft", "_underscore.safetensors"):
         assert await client.made(lora=[{"name": name}]) == (expected, []), name
-    for name in (*ODD, "UPPER", "short", "anna"):
-        for tag in (f"<lora:{name}>", f"<lora:{name}:1>", f"<lyco:{name}:0.5:1>"):
-            fields = {"prompt": f"a cat{tag}", "width": 64, "height": 64, "steps": 2}
-            status, body = await client.post("/sdapi/v1/txt2img", **fields)
+    fields = {"prompt": "a cat<lora:a:b:1>", "width": 64, "height": 64, "steps": 2}
+    status, body = await client.post("/sdapi/v1/txt2img", **fields)
+    assert status == 200, body
+    assert picture(body["images"][0]).tobytes() == expected
+
+
+async def test_a_tag_means_what_the_field_means(running: RunningApp, folder: Path) -> None:
+    """Each name in each of AUTOMATIC1111's tags: the engine is asked for the same file and weight."""
+    seen: list[object] = []
+    async with running(engine=lambda: SeeingEngine(seen), lora_dir=folder) as app:
+
+        async def asked(path: str, **fields: Any) -> tuple[Lora, ...]:
+            status, body = await app.post(path, **fields)
             assert status == 200, body
-            assert picture(body["images"][0]).tobytes() == expected, name
+            assert isinstance(seen[-1], Generate)
+            return seen[-1].loras
+
+        for name in (*ODD, "UPPER", "short", "anna"):
+            expected = await asked(GENERATIONS, **SMALL, lora=[{"name": name}])
+            assert len(expected) == 1
+            for tag in (f"<lora:{name}>", f"<lora:{name}:1>", f"<lyco:{name}:0.5:1>"):
+                fields = {"prompt": f"a cat{tag}", "width": 64, "height": 64, "steps": 2}
+                assert await asked("/sdapi/v1/txt2img", **fields) == expected, tag
 
 
 async def test_what_loras_say_of_themselves(client: Client) -> None:

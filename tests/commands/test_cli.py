@@ -17,14 +17,18 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from typer.core import TyperGroup
+from typer.main import get_command
 
 from gguf_imagegen import __version__
 from gguf_imagegen.catalog import quants
 from gguf_imagegen.catalog.catalog import load_catalog
+from gguf_imagegen.commands.cli import app
 from gguf_imagegen.commands.inspect import list_models, models_table
 from gguf_imagegen.machine.memory import Available
 from gguf_imagegen.pictures.decode import read_parameters
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.engine import LoadSpec
 from tests.broken_files import BROKEN
 from tests.weights import write_lora
 
@@ -113,6 +117,15 @@ def test_image_to_image_stays_near(model_dir: Path, tmp_path: Path) -> None:
     made = pixels(out)
     assert made.shape[1] == pytest.approx(2 * made.shape[0], rel=0.2)
     assert made.mean(axis=(0, 1)) == pytest.approx((200, 30, 30), abs=40)
+
+
+@pytest.mark.parametrize("name", ["generate", "tune"])
+def test_what_a_model_is_loaded_with_is_a_flag(name: str) -> None:
+    """Of each command that loads one: what a card needs for a model, all of them need."""
+    group = get_command(app)
+    assert isinstance(group, TyperGroup)
+    flags = {parameter.name for parameter in group.commands[name].params}
+    assert set(LoadSpec.__struct_fields__) & set(Settings.model_fields) <= flags
 
 
 def test_loras_are_named_in_the_prompt(model_dir: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,13 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-CLUSTER = Path(__file__).parents[2] / "deploy" / "cluster"
+from gguf_imagegen.pool.ray import nodes
+from gguf_imagegen.pool.ray.node_settings import FOLDER, LEAVING
+
+ROOT = Path(__file__).parents[2]
+CLUSTER = ROOT / "deploy" / "cluster"
+EXTRA = re.search(r'"ray(\S+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))[1]  # type: ignore[index]
+"""Which versions of Ray do."""
 PARAMS = {"type": "object", "additionalProperties": {"type": "string"}}
 POD = {
     "type": "object",
@@ -101,13 +108,62 @@ def test_names_fit() -> None:
     }
 
 
+def test_pods_of_ray_have_what_our_nodes_have() -> None:
+    """Variables of Ray without which engines see no GPU, or end with a lost head; and how to leave."""
+    fixed = {"RAY_AUTH_TOKEN", "RAY_DISABLE_IMPORT_WARNING", "RAY_worker_maximum_startup_concurrency"}
+    ours = {name: value for name, value in nodes.environment("t").items() if name.startswith("RAY_")}
+    wanted = {name: ours[name] for name in ours.keys() - fixed - nodes.UNREAD.keys()}
+    (ray,) = (each for each in documents() if each["kind"] == "RayCluster")
+    assert f">={ray['spec']['rayVersion'].rpartition('.')[0]}" in EXTRA
+    for pod in pods()[:2]:
+        (container,) = pod["spec"]["containers"]
+        values = {each["name"]: each.get("value") for each in container["env"]}
+        assert wanted.items() <= values.items()
+        assert container["livenessProbe"]["exec"]
+    folder = values[FOLDER]
+    assert f"{folder}/{LEAVING}" in container["lifecycle"]["preStop"]["exec"]["command"][-1]
+    assert folder in {mount["mountPath"] for mount in container["volumeMounts"]}
+
+
+def test_images_have_ray() -> None:
+    """Those of the Dockerfile with the extra, by a name that says so."""
+    words = (CLUSTER / "compose.yaml").read_text(encoding="utf-8")
+    assert "--build-arg EXTRAS=mcp,cluster -t gguf-imagegen:cluster" in words
+    assert {each["image"] for pod in pods() for each in pod["spec"]["containers"]} == {
+        "gguf-imagegen:cluster"
+    }
+
+
+def test_the_arithmetic_is_right() -> None:
+    """Of docs/cluster.md: each row of the table follows from what was measured and assumed."""
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("## Arithmetic")[2]
+    said = (
+        r"Measured: ([\d.]+) ms of the\s+server's CPU for a step and ([\d.]+) ms .*?,"
+        r" ([\d.]+) ms of the bridge's"
+    )
+    step, rest, bridge = map(float, re.search(said, text).groups())  # type: ignore[union-attr]
+    rows = re.findall(r"^\| ([\d,]+) \|(.*)\|$", text, re.MULTILINE)
+    assert [gpus for gpus, _ in rows] == ["8", "100", "1,000"]
+    for gpus, cells in rows:
+        pictures = int(gpus.replace(",", "")) / 5
+        server, across = pictures * (20 * step + rest) / 10, pictures * 20 * bridge / 10
+        wanted = [pictures, 20 * pictures, pictures * (1.5 + 20 * 0.015), server, across, 4 * pictures]
+        assert [amount(cell) for cell in cells.split("|")] == pytest.approx(wanted, rel=0.2), gpus
+
+
+def amount(cell: str) -> float:
+    """A number; cores as per cent of one."""
+    found = float(re.search(r"[\d,.]+", cell)[0].replace(",", ""))  # type: ignore[index]
+    return 100 * found if "cores" in cell else found
+
+
 def test_compose() -> None:
     """A front and two nodes; volumes and what they wait for are there; no secret has a default."""
     compose = yaml.safe_load((CLUSTER / "compose.yaml").read_text(encoding="utf-8"))
     services = compose["services"]
     assert set(services) == {"front", "node-1", "node-2"}
     for service in services.values():
-        assert service["image"] == "gguf-imagegen:cpu"
+        assert service["image"] == "gguf-imagegen:cluster"
         assert {volume.partition(":")[0] for volume in service["volumes"]} <= set(compose["volumes"])
         assert set(service.get("depends_on", ())) <= set(services)
         assert all(":?" in value for value in service["environment"].values())

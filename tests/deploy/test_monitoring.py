@@ -7,13 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.api.client import GENERATIONS, SMALL
-from tests.conftest import RunningApp
+from tests.conftest import App, RunningApp
 from tests.fake_engines import CrashesAtStep
+from tests.pool.ray.near import near_cluster
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana.json"
+pytestmark = pytest.mark.posix
+
 OF_PROMETHEUS = {"instance", "le"}
 
 
@@ -22,16 +26,27 @@ def queries(dashboard: dict[str, Any]) -> list[str]:
     return [*variables, *(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])]
 
 
-async def test_every_metric_exists(running: RunningApp) -> None:
-    """Names with their suffixes, and labels, as Prometheus reads them from a server that worked."""
+async def add_metrics(app: App, labels: dict[str, set[str]]) -> None:
+    """Those of this server, as Prometheus reads them: names with their suffixes, and their labels."""
+    async with app.session.get(app.url + "/metrics") as answer:
+        for family in text_string_to_metric_families(await answer.text()):
+            for sample in family.samples:
+                labels.setdefault(sample.name, set()).update(sample.labels)
+
+
+async def test_every_metric_exists(
+    running: RunningApp, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a server that worked and one of a cluster that lost a lane."""
+    labels: dict[str, set[str]] = {}
     async with running(engine=CrashesAtStep) as app:
-        labels: dict[str, set[str]] = {}
         for steps in (1, 3):  # at the third one the engine crashes
             await app.post(GENERATIONS, **{**SMALL, "steps": steps})
-            async with app.session.get(app.url + "/metrics") as answer:
-                for family in text_string_to_metric_families(await answer.text()):
-                    for sample in family.samples:
-                        labels.setdefault(sample.name, set()).update(sample.labels)
+            await add_metrics(app, labels)
+    async with near_cluster(monkeypatch, tmp_path) as near:
+        near.node("a", model_dir)
+        near.kill("a")
+        await add_metrics(near.app, labels)
     dashboard = json.loads(DASHBOARD.read_text(encoding="utf-8"))
     asked = queries(dashboard)
     assert len(asked) > 10

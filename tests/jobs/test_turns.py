@@ -14,9 +14,12 @@ from gguf_imagegen.pool.placement import POINT
 from gguf_imagegen.vocabulary.callers import Caller, Sender
 from tests.jobs.test_estimates import job_plan, took
 
+PLAN = job_plan()
+"""Made once: reading the settings takes longer than all that is tried here."""
+
 
 def job_of(caller: str, priority: int = 0) -> Job:
-    return Job(replace(job_plan(), priority=priority), Sender(Caller(caller)))
+    return Job(replace(PLAN, priority=priority), Sender(Caller(caller)))
 
 
 def order(queue: Queue) -> str:
@@ -50,7 +53,7 @@ def test_a_cancel_costs_no_turn() -> None:
 def test_places_are_those_of_the_order(steps: list[tuple[str, str]]) -> None:
     """Each job's place is its number in the order, and its time that of all up to it."""
     pace = Pace()
-    pace.learn(job_plan(), took(10, 0))
+    pace.learn(PLAN, took(10, 0))
     queue = Queue(pace)
     for caller, step in steps:
         own = [job for job in queue if job.caller == caller]

@@ -18,13 +18,13 @@ from typing import Any, Final
 from gguf_imagegen.pool import finishing
 from gguf_imagegen.pool.ray import files, messages
 from gguf_imagegen.pool.ray.messages import Beat, Close, Closed, Do, Enlarge, Load, Stock, Told, Word
-from gguf_imagegen.pool.ray.node_settings import FOLDER, is_leaving, node_name
+from gguf_imagegen.pool.ray.node_settings import FOLDER, is_abandoned, is_leaving, node_name
 from gguf_imagegen.pool.ray.offer import backend_here
 from gguf_imagegen.pool.ray.opening import Opening
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine, Generate
 from gguf_imagegen.vocabulary.errors import ImagegenError, InternalError
-from gguf_imagegen.vocabulary.events import EngineEvent
+from gguf_imagegen.vocabulary.events import EngineEvent, Notice
 
 log = logging.getLogger(__name__)
 
@@ -116,22 +116,29 @@ class EngineActor:
                 async for event in engine.load(spec):
                     yield event
             return
-        async for event in await asyncio.to_thread(self._made, engine, order):
+        notes: list[str] = []
+        made = await asyncio.to_thread(self._made, engine, order, notes)
+        for note in notes:
+            yield Notice(note)
+        async for event in made:
             yield event
 
-    def _made(self, engine: Engine, order: Do | Enlarge) -> AsyncIterator[EngineEvent]:
+    def _made(self, engine: Engine, order: Do | Enlarge, notes: list[str]) -> AsyncIterator[EngineEvent]:
         """What comes of it, with add-ons where they lie here: call it in a thread."""
         here, threads = self._opening.resolver, self._device.threads
         if isinstance(order, Enlarge):
             made = messages.made_of(order.made)
             return finishing.enlarged(engine, made, here.finish(order.finish), threads)
-        task = here.task(messages.task_of(order.task))
-        if isinstance(task, Generate) and order.finish:
-            return finishing.drawn(engine, task, here.finish(order.finish), threads)
+        task = messages.task_of(order.task)
+        if isinstance(task, Generate):
+            task = self._opening.task(order.engine, task, notes)
+            if order.finish:
+                return finishing.drawn(engine, task, here.finish(order.finish), threads)
         return engine.run(task)
 
     async def _close(self, number: int) -> None:
         engine, running = self._engines.pop(number, None), self._running.pop(number, None)
+        self._opening.forget(number)
         if engine is not None:
             await engine.close()
         if running is not None:
@@ -154,8 +161,11 @@ class EngineActor:
 
 
 def _end_with_parent(parent: int) -> None:
-    """An actor outlives a raylet that was killed, with all memory of its engines, unless it looks."""
-    while os.getppid() == parent:
+    """An actor outlives a raylet that was killed, with all memory of its engines, unless it looks.
+
+    And it ends with the command that started its node.
+    """
+    while os.getppid() == parent and not is_abandoned():
         time.sleep(WATCH)
     os._exit(1)
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 import ray
+from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gguf_imagegen.engines import wire
@@ -207,7 +208,12 @@ def _on(node: Node) -> NodeAffinitySchedulingStrategy:
 
 
 async def _next(batches: Any) -> bytes:
-    data = await (await batches.__anext__())
+    """What is here already, as all but large pictures are, is taken without another turn of the loop."""
+    made = await batches.__anext__()
+    try:
+        data = ray.get(made, timeout=0)
+    except GetTimeoutError:
+        data = await made
     assert isinstance(data, bytes)
     return data
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -37,6 +37,7 @@ from gguf_imagegen.pool.ray.messages import (
     Report,
     Stock,
     ToLane,
+    Wish,
 )
 from gguf_imagegen.pool.ray.nodes import ClusterFailed
 from gguf_imagegen.pool.ray.offer import read_offer
@@ -116,7 +117,9 @@ class Cluster:
         self._waits = waits
         self._lanes: dict[str, FarLane] = {}
         self._heard: dict[str, float] = {}
-        self._driver = Driver(settings, state, self._take)
+        self._driver = Driver(settings, state, self.take)
+        self.send: Callable[[Wish], None] = self._driver.send
+        """Where orders go."""
 
     @property
     def address(self) -> str:
@@ -154,7 +157,8 @@ class Cluster:
 
     # -- what the bridge reports ----------------------------------------------------------------------
 
-    def _take(self, report: Report) -> None:
+    def take(self, report: Report) -> None:
+        """Called with each, in order."""
         match report:
             case FromLane():
                 self._hear(report)
@@ -234,7 +238,7 @@ class Cluster:
         self._pool.memory_changed()
 
     def _send(self, lane: str, order: Order) -> None:
-        self._driver.send(ToLane(lane, messages.encode(order)))
+        self.send(ToLane(lane, messages.encode(order)))
 
     def _count_late(self) -> None:
         self.late += 1
@@ -253,7 +257,7 @@ class Cluster:
                 continue  # it is this process that was not heard: what the lanes said comes first
             for lane in list(self._silent()):
                 self._lose(lane, f"it was silent for {self._waits.silent_lane:g} s")
-                self._driver.send(Drop(lane))
+                self.send(Drop(lane))
             for node in self.nodes.values():
                 if node.draining and node.lanes and not any(lane.held for lane in node.lanes.values()):
                     self._let_go(node)
@@ -271,7 +275,7 @@ class Cluster:
         self._pool.changed()
 
     def _let_go(self, node: Node) -> None:
-        self._driver.send(Release(node.id))
+        self.send(Release(node.id))
         for id in list(node.lanes):
             self._remove(id, "drained")
         log.info("node %s is drained", node.name)

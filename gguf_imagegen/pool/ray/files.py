@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,8 +16,8 @@ from gguf_imagegen.catalog.store import STATE, Store, sha256_of
 from gguf_imagegen.pictures.finish import Finish, Upscaler
 from gguf_imagegen.pool.ray.messages import FileState, Stock
 from gguf_imagegen.settings import Settings
-from gguf_imagegen.vocabulary.engine import Generate, Role, Task
-from gguf_imagegen.vocabulary.errors import InvalidModelFile, MissingComponent, ModelNotDownloaded
+from gguf_imagegen.vocabulary.engine import Generate, Role
+from gguf_imagegen.vocabulary.errors import InvalidModelFile, MissingAddon, ModelNotDownloaded
 
 FOLDERS: Final[Mapping[str, str]] = {
     "lora": "lora_dir",
@@ -65,6 +66,12 @@ def _folders(settings: Settings) -> Iterator[tuple[str, Path]]:
             yield word, folder
 
 
+def flag_of(name: str) -> str:
+    """Of the folder of an add-on, by its name; the models folder's for all else."""
+    field = FOLDERS.get(name.partition("/")[0], "models_dir")
+    return f"--{field.replace('_', '-')}"
+
+
 def addon_name(path: Path, settings: Settings) -> str:
     """What an add-on of this machine is called elsewhere; one outside all folders by its bare name."""
     for word, folder in _folders(settings):
@@ -74,11 +81,12 @@ def addon_name(path: Path, settings: Settings) -> str:
 
 
 class Known:
-    """What this machine knows of models' files; every waiting job asks, so it looks now and then only."""
+    """What this machine knows of files; every waiting job asks, so it looks now and then only."""
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
         self._found: dict[str, tuple[float, Entry, Mapping[str, FileState]]] = {}
+        self._sizes: dict[Path, tuple[float, int]] = {}
 
     def of(self, entry: Entry) -> Mapping[str, FileState]:
         """By role."""
@@ -88,6 +96,15 @@ class Known:
             states = known_files(entry, self._catalog)
             self._found[entry.name] = now, entry, states
         return states
+
+    def size(self, addon: Path) -> int:
+        """Of an add-on; -1 if it has gone."""
+        now = time.monotonic()
+        at, size = self._sizes.get(addon, (-math.inf, -1))
+        if now - at >= FRESH:
+            size = _size(addon)
+            self._sizes[addon] = now, size
+        return size
 
 
 def known_files(entry: Entry, catalog: Catalog) -> dict[str, FileState]:
@@ -203,9 +220,9 @@ class Resolver:
             self._hashes[key] = sha256_of(path, lambda done, total: None)
         return self._hashes[key]
 
-    def task(self, task: Task) -> Task:
-        """The task with its add-ons where they lie here. Raises MissingComponent."""
-        return _moved(task, self._addon) if isinstance(task, Generate) else task
+    def task(self, spec: Generate) -> Generate:
+        """The work with its add-ons where they lie here. Raises MissingAddon."""
+        return _moved(spec, self._addon)
 
     def finish(self, finish: Finish) -> Finish:
         """The same of its upscalers."""
@@ -214,7 +231,7 @@ class Resolver:
     def _addon(self, named: Path) -> Path:
         path = self._path(named.as_posix())
         if path is None:
-            raise MissingComponent(f"{named.name} is not in its folder on {self.node}")
+            raise MissingAddon(f"{named.name} is not in the {flag_of(named.as_posix())} of {self.node}")
         return path
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from gguf_imagegen.catalog.entry import Entry
 from gguf_imagegen.catalog.verdict import must_tile
@@ -60,6 +61,7 @@ class FarLane(BaseLane):
         self.node = offer.name
         self.line = line
         self.stock = Stock({}, {})
+        self._addons: Mapping[str, frozenset[str]] = {}
         self._known = known
         self._offer = offer
         self._whole = Available(offered.ram, offered.vram)
@@ -71,12 +73,18 @@ class FarLane(BaseLane):
     def name(self) -> str:
         return f"{self.node}/{self.device.name}"
 
+    @property
+    def machine(self) -> str:
+        """See `BaseLane`."""
+        return self.node
+
     def free(self) -> Available:
         """See `BaseLane`; all of it, as far as the server knows."""
         return self._whole
 
     def take_stock(self, stock: Stock) -> None:
         self.stock, self.leaving = stock, self.leaving or stock.leaving
+        self._addons = _addons(stock)
         self._unfit.clear()
 
     def has(self, entry: Entry | None, addons: Sequence[Path] = ()) -> bool:
@@ -98,7 +106,13 @@ class FarLane(BaseLane):
         )
 
     def _has_addons(self, addons: Sequence[Path]) -> bool:
-        return all(files.addon_name(path, self._settings) in self.stock.addons for path in addons)
+        """Under the same names, and as large; their contents are not compared."""
+        stock, named = self.stock.addons, self._settings
+        return all(stock.get(files.addon_name(path, named)) == self._known.size(path) for path in addons)
+
+    def addons(self, flag: str) -> frozenset[str]:
+        """See `BaseLane`."""
+        return self._addons.get(flag, frozenset())
 
     def must_tile(self, entry: Entry, headers: Mapping[Role, Header], width: int, height: int) -> bool:
         """See `BaseLane`."""
@@ -167,3 +181,13 @@ class FarLane(BaseLane):
         names = {str(role): files.name_of(file, self._settings) for role, file in entry.files.items()}
         known, body = dict(self._known.of(entry)), entry.model_dump_json().encode()
         return lambda engine, run: Load(engine, run, body, said(self._settings), names, known)
+
+
+def _addons(stock: Stock) -> dict[str, frozenset[str]]:
+    """What requests may call the files, by the flag of their folder."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name in stock.addons:
+        place = PurePosixPath(name.partition("/")[2])
+        for each in (place, PurePosixPath(place.name)):
+            found[files.flag_of(name)] |= {str(each).casefold(), str(each.with_suffix("")).casefold()}
+    return {flag: frozenset(names) for flag, names in found.items()}

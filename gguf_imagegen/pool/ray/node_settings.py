@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import psutil
 from pydantic import SecretStr
 
 from gguf_imagegen.settings import Settings
@@ -16,6 +17,8 @@ NAME: Final = "GGUF_IMAGEGEN_NODE_NAME"
 FOLDER: Final = "GGUF_IMAGEGEN_NODE_FOLDER"
 """A folder of this node's own while it runs: lanes leave their numbers there, and see in it that it ends."""
 PULL: Final = "GGUF_IMAGEGEN_NODE_PULL"
+COMMAND: Final = "GGUF_IMAGEGEN_NODE_COMMAND"
+"""The number of the process that started this node; KubeRay's nodes have none."""
 LEAVING: Final = "leaving"
 
 FAR: Final = (
@@ -35,6 +38,17 @@ def node_name() -> str:
     return os.environ.get(NAME) or socket.gethostname()
 
 
+def is_abandoned() -> bool:
+    """Whether the command that started this node was killed: Ray itself would go on for half a minute."""
+    command = os.environ.get(COMMAND)
+    if command is None:
+        return False
+    try:
+        return psutil.Process(int(command)).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def pulls_models() -> bool:
     return bool(os.environ.get(PULL))
 
@@ -50,14 +64,14 @@ def said(settings: Settings) -> dict[str, object]:
 
 
 def variables(settings: Settings, name: str, folder: Path, *, pulls: bool) -> dict[str, str]:
-    """The node's own settings, as its lanes read them."""
+    """The node's own settings, as its lanes read them; called by its command."""
     own = {
         f"GGUF_IMAGEGEN_{field.upper()}": _text(getattr(settings, field))
         for field in NEAR
         if field in settings.model_fields_set
     }
     flag = {PULL: "1"} if pulls else {}
-    return {**own, **flag, NAME: name, FOLDER: str(folder)}
+    return {**own, **flag, NAME: name, FOLDER: str(folder), COMMAND: str(os.getpid())}
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

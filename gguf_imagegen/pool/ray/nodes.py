@@ -35,6 +35,12 @@ RAY: Final = (
 """Its command line, which ends with us, and all of Ray's processes with it."""
 LANE: Final = "imagegen_lane"
 """The resource of which a node has one for each device, and each lane takes one."""
+UNREAD: Final = {
+    "RAY_enable_metrics_collection": "0",
+    "RAY_event_stats": "0",
+    "RAY_task_events_report_interval_ms": "0",
+}
+"""What Ray would tell its dashboard, which is not started; an eighth of what events cost."""
 PORT: Final = 6379
 STARTING: Final = 90.0
 """Seconds within which Ray's processes must be there; they take 5 on an idle machine."""
@@ -70,6 +76,7 @@ def environment(token: str | None) -> dict[str, str]:
         "RAY_DISABLE_IMPORT_WARNING": "1",
         "RAY_worker_niceness": "0",  # engines have their own
         "RAY_worker_maximum_startup_concurrency": "4",
+        **UNREAD,
     }
 
 
@@ -269,6 +276,11 @@ class RayNode:
             return (
                 f"nothing answers at {self.address}: start `gguf-imagegen serve --cluster auto` there,"
                 " and open the port"
+            )
+        if "InvalidAuthToken" in self._said():
+            return (
+                f"{self.address} does not take this machine's token: set --cluster-token to the one in"
+                " cluster-token of the state folder there"
             )
         if "ersion" in self._said():
             return f"{self.address} does not let this machine in: {self._said()}"

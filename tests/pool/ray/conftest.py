@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from gguf_imagegen.pool.ray.nodes import RayNode
 from gguf_imagegen.vocabulary.waits import Waits
 from tests.conftest import App, ServerProcess, runner_of
 
-PATIENCE = 120.0
+PATIENCE = 240.0
+"""Seconds; on a core that others use, Ray has taken more than 120 to be back."""
 SMALL = "--object-store-memory=80000000"
 ROOT = Path(__file__).parents[3]
 WAITS = Waits(cluster_again=0.5)
@@ -44,6 +46,25 @@ async def until(look: Callable[[], Any], what: str = "", patience: float = PATIE
             return found
         assert time.monotonic() < deadline, f"not within {patience:g} s: {what}"
         await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def clock() -> AsyncIterator[Callable[[], float]]:
+    """Seconds since the start, but for the time by which a busy machine held up this process at once."""
+    began, late = time.monotonic(), 0.0
+
+    async def tick() -> None:
+        nonlocal late
+        while True:
+            at = time.monotonic()
+            await asyncio.sleep(0.05)
+            late = max(late, time.monotonic() - at - 0.05)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield lambda: time.monotonic() - began - late
+    finally:
+        ticking.cancel()
 
 
 def importing(folder: Path) -> dict[str, str]:
@@ -131,7 +152,7 @@ class Cluster:
             node.end()
         if self.head is not None:
             await self.head.stop()
-        for left in _of(str(self.folder)):
+        for left in left_of(str(self.folder)):
             left.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -160,10 +181,11 @@ class Cluster:
 
     @property
     def gcs(self) -> psutil.Process:
-        return next(each for each in _of(str(self.folder)) if each.name() == "gcs_server")
+        return next(each for each in left_of(str(self.folder)) if each.name() == "gcs_server")
 
 
-def _of(word: str) -> Iterator[psutil.Process]:
+def left_of(word: str) -> Iterator[psutil.Process]:
+    """Processes with this word in their command lines."""
     for each in psutil.process_iter(["cmdline"]):
         if word in " ".join(each.info["cmdline"] or ()):
             yield each
@@ -214,6 +236,6 @@ async def front(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> A
     empty = tmp_path_factory.mktemp("no-models")
     async with runner_of(empty)(
         cluster=cluster.address, cluster_token=cluster.token, devices=("none",), max_queue=200, waits=WAITS,
-        any_model=True,
+        any_model=True, heartbeat=1,
     ) as app:  # fmt: skip
         yield Front(app)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 from PIL import Image
 
-from tests.conftest import RunningApp
-from tests.pool.ray.conftest import Cluster, Front, NodeProcess, until
+from tests.pool.ray.conftest import Cluster, Front, until
 
 pytestmark = pytest.mark.posix
 
@@ -98,10 +95,6 @@ async def test_a_killed_actor_costs_one_attempt(front: Front, cluster: Cluster) 
     await front.lanes(2)
 
 
-async def gone(front: Front, node: str) -> bool:
-    return await front.status(node) is None
-
-
 async def test_a_head_that_does_not_answer_stops_nothing(front: Front, cluster: Cluster) -> None:
     """Lanes go on, health says so, and all is well when it is back."""
     await front.lanes(2)
@@ -121,40 +114,3 @@ async def test_a_head_that_does_not_answer_stops_nothing(front: Front, cluster: 
         return bool((await front.health())["cluster"]["status"] == "joined")
 
     await until(joined, "that the head is back")
-
-
-def command(front: Front, *words: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "gguf_imagegen", "cluster", *words, "--url", front.app.url]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60)
-
-
-async def test_a_node_draws_what_this_machine_draws(
-    front: Front, cluster: Cluster, running: RunningApp
-) -> None:
-    """The real engine, byte for byte, with all that is written in the file."""
-    drawn = {"seed": 5, "steps": 3, "prompt": "the same"}
-    async with running(any_model=True) as here:
-        made = await here.post("/v1/images/generations", **drawn, size="64x64")
-    await front.lanes(2)
-    node = cluster.node("real", backend="sdcpp")
-    await front.lanes(1, "real")
-    await asyncio.to_thread(command, front, "drain", "a")
-    there = await front.picture(**drawn)
-    node.end()
-    cluster.nodes["a"].end()
-    await until(lambda: gone(front, "a"), "the end of a")
-    cluster.node("a", "--cpu-lanes", "2")
-    assert there[0] == made[0] == 200
-    assert there[1]["data"][0]["b64_json"] == made[1]["data"][0]["b64_json"]
-
-
-async def test_a_wrong_token_is_told_in_words(cluster: Cluster) -> None:
-    """And ends the command, where Ray itself would wait."""
-    node = cluster.node("x", cluster_token="f" * 64)
-    assert await asyncio.to_thread(node.process.wait, 120) == 1
-    assert "token" in said(node)
-
-
-def said(node: NodeProcess) -> str:
-    assert node.process.stderr is not None
-    return node.process.stderr.read().decode()

@@ -59,6 +59,7 @@ class ExtrasRequest(BaseModel):
     upscaling_resize_h: int = Field(512, ge=1, le=1 << 16)
     upscaling_crop: bool = True
     upscaler_1: str = "None"
+    dry_run: bool = False
 
 
 class PngInfoRequest(BaseModel):
@@ -74,7 +75,7 @@ class PngInfoRequest(BaseModel):
 )
 async def extra_single_image(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-single-image."""
-    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
+    wanted = await _read(request)
     if wanted.image is None:
         raise InvalidRequest("image: an image is required", param="image")
     made = await _enlarged(request, wanted, wanted.image)
@@ -98,11 +99,18 @@ def _answer(made: bytes | list[bytes]) -> web.Response:
 )
 async def extra_batch_images(request: web.Request) -> web.Response:
     """POST /sdapi/v1/extra-batch-images: one after the other."""
-    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
+    wanted = await _read(request)
     if not wanted.image_list:
         raise InvalidRequest("imageList: at least one image is required", param="imageList")
     made = [await _enlarged(request, wanted, file.data) for file in wanted.image_list]
     return await asyncio.to_thread(_answer, made)
+
+
+async def _read(request: web.Request) -> ExtrasRequest:
+    wanted = await asyncio.to_thread(validated, ExtrasRequest, await read_body(request), SIDES)
+    if wanted.dry_run:  # most of what these routes do is no job, so that there is nothing to foresee
+        raise InvalidRequest("dry_run: there is none here; POST /v1/images/upscale has one", param="dry_run")
+    return wanted
 
 
 async def _enlarged(request: web.Request, wanted: ExtrasRequest, data: bytes) -> bytes:
