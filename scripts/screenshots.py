@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -264,7 +264,8 @@ def state(shots: Shots, server: ServerProcess) -> None:
     shots.take("server")
 
 
-STATES: tuple[Callable[[Shots, ServerProcess], None], ...] = (create, form, edit, look, models, state)
+State = Callable[[Shots, ServerProcess], None]
+STATES: tuple[State, ...] = (create, form, edit, look, models, state)
 
 
 @contextmanager
@@ -301,7 +302,7 @@ def server_with_everything(folder: Path, hub: HubServer) -> Iterator[ServerProce
 
 
 def bring(
-    state: Callable[[Shots, ServerProcess], None],
+    state: State,
     browser: Browser,
     server: ServerProcess,
     folder: Path,
@@ -373,19 +374,29 @@ def main() -> None:
     wanted = parser.parse_args()
     wanted.folder.mkdir(parents=True, exist_ok=True)
     variants, chosen = wanted.variant or [*VARIANTS], wanted.state or names
-    with sync_playwright() as playwright, tempfile.TemporaryDirectory() as folder, HubServer() as hub:
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"] if os.geteuid() == 0 else []
         )
-        with server_with_everything(Path(folder), hub) as server:
-            for variant in variants:
-                for each in STATES:
-                    if each.__name__ in chosen:
-                        bring(each, browser, server, wanted.folder, variant)
+        filled(browser, [each for each in STATES if each.__name__ in chosen], wanted.folder, variants)
         for variant in variants:
             if bare.__name__ in chosen:
                 bare(browser, wanted.folder, variant)
         browser.close()
+
+
+def filled(browser: Browser, states: Sequence[State], folder: Path, variants: Sequence[str]) -> None:
+    """The states of a server that has something of everything."""
+    if not states:
+        return
+    with (
+        tempfile.TemporaryDirectory() as servers,
+        HubServer() as hub,
+        server_with_everything(Path(servers), hub) as server,
+    ):
+        for variant in variants:
+            for each in states:
+                bring(each, browser, server, folder, variant)
 
 
 if __name__ == "__main__":

@@ -192,7 +192,7 @@ def make_app(
     app[METRICS] = metrics
     app[REQUEST_IDS] = {}
     app[TASKS] = set()
-    app[all_jobs.FRAMES] = all_jobs.Frames(service.scheduler)
+    app[all_jobs.FRAMES] = all_jobs.Frames(service.scheduler, waits.places_again)
     app[openapi_routes.DESCRIPTION] = openapi_routes.Description(
         partial(document.document, dialects.every, settings, service.abilities)
     )

@@ -109,7 +109,7 @@ class ResultStore:
         raise NotFound(MISSING)
 
     def thumbnail(self, name: str, width: int) -> bytes | None:
-        """A WebP of this width, made at the first call; None where the picture is no wider.
+        """A WebP of this width, made at the first call; None where the picture is no wider and a small file.
 
         Raises NotFound as `get` does. CPU-bound: call it in a thread.
         """

@@ -13,6 +13,8 @@ from gguf_imagegen.vocabulary.errors import InvalidImage
 
 WIDTHS = (128, 256, 512, 1024)
 QUALITY = 80
+SMALL = 64 * 1024
+"""Bytes of a picture that is sent as it is where it is no wider."""
 MAX_PIXELS = 1 << 26
 
 
@@ -22,15 +24,15 @@ def step(width: int) -> int | None:
 
 
 def make(data: bytes, width: int) -> bytes | None:
-    """A WebP of this width, with no metadata but its source.
+    """A WebP of this width or the picture's own, with no metadata but its source.
 
-    None where the picture is no wider, or cannot be read.
+    None where the picture is no wider and a small file, or cannot be read.
     """
     try:
         size = inspect(data, max_pixels=MAX_PIXELS, param="image", max_aspect=math.inf).size
-        if size[0] <= width:
+        if size[0] <= width and len(data) <= SMALL:
             return None
-        small = width, max(1, round(size[1] * width / size[0]))
+        small = min(width, size[0]), max(1, round(size[1] * min(1.0, width / size[0])))
         picture = decode(data, max_pixels=MAX_PIXELS, param="image", max_aspect=math.inf, enough=small)
     except InvalidImage:
         return None

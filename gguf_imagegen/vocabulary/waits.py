@@ -13,6 +13,8 @@ class Waits:
     """For which a client may read nothing of what is written to it; then it counts as gone."""
     together: float = 0.05
     """Events within them reach whoever watches all jobs in one piece."""
+    places_again: float = 2.0
+    """Until those who wait are told again how long, though the queue is as it was."""
     crash_pause: float = 15.0
     """After crashes in a row, until an engine is started again."""
     failed_load: float = 15.0

@@ -3,7 +3,7 @@
 import { pictured, viewed } from "./address.js";
 import { forgetKey, hasKey } from "./api.js";
 import * as create from "./create.js";
-import { $, say, toast } from "./dom.js";
+import { $, button, say, toast } from "./dom.js";
 import { first, news } from "./first.js";
 import * as jobs from "./jobs.js";
 import * as theme from "./theme.js";
@@ -12,11 +12,13 @@ import * as watch from "./watch.js";
 const VIEWS = ["create", "gallery", "models", "server"];
 const FRESH = 20000; // ms for which the models' states are believed while somebody looks
 const LONG = 10000; // ms without the server after which more is said
+const SILENT = "The server is not responding. Is it running?";
 
 let shown = null;
+let lacking = false; // whether a view could not be read
 
-/** Do something with a part of the page, which is read when it is first wanted. */
-function later(read) {
+/** Do something with a part of the page, which is read when it is first wanted; a view says in its `place` that it could not be. */
+function later(read, place) {
   let part = null;
   return async (act) => {
     try {
@@ -24,16 +26,18 @@ function later(read) {
       await part;
     } catch {
       part = null;
-      return toast("The server is not responding. Is it running?", "error");
+      if (!place) return toast(SILENT, "error");
+      lacking = true;
+      return $(place).replaceChildren(SILENT, " ", button("Try again", () => enter(shown), { class: "small" }));
     }
     return act(await part);
   };
 }
 
 const started = async (part, ...given) => { (await part).start(...given); return part; };
-const gallery = later(() => started(import("./gallery.js")));
-const models = later(() => started(import("./models.js"), refresh));
-const server = later(() => import("./server.js"));
+const gallery = later(() => started(import("./gallery.js")), "gallery-error");
+const models = later(() => started(import("./models.js"), refresh), "models-hint");
+const server = later(() => import("./server.js"), "server-error");
 const viewer = later(async () => (await gallery(() => import("./viewer.js"))) ?? Promise.reject()); // it goes through the gallery, which starts it
 
 function showView() {
@@ -99,9 +103,11 @@ function connection({ type }) {
     lost = null;
     say($("connection"), "");
     if (ready) refresh();
+    if (lacking) enter(shown);
+    lacking = false;
   } else if (!lost) {
     say($("connection"), "Reconnecting…");
-    lost = setTimeout(() => say($("connection"), "Reconnecting… The server is not responding. Is it running? This page may be out of date."), LONG);
+    lost = setTimeout(() => say($("connection"), `Reconnecting… ${SILENT} This page may be out of date.`), LONG);
   }
   document.body.classList.toggle("offline", type !== "online");
   if (window.scrollY < 100) window.scrollTo(0, 0); // the words push the page down

@@ -130,7 +130,7 @@ function fill(anew = false) {
   const { meta } = chosen;
   $("sampler").replaceChildren(...meta.samplers.map((name) => h("option", {}, name)));
   $("schedule").replaceChildren(...meta.schedules.map((name) => h("option", {}, name)));
-  $("step_cache").replaceChildren(...meta.step_caches.map((name) => h("option", { value: name }, name === "none" ? "no" : name)));
+  $("step_cache").replaceChildren(...meta.step_caches.map((name) => h("option", { value: name }, name === "none" ? "No" : name)));
   $("decoder-field").hidden = meta.decoders.length < 2;
   const [width, height] = meta.defaults.size.split("x");
   const own = { ...meta.defaults, ...UNSET, cfg: meta.defaults.cfg_scale, decoder: meta.decoders[0], width, height };

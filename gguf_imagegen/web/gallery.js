@@ -8,7 +8,7 @@ import * as tiles from "./tiles.js";
 import * as viewer from "./viewer.js";
 
 const PAGE = 60;
-const WIDTH = 512; // of thumbnails: sharp on dense screens, and where a wide picture fills a square
+const WIDTHS = [128, 256, 512]; // of thumbnails
 let items = []; // the newest first
 let more = true;
 let total = 0; // of the server's pictures
@@ -23,7 +23,7 @@ export function start() {
     if (!failed && entries.some((entry) => entry.isIntersecting)) fillView();
   };
   new IntersectionObserver(scrolled, { rootMargin: "800px" }).observe($("gallery-end"));
-  tiles.start(tile);
+  tiles.start(makeTile);
   selection.start(forget, () => { if ($("gallery-stars").checked) filter(); }, (left, right) => show(right, left));
   viewer.start({ forget, readOn, count, knows, compareWith: selection.compareWith });
   $("gallery-find").oninput = filter;
@@ -124,14 +124,40 @@ function tell() {
 
 const item = ({ id, parameters }) => ({ name: id, parameters, whole: Promise.resolve() });
 
-function tile(each) {
-  const image = h("img", { src: imageUrl(each.name, WIDTH), alt: "", loading: "lazy", decoding: "async" });
-  const text = each.parameters.Prompt || "picture";
-  const click = ({ currentTarget }) => selection.takes(currentTarget, each.name) || show(each.name);
-  const element = h("li", { "data-name": each.name },
-    h("button", { type: "button", class: "tile", "aria-label": `Open: ${text}`, dir: "auto", title: each.parameters.Prompt, "aria-pressed": selection.isChosen(each.name)?.toString(), onclick: click }, image), selection.starButton(each.name, text));
-  image.onerror = () => element.classList.add("gone");
-  return element;
+/** The address of a copy that is sharp where the picture fills a square of so many px. */
+function thumbnail({ name, parameters }, side) {
+  const [width, height] = (parameters.Size ?? "").split("x");
+  const across = side * devicePixelRatio * Math.max(1, width / height || 1);
+  return imageUrl(name, WIDTHS.find((each) => each >= across) ?? WIDTHS.at(-1));
+}
+
+/** A tile: `fill(item)` makes it that of a picture, which `look(side)` fetches. */
+function makeTile() {
+  let item = null;
+  let looked = false;
+  const image = h("img", { alt: "", decoding: "async" });
+  const open = h("button", { type: "button", class: "tile", dir: "auto", onclick: () => selection.takes(open, item.name) || show(item.name) }, image);
+  const star = selection.starButton(() => item.name);
+  const element = h("li", {}, open, star);
+  image.onload = () => { if (looked) image.style.visibility = ""; };
+  image.onerror = () => { if (looked) element.classList.add("gone"); };
+  const fill = (next) => {
+    [item, looked] = [next, false];
+    const text = item.parameters.Prompt || "picture";
+    image.style.visibility = "hidden"; // it is still the picture before
+    element.classList.remove("gone");
+    element.dataset.name = item.name;
+    open.title = item.parameters.Prompt ?? "";
+    open.setAttribute("aria-label", `Open: ${text}`);
+    star.setAttribute("aria-label", `Star: ${text}`);
+    selection.mark(open, star, item.name);
+  };
+  const look = (side) => {
+    if (looked) return;
+    looked = true;
+    image.src = thumbnail(item, side);
+  };
+  return { element, fill, look };
 }
 
 /** Open the viewer on a picture, perhaps beside another one. */

@@ -36,13 +36,15 @@ function star(name, on) {
   changed();
 }
 
-/** The button of a tile that keeps a picture in mind. */
-export function starButton(name, text) {
-  return button("★", ({ target }) => star(name, !pressed(target)), { class: "star", "aria-pressed": String(isStarred(name)), "aria-label": `Star: ${text}` });
-}
+/** The button of a tile that keeps a picture in mind, the one that `name()` tells. */
+export const starButton = (name) => button("★", ({ target }) => star(name(), !pressed(target)), { class: "star" });
 
-/** Whether the tile of a picture is pressed; null while none can be. */
-export const isChosen = (name) => (pressed($("select")) ? chosen.has(name) : null);
+/** Whether the two buttons of a picture's tile are pressed; the tile can only be while one selects. */
+export function mark(tile, starred, name) {
+  press(starred, isStarred(name));
+  if (pressed($("select"))) press(tile, chosen.has(name));
+  else tile.removeAttribute("aria-pressed");
+}
 
 /** The picture that is chosen next is shown beside this one. */
 export function compareWith(name) {

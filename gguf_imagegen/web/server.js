@@ -1,7 +1,7 @@
 // The server: whether it is well, what each lane does, what is in memory, how long the queue is.
 
-import { at } from "./api.js";
-import { $, h, seconds } from "./dom.js";
+import { at, call } from "./api.js";
+import { $, bytes, h, seconds } from "./dom.js";
 import * as log from "./log.js";
 
 const FRESH = 3000; // ms for which what is shown is believed
@@ -16,23 +16,37 @@ export async function enter() {
   log.follow();
   try {
     const answer = await fetch(at("/health"), { credentials: "omit" });
-    draw(await answer.json());
+    draw(await answer.json(), await holdings());
   } catch {
     $("server-error").textContent = "The server is not responding. Is it running?";
   }
   timer = setTimeout(enter, FRESH);
 }
 
-function draw(health) {
+/** What its memory and its folders hold; nothing as long as that cannot be read. */
+async function holdings() {
+  try {
+    const [{ data }, { total }] = await Promise.all([call("GET", "/v1/models"), call("GET", "/v1/images?limit=1")]);
+    const free = data.map(({ meta }) => meta.memory?.free).find(Boolean);
+    const size = data.reduce((sum, { meta }) => sum + (meta.size_on_disk ?? 0), 0);
+    return { Memory: free && `${bytes(free)} free`, Models: [`${data.length} on this machine`, size ? bytes(size) : ""].filter(Boolean).join(", "), Pictures: total };
+  } catch {
+    return {};
+  }
+}
+
+function draw(health, { Memory, ...folders }) {
   $("server-error").textContent = health.error?.message ?? "";
   $("server").replaceChildren(...rows({
     Status: STATES[health.status] ?? health.status,
     "Resumes in": health.pause ? seconds(health.pause) : null,
     "In memory": health.models.join(", ") || "No model",
+    Memory,
     Queue: health.queue ? `${health.queue} waiting` : "Empty",
     Backend: [health.backend, health.kernels].filter(Boolean).join(" · "),
     "CPU level": health.build && `${health.build.level} (${health.build.why})`,
     Cluster: health.cluster && (health.cluster.why ?? CLUSTER[health.cluster.status]),
+    ...folders,
     Version: health.version,
   }));
   drawCluster(health.cluster);

@@ -100,7 +100,7 @@ function make(card) {
   const grid = h("ul", { class: "cells", "aria-label": "Pictures of the set" }, ...card.cells.map(({ element }) => element));
   grid.style.setProperty("--columns", Math.min(columns > 1 ? columns : set.n, MOST_COLUMNS));
   card.element = h("article", { class: "job set", "data-set": set.id, "aria-label": `Set: ${text}` },
-    h("div", { class: "bar" }, card.title, card.sheet, card.cancel), h("div", { class: "bar" }, card.state, card.away), card.bar, grid,
+    h("div", { class: "bar" }, card.title, card.sheet, card.cancel, card.away), card.state, card.bar, grid,
     set.warnings.length ? h("ul", { class: "notes" }, ...set.warnings.map((each) => h("li", {}, each))) : null);
   $("sets").prepend(card.element);
 }

@@ -1,14 +1,20 @@
-// The tiles of the gallery: of however many pictures only those near what is seen are in the page.
+// The tiles of the gallery: of however many pictures only those near what is seen are in the page, and only
+// those that stay there for a moment are fetched. A tile that goes becomes the next one that comes.
 
 import { $ } from "./dom.js";
 
 const BEYOND = 1200; // px above and below the view, where tiles are in the page already
-const tiles = new Map(); // name -> element
+const STAY = 100; // ms in the page after which a tile's picture is fetched: those that fly past are not
+const tiles = new Map(); // by the picture's name
+const free = []; // tiles of no picture
 let pictures = []; // items, the newest first
+let near = []; // those with a tile
 let make = () => {};
 let drawing = null;
+let fetching = null;
+let side = 0; // px of a tile
 
-/** `makeTile(item)` gives an <li>, which is square. */
+/** `makeTile()` gives {element, fill(item), look(side)}: a square <li>, for any picture, which is fetched when it is looked at. */
 export function start(makeTile) {
   make = makeTile;
   const later = () => { drawing ??= requestAnimationFrame(draw); };
@@ -20,6 +26,7 @@ export function start(makeTile) {
 export function show(items) {
   pictures = items;
   draw();
+  fetchPictures();
 }
 
 /** The rows near the view; room is kept for the others. */
@@ -29,7 +36,8 @@ function draw() {
   if (!list.clientWidth) return; // nobody looks
   const { gridTemplateColumns, rowGap } = getComputedStyle(list);
   const columns = gridTemplateColumns.split(" ");
-  const row = parseFloat(columns[0]) + parseFloat(rowGap);
+  side = parseFloat(columns[0]);
+  const row = side + parseFloat(rowGap);
   const rows = Math.ceil(pictures.length / columns.length);
   const above = -list.getBoundingClientRect().top;
   const at = (place) => Math.min(rows, Math.max(0, Math.floor(place / row)));
@@ -37,24 +45,39 @@ function draw() {
   place(list, first * columns.length, last * columns.length);
   list.style.paddingTop = `${first * row}px`;
   list.style.paddingBottom = `${(rows - last) * row}px`;
+  fetching ??= setTimeout(fetchPictures, STAY);
+}
+
+/** The pictures of the tiles that are there. */
+function fetchPictures() {
+  clearTimeout(fetching);
+  fetching = null;
+  for (const { name } of near) tiles.get(name).look(side);
 }
 
 /** The pictures from one to another, in order; the focus does not go with a tile that goes. */
 function place(list, from, to) {
-  const wanted = pictures.slice(from, to);
-  const names = new Set(wanted.map(({ name }) => name));
+  near = pictures.slice(from, to);
+  const names = new Set(near.map(({ name }) => name));
   const focused = list.contains(document.activeElement);
-  for (const [name, element] of tiles) {
+  for (const [name, tile] of tiles) {
     if (names.has(name)) continue;
-    element.remove();
+    tile.element.remove();
     tiles.delete(name);
+    free.push(tile);
   }
-  wanted.forEach((item, index) => {
-    if (!tiles.has(item.name)) tiles.set(item.name, make(item));
-    const element = tiles.get(item.name);
+  near.forEach((item, index) => {
+    if (!tiles.has(item.name)) tiles.set(item.name, tileOf(item));
+    const { element } = tiles.get(item.name);
     [element.ariaPosInSet, element.ariaSetSize] = [from + index + 1, pictures.length];
     const there = list.children[index];
     if (there !== element) list.insertBefore(element, there ?? null);
   });
   if (focused && !list.contains(document.activeElement)) list.focus({ preventScroll: true });
+}
+
+function tileOf(item) {
+  const tile = free.pop() ?? make();
+  tile.fill(item);
+  return tile;
 }

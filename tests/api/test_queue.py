@@ -117,6 +117,37 @@ async def test_the_order_of_the_queue_is_one_frame(running: RunningApp) -> None:
         await asyncio.gather(*tasks)
 
 
+async def test_waiting_times_are_those_of_now(running: RunningApp) -> None:
+    """They are told again as the job that runs goes on, though nobody leaves the queue."""
+    steps = asyncio.Semaphore(2)
+
+    class StepByStep(QuickEngine):
+        async def at_step(self, step: int) -> None:
+            await steps.acquire()
+
+    async with running(engine=StepByStep, waits=Waits(places_again=0.05)) as app, watching(app) as watcher:
+        await app.post(GENERATIONS, **SMALL)
+        tasks = [(await start_job(app, status))[0] for status in ("running", "queued")]
+
+        def told() -> list[float]:
+            orders = [frame["waiting"] for frame in watcher.frames if frame["type"] == "queue"]
+            return [order[0]["eta"] for order in orders if order]
+
+        async def settled() -> float:
+            return told()[-1] if len(told()) > 3 and told()[-1] == told()[-2] else 0.0
+
+        before = await eventually("a time is told", settled)
+        steps.release()
+
+        async def less() -> bool:
+            return told()[-1] < before
+
+        await eventually("a shorter time is told", less)
+        for _ in range(3):
+            steps.release()
+        await asyncio.gather(*tasks)
+
+
 @pytest.mark.parametrize("path", ["/v1/jobs", "/sdcpp/v1/jobs"])
 async def test_places_are_those_of_now(running: RunningApp, path: str) -> None:
     """A job's object tells where it stands now, not where it stood once."""

@@ -93,6 +93,17 @@ def stored(store: ResultStore, width: int = 300) -> str:
     return store.put(png(noise(width, 200)), "png")[0]
 
 
+@pytest.mark.parametrize(("picture_width", "is_whole"), [(64, True), (512, False)])
+def test_a_bulky_picture_is_no_thumbnail(tmp_path: Path, picture_width: int, is_whole: bool) -> None:
+    """One that is no wider is sent as it is if that is a small file, and else as a WebP of its own size."""
+    store = ResultStore(tmp_path, DAY, Keep(None, None))
+    name = stored(store, picture_width)
+    small = store.thumbnail(name, 512)
+    assert (small is None) is is_whole
+    if small is not None:
+        assert picture(small).size == (picture_width, 200)
+
+
 @pytest.mark.parametrize("limits", [Keep(None, None), Keep(10**9, None)])
 def test_beside_the_servers_own_pictures(tmp_path: Path, limits: Keep) -> None:
     """One file, its owner's alone, made once and read by the next server; it is no picture of the gallery."""

@@ -17,6 +17,12 @@ from tests.fake_engines import QuickEngine
 from tests.web.conftest import OpenPage, check_accessible, generate, ready, settled
 
 MANY = 200
+WATCH_TILES = """
+window.made = new Set(document.querySelectorAll("#gallery li"));
+const add = ({addedNodes}) => addedNodes.forEach((each) => made.add(each));
+new MutationObserver((changes) => changes.forEach(add))
+  .observe(document.querySelector("#gallery"), {childList: true});
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +57,15 @@ async def scroll_to_end(page: Page) -> None:
 
 
 async def test_two_hundred_pictures(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
-    """They come as one scrolls, the newest first, and go again; the viewer goes through them all."""
+    """They come as one scrolls, the newest first, in tiles that are used again; the viewer shows them all."""
     async with running(engine=QuickEngine, output_dir=shelf) as app, visit(app.url, "#/gallery") as page:
         tiles, end = page.locator("#gallery li"), page.locator("#gallery-end")
         await expect(tile(page, 199)).to_be_visible()
         few = await tiles.count()
         assert few <= 100
+        await page.evaluate(WATCH_TILES)
+        address = str(await tile(page, 199).locator("img").get_attribute("src"))
+        assert address.endswith("?width=256")  # no more pixels than are seen
         await expect(page.locator("#gallery-hint")).to_have_text("200 pictures")
         await tile(page, 199).click()
         await expect(page.locator("#viewer-title")).to_have_text("Picture 1 of 200")
@@ -82,6 +91,7 @@ async def test_two_hundred_pictures(running: RunningApp, visit: OpenPage, shelf:
         await expect(page.locator("#gallery")).to_be_focused()
         await page.evaluate("scrollTo(0, 1e6)")
         await expect(tile(page, 0)).to_be_visible()
+        assert await page.evaluate("made.size") <= 2 * few
         last, after = await tile(page, 0).bounding_box(), await end.bounding_box()
         assert last is not None
         assert after is not None
@@ -282,6 +292,27 @@ async def test_new_pictures_come_by_themselves(running: RunningApp, visit: OpenP
         await app.post("/v1/images/generations", prompt="two", size="64x64", steps=1)
         await expect(page.get_by_role("button", name="Open: two")).to_be_visible()
         await expect(page.locator("#gallery li")).to_have_count(1)
+
+
+@pytest.mark.parametrize(
+    ("view", "place", "shown"),
+    [("Gallery", "#gallery-error", "#gallery-empty"), ("Models", "#models-hint", ".model"),
+     ("Server", "#server-error", "#lanes .model")],
+)  # fmt: skip
+async def test_a_view_that_cannot_be_read(
+    running: RunningApp, visit: OpenPage, view: str, place: str, shown: str
+) -> None:
+    """Says so in its place, and comes when told."""
+    script = f"**/web/{view.lower()}.js"
+    async with running(engine=QuickEngine) as app, visit(app.url, broken_lines=True) as page:
+        await ready(page)
+        await page.route(script, lambda route: route.abort())
+        await page.get_by_role("link", name=view).click()
+        await expect(page.locator(place)).to_contain_text("The server is not responding")
+        await page.unroute(script)
+        await page.locator(place).get_by_role("button", name="Try again").click()
+        await expect(page.locator(shown).first).to_be_visible()
+        await expect(page.locator(place)).not_to_contain_text("not responding")
 
 
 async def test_a_gallery_that_cannot_be_read(running: RunningApp, visit: OpenPage) -> None:

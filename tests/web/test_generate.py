@@ -146,7 +146,7 @@ async def test_steps_may_be_left_out(studio: ServerProcess, visit: OpenPage) -> 
         await unfold(page)
         await expect(page.locator("#decoder-field")).to_be_hidden()
         await expect(page.locator("#step_cache option")).to_have_text(
-            ["no", "easycache", "dbcache", "taylorseer", "cache-dit", "spectrum"]
+            ["No", "easycache", "dbcache", "taylorseer", "cache-dit", "spectrum"]
         )
         await page.select_option("#step_cache", "spectrum")
         async with page.expect_request(asks) as asked:

@@ -198,7 +198,8 @@ async def test_the_state_of_the_server(
         running(engine=QuickEngine, root_path="/img") as app,
         visit(f"{app.url}/img", "#/server") as page,
     ):
-        await expect(page.locator("#server")).to_contain_text("Version")
+        for words in ("Version", "free", "on this machine", "Pictures"):
+            await expect(page.locator("#server")).to_contain_text(words)
         await expect(page.locator("#lanes .model").first).to_be_visible()
         await app.post("/img/v1/images/generations", prompt="a cat", size="64x64", steps=1)
         lines = page.locator("#log li")

@@ -106,11 +106,13 @@ class Follower:
 
     @property
     def pause(self) -> float:
-        """Seconds until the order of the queue should be told."""
+        """Seconds until the order of the queue should be told: it has changed, or the times in it are old."""
         queue = self._scheduler.queue
-        if not queue or queue.moves == self._moves:
+        if not queue:
             return math.inf
-        return self._placed + PLACES - time.monotonic()
+        return (
+            self._placed + (self._frames.again if queue.moves == self._moves else PLACES) - time.monotonic()
+        )
 
     def _of(self, job: Job) -> Iterator[bytes]:
         first, self._sent[job.id] = self._sent.get(job.id, 0), len(job.events)
@@ -120,10 +122,14 @@ class Follower:
 
 
 class Frames:
-    """Frames as they were sent, for whoever else wants the same ones; those with a preview are not kept."""
+    """Frames as they were sent, for whoever else wants the same ones; those with a preview are not kept.
 
-    def __init__(self, scheduler: Scheduler) -> None:
+    The times in the order of the queue hold for `again` seconds.
+    """
+
+    def __init__(self, scheduler: Scheduler, again: float) -> None:
         self._scheduler = scheduler
+        self.again = again
         self._kept: OrderedDict[tuple[str, str, int], bytes] = OrderedDict()
 
     def job(self, job: Job, base: str) -> bytes:
@@ -140,8 +146,9 @@ class Frames:
 
     def queue(self, caller: Caller) -> bytes:
         """Those who wait and may be seen, the next one first, with their places."""
-        seen = "" if caller.admin else caller.name
-        return self._once((seen, "queue", self._scheduler.queue.moves), partial(self._queue, caller))
+        seen, turn = "" if caller.admin else caller.name, int(time.monotonic() / self.again)
+        key = seen, f"queue {turn}", self._scheduler.queue.moves
+        return self._once(key, partial(self._queue, caller))
 
     def _job(self, job: Job, base: str) -> dict[str, Any]:
         view = JobObject.of(job, self._scheduler, base.__add__)
