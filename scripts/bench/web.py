@@ -8,6 +8,7 @@ with names of parts to measure only these: open, steps, heap, gallery.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import statistics
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from aiohttp import web
 from PIL import Image
 from playwright.async_api import Browser, Page, async_playwright
@@ -31,6 +31,7 @@ from gguf_imagegen.catalog.default_model import choose_models
 from gguf_imagegen.commands.testmodel import write_test_model
 from gguf_imagegen.pictures import infotext
 from gguf_imagegen.settings import Settings
+from scripts.bench import gallery_memory
 from tests.fake_engines import FakeBackend, QuickEngine
 
 OPENINGS = 10
@@ -63,11 +64,8 @@ new MutationObserver(() => {
   });
 }).observe(document.querySelector("#jobs"), {subtree: true, childList: true, characterData: true});
 """
-WATCH_LONG_TASKS = """
-window.tasks = [];
-new PerformanceObserver((list) => window.tasks.push(...list.getEntries().map((entry) => entry.duration)))
-  .observe({type: "longtask"});
-"""
+LONG_TASK = 50.0
+"""Milliseconds from which one speaks of a long task (W3C's Long Tasks API)."""
 
 AT_END = f"""
 scrollY + innerHeight >= document.documentElement.scrollHeight - 2
@@ -159,24 +157,13 @@ async def heap(page: Page) -> tuple[float, int]:
     return values["JSHeapUsedSize"] / 1e6, int(values["Nodes"])
 
 
-async def renderer(page: Page) -> float:
-    """Megabytes that the page's process alone has, pictures included."""
-    browser = page.context.browser
-    assert browser is not None
-    session = await browser.new_browser_cdp_session()
-    found = (await session.send("SystemInfo.getProcessInfo"))["processInfo"]
-    await session.detach()
-    pages = [psutil.Process(each["id"]) for each in found if each["type"] == "renderer"]
-    return max(float(each.memory_full_info().uss) for each in pages) / 1e6
-
-
 async def scroll(page: Page) -> None:
-    """To the end of the gallery, a row after the other, and back to its top."""
+    """To the end of the gallery, slowly enough that all pictures come, and back to its top."""
     await page.mouse.move(600, 400)
     step = 400
     while await page.evaluate("scrollY > 0 || !window.wasDown"):
         await page.mouse.wheel(0, step)
-        await page.wait_for_timeout(16)
+        await page.wait_for_timeout(100 if step > 0 else 16)
         if await page.evaluate(AT_END):
             await page.evaluate("window.wasDown = true")
             step = -4000
@@ -219,21 +206,31 @@ async def measure_heap(browser: Browser, url: str) -> None:
 
 
 async def measure_gallery(browser: Browser, url: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        at_once, later = await gallery_memory.measure(url, PICTURES, Path(folder))
+    print(f"{f'memory of the page after {PICTURES} pictures':48} {at_once:7.1f} MB, soon {later:.1f}")
     page = await new_page(browser, f"{url}/#/gallery")
     await page.locator("#gallery img").first.wait_for()
     await page.wait_for_timeout(1000)
-    fetched: set[str] = set()
-    page.on("requestfinished", lambda each: fetched.add(each.url) if "?width=" in each.url else None)
-    await page.evaluate(WATCH_LONG_TASKS)
+    await browser.start_tracing(page=page, categories=["-*", "toplevel", "__metadata"])
     await scroll(page)
-    tasks = list(await page.evaluate("window.tasks"))
-    longest = f", the longest {max(tasks):.0f} ms" if tasks else ""
-    print(f"{f'tasks over 50 ms, scrolling {PICTURES} pictures':48} {len(tasks):7}{longest}")
-    print(f"{'of which so many were fetched':48} {len(fetched):7}")
-    whole = await renderer(page)
-    used, nodes = await heap(page)
-    print(f"{'memory of its process after that':48} {whole:7.1f} MB, of which heap {used:.1f}; {nodes} nodes")
+    tasks = tasks_of_pages(json.loads(await browser.stop_tracing())["traceEvents"])
+    for what, field in {"by the clock": "dur", "of the processor": "tdur"}.items():
+        long = [task for task in (each.get(field, 0) / 1000 for each in tasks) if task > LONG_TASK]
+        longest = f", the longest {max(long):.0f} ms" if long else ""
+        print(f"{f'tasks over 50 ms {what}':48} {len(long):7}{longest}")
     await page.context.close()
+
+
+def tasks_of_pages(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the pages' main threads did, a task each: `dur` microseconds, of which `tdur` of the processor.
+
+    The format is Chromium's, https://perfetto.dev/docs/getting-started/other-formats.
+    """
+    names = [each for each in events if each["name"] == "thread_name"]
+    mains = {(each["pid"], each["tid"]) for each in names if each["args"]["name"] == "CrRendererMain"}
+    runs = [each for each in events if "RunTask" in each["name"] and each["ph"] == "X"]
+    return [each for each in runs if (each["pid"], each["tid"]) in mains]
 
 
 async def new_page(browser: Browser, url: str) -> Page:
