@@ -27,6 +27,7 @@ from gguf_imagegen.vocabulary.errors import (
     InvalidModelFile,
     InvalidRequest,
     InvalidSize,
+    MissingAddon,
     PromptTooLong,
     UnsupportedOperation,
 )
@@ -211,7 +212,7 @@ SMALL: dict[str, Any] = {"limits": {"max_side": 512, "max_pixels": 100_000, "max
         (InvalidImage, "mask", {"image": picture(64, 64), "mask": b"no image"}),
         (InvalidRequest, "mask", {"image": picture(64, 64), "mask": picture(64, 128)}),
         (UnsupportedOperation, "control", {"control": picture(64, 64)}),
-        (InvalidRequest, "lora", {"lora": [{"name": "absent"}]}),
+        (MissingAddon, "lora", {"lora": [{"name": "absent"}]}),
         (InvalidSize, "hires", {"hires": {"width": 4096, "height": 2048}}),
         (InvalidRequest, "hires", {"hires": {"scale": 1.1, "steps": 151}}),
     ],
