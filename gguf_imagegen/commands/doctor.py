@@ -37,8 +37,13 @@ PLAIN_COST: Final = "pictures made on the CPU take about 1.8 times as long"
 """Measured with AVX2: docs/performance.md."""
 ASKING: Final = 3.0
 """Seconds for a server to answer."""
-NEEDS: Final[Mapping[Kernels, str]] = {"bf16": "AVX512-BF16", "int8": "VNNI"}
-"""Instructions without which kernels that are asked for are not there."""
+NEEDS: Final[Mapping[Kernels, str]] = {
+    "bf16": "AVX-512 with BF16",
+    "int8": "AVX2, or VNNI where vectors have 512 bits",
+}
+"""Instructions without which kernels that are asked for are not there (`packed-simd.h`)."""
+BYTES: Final = "+int8"
+"""The end of what kernels are called that multiply bytes with AVX2 alone."""
 BACKENDS: Final[Mapping[str, tuple[str, str]]] = {
     "CUDA": ("cuda", "-DSD_CUDA=ON"),
     "Vulkan": ("vulkan", "-DSD_VULKAN=ON"),
@@ -124,9 +129,7 @@ def _build_words(features: list[str], backend: str) -> str:
 def _kernel_words(found: str | None, backend: str, asked: Kernels) -> str:
     """Those of ours that are in use, or why none are."""
     if found:
-        lacks = asked in NEEDS and asked not in found
-        less = f"; {asked} needs {NEEDS[asked]}, which this CPU or this build lacks" if lacks else ""
-        return f"{found}, for products, convolutions and attention on the CPU{less}"
+        return f"{found}, for products, convolutions and attention on the CPU{_less_than(asked, found)}"
     if found is not None:
         return "off, as --kernels says" if asked == "off" else "none: ggml's own are used on this CPU"
     choice, note = Path(sys.prefix) / "engine-choice", Path(sys.prefix) / NOTE
@@ -135,6 +138,15 @@ def _kernel_words(found: str | None, backend: str, asked: Kernels) -> str:
     if note.is_file():
         return f"none: ggml's own are used: {note.read_text(encoding='utf-8').strip()}"
     return f"none: built without; {how_to_install(backend)}"
+
+
+def _less_than(asked: Kernels, found: str) -> str:
+    """What those in use lack of those that were asked for."""
+    if asked == "int8" and found.endswith(BYTES):
+        return "; Q8_0 not as bytes, which needs VNNI"
+    if asked in NEEDS and asked not in found:
+        return f"; {asked} needs {NEEDS[asked]}, which this CPU, build or system lacks"
+    return ""
 
 
 def how_to_install(backend: str = "CPU") -> str:

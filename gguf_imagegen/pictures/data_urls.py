@@ -46,7 +46,9 @@ def _from_base64(text: str, param: str) -> bytes:
         for packed in _quartets(text):
             out.write(base64.b64decode(packed, validate=True))
     except ValueError as exc:
-        raise InvalidImage("the text is not base64", param=param) from exc
+        raise InvalidImage(
+            "the text is not base64; send the image as a file, as base64 or as a data: URL", param=param
+        ) from exc
     return out.getvalue()
 
 

@@ -68,10 +68,15 @@ def test_the_kernels_in_use(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     words = "AVX2 f32, for products, convolutions and attention on the CPU"
     assert kernels("AVX2 f32") == words
-    lacks = "which this CPU or this build lacks"
-    assert kernels("AVX2 f32", Settings(kernels="int8")) == f"{words}; int8 needs VNNI, {lacks}"
-    assert kernels("AVX2 f32", Settings(kernels="bf16")) == f"{words}; bf16 needs AVX512-BF16, {lacks}"
-    assert kernels("AVX2 f32+int8", Settings(kernels="int8")) == words.replace("f32", "f32+int8")
+    lacks = "which this CPU, build or system lacks"
+    assert kernels("AVX2 f32", Settings(kernels="bf16")) == f"{words}; bf16 needs AVX-512 with BF16, {lacks}"
+    wide = f"; int8 needs AVX2, or VNNI where vectors have 512 bits, {lacks}"
+    assert kernels("AVX-512 f32", Settings(kernels="int8")) == words.replace("AVX2", "AVX-512") + wide
+    for found, less in (
+        ("AVX2 f32+int8", "; Q8_0 not as bytes, which needs VNNI"),
+        ("AVX2 f32+VNNI int8", ""),
+    ):
+        assert kernels(found, Settings(kernels="int8")) == words.replace("AVX2 f32", found) + less
     assert kernels("", Settings(kernels="off")) == "off, as --kernels says"
     assert kernels("") == "none: ggml's own are used on this CPU"
     assert kernels(None) == f"none: built without; build it with: {checkout}/scripts/install"

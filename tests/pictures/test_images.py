@@ -229,10 +229,16 @@ def test_nothing_is_fetched(url: str) -> None:
     assert caught.value.param == "image"
 
 
-@pytest.mark.parametrize("text", ["not base64!", "data:image/png;base64,***", "data:image/png", "é", "a"])
+@pytest.mark.parametrize("text", ["nobody.png", "not base64!", "data:image/png;base64,***", "é", "a"])
 def test_bad_base64(text: str) -> None:
-    with pytest.raises(InvalidImage):
+    with pytest.raises(InvalidImage, match="as a file, as base64 or as a data: URL") as caught:
         data_urls.decode_data_url(text, "image")
+    assert caught.value.param == "image"
+
+
+def test_a_data_url_without_data() -> None:
+    with pytest.raises(InvalidImage, match="comma"):
+        data_urls.decode_data_url("data:image/png", "image")
 
 
 # Shaping
