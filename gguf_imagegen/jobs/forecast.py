@@ -23,7 +23,7 @@ SMALLER = (7 / 8, 3 / 4, 5 / 8, 1 / 2)
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds are None where nothing was measured; `room` is None where no model is used.
+    """Seconds are None where nothing was measured; `room` is None where no model of this machine is used.
 
     `cheaper` are the fields to send instead, where this does not fit and something does.
     """
@@ -58,6 +58,9 @@ class Forecaster:
         entry, spec = plan.entry, plan.generate
         if spec is None:
             return Forecast(plan, None, 0.0, 1, None, None)
+        load_seconds = 0.0 if self._pool.ready(entry) else self._pace.load_seconds(entry)
+        if not rooms or not self._catalog.on_disk(entry):  # machines that have the model look for themselves
+            return Forecast(plan, self._pace.job_seconds(plan), load_seconds, 1, None, None)
         files = self._catalog.checked_files(entry)
         found = [(free, verdict_of(entry, files, self._settings, free, spec.decoded)) for free in rooms]
         free, room = max(found, key=lambda each: each[1].fits)
@@ -65,7 +68,7 @@ class Forecaster:
         return Forecast(
             plan,
             seconds=self._pace.job_seconds(plan),
-            load_seconds=0.0 if self._pool.ready(entry) else self._pace.load_seconds(entry),
+            load_seconds=load_seconds,
             tiles=tiles.count_of(entry.family, spec.decoded, spec.vae_tile, spec.vae_tile_overlap)
             if tiled
             else 1,

@@ -125,7 +125,7 @@ async def test_frames(place: Place) -> None:
         names = [event.event for event in stream.events]
         assert names[0] == "progress"
         assert names[-1] == "done"
-        assert set(names) == {"progress", "verifying", "done"}
+        assert set(names) <= {"progress", "verifying", "done"}  # who is slow is told the latest alone
         assert stream.events[0].data == {
             "model": "one", "status": "planned", "overall": {"done": 0, "total": 3 * MB},
             "files": [

@@ -86,7 +86,10 @@ async def test_two_hundred_pictures(running: RunningApp, visit: OpenPage, shelf:
         await expect(tile(page, 2)).to_be_focused()
         assert await tiles.count() <= 2 * few
         await expect(tile(page, 199)).to_have_count(0)
-        await page.evaluate("scrollTo(0, 0)")
+        # more than once: the browser restores the place from before the viewer when it gets to it
+        await page.wait_for_function(
+            "scrollTo(0, 0) ?? document.querySelector('[aria-label=\"Open: picture 199\"]')"
+        )
         await expect(tile(page, 199)).to_be_visible()
         await expect(page.locator("#gallery")).to_be_focused()
         await page.evaluate("scrollTo(0, 1e6)")

@@ -101,3 +101,14 @@ async def test_the_real_engine_draws_the_same_on_a_node(
         near.node("a", model_dir, "sdcpp")
         await near.ready("a")
         assert await posted(near.app, GENERATIONS, **drawn) == made
+
+
+async def test_a_dry_run_of_a_model_that_a_node_has(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its memory is the node's to look after; a request that would be made is not refused."""
+    async with near_cluster(monkeypatch, tmp_path) as near:
+        near.node("far", model_dir)
+        await near.ready("far")
+        status, told = await near.app.post(GENERATIONS, **SMALL, dry_run=True)
+        assert (status, told["model"], told["memory"], told["cheaper"]) == (200, "tiny-random", None, None)
