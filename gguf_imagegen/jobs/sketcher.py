@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from gguf_imagegen.catalog.catalog import Catalog
@@ -34,33 +36,29 @@ class Sketcher:
         settings: Settings,
     ) -> Sketch:
         """Within these settings. Reads headers, and may ask GPUs: call it in a thread."""
-        try:
-            return self._sketched(request, entry, operation, warnings, settings)
-        except MissingAddon as missing:
-            if not (where := self._pool.where(missing.flag, missing.name)):
-                raise
-            raise MissingAddon(f"{missing.message}; {where}", param=missing.param) from None
-
-    def _sketched(
-        self,
-        request: ImageRequest,
-        entry: Entry,
-        operation: Operation,
-        warnings: list[str],
-        settings: Settings,
-    ) -> Sketch:
         task: TaskKind = "upscale" if operation == "upscale" else "generate"
         require_engine(request, entry, task, self._able)
-        if task == "generate":
-            require_able(request, entry, self._catalog, settings)
-            entry = with_control_net(request, entry, self._catalog, settings)
         warnings = [*warnings, *self._unheard(request, settings)]
-        sketched = sketch(request, entry, settings, operation, warnings, self._able)
+        with self._telling_where():
+            if task == "generate":
+                require_able(request, entry, self._catalog, settings)
+                entry = with_control_net(request, entry, self._catalog, settings)
+            sketched = sketch(request, entry, settings, operation, warnings, self._able)
         bare = sketched.bare
         if bare.generate is None:
             return sketched
         alike = replace(bare, generate=self._pool.alike(bare.entry, bare.generate))
         return replace(sketched, bare=alike)
+
+    @contextmanager
+    def _telling_where(self) -> Iterator[None]:
+        """Of an add-on that is missing, which other machines of a cluster have it."""
+        try:
+            yield
+        except MissingAddon as missing:
+            if not (where := self._pool.where(missing.flag, missing.name)):
+                raise
+            raise MissingAddon(f"{missing.message}; {where}", param=missing.param) from None
 
     def _unheard(self, request: ImageRequest, settings: Settings) -> list[str]:
         """Of words that name textual inversions of other machines of a cluster, and mean nothing here."""

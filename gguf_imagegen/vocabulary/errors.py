@@ -136,17 +136,8 @@ class MissingComponent(InvalidRequest):
 class MissingAddon(InvalidRequest):
     """A file that a request names, `name` as it spells it, and that is not in the folder of the flag."""
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        param: str | None = None,
-        retry_after: int | None = None,
-        faults: Sequence[Fault] = (),
-        flag: str = "",
-        name: str = "",
-    ) -> None:
-        super().__init__(message, param=param, retry_after=retry_after, faults=faults)
+    def __init__(self, message: str, *, param: str | None = None, flag: str = "", name: str = "") -> None:
+        super().__init__(message, param=param)
         self.flag = flag
         self.name = name
 

@@ -13,9 +13,12 @@ import aiohttp
 import numpy as np
 import pytest
 
+from gguf_imagegen.api.errands import Running
 from gguf_imagegen.api.keys import SERVICE
+from gguf_imagegen.api.pull import publish
 from gguf_imagegen.catalog import quants
 from gguf_imagegen.commands.testmodel import write_test_model
+from gguf_imagegen.download.progress import Verifying
 from gguf_imagegen.machine.memory import Available
 from tests.api.client import Stream, eventually, read_stream
 from tests.conftest import App, RunningApp
@@ -116,6 +119,15 @@ async def test_what_does_not_fit_is_refused(
             assert (answer.status, error["code"]) == (507, "insufficient_memory")
             assert "--no-memory-check" in error["message"]
     assert hub.contents == []
+
+
+def test_hashes_have_frames_of_their_own() -> None:
+    """Which those see who are quick enough; in a stream the next word of the file may come before."""
+    running = Running("model.pull", "one")
+    publish(running, Verifying("one.gguf", 1, 3))
+    (news,) = running.since(0)
+    assert news.name == "verifying"
+    assert news.view == {"status": "verifying", "file": "one.gguf", "done": 1, "total": 3}
 
 
 async def test_frames(place: Place) -> None:
