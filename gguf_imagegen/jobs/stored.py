@@ -89,9 +89,9 @@ def restored(event: OfJob) -> JobEvent:
 def restored_error(event: StoredEnd) -> ImagegenError:
     kinds = {kind.__name__: kind for kind in _kinds(ImagegenError)}
     kind = kinds.get(event.kind, errors.InternalError)
-    if issubclass(kind, InvalidImage):
-        return kind(event.message, param=event.param)
-    return kind(event.message, param=event.param, retry_after=event.retry_after)
+    error = kind(event.message, param=event.param)
+    error.retry_after = event.retry_after
+    return error
 
 
 def _kinds(kind: type[ImagegenError]) -> Iterator[type[ImagegenError]]:

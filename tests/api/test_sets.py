@@ -15,7 +15,7 @@ from PIL import Image
 
 from gguf_imagegen.vocabulary.engine import Generate
 from gguf_imagegen.vocabulary.events import EngineEvent
-from tests.api.client import SMALL, eventually, job_in_state
+from tests.api.client import SMALL, eventually
 from tests.conftest import App, RunningApp
 from tests.fake_engines import FailsGeneration, NeverAnswers, QuickEngine
 from tests.weights import write_lora
@@ -74,6 +74,14 @@ async def ended(app: App, made: Any) -> Any:
         return body if body["ended"] else None
 
     return await eventually("the set has ended", over)
+
+
+async def first_runs(app: App, made: Any) -> None:
+    async def runs() -> Any:
+        _, body = await app.get(f"{SETS}/{made['id']}")
+        return body["items"][0]["status"] == "running"
+
+    await eventually("the first item runs", runs)
 
 
 async def delete(app: App, path: str) -> tuple[int, Any]:
@@ -147,13 +155,7 @@ async def test_one_item_is_cancelled(running: RunningApp, catalog: Path) -> None
     """A running one, or one whose turn has not come; the others go on."""
     async with running(engine=NeverAnswers, catalog=catalog) as app:
         made = await make(app, prompts=["a", "b", "c", "d"])
-        item = made["items"][0]
-
-        async def runs() -> Any:
-            _, body = await app.get(f"{SETS}/{made['id']}")
-            return body["items"][0]["status"] == "running"
-
-        await eventually("the first one runs", runs)
+        await first_runs(app, made)
         for index in (3, 0):
             status, item = await delete(app, f"{SETS}/{made['id']}/items/{index}")
             assert (status, item["status"], item["error"]["code"]) == (200, "cancelled", "cancelled")
@@ -307,7 +309,7 @@ async def test_errors_of_items_outlive_the_server(running: RunningApp, catalog: 
     kept = {"catalog": catalog, "state_dir": tmp_path / "state", "lora_dir": loras}
     async with running(engine=lambda: Gated(gate), **kept) as app:
         made = await make(app, prompts=["a", "b", "c", "d"], lora=[{"name": "ink"}])
-        await job_in_state(app, "running")
+        await first_runs(app, made)
         ink.unlink()
         gate.set()
         before = await ended(app, made)
