@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
+from types import TracebackType
 from typing import BinaryIO
 
 from gguf_imagegen.engines import wire
@@ -23,6 +24,7 @@ def take_over() -> tuple[SimpleQueue[wire.Command], Callable[[EngineEvent], None
     """Make this process a worker: the commands as they come, and the function that sends an event."""
     messages = _private_stdout()
     become_worker()
+    sys.excepthook = _give_up
     commands: SimpleQueue[wire.Command] = SimpleQueue()
     events: SimpleQueue[EngineEvent] = SimpleQueue()
     threading.Thread(target=_read_commands, args=(sys.stdin.buffer, commands), daemon=True).start()
@@ -33,6 +35,16 @@ def take_over() -> tuple[SimpleQueue[wire.Command], Callable[[EngineEvent], None
 def print_line(text: str) -> None:
     """To stderr, past Python's buffers: the process may be about to abort."""
     os.write(2, text.replace("\n", " ").encode(errors="replace") + b"\n")
+
+
+def _give_up(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What the main thread does not handle, as an engine that does not load, ends the process at once.
+
+    Python's own way to the end is none here: it aborts where another thread reads stdin.
+    """
+    sys.__excepthook__(kind, error, trace)
+    print_line(f"{wire.CRASH}{kind.__name__}: {error}")
+    os._exit(1)
 
 
 def _private_stdout() -> int:

@@ -343,6 +343,14 @@ async def test_a_dying_worker_says_why(script: str, told: str) -> None:
     assert not engine.alive
 
 
+async def test_an_engine_that_does_not_load_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not that Python aborts at its end, since a thread of the worker reads stdin."""
+    (tmp_path / "stable_diffusion_cpp.py").write_text("raise OSError('libgomp.so.1: no such file')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(WorkerCrashed, match=r"\(exit code 1: OSError: libgomp\.so\.1: no such file\)"):
+        await all_of(EngineProcess().load(LoadSpec("any", {}, threads=1)))
+
+
 async def test_one_command_at_a_time(engine: EngineProcess, model: LoadSpec) -> None:
     events = engine.run(SPEC)
     assert isinstance(await anext(events), PhaseChanged)
