@@ -35,6 +35,11 @@ FAST: Final = "-DGGML_LLAMAFILE=ON"
 """tinyBLAS, as scripts/install has it built in."""
 PLAIN_COST: Final = "pictures made on the CPU take about 1.8 times as long"
 """Measured with AVX2: docs/performance.md."""
+COMPILERS: Final[Mapping[str, str]] = {
+    "darwin": "xcode-select --install",
+    "win32": "Visual Studio's Build Tools",
+}
+"""By system, what brings one; elsewhere Debian's command is the example."""
 ASKING: Final = 3.0
 """Seconds for a server to answer."""
 NEEDS: Final[Mapping[Kernels, str]] = {
@@ -81,9 +86,10 @@ def examine(settings: Settings) -> list[Finding]:
 
 
 def _compiler() -> list[Finding]:
-    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    words = "found" if compiler else "none: needed only to install or rebuild the engine (apt install g++)"
-    return [Finding("C++ compiler", None, words)]
+    compiler = any(shutil.which(name) for name in ("c++", "g++", "clang++", "cl"))
+    none = "none: needed only to install or rebuild the engine"
+    where = COMPILERS.get(sys.platform, "apt install g++")
+    return [Finding("C++ compiler", None, "found" if compiler else f"{none} ({where})")]
 
 
 def _level(settings: Settings) -> list[Finding]:
@@ -156,10 +162,13 @@ def how_to_install(backend: str = "CPU") -> str:
     if Path(sys.prefix).name == ".venv" and script.is_file():
         return f"build it with: {script} {name}".rstrip()
     pins = [each for each in metadata.requires("gguf-imagegen") or [] if each.startswith(ENGINE)]
-    command = f"{sys.executable} -m pip install --force-reinstall --no-cache-dir --no-deps"
+    pip = "-m pip install --force-reinstall --no-cache-dir --no-deps"
     flags = f"{FAST} {flag}".rstrip()
     gpu = "" if flag else "; for a GPU with that backend's flag too, e.g. -DSD_CUDA=ON"
-    return f"build it with: CMAKE_ARGS='{flags}' {command} '{(pins or [ENGINE])[0]}'{gpu}"
+    pin = (pins or [ENGINE])[0]
+    if sys.platform == "win32":
+        return f"build it in PowerShell: $env:CMAKE_ARGS='{flags}'; & '{sys.executable}' {pip} '{pin}'{gpu}"
+    return f"build it with: CMAKE_ARGS='{flags}' {sys.executable} {pip} '{pin}'{gpu}"
 
 
 def _cores(settings: Settings) -> Finding:

@@ -116,6 +116,20 @@ def test_without_a_checkout_pip_does_it(backend: str, flags: str) -> None:
     assert "99" not in pinned.specifier
 
 
+@pytest.mark.usefixtures("by_pip")
+def test_windows_has_a_command_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PowerShell takes no variables before a command, and there is no apt."""
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert how_to_install().startswith(
+        f"build it in PowerShell: $env:CMAKE_ARGS='-DGGML_LLAMAFILE=ON'; & '{sys.executable}' -m pip install "
+    )
+    monkeypatch.setenv("PATH", "")
+    (compiler,) = doctor._compiler()
+    assert compiler.words == (
+        "none: needed only to install or rebuild the engine (Visual Studio's Build Tools)"
+    )
+
+
 def test_a_broken_engine_says_why(tmp_path: Path) -> None:
     """Whatever the library's loader said, and the command; exit code 1."""
     (tmp_path / "stable_diffusion_cpp.py").write_text("raise OSError('libgomp.so.1: no such file')")
