@@ -8,7 +8,6 @@ a child that does nothing shows that the engine's is larger.
 from __future__ import annotations
 
 import asyncio
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +18,9 @@ from gguf_imagegen.planning.plan import plan
 from gguf_imagegen.planning.request import parse_request
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Generate, LoadSpec
+
+if sys.platform != "win32":
+    import resource
 
 UNIT = 1 if sys.platform == "darwin" else 1024
 """Bytes in one of what `ru_maxrss` counts."""
@@ -65,6 +67,7 @@ def main() -> None:
 
 
 def peak_of_children() -> int:
+    assert sys.platform != "win32"
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * UNIT
 
 

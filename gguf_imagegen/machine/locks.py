@@ -77,8 +77,9 @@ def _is_open_file(path: Path, handle: int) -> bool:
 if sys.platform == "win32":
     import msvcrt
 
-    FAR = 1 << 62
-    """Windows locks bytes, which nobody else may read then: one far behind what the file says."""
+    FAR = 1 << 30
+    """Windows locks bytes, which nobody else may read then: one far behind what the file says, and nearer
+    than the largest file of any file system, behind which some cannot seek."""
 
     def _lock(handle: int) -> bool:
         os.lseek(handle, FAR, os.SEEK_SET)

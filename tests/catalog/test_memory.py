@@ -143,6 +143,7 @@ def test_the_peak_of_stable_diffusion(
     assert told.total(tiling) == pytest.approx(measured, rel=0.02)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
     ("hidden", "blocks", "size"), [(128, 1, "64x64"), (256, 5, "256x128"), (768, 4, "64x64")]
 )

@@ -14,7 +14,6 @@ from typing import cast
 
 import pytest
 import pytest_asyncio
-import uvloop
 from msgspec.structs import replace
 
 from gguf_imagegen.commands.testmodel import write_test_model
@@ -359,9 +358,11 @@ async def test_one_command_at_a_time(engine: EngineProcess, model: LoadSpec) -> 
     assert await all_of(events)
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("turns", range(12))
 def test_close_while_it_starts(model: LoadSpec, turns: int) -> None:
     """On the server's event loop, too, whoever waits for the load hears that the engine was closed."""
+    import uvloop  # only here: Windows lacks it, and other modules take things from this one
 
     async def close_early() -> None:
         engine = EngineProcess()

@@ -8,6 +8,8 @@ import pytest
 
 from gguf_imagegen.machine.gpus import Vram, located, vram_of
 
+pytestmark = pytest.mark.posix
+
 GB = 1 << 30
 SUMMARY = """\
 GPU0:

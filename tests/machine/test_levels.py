@@ -89,8 +89,9 @@ def test_processes_are_told_of_the_build() -> None:
     """By the variable that the binding reads."""
     environment: dict[str, str] = {}
     assert in_use(environment) is None
-    use(Level("x86-64-v3", Path("/lib/v3.so")), "the best for this CPU: yes", environment)
-    assert environment[VARIABLE] == "/lib/v3.so"
+    library = Path("/lib/v3.so")
+    use(Level("x86-64-v3", library), "the best for this CPU: yes", environment)
+    assert environment[VARIABLE] == str(library)
     assert in_use(environment) == InUse("x86-64-v3", "the best for this CPU: yes")
 
 

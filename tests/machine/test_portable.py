@@ -17,6 +17,7 @@ import pytest
 import gguf_imagegen
 from gguf_imagegen.machine import files, limits, locks, processes, signals
 from tests.api.client import eventually
+from tests.conftest import POSIX
 
 PACKAGE = Path(gguf_imagegen.__file__).parent
 FOREIGN = {
@@ -79,6 +80,20 @@ def test_texts_are_read_as_utf8() -> None:
         and isinstance(node.func, ast.Attribute)
         and node.func.attr in ("read_text", "write_text")
         and not any(each.arg == "encoding" for each in node.keywords)
+    }
+    assert found == set()
+
+
+def test_tests_are_found_everywhere() -> None:
+    """What pytest imports to find tests has what only one system has no further out than in a function or
+    behind a look at the system, unless all its tests need POSIX."""
+    found = {
+        f"{path.name}:{place}"
+        for path in sorted((PACKAGE.parent / "tests").rglob("*.py"))
+        if POSIX not in path.read_text(encoding="utf-8")
+        for node in read(path).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for place in of_one_system(node)
     }
     assert found == set()
 
