@@ -55,8 +55,8 @@ def compile_python(python: Path) -> None:
     """python.exe, and python3.dll for modules of any version: its names lead to the DLL of this one."""
     dll = f'-DPYTHON_DLL=L"python{VERSION}.dll"'
     subprocess.run([*ZIG, "-municode", dll, "-o", python / "python.exe", HERE / "python.c"], check=True)
-    names = exported(python / f"python{VERSION}.dll")
-    link(python / "python3.dll", {name: f"python{VERSION}.{name}" for name in names if "Py" in name})
+    names = exported(tables(python / f"python{VERSION}.dll"))
+    link(python / "python3.dll", {name: f"python{VERSION}.{name}" for name in names})
 
 
 def give_numpy_its_functions(site: Path, python: Path) -> None:
@@ -65,7 +65,7 @@ def give_numpy_its_functions(site: Path, python: Path) -> None:
     own = OWN.findall((HERE / "complex.c").read_text(encoding="utf-8"))
     wanted: set[str] = set()
     for module in (site / "numpy").rglob("*.pyd"):
-        wanted |= imported(module, theirs) | imported(module, ours)
+        wanted |= imported(tables(module), theirs) | imported(tables(module), ours)
         module.write_bytes(module.read_bytes().replace(theirs.encode(), ours.encode()))
     passed = {name: f"ucrtbase.{name}" for name in wanted}
     link(python / ours, passed | {name: f"own_{name}" for name in own}, HERE / "complex.c")
@@ -80,17 +80,20 @@ def link(dll: Path, names: dict[str, str], source: Path | None = None) -> None:
     subprocess.run([*ZIG, "-shared", "-o", dll, source or empty, definition], check=True)
 
 
-def exported(dll: Path) -> list[str]:
-    return re.findall(r"^\s+\[\s*\d+\].*\s(\w+)$", tables(dll), re.M)
+def exported(said: str) -> list[str]:
+    """The names in the tables of a DLL."""
+    _, _, rest = said.partition("[Ordinal/Name Pointer] Table\n")
+    return re.findall(r"^\s+\[\s*\d+\].*\s(\w+)$", rest, re.M)
 
 
-def imported(module: Path, dll: str) -> set[str]:
-    """The names that a module takes from a DLL."""
-    _, _, rest = tables(module).partition(f"DLL Name: {dll}\n")
+def imported(said: str, dll: str) -> set[str]:
+    """The names in the tables of a module that it takes from a DLL."""
+    _, _, rest = said.partition(f"DLL Name: {dll}\n")
     return set(re.findall(r"^\t.*\s(\w+)$", rest.partition("DLL Name:")[0], re.M))
 
 
 def tables(file: Path) -> str:
+    """As objdump prints what a file exports and imports."""
     return subprocess.run(["objdump", "-p", file], check=True, capture_output=True, text=True).stdout
 
 
