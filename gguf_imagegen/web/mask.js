@@ -2,6 +2,7 @@
 // can be undone; the canvas is drawn from it.
 
 import { $, ask, loadImage, press, pressed } from "./dom.js";
+import { style } from "./late_style.js";
 
 const INK = [226, 0, 122]; // seen on most pictures; the finished mask is white on black
 const WHITE = [255, 255, 255];
@@ -11,6 +12,7 @@ const STEP = 0.25; // of the brush, by which an arrow key moves it
 
 /** The mask as a data: URL, null for none; `before` is one to go on with. */
 export async function paintMask(url, before) {
+  await style();
   const picture = await loadImage(url);
   const base = before ? await loadImage(before) : null;
   const canvas = makeCanvas(picture);
