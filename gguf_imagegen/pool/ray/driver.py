@@ -82,8 +82,7 @@ class Driver:
     async def _be_a_node(self, wanted: str, environment: Mapping[str, str], *, head: bool) -> None:
         """A driver needs one of Ray's nodes on its own machine; one without devices does."""
         if head:
-            port = int(wanted.partition(":")[2] or nodes.PORT)
-            self.address = f"{nodes.own_address()}:{port}"
+            self.address = nodes.head_address(wanted)
             head = not await nodes.answers(self.address)
         else:
             self.address = nodes.checked_address(
@@ -92,7 +91,8 @@ class Driver:
             if not await nodes.answers(self.address):
                 raise ClusterFailed(f"nothing answers at {self.address}, the head of the cluster")
         if head or not await asyncio.to_thread(nodes.is_here, self.address):
-            node = RayNode(self.address, environment, head=head)
+            ports = nodes.ports_of(self._settings)
+            node = RayNode(self.address, environment, head=head, extra=ports)
             await node.start()
             self._node = node
 
