@@ -53,7 +53,7 @@ class Driver:
         environment = nodes.environment(token)
         try:
             await self._be_a_node(wanted, environment, head=head)
-            return await self._follow(environment)
+            return await self._first_end(environment)
         finally:
             await self.stop()
 
@@ -95,6 +95,21 @@ class Driver:
             node = RayNode(self.address, environment, head=head, extra=ports)
             await node.start()
             self._node = node
+
+    async def _first_end(self, environment: Mapping[str, str]) -> str:
+        """Why the bridge ended, or Ray's processes here, without which it waits for ever and says nothing."""
+        tasks = [asyncio.create_task(self._follow(environment))]
+        if self._node is not None:
+            tasks.append(asyncio.create_task(self._node.wait()))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                return tasks[0].result()
+            return "Ray's processes on this machine ended"
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, environment: Mapping[str, str]) -> str:
         self._bridge = bridge = await asyncio.create_subprocess_exec(
