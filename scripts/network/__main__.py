@@ -6,6 +6,7 @@ Pictures are the embedded model's; all machines share the cores of this one.
 from __future__ import annotations
 
 import argparse
+import signal
 import statistics
 import sys
 import time
@@ -80,7 +81,6 @@ def slow() -> None:
             say(f"{words}: a node's lane is there after {made.wait_for('alpha'):.1f} s")
             say_answer(made, f"{words}: the first picture")
             say_answer(made, f"{words}: another")
-            say_answer(made, f"{words}: one of 512x512", size="512x512")
             say(f"{words}: lanes lost: {made.cluster['lanes_lost']}")
 
 
@@ -115,7 +115,7 @@ def _cut(made: Trial, seconds: float) -> None:
 
 
 def head() -> None:
-    """Ray's head is killed while a node draws, then the server is started again."""
+    """Ray's head is killed while a node draws."""
     with trial("alpha") as made:
         made.serve()
         made.node("alpha")
@@ -160,7 +160,9 @@ def main() -> int:
     parser.add_argument(
         "scenario", nargs="*", choices=[[], *SCENARIOS], metavar="SCENARIO", help=", ".join(SCENARIOS)
     )
-    for name in parser.parse_args().scenario or SCENARIOS:
+    wanted = parser.parse_args().scenario or SCENARIOS
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    for name in wanted:
         print(f"{name}: {SCENARIOS[name].__doc__}", flush=True)
         SCENARIOS[name]()
     return 0

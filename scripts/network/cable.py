@@ -1,8 +1,8 @@
 """A slow cable between a machine and the switch, for kernels without `tc netem`: delay, loss, and a rate.
 
 `python -m scripts.network.cable NAME DELAY LOSS RATE`: seconds each way, a share of the packets, bits a
-second each way, 0 for no bound. Its ends are NAME and far-NAME, in the namespace where it runs until it is
-killed.
+second each way, 0 for no bound. Its ends are NAME and far-NAME, in the namespace where it runs, until it is
+killed or its parent ends.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import time
 from collections import deque
 from contextlib import suppress
 from typing import Final
+
+from gguf_imagegen.machine.processes import die_with_parent
 
 TUNSETIFF: Final = 0x400454CA
 TAP_WITHOUT_HEADERS: Final = 0x1002
@@ -60,6 +62,7 @@ def end(name: str) -> int:
 
 
 def main(name: str, delay: str, loss: str, rate: str) -> None:
+    die_with_parent()
     near, far = end(name), end(f"far-{name}")
     character = float(delay), float(loss), float(rate)
     ways = [Direction(near, far, *character), Direction(far, near, *character)]
