@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import re
@@ -45,6 +46,7 @@ from tests.fake_engines import FakeBackend
 from tests.hub import HubServer
 
 DEADLINE = 60.0
+TESTS = Path(__file__).parent
 LARGE = (
     "test_deaths.py",
     "test_docs_build.py",
@@ -60,16 +62,17 @@ LARGE = (
 )
 """Modules that run with `--all` alone."""
 LONG = (
-    "test_kernels.py",
-    "test_lanes.py",
-    "test_repositories.py",
-    "test_restart.py",
-    "test_schemathesis.py",
-    "test_set_restart.py",
-    "test_state.py",
-    "web",
+    ("pool/ray",),
+    ("engines/test_kernels.py", "api/test_schemathesis.py", "commands/test_repositories.py"),
+    ("api/test_lanes.py", "api/test_restart.py", "test_restart.py", "test_set_restart.py", "test_state.py"),
+    ("web/test_edit.py", "web/test_generate.py"),
+    ("web/test_models.py", "web/test_page.py", "web/test_settings.py"),
+    ("web",),
 )
-"""Modules and folders with tests of many seconds, which begin before the others."""
+"""Modules and folders with tests of many seconds, which begin before the others.
+
+A group is for one worker, where its tests share what takes long to start: a cluster, a browser, a server.
+"""
 POSIX = "\npytestmark = pytest.mark.posix\n"
 
 
@@ -99,7 +102,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def long_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
-    """What LONG names, spread over the workers of xdist, at the beginning of what each of them gets.
+    """The groups of LONG, dealt to the workers of xdist, each at the beginning of what its worker gets.
 
     Its `--dist worksteal` gives each worker an even share of the tests in their order; one that has done its
     own takes from the others', but never the test after the one that runs. Two long tests at the end of a
@@ -107,18 +110,23 @@ def long_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
     """
     if workers == 1:
         return items
-    long = [item for item in items if _is_long(item)]
-    others = iter([item for item in items if not _is_long(item)])
+    groups: list[list[pytest.Item]] = [[] for _ in range(len(LONG) + 1)]
+    for item in items:
+        groups[_group(item)].append(item)
+    others = iter(groups.pop())
     ordered: list[pytest.Item] = []
     for worker in range(workers):
         share = (len(items) - len(ordered)) // (workers - worker)
-        first = long[worker::workers]
+        first = [item for group in groups[worker::workers] for item in group]
         ordered += [*first, *islice(others, max(0, share - len(first)))]
     return ordered
 
 
-def _is_long(item: pytest.Item) -> bool:
-    return not {item.path.name, item.path.parent.name}.isdisjoint(LONG)
+def _group(item: pytest.Item) -> int:
+    """The first one of LONG that names its module or a folder of it; one more than all for no long test."""
+    path = item.path.relative_to(TESTS)
+    names = {path.as_posix(), *(folder.as_posix() for folder in path.parents)}
+    return next((number for number, group in enumerate(LONG) if not names.isdisjoint(group)), len(LONG))
 
 
 def _further_examples(items: list[pytest.Item]) -> set[pytest.Item]:
@@ -140,6 +148,12 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     hypothesis.settings.register_profile("any machine", deadline=None)
     hypothesis.settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays, and Python need not look through it for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure() -> None:

@@ -15,6 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from scripts.engine import patched, vocabularies
+from scripts.engine.others import listed, others
 from scripts.engine.patched import GGML_CPU, HOOKS, KERNELS, Unpatched
 from scripts.engine.upstream import __main__ as upstream
 
@@ -23,10 +24,14 @@ HUNK = re.compile(r"@@ -(\d+)")
 INCLUDES = re.compile(r'#include "(packed.*)"')
 PIP_OF_A_NEW_ENVIRONMENT = """#!/usr/bin/env bash
 # Stands for Python: the engine loads once pip was asked for what it needs, if that is to be had.
+# What else the package needs is there only once the engine is being compiled.
 case "$*" in
+  *" --no-warn-conflicts "*)
+    until [ -e "$FOLDER/calls" ]; do sleep 0.01; done
+    echo others >>"$FOLDER/calls" ;;
   *" download "*) cp "$FOLDER"/*.tar.gz "${{@: -1}}" ;;
   *--force-reinstall*) echo "install ${{*: -1}}" >>"$FOLDER/calls" ;;
-  *" install --quiet "*) [ {there} = 1 ] && touch "$FOLDER/needed" ;;
+  *" install --quiet "*) echo needed >>"$FOLDER/calls"; [ {there} = 1 ] && touch "$FOLDER/needed" ;;
   "-c "*) [ -e "$FOLDER/needed" ] ;;
   *) exec {python} "$@" ;;
 esac
@@ -129,7 +134,10 @@ def test_an_archive_of_another_hash(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("there", [True, False])
 def test_what_the_engine_needs_is_installed_first(tmp_path: Path, *, there: bool) -> None:
-    """A new environment has nothing of it, and without it the best engine does not load."""
+    """A new environment has nothing of it, and without it the best engine does not load.
+
+    Before it comes what else the package needs, which pip installs while the engine is compiled.
+    """
     fake = tmp_path / "python"
     fake.write_text(PIP_OF_A_NEW_ENVIRONMENT.format(python=sys.executable, there=int(there)))
     fake.chmod(0o755)
@@ -143,7 +151,23 @@ def test_what_the_engine_needs_is_installed_first(tmp_path: Path, *, there: bool
         cwd=ROOT, env={**os.environ, "FOLDER": str(tmp_path)}, check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     assert note.exists() is not there
+    calls = [line.split()[0] for line in (tmp_path / "calls").read_text().splitlines()]
+    meanwhile = ["others"] if others(patched.ENGINE) else []
+    assert calls == ["install", *meanwhile, "needed", *([] if there else ["install"])]
     assert ("plain" in (tmp_path / "calls").read_text()) is not there
+
+
+def test_what_the_package_needs_beside_its_engine() -> None:
+    """With what an extra names, and the extras that it includes."""
+    project = {
+        "name": "package",
+        "dependencies": ["one>=1", "an-engine>=2,<3"],
+        "optional-dependencies": {
+            "dev": ["package[more,most]", "two"], "more": ["three"], "most": ["four", "five"], "no": ["six"],
+        },
+    }  # fmt: skip
+    assert listed(project, "an-engine", "") == ["one>=1"]
+    assert listed(project, "an-engine", "dev") == ["one>=1", "two", "three", "four", "five"]
 
 
 @pytest.mark.parametrize("system", ["linux", "darwin", "win32"])

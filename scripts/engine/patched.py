@@ -1,21 +1,25 @@
 """Install the engine with our kernels, built from the binding's source archive; as it comes where that fails.
 
 Called by `scripts/install`, before anything but pip is there; CMAKE_ARGS of the environment are CMake's.
+While the compiler is at work pip installs what the package needs beside it.
 A build without the kernels is never refused: `--note` names the file that then says why, for the doctor.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 from scripts.engine import vocabularies
+from scripts.engine.others import others
 
 HERE: Final = Path(__file__).parent
 ENGINE: Final = "stable-diffusion-cpp-python"
@@ -89,9 +93,21 @@ def install(what: str) -> bool:
     return subprocess.run(command).returncode == 0
 
 
-def install_patched() -> None:
+@contextlib.contextmanager
+def installing(requirements: Sequence[str]) -> Iterator[None]:
+    """Meanwhile pip installs these; what goes wrong is told when the package itself is installed."""
+    command = [*PIP, "install", "--quiet", "--no-warn-conflicts", *requirements]
+    pip = subprocess.Popen(command, stderr=subprocess.DEVNULL) if requirements else None
+    try:
+        yield
+    finally:
+        if pip is not None:
+            pip.wait()
+
+
+def install_patched(requirements: Sequence[str]) -> None:
     """Raises Unpatched, also for a library that does not load."""
-    with tempfile.TemporaryDirectory(prefix="gguf-imagegen-engine-") as folder:
+    with installing(requirements), tempfile.TemporaryDirectory(prefix="gguf-imagegen-engine-") as folder:
         if not install(str(source_tree(Path(folder)))):
             raise Unpatched("the engine does not compile with them")
     if run([*PIP, "install", "--quiet", ENGINE]).returncode:  # what it needs: nothing is there in a new .venv
@@ -106,10 +122,11 @@ def main() -> None:
         "--otherwise", required=True, help="what pip installs where the kernels cannot be built in"
     )
     parser.add_argument("--note", type=Path, required=True, help="file for the reason")
+    parser.add_argument("--extra", default="", help="of the package, whose needs are installed meanwhile")
     options = parser.parse_args()
     options.note.unlink(missing_ok=True)
     try:
-        install_patched()
+        install_patched(others(ENGINE, options.extra))
     except Unpatched as exc:
         print(f"scripts/install: the engine is built without its fast kernels: {exc}", file=sys.stderr)
         if not install(options.otherwise):

@@ -411,15 +411,23 @@ async def test_two_tabs_show_the_same(studio: ServerProcess, visit: OpenPage) ->
         await expect(newest_job(page).locator(".state")).to_have_text("Cancelled")
 
 
-async def test_a_reload_in_the_middle(studio: ServerProcess, visit: OpenPage) -> None:
+async def test_a_reload_in_the_middle(running: RunningApp, visit: OpenPage) -> None:
     """The job goes on, and so does its card."""
-    async with visit(studio.url) as page:
+    reloaded = asyncio.Event()
+
+    class Waits(QuickEngine):
+        async def at_step(self, step: int) -> None:
+            if step == 4:
+                await reloaded.wait()
+
+    async with running(engine=Waits) as app, visit(app.url) as page:
         await generate(page, "survives", steps=6, count=2)
         card = newest_job(page)
         await expect(card.locator(".picture[data-state=preview]")).to_be_visible()
         await page.reload()
         await expect(card).to_contain_text("survives")
         await expect(card.locator(".state")).to_have_text(re.compile(r"step \d+ of 6 · picture \d of 2"))
+        reloaded.set()
         await settled(page)
         await expect(card.locator(".picture[data-state=done]")).to_have_count(2)
         await finished_source(page)

@@ -191,7 +191,7 @@ def left_of(word: str) -> Iterator[psutil.Process]:
             yield each
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package")
 async def cluster(model_dir: Path) -> AsyncIterator[Cluster]:
     """With node `a`, which has two lanes."""
     made = Cluster(model_dir)
@@ -231,7 +231,7 @@ class Front:
         return asyncio.create_task(self.app.post("/v1/images/generations", **body))
 
 
-@pytest_asyncio.fixture(scope="session")
+@pytest_asyncio.fixture(scope="package")
 async def front(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Front]:
     empty = tmp_path_factory.mktemp("no-models")
     async with runner_of(empty)(
