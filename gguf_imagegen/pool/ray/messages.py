@@ -19,7 +19,7 @@ from gguf_imagegen.vocabulary.engine import LoadSpec, Task
 from gguf_imagegen.vocabulary.errors import ImagegenError, InvalidImage
 from gguf_imagegen.vocabulary.events import EngineEvent, Made
 
-WIRE: Final = 3
+WIRE: Final = 4
 
 # -- what a node is -----------------------------------------------------------------------------------
 
