@@ -4,11 +4,11 @@ import { call } from "./api.js";
 import { previewsOf } from "./create.js";
 import { toast } from "./dom.js";
 import * as jobs from "./jobs.js";
-import { ofJob, requestOf } from "./settings.js";
+import { anew, ofJob, requestOf } from "./settings.js";
 import * as sources from "./sources.js";
 
 export async function redo(job) {
-  const { image, mask: _, ...body } = requestOf({ ...ofJob(job), Seed: undefined });
+  const { image, mask: _, ...body } = requestOf(anew(ofJob(job)));
   const source = sources.ofJob(job.id);
   if (image && !source) return void toast("This browser does not have the picture that it started from. Load its settings, and choose the picture.", "error");
   const pictures = image ? { image: source.images, mask: source.mask ?? undefined } : {};
