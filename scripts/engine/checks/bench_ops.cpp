@@ -180,6 +180,9 @@ int main(int argc, char ** argv) {
     moved("bias 320 at 64", 2.0 * 64 * 64 * 320, [](ggml_context * c) {
         return ggml_add(c, tensor(c, GGML_TYPE_F32, 64, 64, 320), tensor(c, GGML_TYPE_F32, 1, 1, 320));
     });
+    moved("turns of 64 pairs, 30 heads at 1088", 3.0 * 1088 * 3840, [](ggml_context * c) {
+        return ggml_mul(c, tensor(c, GGML_TYPE_F32, 2, 64, 1088, 30), tensor(c, GGML_TYPE_F32, 2, 64, 1088));
+    });
     moved("group norm 320 at 64", 2.0 * 64 * 64 * 320, [](ggml_context * c) {
         return ggml_group_norm(c, tensor(c, GGML_TYPE_F32, 64, 64, 320), 32, 1e-6f);
     });

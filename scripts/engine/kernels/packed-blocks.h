@@ -265,6 +265,8 @@ inline int64_t block_of_k(int64_t fit, int64_t k, int64_t unit) {
 // What `multiply` has to know of its factors: here floats, or pairs of BF16.
 template <bool BF>
 struct OfFloats {
+    static constexpr int height = NR;  // rows of a tile, at most
+
     static int64_t step(int64_t k, int64_t unit) { return block_of_k((BF ? 2 : 1) * KW, k, unit); }
 
     static int64_t words(int64_t kc) { return words_of(kc, BF); }
@@ -282,8 +284,8 @@ struct OfFloats {
 
 // n rows in tiles of about the same height, as low ones leave the processor waiting: job(first, rows)
 template <class Job>
-void in_tiles(int64_t n, const Job & job) {
-    const int64_t tiles = (n + NR - 1) / NR;
+void in_tiles(int64_t n, int height, const Job & job) {
+    const int64_t tiles = (n + height - 1) / height;
     const int64_t low = n / tiles, higher = n % tiles;
     for (int64_t i = 0, first = 0; i < tiles; ++i) {
         const int rows = (int) low + (i < higher);
@@ -313,7 +315,7 @@ void multiply(const PackV & pack_v, const Rows & s, float * c, int64_t ldc, int6
             const int64_t in_group = (i - m0) % (GROUP * PV);
             if (in_group == 0) pack_v(i, (int) std::min<int64_t>(GROUP * PV, m1 - i), k0, kc, t.v());
             const int m = (int) std::min<int64_t>(PV, m1 - i), width = width_of(m);
-            in_tiles(n1 - n0, [&](int64_t j, int n) {
+            in_tiles(n1 - n0, Kind::height, [&](int64_t j, int n) {
                 float * const sums = between + j * pitch + (i - m0);
                 Sums sum = { sums, pitch, k0 > 0 ? sums : nullptr, pitch };
                 if (k0 + kc == k) sum.to = c + (n0 + j) * ldc + i, sum.to_pitch = ldc;
@@ -323,7 +325,7 @@ void multiply(const PackV & pack_v, const Rows & s, float * c, int64_t ldc, int6
                     run(kw, v, rows, kw, sum);
                     return;
                 }
-                float edge[NR * PV];  // the tile is wider than what is left of the row
+                float edge[Kind::height * PV];  // the tile is wider than what is left of the row
                 run(kw, v, rows, kw, { edge, PV, nullptr, 0 });
                 for (int q = 0; q < n; ++q)
                     for (int l = 0; l < m; ++l)

@@ -231,6 +231,7 @@ void tile_of_bytes(int64_t kw, const float * v, const float * s, int64_t lds, co
             PACKED_UNROLL
             for (int i = 0; i < MV; ++i) sums[j][i] = LEAST ? no_ints() : one_word(s + j * lds + W + 1);
         }
+        PACKED_UNROLL
         for (int k0 = 0; k0 < W; k0 += RUN) {
             ints run[N][MV];
             PACKED_UNROLL
@@ -238,6 +239,7 @@ void tile_of_bytes(int64_t kw, const float * v, const float * s, int64_t lds, co
                 PACKED_UNROLL
                 for (int i = 0; i < MV; ++i) run[j][i] = in_halves ? no_ints() : sums[j][i];
             }
+            PACKED_UNROLL
             for (int k = k0; k < k0 + RUN; ++k) {
                 ints x[MV];
                 PACKED_UNROLL
@@ -294,6 +296,8 @@ struct OfBytes {
     // half a panel in L1, as bytes are multiplied in half of the time that floats of 16 bits take
     static constexpr int64_t most = 512;
     static_assert(most / Group::values * Group::words <= KW, "it fits in the buffers");
+
+    static constexpr int height = in_halves ? 4 : NR;
 
     static int64_t step(int64_t k, int64_t unit) { return block_of_k(most, k, unit); }
 

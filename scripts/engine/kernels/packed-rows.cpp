@@ -33,16 +33,22 @@ char * row_of(const ggml_tensor * t, int64_t i) {
     return (char *) t->data + i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3];
 }
 
-// Vectors of n values, then the rest one by one, through a vector that is filled up with zeros.
-template <class Change>
-void change(const float * x, float * y, int64_t n, const Change & f) {
+// Vectors of n values, then the rest through vectors that are filled up with zeros.
+template <class Combine>
+void combine(const float * x, const float * y, float * to, int64_t n, const Combine & f) {
     int64_t i = 0;
-    for (; i + VL <= n; i += VL) store(y + i, f(load(x + i)));
+    for (; i + VL <= n; i += VL) store(to + i, f(load(x + i), load(y + i)));
     if (i == n) return;
-    float last[VL] = {};
-    std::memcpy(last, x + i, (n - i) * sizeof(float));
-    store(last, f(load(last)));
-    std::memcpy(y + i, last, (n - i) * sizeof(float));
+    float last[2][VL] = {};
+    std::memcpy(last[0], x + i, (n - i) * sizeof(float));
+    std::memcpy(last[1], y + i, (n - i) * sizeof(float));
+    store(last[0], f(load(last[0]), load(last[1])));
+    std::memcpy(to + i, last[0], (n - i) * sizeof(float));
+}
+
+template <class Change>
+void change(const float * x, float * to, int64_t n, const Change & f) {
+    combine(x, x, to, n, [&](vec v, vec) { return f(v); });
 }
 
 // ---- arithmetic ----------------------------------------------------------------------------------------------------
@@ -78,6 +84,30 @@ bool with_value(const ggml_compute_params * params, ggml_tensor * dst, const Ope
         change(values(x) + i * plane, values(dst) + i * plane, plane, [&](vec v) { return f(v, value); });
     }
     return true;
+}
+
+// All of y at once, again for each index of the dimensions that it lacks, as the turns of positions that all heads share.
+// Rows may be of two values, so that it takes long to go through them one by one.
+template <class Operation>
+bool with_all(const ggml_compute_params * params, ggml_tensor * dst, const Operation & f) {
+    const ggml_tensor * x = dst->src[0], * y = dst->src[1];
+    if (!contiguous_floats(x) || !contiguous_floats(y) || !contiguous_floats(dst)) return false;
+    const int64_t count = ggml_nelements(y);
+    int64_t alike = 1;
+    for (int d = 0; d < GGML_MAX_DIMS && y->ne[d] == x->ne[d]; ++d) alike *= x->ne[d];
+    if (alike != count || count < VL) return false;
+    const Part part(params, ggml_nelements(x));
+    for (int64_t i = part.first, n; i < part.end; i += n) {
+        const int64_t at = i % count;
+        n = std::min(count - at, part.end - i);
+        combine(values(x) + i, values(y) + at, values(dst) + i, n, f);
+    }
+    return true;
+}
+
+template <class Operation>
+bool binary(const ggml_compute_params * params, ggml_tensor * dst, const Operation & f) {
+    return with_value(params, dst, f) || with_all(params, dst, f);
 }
 
 // Sums in double, as ggml's: of the values and of their squares, in one pass.
@@ -246,8 +276,8 @@ bool upscale(const ggml_compute_params * params, ggml_tensor * dst) {
 bool ggml_packed_rows(const ggml_compute_params * params, ggml_tensor * dst) {
     using namespace packed;
     switch (dst->op) {
-        case GGML_OP_ADD: return with_value(params, dst, [](vec x, vec y) { return add(x, y); });
-        case GGML_OP_MUL: return with_value(params, dst, [](vec x, vec y) { return mul(x, y); });
+        case GGML_OP_ADD: return binary(params, dst, [](vec x, vec y) { return add(x, y); });
+        case GGML_OP_MUL: return binary(params, dst, [](vec x, vec y) { return mul(x, y); });
         case GGML_OP_UNARY: return ggml_get_unary_op(dst) == GGML_UNARY_OP_GELU && gelu(params, dst);
         case GGML_OP_GROUP_NORM: return group_norm(params, dst);
         case GGML_OP_CPY:

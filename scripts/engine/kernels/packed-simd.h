@@ -197,7 +197,11 @@ inline ints add_products(ints sum, ints a, ints b) {
 #elif defined(PACKED_VNNI)
     return _mm256_dpbusd_avx_epi32(sum, a, b);
 #else
-    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b));
+    sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(a, b));
+#ifdef __GNUC__
+    asm("" : "+x"(sum));  // without it GCC 12 loads all factors first, and has no registers left for the sums
+#endif
+    return sum;
 #endif
 }
 

@@ -310,7 +310,7 @@ class Winograd {
                 for (int64_t p = 0; p < panels_; ++p) {
                     const float * const v = windows_ + e * of_windows_ + p * PV * CB;
                     const int vectors = width_of(tiles_ - p * PV) / VL;
-                    in_tiles(rows_, [&](int64_t j, int n) {
+                    in_tiles(rows_, NR, [&](int64_t j, int n) {
                         const float * const weights = weights_ + e * of_weights_ + j * lds;
                         float * const sums = sums_ + e * of_sums_ + j * pitch + p * PV;
                         tile_of<false>(vectors, n)(count, v, weights, lds, { sums, pitch, more ? sums : nullptr, pitch });
