@@ -1,4 +1,4 @@
-"""Pictures of every state of the web page: desk, phone, dark, 4K, 200 % zoom, and from right to left.
+"""Pictures of every state of the web page: desk, phone, dark, 4K, zoom, low, high contrast, right to left.
 
 The server, the engine and the embedded model are the real ones; the models that are pulled come from a hub of
 the tests. Each state has a browser profile of its own and leaves no job behind: if one fails, no other does.
@@ -27,13 +27,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.conftest import ServerProcess
 from tests.hub import HubServer, write_catalog
+from tests.unet import write_control_net, write_embedding, write_sd1
 from tests.weights import write_lora, write_upscaler
 
 DEADLINE = 120_000
 """Milliseconds for each wait, all of which are for a condition."""
 PROMPTS = (
     "a red circle on a blue background", "a lovely cat", "a pink heart on a white background", "a house",
-    "a blue triangle on a yellow background", "an apple", "a tree", "a fish", "a green star", "a bird",
+    "a blue triangle on a yellow background", "an apple", "a tree", "a fish", "a green star",
+    "تفاحة حمراء (an apple)", "a bird",
 )  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "desktop": {"viewport": {"width": 1440, "height": 900}},
@@ -41,7 +43,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "phone": {"viewport": {"width": 360, "height": 740}, "has_touch": True, "device_scale_factor": 2},
     "4k": {"viewport": {"width": 3840, "height": 2160}},
     "zoom": {"viewport": {"width": 720, "height": 450}, "device_scale_factor": 2},
+    "4k-dense": {"viewport": {"width": 1920, "height": 1080}, "device_scale_factor": 2},
     "rtl": {"viewport": {"width": 1440, "height": 900}, "locale": "ar"},
+    "low": {"viewport": {"width": 900, "height": 420}, "reduced_motion": "reduce"},
+    "contrast": {"viewport": {"width": 1440, "height": 900}, "forced_colors": "active"},
 }
 FROM_RIGHT = """
 document.addEventListener("DOMContentLoaded", () => { document.documentElement.dir = "rtl"; });
@@ -70,6 +75,10 @@ class Shots:
     def take(self, name: str, *, whole: bool = False) -> None:
         self.page.wait_for_function(STILL)
         self.page.screenshot(path=self._folder / f"{name}-{self._variant}.png", full_page=whole)
+
+    def see(self, selector: str) -> None:
+        """Into the middle of what is seen; by the page, as its cards may be made anew meanwhile."""
+        self.page.evaluate("each => document.querySelector(each).scrollIntoView({block: 'center'})", selector)
 
     def go(self, view: str) -> None:
         self.page.goto(f"{self.url}/#/{view}")
@@ -110,6 +119,8 @@ def create(shots: Shots, server: ServerProcess) -> None:
     shots.go("create")
     page.wait_for_selector("#model option", state="attached")
     shots.take("create", whole=True)
+    page.keyboard.press("Tab")
+    shots.take("create-skip")
     page.fill("#prompt", "")
     page.click("#generate")
     shots.take("create-says-what-is-missing")
@@ -148,7 +159,7 @@ def form(shots: Shots, server: ServerProcess) -> None:
     page.wait_for_selector("#picker[open]")
     shots.take("form-picker")
     page.keyboard.press("Enter")
-    page.locator("#lora-field").scroll_into_view_if_needed()
+    shots.see("#lora-field")
     shots.take("form-loras")
     page.get_by_role("button", name="Remove watercolour").click()
     page.click("#presets-open")
@@ -173,6 +184,45 @@ def form(shots: Shots, server: ServerProcess) -> None:
     page.evaluate("scrollTo(0, 0)")
     shots.take("form-queue")
     shots.cancel_all()
+
+
+def addons(shots: Shots, server: ServerProcess) -> None:
+    """What a model takes beside its prompt, chosen with the prompt's history open."""
+    page = shots.page
+    shots.go("create")
+    page.wait_for_selector("#generate:enabled")
+    page.select_option("#model", "sd1")
+    page.click("#more summary")
+    page.get_by_role("button", name="easyneg").click()
+    page.select_option("#control-model", "edges")
+    page.set_input_files(
+        "#control-file", {"name": "made.png", "mimeType": "image/png", "buffer": newest(shots.url)}
+    )
+    page.wait_for_selector("#control-picture:not([hidden])")
+    shots.see("#control-field")
+    shots.take("addons")
+    page.select_option("#model", "glyph-128")
+    shots.generate("a (lovely:1.2) cat", steps=4)
+    shots.settle()
+    page.evaluate("scrollTo(0, 0)")
+    page.click("button[popovertarget=prompts]:visible")
+    page.wait_for_selector("#prompts button")
+    shots.take("history")
+    page.keyboard.press("Escape")
+    page.fill("#prompt", "a cat, ")
+    page.press("#prompt", "End")
+    page.keyboard.type("<wat")
+    page.wait_for_selector("#completions li")
+    shots.take("completions")
+
+
+def newest(url: str) -> bytes:
+    """The newest picture's file."""
+    with urlopen(f"{url}/v1/images?limit=1") as answer:
+        address = json.load(answer)["data"][0]["url"]
+    with urlopen(address) as answer:
+        data: bytes = answer.read()
+    return data
 
 
 def edit(shots: Shots, server: ServerProcess) -> None:
@@ -206,11 +256,7 @@ def edit(shots: Shots, server: ServerProcess) -> None:
     shots.take("compare")
     page.click("#viewer .close")
     page.click(".thumb button")
-    with urlopen(f"{shots.url}/v1/images?limit=1") as answer:
-        newest = json.load(answer)["data"][0]["url"]
-    with urlopen(newest) as answer:
-        data = answer.read()
-    page.set_input_files("#file", {"name": "made.png", "mimeType": "image/png", "buffer": data})
+    page.set_input_files("#file", {"name": "made.png", "mimeType": "image/png", "buffer": newest(shots.url)})
     page.wait_for_selector("#offer:not([hidden])")
     page.evaluate("scrollTo(0, 0)")
     shots.take("offer")
@@ -251,10 +297,16 @@ def models(shots: Shots, server: ServerProcess) -> None:
     shots.take("models")
     page.click("[data-model=big] [data-act=download]")
     page.wait_for_selector("[data-model=big] .pull .hint:has-text(' of ')")
-    page.locator("[data-model=big]").scroll_into_view_if_needed()
+    shots.see("[data-model=big]")
     shots.take("models-download")
     page.click("[data-model=big] [data-act=cancel]")
     page.wait_for_selector("[data-model=big] [data-act=download]")
+    page.click("[data-model=missing] [data-act=download]")
+    page.wait_for_selector("[data-model=missing] .error")
+    shots.see("[data-model=missing]")
+    shots.take("models-failed")
+    page.fill("#models-find", "zzz")
+    shots.take("models-none")
 
 
 def state(shots: Shots, server: ServerProcess) -> None:
@@ -265,23 +317,32 @@ def state(shots: Shots, server: ServerProcess) -> None:
 
 
 State = Callable[[Shots, ServerProcess], None]
-STATES: tuple[State, ...] = (create, form, edit, look, models, state)
+STATES: tuple[State, ...] = (create, form, addons, edit, look, models, state)
 
 
 @contextmanager
 def server_with_everything(folder: Path, hub: HubServer) -> Iterator[ServerProcess]:
     """The embedded model, models to pull, LoRAs, an upscaler, and pictures made before."""
-    for name in ("models", "loras", "upscalers", "out"):
+    for name in ("models", "loras", "upscalers", "control", "words", "out"):
         (folder / name).mkdir()
+    write_sd1(folder / "models", alive=False)
+    write_control_net(folder / "control" / "edges.safetensors", alive=False)
+    write_embedding(folder / "words" / "easyneg.safetensors")
     write_lora(folder / "loras" / "watercolour.gguf")
     write_upscaler(folder / "upscalers" / "double.gguf", 2)
     big = hub.add("org/big", "big.gguf", os.urandom(30_000_000))
-    catalog = write_catalog(folder / "hub.yaml", big={"model": big})
+    missing = {"model": {**big, "file": "other.gguf", "sha256": "0" * 64}}
+    catalog = write_catalog(folder / "hub.yaml", big={"model": big}, missing=missing)
+    entries = json.loads(catalog.read_text())
+    files = {"model": "sd1.safetensors", "taesd": "sd1-tae.safetensors"}
+    entries["models"]["sd1"] = {"family": "sd1", "files": files}
+    catalog.write_text(json.dumps(entries))
     hub.faults.hold_after = 5_000_000
     server = ServerProcess(
         folder / "models", "--model", "embedded", "--catalog", str(catalog),
         "--output-dir", str(folder / "out"),
-        "--lora-dir", str(folder / "loras"), "--upscaler-dir", str(folder / "upscalers"), "--grace", "1",
+        "--lora-dir", str(folder / "loras"), "--upscaler-dir", str(folder / "upscalers"),
+        "--control-dir", str(folder / "control"), "--embedding-dir", str(folder / "words"), "--grace", "1",
         env={"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf")},
     )  # fmt: skip
     try:

@@ -101,9 +101,9 @@ function controlField() {
   return h("fieldset", { id: "control-field", "data-help": "control" }, h("legend", {}, "ControlNet"),
     h("label", {}, "Network", h("select", { id: "control-model" })),
     button("Find…", findNet, { id: "control-find", class: "small", "aria-label": "Find a ControlNet" }),
-    h("label", {}, h("span", {}, "Its strength ", strength),
+    h("label", {}, h("span", {}, "Control strength ", strength),
       h("input", { type: "range", id: "control-strength", step: 0.05, min: 0, max: 2, value: 0.9, oninput: ({ target }) => { strength.textContent = Number(target.value).toFixed(2); } })),
-    h("label", {}, "Its picture", h("input", { type: "file", id: "control-file", accept: "image/*", onchange: take })),
+    h("label", {}, "Control picture", h("input", { type: "file", id: "control-file", accept: "image/*", onchange: take })),
     h("img", { id: "control-picture", alt: "Picture for the ControlNet", hidden: true }),
     h("label", { class: "check" }, h("input", { type: "checkbox", id: "control-canny" }), " Detect edges first"));
 }

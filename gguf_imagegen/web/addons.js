@@ -3,6 +3,7 @@
 import { $ } from "./dom.js";
 import { kept } from "./store.js";
 
+const TAG = /(?:,\s*)?<lora:([^<>]+?)(?::([+-]?\d*\.?\d+))?>/g;
 let found = { loras: [], embeddings: [], control_nets: [] }; // files that can be used
 let fields = null; // the module that draws them
 let family = "";
@@ -47,10 +48,17 @@ function weigh(name, weight) {
 
 const isHere = (name) => found.loras.some((each) => each.name === name);
 
-/** The field `lora` of a request. */
-export function loras() {
-  const list = weights.filter(([name, weight]) => isHere(name) && Number(weight)).map(([name, weight]) => ({ name, scale: Number(weight) }));
+/** The field `lora` of a request, with those that a prompt names. */
+export function loras(named = []) {
+  const list = [...new Map([...weights, ...named])].filter(([name, weight]) => isHere(name) && Number(weight)).map(([name, weight]) => ({ name, scale: Number(weight) }));
   return list.length ? list : undefined;
+}
+
+/** A prompt as the fields `prompt` and `lora` of a request: `<lora:NAME:WEIGHT>` goes from the one to the other. */
+export function split(text) {
+  const named = [];
+  const prompt = text.replace(TAG, (tag, name, weight = "1") => (isHere(name) && named.push([name, weight]) ? "" : tag));
+  return { prompt: named.length ? prompt.replace(/^[\s,]+/, "") : text, lora: loras(named) };
 }
 
 /** These and no others; the names of those that are not here. */

@@ -50,7 +50,10 @@ function showView() {
     if (name === wanted) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  if (wanted !== shown) enter(wanted);
+  if (wanted !== shown) {
+    document.querySelectorAll("dialog[open]:not(#viewer, #key)").forEach((each) => each.close()); // Back leads out of them
+    enter(wanted);
+  }
   if (picture || $("viewer").open) viewer((part) => part.follow());
 }
 

@@ -20,6 +20,7 @@ const PER_MODEL = [
   "variation_seed", "variation_strength", "hires_width", "hires_height", "hires_steps", "hires_strength", "hires_upscaler",
 ];
 const UNSET = { hires_upscaler: "latent", hires_strength: 0.7, clip_skip: "", eta: "", flow_shift: "", variation_seed: "", variation_strength: 0 }; // empty is as the model has it
+const BY_PICTURE = ["width", "height", "strength"];
 const EXAMPLES = ["A lighthouse at dusk, watercolour", "Portrait of a fox, golden hour", "A bowl of ramen, studio photo"];
 const HERE = ["loaded", "loading", "ready"];
 let models = [];
@@ -27,6 +28,7 @@ let isHeard = false; // whether the server has told its models
 let forecast = null; // asks what the next picture costs; read when the form is ready
 let heard = () => {};
 const offered = new Promise((resolve) => { heard = resolve; });
+let byPicture = []; // [name, value before, value] of fields that a picture to start from has set
 let mine = null; // the last job of this form, until the next one follows it
 let sending = false; // a form is sent once, however often Generate is pressed meanwhile
 let unanswered = false; // whether the error that is shown is the server's silence
@@ -39,7 +41,7 @@ const model = () => models.find((each) => each.id === idOf($("model").value));
 export function start() {
   const form = $("create");
   form.onsubmit = (event) => { event.preventDefault(); generate(); };
-  form.oninput = () => { remember(); show(); };
+  form.oninput = changed;
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && !event.repeat && (event.ctrlKey || event.metaKey) && !document.querySelector("dialog[open]")) {
       event.preventDefault();
@@ -51,6 +53,7 @@ export function start() {
   $("model").oninput = (event) => {
     event.stopPropagation(); // the fields still have the values of the model before
     kept.set("model", $("model").value);
+    complain("");
     fill();
   };
   $("defaults").onclick = () => { fill(true); remember(); };
@@ -61,8 +64,8 @@ export function start() {
   $("more").querySelector("summary").onclick = () => $("more").addEventListener("toggle", () => $("more").open && $("more").scrollIntoView(), { once: true });
   inputs.start(takeSize, load);
   sources.start();
-  prompt.start(() => { remember(); show(); });
-  addons.start(() => { remember(); show(); });
+  prompt.start(changed);
+  addons.start(changed);
   help.offer(form);
   const others = { models: () => models, snapshot, apply, request: wanted, fault: settingFault };
   $("presets-open").onclick = () => open(import("./presets.js"), others);
@@ -71,12 +74,30 @@ export function start() {
   jobs.listen((job, event) => { if (job && event.type === "ended") goOn(job); });
 }
 
-/** The pictures to start from are others; a new border is drawn from nothing. */
-function takeSize(size, exactly) {
-  if (exactly) $("strength").value = 1;
-  if (size) sizes.fit(size, exactly);
-  if (size) remember();
+/** Something was chosen or typed; what was wrong before may be right now. */
+function changed() {
+  complain("");
+  remember();
   show();
+}
+
+/** The pictures to start from are others; a new border is drawn from nothing. Without one the values are as before. */
+function takeSize(size, exactly) {
+  if (size || !inputs.given().length) putBack();
+  if (size) {
+    const before = BY_PICTURE.map((name) => $(name).value);
+    if (exactly) $("strength").value = 1;
+    sizes.fit(size, exactly);
+    byPicture = BY_PICTURE.map((name, index) => [name, before[index], $(name).value]);
+  }
+  remember();
+  show();
+}
+
+/** What a picture has set and nobody has changed since. */
+function putBack() {
+  for (const [name, before, set] of byPicture) if ($(name).value === set) $(name).value = before;
+  byPicture = [];
 }
 
 /** A dialog that is read when it is first opened. */
@@ -192,7 +213,7 @@ function showExamples(own) {
   const examples = own.length ? own : EXAMPLES;
   if ($("examples").dataset.shown === examples.join()) return;
   $("examples").dataset.shown = examples.join();
-  $("examples").replaceChildren(...examples.map((text) => chip(text, () => { $("prompt").value = text; generate(); }, { "aria-pressed": null })));
+  $("examples").replaceChildren(...examples.map((text) => chip(text, () => { $("prompt").value = text; generate(); $("watch-title").focus({ preventScroll: true }); }, { "aria-pressed": null })));
 }
 
 function memoryWords({ state, memory, best }, name) {
@@ -218,6 +239,7 @@ export function load(parameters, source) {
 
 /** Put values into the form; what they do not say is as the model has it. */
 export function apply(values) {
+  byPicture = [];
   chooseModel(values.model);
   fill(true);
   for (const name of PER_MODEL) {
@@ -273,7 +295,7 @@ function wanted() {
   const images = inputs.given();
   return {
     model: $("model").value,
-    prompt: $("prompt").value,
+    ...addons.split($("prompt").value),
     negative_prompt: visible("negative") ? $("negative").value : undefined,
     size: $("width").value && $("height").value ? `${$("width").value}x${$("height").value}` : undefined,
     steps: number("steps"),
@@ -294,7 +316,6 @@ function wanted() {
       denoising_strength: number("hires_strength"), upscaler: $("hires_upscaler").value,
     } : undefined,
     ...upscalers.wanted(),
-    lora: addons.loras(),
     control: addons.control(),
     image: images.length ? images : undefined,
     mask: inputs.givenMask() ?? undefined,
@@ -328,6 +349,7 @@ function settingFault() {
 
 function complain(words, silence = false) {
   $("create-error").textContent = words;
+  if (words && words === $("cost").textContent) say($("cost"), ""); // once is enough
   unanswered = silence;
 }
 
@@ -364,7 +386,7 @@ async function sendForm(stays) {
     return complain(found[1]);
   }
   const body = wanted();
-  prompt.remember(body.prompt);
+  prompt.remember($("prompt").value);
   try {
     const path = body.image ? "/v1/images/edits" : "/v1/images/generations";
     const job = jobs.take(await call("POST", path, body, { Prefer: "respond-async" }));

@@ -49,7 +49,7 @@ function question() {
 
 /** The server's words for a request that it would not take; Generate says what else went wrong. */
 function refused({ status, message }) {
-  const bad = status === 400;
+  const bad = status === 400 && message !== $("create-error").textContent;
   $("cost").hidden = !bad;
   $("cost").classList.toggle("warning", bad);
   say($("cost"), bad ? message : "");

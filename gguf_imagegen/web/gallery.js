@@ -17,7 +17,6 @@ let begun = false;
 let stale = false;
 
 export function start() {
-  $("gallery-waiting").append(...Array.from({ length: 12 }, () => h("div", { class: "skeleton" })));
   const scrolled = (entries) => {
     const failed = $("gallery-error").hasChildNodes(); // tried again when told, or with the next picture
     if (!failed && entries.some((entry) => entry.isIntersecting)) fillView();
@@ -25,9 +24,10 @@ export function start() {
   new IntersectionObserver(scrolled, { rootMargin: "800px" }).observe($("gallery-end"));
   tiles.start(makeTile);
   selection.start(forget, () => { if ($("gallery-stars").checked) filter(); }, (left, right) => show(right, left));
-  viewer.start({ forget, readOn, count, knows, compareWith: selection.compareWith });
+  viewer.start({ forget, readOn, count, knows, compareWith: selection.compareWith, star: selection.star, isStarred: selection.isStarred });
   $("gallery-find").oninput = filter;
   $("gallery-stars").onchange = filter;
+  $("gallery-all").onclick = () => { [$("gallery-find").value, $("gallery-stars").checked] = ["", false]; filter(); $("gallery-find").focus(); };
   jobs.listen((job, event) => {
     if (event.type !== "ended" && event.type !== "online") return;
     stale = true;
@@ -136,11 +136,18 @@ function makeTile() {
   let item = null;
   let looked = false;
   const image = h("img", { alt: "", decoding: "async" });
-  const open = h("button", { type: "button", class: "tile", dir: "auto", onclick: () => selection.takes(open, item.name) || show(item.name) }, image);
+  const choose = ({ shiftKey }) => selection.takes(item.name, shiftKey ? wanted().map(({ name }) => name) : []) || show(item.name);
+  const open = h("button", { type: "button", class: "tile", dir: "auto", onclick: choose }, image);
   const star = selection.starButton(() => item.name);
   const element = h("li", {}, open, star);
   image.onload = () => { if (looked) image.style.visibility = ""; };
-  image.onerror = () => { if (looked) element.classList.add("gone"); };
+  image.onerror = async () => {
+    const missed = item;
+    const answer = looked && await fetch(image.src, { method: "HEAD" }).catch(() => null);
+    if (item !== missed || !looked) return;
+    if (answer?.status === 404) element.classList.add("gone");
+    else looked = false; // the connection was lost: it is fetched with the next ones
+  };
   const fill = (next) => {
     [item, looked] = [next, false];
     const text = item.parameters.Prompt || "picture";

@@ -2,6 +2,7 @@
 // can be undone; the canvas is drawn from it.
 
 import { $, ask, loadImage, press, pressed } from "./dom.js";
+import { style } from "./late_style.js";
 
 const INK = [226, 0, 122]; // seen on most pictures; the finished mask is white on black
 const WHITE = [255, 255, 255];
@@ -11,6 +12,7 @@ const STEP = 0.25; // of the brush, by which an arrow key moves it
 
 /** The mask as a data: URL, null for none; `before` is one to go on with. */
 export async function paintMask(url, before) {
+  await style();
   const picture = await loadImage(url);
   const base = before ? await loadImage(before) : null;
   const canvas = makeCanvas(picture);
@@ -26,7 +28,7 @@ export async function paintMask(url, before) {
     let result; // undefined: what is painted, also when the browser closes the dialog by itself
     const close = (mask) => { result = mask; dialog.close(); };
     const leave = async () => {
-      if (!painting.deeds.length || await ask("Discard your changes?", "The mask stays as it was.", "Throw away")) close(before);
+      if (!painting.deeds.length || await ask("Discard your changes?", "The mask stays as it was.", "Discard")) close(before);
     };
     $("mask-done").onclick = () => close();
     $("mask-none").onclick = () => close(null);
@@ -60,6 +62,7 @@ class Painting {
     this.canvas = canvas;
     this.base = base;
     this.deeds = [];
+    this.undone = [];
     this.context = canvas.getContext("2d", { willReadFrequently: true });
     Object.assign(this.context, { lineCap: "round", lineJoin: "round", strokeStyle: `rgb(${INK})`, fillStyle: `rgb(${INK})` });
     this.redraw();
@@ -69,6 +72,15 @@ class Painting {
     this.clear();
     if (this.base) this.drawBase();
     this.deeds.forEach((deed) => this.draw(deed));
+    this.offer();
+  }
+
+  /** Undo and Redo, where there is something to undo or redo. */
+  offer() {
+    for (const [name, deeds] of [["mask-undo", this.deeds], ["mask-redo", this.undone]]) {
+      if (!deeds.length && document.activeElement === $(name)) $("mask-area").focus();
+      $(name).disabled = !deeds.length;
+    }
   }
 
   clear() {
@@ -97,10 +109,26 @@ class Painting {
 
   do(deed) {
     this.deeds.push(deed);
+    this.undone = [];
     this.draw(deed);
+    this.offer();
   }
 
   undo() {
+    this.move(this.deeds, this.undone);
+  }
+
+  redo() {
+    this.move(this.undone, this.deeds);
+  }
+
+  move(from, to) {
+    if (from.length) to.push(from.pop());
+    this.redraw();
+  }
+
+  /** The last deed was no deed. */
+  drop() {
     this.deeds.pop();
     this.redraw();
   }
@@ -193,7 +221,7 @@ function takeStrokes(canvas, painting, cursor) {
     canvas.setPointerCapture(event.pointerId);
     if (event.pointerType === "touch" || event.button === 1) hands.set(event.pointerId, [event.clientX, event.clientY]);
     if (hands.size > 1 || event.button === 1) {
-      if (drawing && event.timeStamp - began < TOGETHER) painting.undo(); // what the first finger painted meanwhile
+      if (drawing && event.timeStamp - began < TOGETHER) painting.drop(); // what the first finger painted meanwhile
       drawing = false;
       moved = true;
       return;
@@ -244,9 +272,11 @@ function takeKeys(canvas, painting, cursor) {
   };
   area.onkeyup = (event) => { if (event.key === "Shift") line = false; };
   $("mask").onkeydown = (event) => {
-    if (event.key.toLowerCase() !== "z" || !(event.ctrlKey || event.metaKey)) return;
+    const key = event.key.toLowerCase();
+    if (!["y", "z"].includes(key) || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
-    painting.undo();
+    if (key === "y" || event.shiftKey) painting.redo();
+    else painting.undo();
   };
 }
 
@@ -254,6 +284,7 @@ function takeButtons(painting) {
   press($("mask-erase"), false);
   $("mask-erase").onclick = () => press($("mask-erase"), !pressed($("mask-erase")));
   $("mask-undo").onclick = () => painting.undo();
+  $("mask-redo").onclick = () => painting.redo();
   $("mask-clear").onclick = () => painting.do("clear");
   $("mask-invert").onclick = () => painting.do("invert");
 }

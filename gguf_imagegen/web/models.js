@@ -30,7 +30,6 @@ export function start(refresh) {
   $("models-sort").onchange = draw;
   $("models-here").onchange = draw;
   pulls.start(drawPull, (id) => { draw(); if (!pulls.of(id)) changed(); });
-  $("models").append(...Array.from({ length: 6 }, () => h("div", { class: "skeleton", "aria-hidden": "true" })));
 }
 
 /** New from the server. */
@@ -44,7 +43,7 @@ export function offer(list, admin) {
 
 /** The catalog could not be read. */
 export function fail(message) {
-  if (!models) say($("models-hint"), message);
+  if (!models) $("models-hint").replaceChildren(message, " ", button("Try again", changed, { class: "small" }));
 }
 
 function draw() {
@@ -58,7 +57,14 @@ function draw() {
   const wanted = SECTIONS.flatMap((name) => section(name, found.filter(({ meta }) => sectionOf(meta) === name)));
   const there = [...$("models").children];
   if (wanted.length !== there.length || wanted.some((each, index) => each !== there[index])) replaceKeepingFocus(wanted);
-  say($("models-hint"), found.length ? `${found.length} of ${models.length} models` : "No match.");
+  if (found.length) say($("models-hint"), `${found.length} of ${models.length} models`);
+  else $("models-hint").replaceChildren("No match. ", button("Show all", showAll, { class: "small" }));
+}
+
+function showAll() {
+  [$("models-find").value, $("models-here").checked] = ["", false];
+  draw();
+  $("models-find").focus();
 }
 
 const titles = Object.fromEntries(SECTIONS.map((name) => [name, h("h3", {}, name)]));
@@ -112,7 +118,7 @@ function makeCard(id, meta) {
   const room = h("p", {});
   const bar = pulls.of(id) ? pullBar(id) : null;
   const state = bar ? "pulling" : meta.state;
-  const fault = pulls.fault(id) ?? meta.error?.message ?? meta.pull_error?.message;
+  const fault = pulls.fault(id) ?? meta.error?.message ?? (bar ? null : meta.pull_error?.message);
   const element = h("article", { class: "model", "data-state": state, "data-model": id, "aria-label": id },
     h("div", { class: "bar" }, h("h4", { tabindex: -1 }, id), h("span", { class: "badge" }, STATES[state] || state)),
     meta.description ? h("p", {}, meta.description) : null,

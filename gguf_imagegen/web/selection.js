@@ -6,6 +6,7 @@ import { pictureGone } from "./jobs.js";
 import { kept } from "./store.js";
 
 const chosen = new Set(); // names
+let last = ""; // name of the picture that was clicked last
 let forget = () => {};
 let changed = () => {};
 let compare = () => {};
@@ -19,6 +20,11 @@ export function start(onDelete, onChange, onCompare) {
   $("selected-save").onclick = save;
   $("selected-compare").onclick = compareChosen;
   $("selected-delete").onclick = remove;
+  $("view-gallery").addEventListener("keydown", ({ key }) => {
+    if (key !== "Escape" || !pressed($("select"))) return;
+    begin(false);
+    $("select").focus();
+  });
 }
 
 let stars = null; // names, as they were kept last; null until somebody asks
@@ -28,7 +34,7 @@ export function isStarred(name) {
   return stars.has(name);
 }
 
-function star(name, on) {
+export function star(name, on) {
   const others = kept.get("stars", []).filter((each) => each !== name); // another tab may have starred more
   kept.set("stars", on ? [...others, name] : others);
   stars = null;
@@ -51,10 +57,12 @@ export function compareWith(name) {
   begin(true);
   chosen.add(name);
   second = true;
-  const tile = document.querySelector(`#gallery [data-name="${CSS.escape(name)}"] .tile`);
+  const tile = tileOf(name);
   if (tile) press(tile, true);
   tell();
 }
+
+const tileOf = (name) => document.querySelector(`#gallery [data-name="${CSS.escape(name)}"] .tile`);
 
 function compareChosen() {
   const [left, right] = chosen;
@@ -62,27 +70,35 @@ function compareChosen() {
   compare(left, right);
 }
 
-/** Whether a click on this picture selects it; it does then. */
-export function takes(element, name) {
+/** Whether a click on this picture selects it; it does then, and with Shift those of the list from the last one on. */
+export function takes(name, list) {
   if (!pressed($("select"))) return false;
   const on = !chosen.has(name);
-  if (on) chosen.add(name);
-  else chosen.delete(name);
-  press(element, on);
-  if (second && chosen.size === 2) compareChosen();
+  const [from, to] = [list.indexOf(last), list.indexOf(name)].sort((one, other) => one - other);
+  for (const each of from < 0 ? [name] : list.slice(from, to + 1)) {
+    if (on) chosen.add(each);
+    else chosen.delete(each);
+    const tile = tileOf(each);
+    if (tile) press(tile, on);
+  }
+  last = name;
+  if (second && chosen.size > 1) compareChosen();
   else tell();
   return true;
 }
 
 function begin(on) {
+  const within = $("selected").contains(document.activeElement);
   press($("select"), on);
   chosen.clear();
+  last = "";
   second = false;
   for (const each of document.querySelectorAll("#gallery .tile")) {
     if (on) press(each, false);
     else each.removeAttribute("aria-pressed");
   }
   tell();
+  if (!on && within) $("select").focus();
 }
 
 function tell() {

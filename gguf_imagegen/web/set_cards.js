@@ -8,7 +8,7 @@ import { keptHere } from "./store.js";
 
 const FOLLOWED = 3; // sets at once, as a browser has few connections to a server
 const AGAIN = 2000; // ms after a lost connection
-const WIDTH = 256; // of the pictures in the grid
+const WIDTH = devicePixelRatio > 1 || innerWidth > 2400 ? 512 : 256; // of the pictures in the grid
 const MOST_COLUMNS = 8;
 const OVER = ["succeeded", "failed", "cancelled"];
 const cards = new Map(); // by the set's id
@@ -28,6 +28,7 @@ export async function show(set) {
   const card = cards.get(set.id);
   await style();
   take(card, set);
+  $("jobs").before($("sets")); // where its first job would put it, and then out of sight
   card.element.scrollIntoView({ block: "nearest" });
   card.title.focus();
   follow(card);

@@ -37,7 +37,7 @@ const make = () => h("dialog", { id: "setter", "aria-labelledby": "set-title" },
     h("div", { class: "pair-of" }, ...AXES.map(([name, label, placeholder]) => h("label", {}, label, h("input", { id: `set-${name}`, placeholder, inputmode: "text" })))),
     h("fieldset", {}, h("legend", {}, "Samplers"), h("div", { class: "chips", id: "set-sampler" })),
     h("fieldset", { id: "set-models" }, h("legend", {}, "Models"), h("div", { class: "chips", id: "set-model" })),
-    h("label", {}, "At most, drawn at random", h("input", { type: "number", id: "set-n", min: 1, placeholder: "All", inputmode: "numeric" })),
+    h("label", {}, "Limit (a random selection)", h("input", { type: "number", id: "set-n", min: 1, placeholder: "All", inputmode: "numeric" })),
     h("p", { class: "error", id: "set-error", role: "alert" }),
     h("div", { class: "bar" }, h("p", { class: "hint", id: "set-hint", role: "status" }), h("button", { type: "submit", class: "primary", id: "set-send" }, "Generate all"))));
 

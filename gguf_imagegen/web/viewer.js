@@ -4,7 +4,7 @@ import { addressOf, pictured } from "./address.js";
 import { call, hasKey, imagePath, imageUrl } from "./api.js";
 import { comparison, differences } from "./compare.js";
 import { load } from "./create.js";
-import { $, ask, button, copy, h, toast } from "./dom.js";
+import { $, ask, button, copy, h, press, pressed, toast } from "./dom.js";
 import { useMade } from "./inputs.js";
 import { pictureGone, take } from "./jobs.js";
 import { curlOf, ofJob as parametersOf, requestOf, toReplace } from "./settings.js";
@@ -15,7 +15,7 @@ let list = []; // items {name, parameters, source, whole}; `whole` tells when th
 let index = 0;
 let endless = false; // whether the list is the gallery's, which may go on
 let beside = null; // the item that this one is compared with
-let gallery = null; // {forget, readOn, count, knows, compareWith}
+let gallery = null; // {forget, readOn, count, knows, compareWith, star, isStarred}
 
 /** With the gallery, which knows what follows a picture of it. */
 export function start(shelf) {
@@ -30,6 +30,7 @@ export function start(shelf) {
     else location.hash = "#/gallery";
   };
   zoom.start(go);
+  $("viewer-star").onclick = ({ target }) => { press(target, !pressed(target)); gallery.star(list[index].name, pressed(target)); };
   $("viewer-back").onclick = () => go(-1);
   $("viewer-next").onclick = () => go(1);
   dialog.onkeydown = (event) => {
@@ -73,7 +74,8 @@ export function follow() {
 function present() {
   show();
   if (!$("viewer").open) $("viewer").showModal();
-  $("viewer").querySelector(".close").focus(); // not what is first, the edge of a comparison: arrow keys would move it
+  for (const part of [$("viewer"), $("viewer").querySelector("aside")]) part.scrollTop = 0; // not where another picture was left
+  $("viewer").querySelector(".close").focus({ preventScroll: true }); // not what is first, the edge of a comparison: arrow keys would move it
 }
 
 /** The pictures of a job as the viewer's items. */
@@ -107,7 +109,8 @@ function show() {
   const item = list[index];
   const { name, parameters } = item;
   const image = h("img", { src: imageUrl(name), alt: parameters.Prompt || "Picture" });
-  image.style.background = `center / contain no-repeat url("${imageUrl(name, 512)}")`; // until the whole has come
+  const seen = [...document.querySelectorAll(`img[src^="${imageUrl(name)}?"]`)].find((each) => each.naturalWidth);
+  image.style.background = `center / contain no-repeat url("${seen?.src ?? imageUrl(name, 512)}")`; // until the whole has come
   image.onload = () => {
     image.style.background = "none";
     zoom.redraw(); // its size is known now
@@ -117,6 +120,7 @@ function show() {
   $("viewer-figure").replaceChildren(frame(item, image));
   zoom.set(null);
   $("viewer-zoom").hidden = image.parentElement !== $("viewer-figure");
+  press($("viewer-star"), gallery.isStarred(name));
   $("viewer-back").disabled = index === 0;
   $("viewer-next").disabled = index === list.length - 1 && !endless;
   $("viewer-title").replaceChildren(...title());

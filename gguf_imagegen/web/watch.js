@@ -143,7 +143,10 @@ const PLACES = ["stage", "waiting", "ended", "strip"]; // ids of what holds the 
 /** Above the other pictures as long as nothing newer was asked for. */
 function placeSets() {
   const first = Boolean(jobs.all()[0]?.set);
-  if (($("sets").nextElementSibling === $("jobs")) !== first) $("jobs")[first ? "before" : "after"]($("sets"));
+  if (($("sets").nextElementSibling === $("jobs")) === first) return;
+  const focused = document.activeElement;
+  $("jobs")[first ? "before" : "after"]($("sets"));
+  if (focused !== document.activeElement) focused.focus({ preventScroll: true });
 }
 
 /** Each card where it belongs, the newest first. */

@@ -114,7 +114,7 @@ async def test_only_the_mask_changes(studio: ServerProcess, visit: OpenPage) -> 
 
 
 async def test_a_mask_by_keyboard(studio: ServerProcess, visit: OpenPage) -> None:
-    """Space paints, Shift and an arrow draw, Ctrl+Z takes back, Invert turns over, Escape changes nothing."""
+    """Space paints, Shift and an arrow draw, Ctrl+Z and Redo, Invert turns over, Escape changes nothing."""
     async with visit(studio.url) as page:
         await ready(page)
         await page.set_input_files("#file", upload("noise.png", png(noise())))
@@ -131,8 +131,17 @@ async def test_a_mask_by_keyboard(studio: ServerProcess, visit: OpenPage) -> Non
         line = await canvas.evaluate(PAINTED)
         assert line > dot + 60
         await expect(page.locator("#mask-said")).to_contain_text("Painted at")
+        redo = page.locator("#mask").get_by_role("button", name="Redo")
+        await expect(redo).to_be_disabled()
         await page.keyboard.press("Control+z")
         assert await canvas.evaluate(PAINTED) == dot
+        await page.keyboard.press("Control+Shift+z")
+        assert await canvas.evaluate(PAINTED) == line
+        await page.keyboard.press("Control+z")
+        await redo.press("Enter")
+        assert await canvas.evaluate(PAINTED) == line
+        await expect(page.locator("#mask-area")).to_be_focused()  # as Redo has nothing to do
+        await page.keyboard.press("Control+z")
         await page.get_by_role("button", name="Invert").press("Enter")
         assert abs(await canvas.evaluate(PAINTED) - (128 * 128 - dot)) <= 40
         await page.get_by_role("button", name="Undo").press("Enter")
@@ -150,7 +159,7 @@ async def test_a_mask_by_keyboard(studio: ServerProcess, visit: OpenPage) -> Non
             await expect(page.locator("#ask")).to_be_hidden()
         await expect(page.locator("#mask")).to_be_visible()
         await page.keyboard.press("Escape")
-        await page.locator("#ask").get_by_role("button", name="Throw away").click()
+        await page.locator("#ask").get_by_role("button", name="Discard").click()
         await expect(page.locator("#mask")).to_be_hidden()
         await expect(page.get_by_role("button", name="Paint a mask…")).to_be_visible()
 

@@ -71,7 +71,10 @@ async def test_each_setting_has_help(address: str, visit: OpenPage) -> None:
 
 
 async def test_presets(address: str, visit: OpenPage) -> None:
-    """Kept under a name, also after a reload: applied, overwritten, deleted and put back."""
+    """Kept under a name, also after a reload: applied, overwritten, deleted and put back.
+
+    Another view closes their dialog.
+    """
     async with visit(address, statuses=(400,)) as page:  # its LoRA does not fit
         await ready(page)
         await page.fill("#prompt", "a cat")
@@ -103,6 +106,10 @@ async def test_presets(address: str, visit: OpenPage) -> None:
         await expect(page.locator("#preset-list li")).to_have_count(1)
         await page.locator("#presets").get_by_role("button", name="Reset").click()
         await expect(page.locator("#steps")).to_have_value("2")
+        await page.click("#presets-open")
+        await page.evaluate("location.hash = '#/gallery'")
+        await expect(page.locator("#view-gallery")).to_be_visible()
+        await expect(page.locator("#presets")).to_be_hidden()
 
 
 async def test_several_loras(address: str, visit: OpenPage) -> None:
@@ -129,7 +136,9 @@ async def test_several_loras(address: str, visit: OpenPage) -> None:
         assert body["prompt"] == "a cat, TOK"
         assert body["lora"] == [{"name": "inkwash", "scale": 0.75}, {"name": "grain", "scale": -1}]
         await expect(page.locator("#create-error")).to_contain_text("made for another model")
+        await expect(page.locator("#cost")).to_be_empty()
         await page.get_by_role("button", name="Remove grain").click()
+        await expect(page.locator("#create-error")).to_be_empty()
         await expect(page.locator("#cost")).to_contain_text("of memory")
 
 
@@ -180,7 +189,7 @@ async def ask_for_set(page: Page) -> None:
 async def test_a_set_fills_its_grid(address: str, visit: OpenPage) -> None:
     """A column for each seed; a contact sheet; its pictures are on no other card, also after a reload.
 
-    It is above the others until one of them is newer.
+    It is above the others until one of them is newer, and in view when it was asked for.
     """
     async with visit(address) as page:
         await ask_for_set(page)
@@ -207,7 +216,14 @@ async def test_a_set_fills_its_grid(address: str, visit: OpenPage) -> None:
         assert not await page.evaluate(above)
         await page.set_viewport_size(PHONE)  # type: ignore[arg-type]
         assert await fits_across(page)
-        await page.get_by_role("button", name="Dismiss the set").click()
+        await page.click("#set-open")
+        await page.fill("#set-seed", "8, 9")
+        await page.click("#set-send")
+        await expect(page.locator(".set .state").first).to_have_text("2 pictures")
+        await expect(page.locator(".set .prompt").first).to_be_focused()
+        await expect(page.locator(".set .prompt").first).to_be_in_viewport()
+        for _ in range(2):
+            await page.get_by_role("button", name="Dismiss the set").first.click()
         await expect(page.locator(".set")).to_have_count(0)
 
 
@@ -253,10 +269,14 @@ async def test_a_job_is_done_again(address: str, visit: OpenPage) -> None:
 
 
 async def test_a_picture_gets_a_larger_canvas(running: RunningApp, visit: OpenPage) -> None:
-    """Its frame is dragged by mouse or set by number; the kept pixels are the very same."""
+    """Its frame is dragged by mouse or set by number; the kept pixels are the very same.
+
+    Without the picture, size and strength are as they were.
+    """
     original = noise(96, 64)
     async with running(engine=QuickEngine) as app, visit(app.url) as page:
         await ready(page)
+        before = {name: await page.input_value(f"#{name}") for name in ("width", "height", "strength")}
         await page.set_input_files("#file", upload("noise.png", png(original)))
         await page.click("#extend")
         await expect(page.locator("#extend-done")).to_be_disabled()
@@ -281,3 +301,6 @@ async def test_a_picture_gets_a_larger_canvas(running: RunningApp, visit: OpenPa
         assert (made[:64, 32:] == pixels(original)).all()
         assert (made[:, :32] == 128).all()
         assert np.unique(made[64:]).tolist() == [128]
+        await page.locator(".thumb button").click()
+        for name, value in before.items():
+            await expect(page.locator(f"#{name}")).to_have_value(value)

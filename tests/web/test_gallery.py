@@ -257,7 +257,10 @@ class Fingers:
 
 
 async def test_fingers_on_a_picture(running: RunningApp, visit: OpenPage, shelf: Path) -> None:
-    """A swipe goes on and back; two fingers enlarge it, and its pixels show when it is beyond its size."""
+    """A swipe goes on and back; two fingers enlarge it, and its pixels show when it is beyond its size.
+
+    The next picture is seen from its top, however far the one before was scrolled.
+    """
     viewport = {"width": 360, "height": 740}
     async with (
         running(engine=QuickEngine, output_dir=shelf) as app,
@@ -282,6 +285,11 @@ async def test_fingers_on_a_picture(running: RunningApp, visit: OpenPage, shelf:
         assert await page.locator("#viewer-figure").evaluate("(figure) => figure.scrollLeft") > before
         await fingers.move(((60, 150), (170, 150)), ((300, 150), (180, 150)))
         assert await image.evaluate("(image) => image.clientWidth") == before
+        await page.get_by_role("button", name="Copy curl").scroll_into_view_if_needed()
+        await page.keyboard.press("Escape")
+        await page.locator("#gallery .tile").nth(1).tap()
+        await expect(prompt).to_have_text("picture 198")
+        await expect(page.locator("#viewer")).to_have_js_property("scrollTop", 0)
 
 
 async def test_new_pictures_come_by_themselves(running: RunningApp, visit: OpenPage) -> None:
@@ -319,7 +327,7 @@ async def test_a_view_that_cannot_be_read(
 
 
 async def test_a_gallery_that_cannot_be_read(running: RunningApp, visit: OpenPage) -> None:
-    """Says so in its place, and tries again when told."""
+    """Says so in its place, and tries again when told; pictures that did not come are fetched again."""
     async with running(engine=QuickEngine) as app, visit(app.url, broken_lines=True) as page:
         await ready(page)
         await app.post("/v1/images/generations", prompt="one", size="64x64", steps=1)
@@ -328,6 +336,12 @@ async def test_a_gallery_that_cannot_be_read(running: RunningApp, visit: OpenPag
         await page.get_by_role("link", name="Gallery").click()
         await expect(page.locator("#gallery-error")).to_contain_text("The server is not responding")
         await page.unroute("**/v1/images?*")
-        await page.get_by_role("button", name="Try again").click()
+        await page.route("**/v1/images/files/*", lambda route: route.abort())
+        async with page.expect_event("requestfailed"):
+            await page.get_by_role("button", name="Try again").click()
         await expect(page.locator("#gallery li")).to_have_count(1)
         await expect(page.locator("#gallery-error")).to_be_empty()
+        await page.unroute("**/v1/images/files/*")
+        await app.post("/v1/images/generations", prompt="two", size="64x64", steps=1)
+        for picture in range(2):
+            await expect(page.locator("#gallery img").nth(picture)).to_have_js_property("naturalWidth", 64)

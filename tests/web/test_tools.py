@@ -17,6 +17,7 @@ from tests.fake_engines import QuickEngine
 from tests.modelfiles.test_lora_card import lora
 from tests.web.conftest import (
     OpenPage,
+    asks,
     check_accessible,
     fits_across,
     generate,
@@ -58,8 +59,11 @@ async def test_words_are_weighted(address: str, visit: OpenPage) -> None:
 
 
 async def test_a_lora_is_completed(address: str, visit: OpenPage) -> None:
-    """After "<", with its trigger words, by keyboard and by mouse; Escape leaves what was typed."""
-    async with visit(address) as page:
+    """After "<", with its trigger words, by keyboard and by mouse; Escape leaves what was typed.
+
+    Its tag is sent as the field that the server takes it from.
+    """
+    async with visit(address, statuses=(400,)) as page:  # the LoRA is another model's
         await ready(page)
         prompt = page.locator("#prompt")
         await prompt.press_sequentially("a cat, <ink")
@@ -74,6 +78,12 @@ async def test_a_lora_is_completed(address: str, visit: OpenPage) -> None:
         await prompt.press_sequentially("i")
         await page.locator("#completions li").click()
         await expect(prompt).to_have_value("a cat, " + ", ".join(["<lora:inkwash:1>, TOK, in ink"] * 2))
+        await prompt.fill("<lora:inkwash:0.5>, a cat, <lora:unknown:1>")
+        async with page.expect_request(asks) as sent:
+            await page.click("#generate")
+        body = json.loads((await sent.value).post_data or "")
+        assert body["prompt"] == "a cat, <lora:unknown:1>"
+        assert body["lora"] == [{"name": "inkwash", "scale": 0.5}]
 
 
 async def test_prompts_come_back(address: str, visit: OpenPage) -> None:
@@ -105,9 +115,11 @@ async def test_prompts_come_back_on_a_phone(address: str, visit: OpenPage) -> No
 
 
 async def test_an_example_is_one_click(address: str, visit: OpenPage) -> None:
-    """From an empty page to the first picture."""
+    """From an empty page to the first picture; the focus does not go with the examples."""
     async with visit(address) as page:
-        await page.locator("#examples button").first.click()
+        await page.locator("#examples button").first.press("Enter")
+        await expect(page.locator("#examples")).to_be_hidden()
+        await expect(page.locator("#watch-title")).to_be_focused()
         await settled(page)
         await expect(page.locator("#stage .picture[data-state=done]")).to_have_count(1)
 
@@ -136,16 +148,27 @@ async def test_pictures_are_found_starred_and_deleted_together(address: str, vis
         await page.locator("#gallery-find").fill("cat")
         await expect(tiles).to_have_count(2)
         await page.locator("#gallery-find").fill("cow")
-        await expect(page.locator("#gallery-none")).to_be_visible()
-        await page.locator("#gallery-find").fill("")
-        await page.get_by_role("button", name="Star: a dog").click()
+        await page.get_by_role("button", name="Show all").click()
+        await expect(tiles).to_have_count(3)
+        await page.get_by_role("button", name="Open: a dog").click()
+        await page.get_by_role("button", name="Star this picture").click()
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("button", name="Star: a dog")).to_have_attribute("aria-pressed", "true")
         await page.get_by_label("Starred").check()
         await expect(tiles).to_have_count(1)
         await page.reload()
         await page.get_by_label("Starred").check()
         await expect(tiles).to_have_count(1)
         await page.get_by_label("Starred").uncheck()
-        await page.get_by_role("button", name="Select", exact=True).click()
+        select = page.get_by_role("button", name="Select", exact=True)
+        await select.click()
+        await page.get_by_role("button", name="Open: a cat in a hat").press("Enter")
+        await page.get_by_role("button", name="Open: a cat", exact=True).click(modifiers=["Shift"])
+        await expect(page.locator("#selected-count")).to_have_text("3 selected")
+        await page.keyboard.press("Escape")
+        await expect(page.locator("#selected")).to_be_hidden()
+        await expect(select).to_be_focused()
+        await select.click()
         await page.get_by_role("button", name="Open: a cat", exact=True).click()
         await page.get_by_role("button", name="Open: a dog").click()
         await expect(page.locator("#selected-count")).to_have_text("2 selected")
@@ -153,6 +176,7 @@ async def test_pictures_are_found_starred_and_deleted_together(address: str, vis
         await page.locator("#selected-delete").click()
         await page.locator("#ask").get_by_role("button", name="Delete").click()
         await expect(tiles).to_have_count(1)
+        await expect(select).to_be_focused()
         await expect(page.locator("#gallery-hint")).to_have_text("1 picture")
         await page.get_by_role("link", name="Create").click()
         await expect(page.locator(".job .prompt")).to_have_text(["a cat in a hat"])
