@@ -293,6 +293,7 @@ function wanted() {
   const visible = (name) => !$(`${name}-field`).hidden;
   const number = (name) => ($(name).value === "" ? undefined : Number($(name).value));
   const images = inputs.given();
+  const varies = visible("variation") && number("variation_strength");
   return {
     model: $("model").value,
     ...addons.split($("prompt").value),
@@ -301,7 +302,8 @@ function wanted() {
     steps: number("steps"),
     n: number("count"),
     seed: seed.wanted(),
-    ...varied(),
+    variation_seed: varies ? number("variation_seed") : undefined,
+    variation_strength: varies || undefined,
     cfg_scale: visible("cfg") ? number("cfg") : undefined,
     guidance: visible("guidance") ? number("guidance") : undefined,
     sampler: $("sampler").value,
@@ -323,13 +325,6 @@ function wanted() {
     stream_options: { preview: previewsOf($("model").value) },
     on_disconnect: "continue",
   };
-}
-
-/** The fields of a request for a variation. */
-function varied() {
-  const [other, strength] = ["variation_seed", "variation_strength"].map((name) => $(name).value);
-  if (!Number(strength) || $("variation-field").hidden) return {};
-  return { variation_seed: other === "" ? undefined : Number(other), variation_strength: Number(strength) };
 }
 
 /** What is wrong with the form, and where; null if nothing is. */

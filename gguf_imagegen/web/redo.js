@@ -4,8 +4,11 @@ import { call } from "./api.js";
 import { previewsOf } from "./create.js";
 import { toast } from "./dom.js";
 import * as jobs from "./jobs.js";
-import { anew, ofJob, requestOf } from "./settings.js";
+import { ofJob, requestOf } from "./settings.js";
 import * as sources from "./sources.js";
+
+/** Settings of another picture: of a variation the seed stays, and the noise of another one is mixed in. */
+const anew = (parameters) => ({ ...parameters, [parameters["Variation seed"] ? "Variation seed" : "Seed"]: undefined });
 
 export async function redo(job) {
   const { image, mask: _, ...body } = requestOf(anew(ofJob(job)));

@@ -59,13 +59,7 @@ export function startOf(parameters) {
 }
 
 /** A job's parameters as its pictures will carry them. */
-export const ofJob = (job, seed = job.parameters.seed, index = 0) => {
-  const varied = job.settings["Variation seed"];
-  return { ...job.settings, Seed: seed, ...(varied && { "Variation seed": String(Number(varied) + index) }) };
-};
-
-/** The same for another picture: of a variation the seed stays, and the noise of another one is mixed in. */
-export const anew = (parameters) => ({ ...parameters, [parameters["Variation seed"] ? "Variation seed" : "Seed"]: undefined });
+export const ofJob = (job, seed = job.parameters.seed) => ({ ...job.settings, Seed: seed });
 
 const number = (value) => (value === undefined || value === "" ? undefined : Number(value));
 

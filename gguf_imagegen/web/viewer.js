@@ -78,11 +78,14 @@ function present() {
   $("viewer").querySelector(".close").focus({ preventScroll: true }); // not what is first, the edge of a comparison: arrow keys would move it
 }
 
+/** The seed whose noise is mixed into a picture of a job counts up. */
+const variedOf = ({ settings: { "Variation seed": first } }, at) => (first === undefined ? {} : { "Variation seed": String(Number(first) + at) });
+
 /** The pictures of a job as the viewer's items. */
 const ofJob = (job) => job.pictures.map((each, at) => [each, at]).filter(([each]) => each.name && !each.gone).map(([each, at]) => ({
   name: each.name,
   source: sources.ofJob(job.id),
-  parameters: parametersOf(job, each.seed, at),
+  parameters: { ...parametersOf(job, each.seed), ...variedOf(job, at) },
 }));
 
 async function go(step) {
