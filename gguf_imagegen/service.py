@@ -100,7 +100,9 @@ class Service:
         self.webhooks = Webhooks(settings, self._ledger, waits)
         self._sketcher = Sketcher(catalog, self.pool, self.abilities)
         self._enhancer = Enhancer(settings)
-        self.scheduler = Scheduler(settings, self.pool, self.results, self._tell, self._store)
+        self.scheduler = Scheduler(
+            settings, self.pool, self.results, self._tell, self._store, waits=waits
+        )  # fmt: skip
         self._pace_file = PaceFile(kept.pace if kept else None)
         self.pixels = Pixels(self._pixels_held)
         self.sets = Sets(self.scheduler, self._ledger, self._submit_item, settings)
@@ -167,7 +169,7 @@ class Service:
         self.webhooks.check(request.webhook)
         self.check_room(sender.caller)
         request, sketched = await self._sketched(request, operation, warnings, sender.caller)
-        self.scheduler.check_engine(None if operation == "upscale" else sketched.bare.entry)
+        self.pool.check_pause(None if operation == "upscale" else sketched.bare.entry)
         if request.enhance:
             request = await self._enhanced(request, operation, warnings)
             request, sketched = await self._sketched(request, operation, warnings, sender.caller)

@@ -176,6 +176,9 @@ class Settings(BaseSettings):
     # a cluster
     cluster: str | None = Field(None, description="use lanes of other machines, too: HOST:PORT, or auto")
     cluster_token: SecretStr | None = Field(None, description="token of the cluster")
+    cluster_ports: str | None = Field(
+        None, pattern=r"^\d{4,5}-\d{4,5}$", description="FIRST-LAST: all ports of Ray here but the head's"
+    )
     insecure_cluster: bool = Field(False, description="a cluster without a token")
 
     # limits

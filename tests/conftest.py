@@ -52,6 +52,7 @@ LARGE = (
     "test_fresh_machine.py",
     "test_hundred.py",
     "test_litellm.py",
+    "test_network.py",
     "test_rapidocr.py",
     "test_two_commands.py",
     "test_unet.py",

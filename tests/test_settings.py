@@ -49,6 +49,7 @@ def example(name: str) -> tuple[str, Any]:
         "webhooks": ("http://a/b, https://c", ("http://a/b", "https://c")),
         "enhance_key": ("words", SecretStr("words")),
         "cluster_token": ("words", SecretStr("words")),
+        "cluster_ports": ("6400-6499", "6400-6499"),
         "host": ("localhost", "localhost"),
         "otlp_endpoint": ("http://a:4318", "http://a:4318"),
         "devices": ("cuda:0, cpu", ("cuda:0", "cpu")),

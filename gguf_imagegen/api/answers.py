@@ -228,13 +228,17 @@ class LaneState(Answer):
 
 
 class ClusterNode(Answer):
-    """A machine that offers devices; `models` are those in memory, `why` is why it is refused."""
+    """A machine that offers devices; `models` are those in memory, `why` is why it is refused.
+
+    `cpu` is the model of its processor.
+    """
 
     name: str
     status: Literal["ready", "starting", "draining", "drained", "refused"]
     why: str | None
     version: str | None
     devices: list[str]
+    cpu: str | None
     models: list[str]
 
 

@@ -38,6 +38,7 @@ def _node(node: Node) -> dict[str, Any]:
         "why": node.why or None,
         "version": offer.version if offer else None,
         "devices": [device.name for device in offer.devices] if offer else [],
+        "cpu": (offer.cpu or None) if offer else None,
         "models": sorted({entry.name for lane in node.lanes.values() for entry in lane.entries}),
     }
 

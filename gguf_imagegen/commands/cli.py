@@ -37,7 +37,7 @@ WIDE = 10_000
 HELP_WIDTH = 250
 """Columns that help takes at most; less where the terminal has less."""
 
-NODE_FLAGS = (*NEAR, "cluster_token", "insecure_cluster", "grace")
+NODE_FLAGS = (*NEAR, "cluster_token", "cluster_ports", "insecure_cluster", "grace")
 
 app = typer.Typer(
     name="gguf-imagegen",

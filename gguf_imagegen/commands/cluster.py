@@ -46,10 +46,11 @@ def drain(settings: Settings, url: str, node: str) -> int:
 
 
 def _table(nodes: list[dict[str, Any]]) -> Table:
-    table = Table("node", "status", "version", "devices", "in memory")
+    table = Table("node", "status", "version", "devices", "CPU", "in memory")
     for node in nodes:
         devices, models = ", ".join(node["devices"]), ", ".join(node["models"])
-        table.add_row(node["name"], node["status"], node["version"] or "", devices, node["why"] or models)
+        about = node["name"], node["status"], node["version"] or "", devices, node["cpu"] or ""
+        table.add_row(*about, node["why"] or models)
     return table
 
 

@@ -15,11 +15,12 @@ from typing import Any, Final
 import psutil
 from rich.console import Console
 
-from gguf_imagegen.engines.backend import UnknownBackend, named_backend
+from gguf_imagegen.engines.backend import UnknownBackend
 from gguf_imagegen.machine import logs, signals
 from gguf_imagegen.pool.ray import nodes
 from gguf_imagegen.pool.ray.node_settings import LEAVING, variables
 from gguf_imagegen.pool.ray.nodes import ClusterFailed, RayNode
+from gguf_imagegen.pool.ray.offer import offer_of
 from gguf_imagegen.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -38,12 +39,13 @@ def run_node(settings: Settings, head: str, name: str | None, *, pull: bool, ray
         nodes.require_ray()
         token = nodes.token_of(settings)
         nodes.require_token(token, settings)
-        devices = named_backend(settings.backend)(settings).devices()
+        devices = offer_of(settings).devices
         named = name or socket.gethostname()
         environment = {
             **nodes.environment(token), **variables(settings, named, folder, pulls=pull),
         }  # fmt: skip
-        node = RayNode(nodes.checked_address(head), environment, lanes=len(devices), extra=ray_flags)
+        flags = [*nodes.ports_of(settings), *ray_flags]
+        node = RayNode(nodes.checked_address(head), environment, lanes=len(devices), extra=flags)
         console.print(f"node {named} offers {', '.join(each.name for each in devices)}", highlight=False)
         return asyncio.run(_supervise(node, folder, settings.grace, console))
     except UnknownBackend as exc:

@@ -97,13 +97,18 @@ class Queue:
         return list(heapq.merge(*(line.waiting.values() for line in self._lines.values()), key=_since))
 
     @property
+    def needs(self) -> list[tuple[Job, str]]:
+        """The jobs, each with its `Waiting.needs`."""
+        lines = self._lines.values()
+        return [
+            (job, each.needs) for line in lines for job, each in zip(line, line.waiting.values(), strict=True)
+        ]
+
+    @property
     def wants(self) -> dict[str, Files]:
         """The files of the jobs, by `Waiting.needs`."""
-        return {
-            waiting.needs: files_of(job.plan)
-            for line in self._lines.values()
-            for job, waiting in zip(line, line.waiting.values(), strict=True)
-        }
+        one_of = {needs: job for job, needs in self.needs}
+        return {needs: files_of(job.plan) for needs, job in one_of.items()}
 
     def place(self, job: Job) -> Place | None:
         """None if it does not wait. Jobs of other priorities count as before it by when each is due."""

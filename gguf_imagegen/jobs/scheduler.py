@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from gguf_imagegen.catalog.entry import Entry
+from gguf_imagegen.jobs.absent import Absent
 from gguf_imagegen.jobs.estimates import Pace
 from gguf_imagegen.jobs.job import Ended, Job, JobEvent, Observer, Queued, Store, forget_old
 from gguf_imagegen.jobs.news import News
@@ -26,7 +27,6 @@ from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.callers import Caller
 from gguf_imagegen.vocabulary.errors import (
     Cancelled,
-    EnginePaused,
     ImagegenError,
     JobNotFound,
     QueueFull,
@@ -34,6 +34,7 @@ from gguf_imagegen.vocabulary.errors import (
     WorkerKilled,
 )
 from gguf_imagegen.vocabulary.events import Notice
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class Scheduler:
         results: ResultStore,
         observer: Observer,
         store: Store | None = None,
+        *,
+        waits: Waits = USUAL,
     ) -> None:
         self.pool = pool
         self.results = results
@@ -76,6 +79,7 @@ class Scheduler:
         self._observer = observer
         self._store = store
         self._runner = Runner(results, self.pace, self._publish, self._settle, marked=settings.provenance)
+        self._absent = Absent(pool, waits, self._publish, self.cancel)
         self._work: dict[str, Work] = {}  # by name of the lane
         self._wishes: dict[str, tuple[Entry, bool]] = {}  # by model; whether to have it in memory
         self._endings: set[asyncio.Task[None]] = set()
@@ -108,15 +112,6 @@ class Scheduler:
             raise QueueFull(
                 f"{len(self.queue)} jobs are waiting already, the queue is full; try again later",
                 retry_after=max(1, math.ceil(wait or 5)),
-            )
-
-    def check_engine(self, entry: Entry | None) -> None:
-        """Raise what there is to say against a job for this model, None for work without one."""
-        wait = math.ceil(self.pool.pause)
-        if wait and not self.pool.ready(entry):
-            raise EnginePaused(
-                f"the engine crashed again and again; it is given a pause, try again in {wait} s",
-                retry_after=wait,
             )
 
     def get(self, job_id: str, caller: Caller) -> Job:
@@ -260,6 +255,7 @@ class Scheduler:
         try:
             while True:
                 self._wake.clear()
+                await self._absent.look(self.queue)
                 self._place()
                 await self._grant_wishes()
                 for lane in self._idle:
@@ -313,6 +309,7 @@ class Scheduler:
     async def _something_happens(self) -> None:
         """Wait for work or an idle lane, at most until time alone changes what may be done."""
         ends = [lane.next_expiry for lane in self._idle] + [lane.pause or None for lane in self._idle]
+        ends.append(self._absent.next)
         if self._idle:
             now = time.time() - self._settings.swap_after
             ends.append(next((job.since - now for job in self.queue if job.since > now), None))

@@ -45,6 +45,8 @@ class BaseLane(ABC):
     """Names the engine's build; equal ones make equal pixels. Empty where it is not known."""
     leaving = False
     """Whether it takes no more work, because its machine is to be stopped."""
+    heard = True
+    """Whether it is known which files it has."""
 
     def __init__(self, settings: Settings, device: Device, failures: Failures, waits: Waits) -> None:
         self.device = device

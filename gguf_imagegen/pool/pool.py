@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,12 @@ from gguf_imagegen.pool.placement import LaneView
 from gguf_imagegen.pool.ray.files import addon_name, flag_of
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine, Generate
-from gguf_imagegen.vocabulary.errors import ImagegenError, MissingComponent
+from gguf_imagegen.vocabulary.errors import (
+    EnginePaused,
+    ImagegenError,
+    MissingComponent,
+    ModelNotDownloaded,
+)
 from gguf_imagegen.vocabulary.events import Loading
 from gguf_imagegen.vocabulary.waits import USUAL, Waits
 
@@ -185,6 +191,15 @@ class Pool:
         """Seconds until some lane may start an engine; 0 if one may now, or there is none."""
         return min((lane.pause for lane in self.lanes), default=0.0)
 
+    def check_pause(self, entry: Entry | None) -> None:
+        """Raise EnginePaused if no lane may begin a job for this model, None for work without one."""
+        wait = math.ceil(self.pause)
+        if wait and not self.ready(entry):
+            raise EnginePaused(
+                f"the engine crashed again and again; it is given a pause, try again in {wait} s",
+                retry_after=wait,
+            )
+
     # -- equal pixels on every lane -------------------------------------------------------------------
 
     def alike(self, entry: Entry, spec: Generate) -> Generate:
@@ -204,19 +219,31 @@ class Pool:
 
     def require(self, entry: Entry | None, addons: Sequence[Path]) -> None:
         """Raise MissingComponent where machines have the model, and none of them what a job names besides."""
+        fault = self.lacking(entry, addons) if self.spreads else None
+        if isinstance(fault, MissingComponent):
+            raise fault
+
+    def lacking(self, entry: Entry | None, addons: Sequence[Path]) -> ImagegenError | None:
+        """What all lanes lack of a job's files: add-ons where its model is, or that; None if one has all."""
+        if any(lane.has(entry, addons) or lane.pulls(entry, addons) for lane in self.lanes):
+            return None
         control = entry.files.get("control_net") if entry else None
         bare = entry.without("control_net") if entry else None
         able = [lane for lane in self.lanes if lane.has(bare) or lane.pulls(bare)]
-        complete = (lane.has(entry, addons) or lane.pulls(entry, addons) for lane in able)
-        if self.spreads and able and not any(complete):
-            named = (*addons, *([control] if control else []))
-            nowhere = [path for path in named if not any(lane.has(None, (path,)) for lane in able)]
-            flags = {path: flag_of(addon_name(path, self._settings)) for path in nowhere or named}
-            files = ", ".join(f"{path.name} in its {flag}" for path, flag in flags.items())
-            raise MissingComponent(
-                f"no machine of the cluster that has the model ({_machines(able)}) has the server's {files};"
-                " copy what is missing to one of them"
+        if not able:
+            return ModelNotDownloaded(
+                f"no machine of the cluster ({_machines(self.lanes)}) has the model"
+                f" {entry.id if entry else ''!r}; copy its files to one of them",
+                param="model",
             )
+        named = (*addons, *([control] if control else []))
+        nowhere = [path for path in named if not any(lane.has(None, (path,)) for lane in able)]
+        flags = {path: flag_of(addon_name(path, self._settings)) for path in nowhere or named}
+        files = ", ".join(f"{path.name} in its {flag}" for path, flag in flags.items())
+        return MissingComponent(
+            f"no machine of the cluster that has the model ({_machines(able)}) has the server's {files};"
+            " copy what is missing to one of them"
+        )
 
     def addons_elsewhere(self, flag: str) -> frozenset[str]:
         """As `BaseLane.addons`, of all other machines."""

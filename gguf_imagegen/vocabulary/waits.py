@@ -28,6 +28,10 @@ class Waits:
 
     What is done about it must begin within 10 s.
     """
+    absent_told: float = 5.0
+    """Until a waiting job is told that no machine of the cluster has its files; more may join just now."""
+    absent: float = 600.0
+    """Until it fails; a machine that has them may be starting again."""
     cluster_again: float = 5.0
     """After the connection to the cluster ended, until it is tried again."""
 

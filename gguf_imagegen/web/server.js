@@ -61,7 +61,7 @@ function drawCluster(cluster) {
   if (!cluster) return;
   $("nodes").replaceChildren(...cluster.nodes.map((node) => h("article", { class: "model", "aria-label": node.name },
     h("div", { class: "bar" }, h("h4", {}, node.name), h("span", { class: "badge" }, node.status)),
-    h("dl", {}, ...rows({ Devices: node.devices.join(", "), "In memory": node.models.join(", "), Version: node.version, Refused: node.why })))));
+    h("dl", {}, ...rows({ Devices: node.devices.join(", "), CPU: node.cpu, "In memory": node.models.join(", "), Version: node.version, Refused: node.why })))));
   $("lost").replaceChildren(...[...cluster.lost].reverse().map((lost) =>
     h("li", {}, `${new Date(lost.at * 1000).toLocaleString()}: ${lost.lane} was lost (${lost.why})`)));
 }

@@ -53,7 +53,7 @@ class Driver:
         environment = nodes.environment(token)
         try:
             await self._be_a_node(wanted, environment, head=head)
-            return await self._follow(environment)
+            return await self._first_end(environment)
         finally:
             await self.stop()
 
@@ -82,8 +82,7 @@ class Driver:
     async def _be_a_node(self, wanted: str, environment: Mapping[str, str], *, head: bool) -> None:
         """A driver needs one of Ray's nodes on its own machine; one without devices does."""
         if head:
-            port = int(wanted.partition(":")[2] or nodes.PORT)
-            self.address = f"{nodes.own_address()}:{port}"
+            self.address = nodes.head_address(wanted)
             head = not await nodes.answers(self.address)
         else:
             self.address = nodes.checked_address(
@@ -92,9 +91,25 @@ class Driver:
             if not await nodes.answers(self.address):
                 raise ClusterFailed(f"nothing answers at {self.address}, the head of the cluster")
         if head or not await asyncio.to_thread(nodes.is_here, self.address):
-            node = RayNode(self.address, environment, head=head)
+            ports = nodes.ports_of(self._settings)
+            node = RayNode(self.address, environment, head=head, extra=ports)
             await node.start()
             self._node = node
+
+    async def _first_end(self, environment: Mapping[str, str]) -> str:
+        """Why the bridge ended, or Ray's processes here, without which it waits for ever and says nothing."""
+        tasks = [asyncio.create_task(self._follow(environment))]
+        if self._node is not None:
+            tasks.append(asyncio.create_task(self._node.wait()))
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if tasks[0].done():
+                return tasks[0].result()
+            return "Ray's processes on this machine ended"
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, environment: Mapping[str, str]) -> str:
         self._bridge = bridge = await asyncio.create_subprocess_exec(

@@ -60,7 +60,7 @@ class FarLane(BaseLane):
         self.build = offer.build
         self.node = offer.name
         self.line = line
-        self.stock = Stock({}, {})
+        self.stock, self.heard = Stock({}, {}), False
         self._addons: Mapping[str, frozenset[str]] = {}
         self._known = known
         self._offer = offer
@@ -83,7 +83,7 @@ class FarLane(BaseLane):
         return self._whole
 
     def take_stock(self, stock: Stock) -> None:
-        self.stock, self.leaving = stock, self.leaving or stock.leaving
+        self.stock, self.heard, self.leaving = stock, True, self.leaving or stock.leaving
         self._addons = _addons(stock)
         self._unfit.clear()
 

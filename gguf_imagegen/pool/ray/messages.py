@@ -50,6 +50,7 @@ class Offer(Struct, frozen=True):
     build: str = ""
     devices: Sequence[OfferedDevice] = ()
     pulls: bool = False
+    cpu: str = ""
 
 
 class Stock(Struct, frozen=True, tag=True):

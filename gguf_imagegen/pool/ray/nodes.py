@@ -42,6 +42,13 @@ UNREAD: Final = {
 }
 """What Ray would tell its dashboard, which is not started; an eighth of what events cost."""
 PORT: Final = 6379
+PORTS: Final = (
+    "node-manager-port", "object-manager-port", "runtime-env-agent-port", "dashboard-agent-grpc-port",
+    "dashboard-agent-listen-port", "metrics-export-port",
+)  # fmt: skip
+"""Flags of `ray start` for ports that it chooses by chance otherwise; its workers and drivers have more."""
+FEWEST_PORTS: Final = 30
+"""Those, and one for each process of Ray, which are a lane's, the bridge, and a few that wait for work."""
 STARTING: Final = 90.0
 """Seconds within which Ray's processes must be there; they take 5 on an idle machine."""
 ANSWERING: Final = 3.0
@@ -118,12 +125,39 @@ def require_token(token: str | None, settings: Settings) -> None:
         )
 
 
+def ports_of(settings: Settings) -> list[str]:
+    """Flags of `ray start` that keep its ports here, but for the head's own, in the range that is set.
+
+    Raises ClusterFailed.
+    """
+    if settings.cluster_ports is None:
+        return []
+    first, last = map(int, settings.cluster_ports.split("-"))
+    if not first + FEWEST_PORTS <= last + 1 <= 1 << 16:
+        raise ClusterFailed(
+            f"--cluster-ports {first}-{last}: name at least {FEWEST_PORTS} ports, none above 65535,"
+            " such as 6400-6499"
+        )
+    named = [f"--{name}={port}" for port, name in enumerate(PORTS, first)]
+    return [*named, f"--min-worker-port={first + len(PORTS)}", f"--max-worker-port={last}"]
+
+
+def head_address(auto: str) -> str:
+    """Where `auto[:ADDRESS][:PORT]` starts a cluster. Raises ClusterFailed."""
+    said = auto.partition(":")[2]
+    if said.isdecimal():
+        said = f"{own_address()}:{said}"
+    return checked_address(said or own_address())
+
+
 def own_address() -> str:
-    """The one that other machines reach, as far as the routes tell."""
+    """The one that other machines reach, as far as the routes tell; without any, the first there is."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, contextlib.suppress(OSError):
         sock.connect(("192.0.2.1", 1))  # sends nothing
         return str(sock.getsockname()[0])
-    return "127.0.0.1"
+    cards = (each for card in psutil.net_if_addrs().values() for each in card)
+    known = (each.address for each in cards if each.family is socket.AF_INET)
+    return next((address for address in known if not address.startswith("127.")), "127.0.0.1")
 
 
 def is_here(address: str) -> bool:
@@ -224,6 +258,9 @@ class RayNode:
     async def stop(self) -> None:
         if self._process is None:
             return
+        if self._reading is not None and self._reading.done():  # a signal now would take its end from asyncio
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._process.wait(), ANSWERING)
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(signal.SIGTERM)
         try:

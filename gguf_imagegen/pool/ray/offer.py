@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from gguf_imagegen import __version__
 from gguf_imagegen.engines.backend import OURS, Backend, named_backend
 from gguf_imagegen.machine import memory
 from gguf_imagegen.machine.devices import Device
-from gguf_imagegen.pool.identity import this_machine
+from gguf_imagegen.pool.identity import Machine, cpu_name, this_machine
 from gguf_imagegen.pool.ray.messages import WIRE, Offer, OfferedDevice
 from gguf_imagegen.pool.ray.node_settings import node_name, pulls_models
 from gguf_imagegen.settings import Settings
@@ -16,16 +18,21 @@ from gguf_imagegen.settings import Settings
 
 def offer() -> bytes:
     """The `Offer` of this node as JSON. Runs there; its name and what it returns never change."""
-    settings = Settings()
-    return msgspec.json.encode(
-        Offer(
-            wire=WIRE,
-            version=__version__,
-            name=node_name(),
-            build=_build(settings),
-            devices=[_offered(device) for device in backend_here(settings).devices()],
-            pulls=pulls_models(),
-        )
+    return msgspec.json.encode(offer_of(Settings()))
+
+
+def offer_of(settings: Settings) -> Offer:
+    """What this machine offers with these settings. Raises UnknownBackend."""
+    devices = backend_here(settings).devices()
+    machine = this_machine(settings.kernels) if settings.backend == OURS.name else None
+    return Offer(
+        wire=WIRE,
+        version=__version__,
+        name=node_name(),
+        build=_build(settings, machine),
+        devices=[_offered(device, machine) for device in devices],
+        pulls=pulls_models(),
+        cpu=cpu_name(),
     )
 
 
@@ -33,16 +40,18 @@ def backend_here(settings: Settings) -> Backend:
     return named_backend(settings.backend)(settings)
 
 
-def _offered(device: Device) -> OfferedDevice:
+def _offered(device: Device, machine: Machine | None) -> OfferedDevice:
+    """What is left to the engine is offered as the CPU, if that is all it has."""
+    if machine is not None and (device.kind, machine.backend) == ("auto", "CPU"):
+        device = replace(device, name="cpu", gpu=None)
     whole = memory.whole(gpu=device.gpu)
     return OfferedDevice(device.name, device.threads, device.gpu, whole.ram, whole.vram)
 
 
-def _build(settings: Settings) -> str:
+def _build(settings: Settings, machine: Machine | None) -> str:
     """Names the engine so far as it decides pixels: its library, the kernels, and the kind of processor."""
     if settings.backend != OURS.name:
         return settings.backend
-    machine = this_machine(settings.kernels)
     return f"{machine.library[:12]} {machine.backend} {machine.kernels}".strip() if machine else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,19 @@ from gguf_imagegen.pool.ray.messages import WIRE, Offer, OfferedDevice
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Engine
 from gguf_imagegen.vocabulary.errors import MissingComponent
-from gguf_imagegen.vocabulary.waits import USUAL
+from gguf_imagegen.vocabulary.waits import USUAL, Waits
 from tests.api.client import GENERATIONS, SMALL
+from tests.api.test_loras import RENAMED
 from tests.conftest import App, runner_of
+from tests.pool.ray.conftest import until
+from tests.pool.ray.near import Near, near_cluster
+from tests.weights import write_safetensors
 
 pytestmark = pytest.mark.posix
 
 NOBODY = {"cluster": "127.0.0.1:9", "insecure_cluster": True, "devices": ("none",)}
 """Port 9 takes no connection."""
+LORA = {"lora": [{"name": "style"}]}
 
 
 async def begin(app: App, **fields: Any) -> tuple[int, Any]:
@@ -86,3 +92,63 @@ def test_work_without_a_model_needs_none(tmp_path: Path, model_dir: Path) -> Non
     assert lane.has(None, (tmp_path / "double.gguf",))
     assert not lane.has(None, (tmp_path / "triple.gguf",))
     assert not lane.has(load_catalog(model_dir).get("tiny-random"))
+
+
+@pytest.fixture
+def loras(tmp_path: Path) -> Path:
+    """A folder of add-ons, beside an empty one for models."""
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    (tmp_path / "empty").mkdir()
+    tensors, _ = RENAMED["wrapped"]
+    write_safetensors(folder / "style.safetensors", tensors)
+    return folder
+
+
+async def job_of(near: Near, id: str) -> Any:
+    return (await near.app.get(f"/v1/jobs/{id}"))[1]
+
+
+@pytest.mark.parametrize("words", ["style.safetensors in its --lora-dir", "(a) has the model 'tiny-random'"])
+async def test_a_job_that_no_machine_can_do_is_told_and_fails(
+    words: str, model_dir: Path, loras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken before the machines came; one behind it that they can do is done."""
+    there = tmp_path / "there"
+    shutil.copytree(model_dir, there)
+    if "model" in words:
+        (there / "tiny-random.gguf").unlink()
+    waits = Waits(cluster_again=3600, absent_told=0, absent=0.2)
+    async with near_cluster(monkeypatch, tmp_path / "empty", waits=waits, lora_dir=loras) as near:
+        _, taken = await begin(near.app, **LORA)
+        near.node("a", there, "Tells")
+
+        async def failed() -> Any:
+            found = await job_of(near, taken["id"])
+            return found["status"] == "failed" and found
+
+        job = await until(failed, "the end of the job")
+        assert words in job["error"]["message"]
+        assert any("; the job waits" in each for each in job["warnings"])
+        if "model" not in words:
+            assert (await near.app.post(GENERATIONS, **SMALL))[0] == 200
+
+
+async def test_a_job_that_was_told_waits_for_a_machine_that_can_do_it(
+    model_dir: Path, loras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = Waits(cluster_again=3600, absent_told=0)
+    async with near_cluster(monkeypatch, tmp_path / "empty", waits=waits, lora_dir=loras) as near:
+        _, taken = await begin(near.app, **LORA)
+        near.node("a", model_dir, "Tells")
+
+        async def told() -> bool:
+            found = await job_of(near, taken["id"])
+            return any("--lora-dir; copy" in each for each in found["warnings"])
+
+        async def done() -> bool:
+            return bool((await job_of(near, taken["id"]))["status"] == "succeeded")
+
+        await until(told, "the notice")
+        near.node("b", model_dir, "Tells", lora_dir=loras)
+        await until(done, "a picture")

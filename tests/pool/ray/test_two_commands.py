@@ -37,8 +37,16 @@ def run(*words: str) -> str:
     return subprocess.run(line, capture_output=True, text=True, timeout=60).stdout
 
 
+def heads(folder: Path) -> set[int]:
+    """Numbers of the processes that are the head of the cluster."""
+    return {each.pid for each in left_of(str(folder)) if each.name() == "gcs_server"}
+
+
 async def test_two_commands(model_dir: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server with its own lane and one of another machine; it takes its cluster along when it ends."""
+    """A server with its own lane and one of another machine, whose head is started again when it was killed.
+
+    It takes its cluster along when it ends.
+    """
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     with socket.socket() as sock:
         sock.bind(("", 0))
@@ -73,6 +81,13 @@ async def test_two_commands(model_dir: Path, folder: Path, monkeypatch: pytest.M
             asked = [session.post("/v1/images/generations", json=body) for _ in range(4)]
             assert [answer.status for answer in await asyncio.gather(*asked)] == [200] * 4
             shown = await asyncio.to_thread(run, "cluster", "status", "--url", server.url)
+            old = heads(folder)
+            for each in left_of(str(folder)):
+                if each.pid in old:
+                    each.kill()
+            await until(lambda: heads(folder) - old, "another head")
+            await until(lanes, "two lanes again")
+            assert (await session.post("/v1/images/generations", json=body)).status == 200
         assert "cluster: joined" in shown
         assert "second" in shown
         assert "tiny-random" in shown
