@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
 from gguf_imagegen.engines.sdcpp.backend import SdCpp
 from gguf_imagegen.machine.devices import Device
 from gguf_imagegen.settings import Settings
+from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import Convert, Edges, Engine, Generate, LoadSpec, Read, Task, Upscale
 from gguf_imagegen.vocabulary.errors import GenerationFailed, ModelLoadFailed, WorkerCrashed
@@ -127,6 +129,9 @@ class FakeBackend(SdCpp):
     def __init__(self, settings: Settings, make: Callable[[], Engine]) -> None:
         super().__init__(settings)
         self._make = make
+
+    def abilities(self) -> Abilities:
+        return ABILITIES
 
     def engine(self, device: Device) -> Engine:
         return self._make()

@@ -144,6 +144,7 @@ class ModelMeta(Answer):
     quality: dict[str, Any]
     samplers: list[str]
     schedules: list[str]
+    variations: bool
     previews: list[str]
 
 

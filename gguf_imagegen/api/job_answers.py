@@ -34,6 +34,7 @@ class ImageItem(Answer):
     revised_prompt: str | None
     index: int
     seed: int
+    variation_seed: int | None
     sampler: str
     schedule: str
     steps: int
@@ -45,12 +46,13 @@ class ImageItem(Answer):
     @classmethod
     def of(cls, job: Job, image: ImageReady, **form: str | None) -> ImageItem:
         """`form` may have the picture as `b64_json` and `url`."""
-        made = parameters(job.plan)
+        made, variation = parameters(job.plan), job.plan.variation(image.index)
         return cls(
             **form,
             revised_prompt=revised_prompt(job.plan),
             index=image.index,
             seed=image.seed,
+            variation_seed=variation.seed if variation else None,
             sampler=made["sampler"],
             schedule=made["schedule"],
             steps=made["steps"],
@@ -111,6 +113,8 @@ class JobParameters(Answer):
     prompt: str
     negative_prompt: str
     seed: int
+    variation_seed: int | None
+    variation_strength: float
     steps: int
     sampler: str
     schedule: str
@@ -122,7 +126,14 @@ class JobParameters(Answer):
     @classmethod
     def of(cls, plan: Plan) -> JobParameters:
         width, height = plan.delivered
-        return cls(**parameters(plan), width=width, height=height)
+        variation = plan.variation(0)
+        return cls(
+            **parameters(plan),
+            variation_seed=variation.seed if variation else None,
+            variation_strength=variation.strength if variation else 0.0,
+            width=width,
+            height=height,
+        )
 
 
 class MemoryNeed(Answer):
@@ -219,7 +230,7 @@ class JobObject(Answer):
             phase=progress.phase if progress and not job.ended else None,
             n=plan.n,
             parameters=JobParameters.of(plan),
-            settings=settings_of(plan, plan.seed(0)) if plan.generate else {"Prompt": ""},
+            settings=settings_of(plan, 0) if plan.generate else {"Prompt": ""},
             data=[ImageItem.of(job, image, url=url(image.name)) for image in job.images],
             usage=Usage(**job_usage(job)),
             warnings=job.warnings,

@@ -181,6 +181,7 @@ def _view(app: web.Application, name: str, survey: Survey, settings: Settings) -
             "quality": dict(entry.quality),
             "samplers": list(able.samplers),
             "schedules": schedules,
+            "variations": able.variations,
             "previews": ["proj"] * traits.latent_preview + ["tae"] * ("taesd" in entry.files) + ["vae"],
         },
     }

@@ -27,6 +27,7 @@ class SetItem(Answer):
     sampler: str
     steps: int
     seed: int
+    variation_strength: float
     url: str | None
     name: str | None
     error: ErrorObject | None
@@ -46,6 +47,7 @@ class SetItem(Answer):
             sampler=item.sampler,
             steps=item.steps,
             seed=item.seed,
+            variation_strength=item.variation_strength,
             url=url(image.name) if image else None,
             name=image.name if image else None,
             error=error.body()["error"] if error else None,

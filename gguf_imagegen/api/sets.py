@@ -120,7 +120,8 @@ def _warnings(plans: list[Plan]) -> list[str]:
 
 def _item(id: str, plan: Plan, prompt: str) -> Item:
     spec = plan.spec
-    return Item(id, plan.name, prompt, spec.cfg_scale, spec.sampler, spec.steps, spec.seed)
+    strength = spec.variation.strength if spec.variation else 0.0
+    return Item(id, plan.name, prompt, spec.cfg_scale, spec.sampler, spec.steps, spec.seed, strength)
 
 
 @endpoint(SetList, errors=(InvalidRequest, JobNotFound), params=(LIMIT, BEFORE))

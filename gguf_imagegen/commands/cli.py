@@ -116,6 +116,8 @@ def generate(
     size: Annotated[str, typer.Option(help="WIDTHxHEIGHT or auto")] = "auto",
     steps: Annotated[int | None, typer.Option(help="denoising steps")] = None,
     seed: Annotated[int | None, typer.Option(help="seed; random if none is given")] = None,
+    variation_seed: Annotated[int | None, typer.Option(help="seed whose noise is mixed in; random")] = None,
+    variation_strength: Annotated[float, typer.Option(help="how much of it is mixed in, 0 to 1")] = 0.0,
     n: Annotated[int, typer.Option("-n", "--n", help="number of images")] = 1,
     sampler: Annotated[str | None, typer.Option(help="sampler, e.g. euler_a")] = None,
     schedule: Annotated[str | None, typer.Option(help="schedule, e.g. karras")] = None,
@@ -138,6 +140,7 @@ def generate(
     fields: dict[str, object] = {
         "prompt": prompt, "negative_prompt": negative_prompt, "size": size, "steps": steps, "seed": seed,
         "n": n, "sampler": sampler, "schedule": schedule, "cfg_scale": cfg_scale, "strength": strength,
+        "variation_seed": variation_seed, "variation_strength": variation_strength,
         "output_format": output_format,
         "image": [image.read_bytes()] if image else [],
         "mask": mask.read_bytes() if mask else None,

@@ -19,10 +19,12 @@ from gguf_imagegen.catalog.catalog import load_catalog
 from gguf_imagegen.catalog.default_model import known_models
 from gguf_imagegen.catalog.parse import CatalogError
 from gguf_imagegen.commands.cluster import state
+from gguf_imagegen.engines.sdcpp.abilities import VARIATIONS
 from gguf_imagegen.engines.sdcpp.choice import NONE_RIGHT, choose_build
 from gguf_imagegen.engines.sdcpp.probe import probe
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.devices import make_devices
+from gguf_imagegen.machine.levels import exports
 from gguf_imagegen.pool.ray import nodes
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.engine import Kernels
@@ -47,6 +49,7 @@ NEEDS: Final[Mapping[Kernels, str]] = {
     "int8": "AVX2, or VNNI where vectors have 512 bits",
 }
 """Instructions without which kernels that are asked for are not there (`packed-simd.h`)."""
+UNVARIED: Final = "none: built without; scripts/install and this project's wheels build them in"
 BYTES: Final = "+int8"
 """The end of what kernels are called that multiply bytes with AVX2 alone."""
 BACKENDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -116,6 +119,7 @@ def _library(kernels: Kernels) -> list[Finding]:
         Finding("backend", True, f"{found['backend']}; devices: {devices}"),
         Finding("CPU build", None, _build_words(found["features"], found["backend"])),
         Finding("kernels", None, _kernel_words(found["kernels"], found["backend"], kernels)),
+        Finding("variation seeds", None, "yes" if exports(VARIATIONS) else UNVARIED),
     ]
     if found["faults"]:
         findings.append(Finding("binding", False, "; ".join(found["faults"])))

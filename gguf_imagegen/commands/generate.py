@@ -55,8 +55,10 @@ async def _follow(job: Job, bar: Progress) -> None:
                 bar.update(task, description=phase + number)
             case events.Progress(phase="sampling" | "hires", step=step, steps=steps):
                 bar.update(task, completed=step, total=steps)
-            case ImageReady(seed=seed):
-                bar.console.print(f"seed {seed}", highlight=False)
+            case ImageReady(index=index, seed=seed):
+                variation = job.plan.variation(index)
+                more = f", variation seed {variation.seed}" if variation else ""
+                bar.console.print(f"seed {seed}{more}", highlight=False)
 
 
 def _write(job: Job, read: Callable[[str], bytes], output: Path) -> list[Path]:

@@ -23,7 +23,7 @@ def finish_of(plan: Plan, *, marked: bool) -> Finish:
         mask=plan.mask,
         inset=plan.inset,
         xmp=provenance.packet(source_type(plan)) if marked else b"",
-        texts=tuple(describe(plan, plan.seed(index)) for index in range(plan.n)),
+        texts=tuple(describe(plan, index) for index in range(plan.n)),
         enlarger=Upscaler(plan.enlarger) if plan.enlarger else None,
         upscaler=Upscaler(plan.upscale.path, plan.upscale.tile) if plan.upscale else None,
     )
@@ -36,13 +36,13 @@ def source_type(plan: Plan) -> SourceType:
     return "trainedAlgorithmicMedia" if made_anew else "compositeWithTrainedAlgorithmicMedia"
 
 
-def describe(plan: Plan, seed: int) -> str:
-    """The `parameters` text that AUTOMATIC1111 tools read."""
-    return infotext.text_of(settings_of(plan, seed))
+def describe(plan: Plan, index: int) -> str:
+    """The `parameters` text of picture `index` that AUTOMATIC1111 tools read."""
+    return infotext.text_of(settings_of(plan, index))
 
 
-def settings_of(plan: Plan, seed: int) -> dict[str, str]:
-    """All that makes the picture again, by A1111's names; no paths."""
+def settings_of(plan: Plan, index: int) -> dict[str, str]:
+    """All that makes picture `index` again, by A1111's names; no paths."""
     if plan.generate is None:
         return {key: str(value) for key, value in _enlarged(plan).items() if value is not None}
     spec = plan.generate
@@ -54,13 +54,26 @@ def settings_of(plan: Plan, seed: int) -> dict[str, str]:
         sampler=spec.sampler,
         schedule=spec.schedule,
         cfg_scale=spec.cfg_scale,
-        seed=seed,
+        seed=spec.seed_of(index),
         width=first_pass[0],
         height=first_pass[1],
         model=plan.entry.name,
         version=f"gguf_imagegen {__version__}",
-        extra={**_sampled(plan), **_started(plan), **_second_pass(plan), **_enlarged(plan)},
+        extra={
+            **_varied(plan, index),
+            **_sampled(plan),
+            **_started(plan),
+            **_second_pass(plan),
+            **_enlarged(plan),
+        },
     )
+
+
+def _varied(plan: Plan, index: int) -> dict[str, object]:
+    variation = plan.variation(index)
+    if variation is None:
+        return {}
+    return {"Variation seed": variation.seed, "Variation seed strength": f"{variation.strength:g}"}
 
 
 def _sampled(plan: Plan) -> dict[str, object]:

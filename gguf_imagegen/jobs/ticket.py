@@ -41,6 +41,7 @@ class Item(Struct, frozen=True):
     sampler: str
     steps: int
     seed: int
+    variation_strength: float = 0.0
 
 
 OWN = tuple(name for name in Item.__struct_fields__ if name != "job")
@@ -86,14 +87,16 @@ class Ticket(Struct, frozen=True):
 def ticket_of(job: Job, request: ImageRequest, spool: Spool, repeat: Repeat | None) -> Ticket:
     """The ticket of a job that was made from a request; its pictures are in the spool then. Writes files."""
     plan = job.plan.without_pixels()
-    seed = plan.generate.seed if plan.generate else None
+    drawn: dict[str, Any] = {"seed": None}
+    if spec := plan.generate:
+        drawn = {"seed": spec.seed, "variation_seed": spec.variation and spec.variation.seed}
     return Ticket(
         id=job.id,
         caller=job.caller,
         dialect=job.sender.dialect,
         operation=plan.operation,
         model=plan.entry.name,
-        request=fields_of(request.model_copy(update={"seed": seed, "webhook": None})),
+        request=fields_of(request.model_copy(update={**drawn, "webhook": None})),
         files=spooled(request, spool),
         plan=msgspec.to_builtins(plan, enc_hook=_plain),
         names=list(job.names),

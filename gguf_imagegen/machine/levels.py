@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -91,6 +92,24 @@ def in_use(environment: Mapping[str, str] = os.environ) -> InUse | None:
     """None where the engine has one build only."""
     level, separator, why = environment.get(WORDS, "").partition(": ")
     return InUse(level, why) if separator else None
+
+
+def exports(function: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the library in use has a function of this name, seen in its file: nothing is loaded."""
+    folder = _library_folder()
+    named = environment.get(VARIABLE)
+    found = [Path(named)] if named else [*folder.glob("*stable-diffusion.*")] if folder else []
+    return any(_holds(library, function.encode() + b"\0") for library in found)
+
+
+def _holds(file: Path, text: bytes) -> bool:
+    with (
+        suppress(OSError, ValueError),  # ValueError: it is empty
+        file.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return data.find(text) >= 0
+    return False
 
 
 def _library_folder() -> Path | None:

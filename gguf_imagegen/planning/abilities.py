@@ -43,6 +43,12 @@ def require_engine(request: ImageRequest, entry: Entry, task: TaskKind, able: Ab
         raise UnsupportedOperation(
             f"{lacking[0]}: the engine of this server cannot do that", param=lacking[0]
         )
+    if request.variation_strength and not able.variations:
+        raise UnsupportedOperation(
+            "variation_strength: the engine of this server cannot mix the noise of two seeds; scripts/install"
+            " builds one that can, and this project's wheels of the engine can, too",
+            param="variation_strength",
+        )
     if task == "generate" and entry.family not in able.families:
         raise UnsupportedOperation(
             f"model: the engine of this server cannot run {entry.family}, only {', '.join(able.families)}",

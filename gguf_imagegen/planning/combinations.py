@@ -34,6 +34,7 @@ class Matrix(BaseModel):
     sampler: Annotated[tuple[str, ...], Field(max_length=MOST_VALUES)] = ()
     steps: Annotated[tuple[int, ...], Field(max_length=MOST_VALUES)] = ()
     seed: Annotated[tuple[int, ...], Field(max_length=MOST_VALUES)] = ()
+    variation_strength: Annotated[tuple[Finite, ...], Field(max_length=MOST_VALUES)] = ()
 
 
 class SetRequest(BaseModel):
@@ -72,6 +73,8 @@ def combinations(data: Mapping[str, Any], able: Abilities, settings: Settings) -
     if shared.enhance:
         raise InvalidRequest("enhance: a set draws its prompts as they are", param="enhance")
     axes = _axes(wanted, shared, able, warnings)
+    if any(axes["variation_strength"]) and shared.variation_seed is None:
+        shared = shared.model_copy(update={"variation_seed": secrets.randbelow(MAX_SEED)})
     prompts = Choice(_prompts(wanted, settings))
     counts = {"model": len(axes["model"]), "prompt": prompts.count}
     counts |= {name: len(values) for name, values in axes.items() if name not in counts}

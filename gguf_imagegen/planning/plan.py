@@ -6,7 +6,6 @@ Everything that would kill or corrupt the engine is refused or put right here (`
 from __future__ import annotations
 
 import dataclasses
-import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -36,13 +35,14 @@ from gguf_imagegen.planning.inputs import (
 from gguf_imagegen.planning.loras import fitting_loras
 from gguf_imagegen.planning.previews import preview_mode, spread_steps
 from gguf_imagegen.planning.prompt import checked_prompt
-from gguf_imagegen.planning.request import MAX_SEED, ImageRequest
+from gguf_imagegen.planning.request import ImageRequest
+from gguf_imagegen.planning.seeds import seeds_of
 from gguf_imagegen.planning.upscale import Enlargement, upscale_of
 from gguf_imagegen.planning.warnings import few
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.artifacts import RawImage
-from gguf_imagegen.vocabulary.engine import Decoder, Generate, SkipLayers
+from gguf_imagegen.vocabulary.engine import Decoder, Generate, SkipLayers, Variation
 from gguf_imagegen.vocabulary.errors import InvalidRequest, UnsupportedOperation, missing
 
 Operation = Literal["generation", "edit", "variation", "upscale"]
@@ -105,7 +105,11 @@ class Plan:
 
     def seed(self, index: int) -> int:
         """The seed of picture `index`, 0 where nothing is generated."""
-        return self.generate.seed + index if self.generate else 0
+        return self.generate.seed_of(index) if self.generate else 0
+
+    def variation(self, index: int) -> Variation | None:
+        """What is mixed into the noise of picture `index`."""
+        return self.generate.variation_of(index) if self.generate else None
 
     @property
     def delivered(self) -> tuple[int, int]:
@@ -206,10 +210,7 @@ def sketch(
     n = request.n or 1
     if n > settings.max_images:
         raise InvalidRequest(f"n: at most {settings.max_images} images in one request", param="n")
-    if request.seed is not None and request.seed > MAX_SEED - n + 1:
-        raise InvalidRequest(
-            f"seed: at most {MAX_SEED - n + 1} for {n} images, whose seeds count up", param="seed"
-        )
+    seed, variation = seeds_of(request, n, notes)
 
     headers = read_headers(request, settings)
     if operation == "upscale":
@@ -246,7 +247,8 @@ def sketch(
         cfg_scale=cfg_scale,
         image_cfg_scale=image_cfg_scale,
         guidance=guidance,
-        seed=secrets.randbelow(MAX_SEED - n) if request.seed is None else request.seed,
+        seed=seed,
+        variation=variation,
         n=n,
         clip_skip=entry.defaults.clip_skip if request.clip_skip is None else request.clip_skip,
         eta=request.eta,

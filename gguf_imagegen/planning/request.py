@@ -158,6 +158,8 @@ class ImageRequest(EngineFields):
     image_cfg_scale: Finite | None = option("image_cfg_scale", "img_cfg", default=None, ge=0, le=100)
     strength: Finite | None = option("strength", "denoising_strength", default=None, ge=0, le=1)
     seed: Seed = option("seed", "rng_seed", default=None, ge=0, le=MAX_SEED)
+    variation_seed: Seed = option("variation_seed", "subseed", default=None, ge=0, le=MAX_SEED)
+    variation_strength: Finite = option("variation_strength", "subseed_strength", default=0.0, ge=0, le=1)
     clip_skip: int | None = Field(None, ge=-1, le=12)
     hires: Annotated[HiresRequest | None, AfterValidator(_second_pass)] = None
     lora_alphas: Annotated[dict[str, Weight], BeforeValidator(values.mapping), Field(max_length=8)] = option(

@@ -13,7 +13,7 @@ class Abilities(Struct, frozen=True):
     """Names that requests may use, and the first of each where neither request nor model says one.
 
     `families` are those of models, see `modelfiles.traits`; `upscalers` what a second pass can be made with
-    besides a file.
+    besides a file. With `variations` it mixes the noise of two seeds.
     """
 
     samplers: tuple[str, ...]
@@ -21,3 +21,4 @@ class Abilities(Struct, frozen=True):
     families: tuple[str, ...]
     upscalers: tuple[str, ...] = ()
     tasks: tuple[TaskKind, ...] = ("generate",)
+    variations: bool = False

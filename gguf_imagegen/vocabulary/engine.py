@@ -161,10 +161,21 @@ class SkipLayers(Struct, frozen=True):
     end: float
 
 
+class Variation(Struct, frozen=True):
+    """Noise that is mixed with that of a second seed, `strength` of it, above 0; picture i has `seed + i`.
+
+    At strength 1 the pictures are those of this seed alone.
+    """
+
+    seed: int
+    strength: float
+
+
 class Generate(Struct, frozen=True, tag=True):
     """One request, complete. Sizes are pixels, aligned to what the model family needs.
 
-    `n` images are wanted, and those before number `first` are there already. Image i uses seed `seed + i`.
+    `n` images are wanted, and those before number `first` are there already. Image i uses seed `seed + i`;
+    with a `variation` all use `seed`, each mixed with another one's noise.
     `eta` None means the sampler's own default, `step_cache_threshold` None the cache's. `preview_steps` names
     the denoising steps after which a preview is wanted (empty: after every step, at most one each
     `preview_interval` seconds). `custom_sigmas` are the noise levels of the steps and of the result, if not
@@ -213,6 +224,15 @@ class Generate(Struct, frozen=True, tag=True):
     embeddings: tuple[Embedding, ...] = ()
     control_canny: bool = False
     first: int = 0
+    variation: Variation | None = None
+
+    def seed_of(self, index: int) -> int:
+        """The seed of image `index`."""
+        return self.seed if self.variation else self.seed + index
+
+    def variation_of(self, index: int) -> Variation | None:
+        """What is mixed into the noise of image `index`."""
+        return self.variation and replace(self.variation, seed=self.variation.seed + index)
 
     @property
     def decoded(self) -> tuple[int, int]:

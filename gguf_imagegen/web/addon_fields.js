@@ -5,7 +5,7 @@ import * as help from "./help.js";
 import { style } from "./late_style.js";
 import { pick } from "./picker.js";
 
-const FEW = 6; // textual inversions that are shown without a search
+const FEW = 6; // textual inversions and ControlNets that are shown without a search
 let offered = { loras: [], embeddings: [], nets: [] };
 let form = {}; // {weights, weigh(name, weight), changed()}
 let picture = null; // data: URL, for the ControlNet
@@ -88,11 +88,19 @@ function drawEmbeddings() {
     ...(names.length > FEW ? [button("More…", search, { class: "chip", "aria-label": "More textual inversions" })] : []));
 }
 
+async function findNet() {
+  const name = await pick("Choose a ControlNet", offered.nets.map((each) => ({ name: each.name, hint: "" })));
+  if (!name) return;
+  $("control-model").value = name;
+  form.changed();
+}
+
 function controlField() {
   const strength = h("output", {}, "0.90");
   const take = async ({ target }) => usePicture(target.files.length ? await dataUrl(target.files[0]) : null);
   return h("fieldset", { id: "control-field", "data-help": "control" }, h("legend", {}, "ControlNet"),
     h("label", {}, "Network", h("select", { id: "control-model" })),
+    button("Find…", findNet, { id: "control-find", class: "small", "aria-label": "Find a ControlNet" }),
     h("label", {}, h("span", {}, "Control strength ", strength),
       h("input", { type: "range", id: "control-strength", step: 0.05, min: 0, max: 2, value: 0.9, oninput: ({ target }) => { strength.textContent = Number(target.value).toFixed(2); } })),
     h("label", {}, "Control picture", h("input", { type: "file", id: "control-file", accept: "image/*", onchange: take })),
@@ -113,6 +121,7 @@ function drawControl() {
   $("control-field").hidden = !names.length;
   if ($("control-field").dataset.offered === names.join()) return;
   $("control-field").dataset.offered = names.join();
+  $("control-find").hidden = names.length <= FEW;
   const before = $("control-model").value;
   $("control-model").replaceChildren(h("option", { value: "" }, "None"), ...names.map((name) => h("option", {}, name)));
   if (names.includes(before)) $("control-model").value = before;

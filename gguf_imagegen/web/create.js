@@ -17,9 +17,9 @@ import * as upscalers from "./upscalers.js";
 const REMEMBERED = ["prompt", "negative", "count", "upscale"];
 const PER_MODEL = [
   "width", "height", "steps", "cfg", "guidance", "sampler", "schedule", "step_cache", "decoder", "strength", "clip_skip", "eta", "flow_shift",
-  "hires_width", "hires_height", "hires_steps", "hires_strength", "hires_upscaler",
+  "variation_seed", "variation_strength", "hires_width", "hires_height", "hires_steps", "hires_strength", "hires_upscaler",
 ];
-const UNSET = { hires_upscaler: "latent", hires_strength: 0.7, clip_skip: "", eta: "", flow_shift: "" }; // empty is as the model has it
+const UNSET = { hires_upscaler: "latent", hires_strength: 0.7, clip_skip: "", eta: "", flow_shift: "", variation_seed: "", variation_strength: 0 }; // empty is as the model has it
 const BY_PICTURE = ["width", "height", "strength"];
 const EXAMPLES = ["A lighthouse at dusk, watercolour", "Portrait of a fox, golden hour", "A bowl of ramen, studio photo"];
 const HERE = ["loaded", "loading", "ready"];
@@ -153,6 +153,7 @@ function fill(anew = false) {
   $("schedule").replaceChildren(...meta.schedules.map((name) => h("option", {}, name)));
   $("step_cache").replaceChildren(...meta.step_caches.map((name) => h("option", { value: name }, name === "none" ? "No" : name)));
   $("decoder-field").hidden = meta.decoders.length < 2;
+  $("variation-field").hidden = !meta.variations;
   const [width, height] = meta.defaults.size.split("x");
   const own = { ...meta.defaults, ...UNSET, cfg: meta.defaults.cfg_scale, decoder: meta.decoders[0], width, height };
   const last = anew ? {} : kept.get("models", {})[chosen.id] || {};
@@ -182,6 +183,7 @@ function show() {
   const starts = inputs.given().length > 0;
   $("strength-field").hidden = !starts || meta.edit_mode === "reference";
   $("strength-value").textContent = Number($("strength").value).toFixed(2);
+  $("variation-value").textContent = Number($("variation_strength").value).toFixed(2);
   $("cfg-field").hidden = meta.limits.max_cfg_scale === 1;
   $("negative-field").hidden = $("cfg-field").hidden || Number($("cfg").value) <= 1;
   addons.show(meta.family);
@@ -291,6 +293,7 @@ function wanted() {
   const visible = (name) => !$(`${name}-field`).hidden;
   const number = (name) => ($(name).value === "" ? undefined : Number($(name).value));
   const images = inputs.given();
+  const varies = visible("variation") && number("variation_strength");
   return {
     model: $("model").value,
     ...addons.split($("prompt").value),
@@ -299,6 +302,8 @@ function wanted() {
     steps: number("steps"),
     n: number("count"),
     seed: seed.wanted(),
+    variation_seed: varies ? number("variation_seed") : undefined,
+    variation_strength: varies || undefined,
     cfg_scale: visible("cfg") ? number("cfg") : undefined,
     guidance: visible("guidance") ? number("guidance") : undefined,
     sampler: $("sampler").value,

@@ -14,6 +14,8 @@ export const HELP = {
   cfg: "How closely the picture follows the prompt: high values are more literal, and too high ones look burnt.",
   guidance: "How closely a distilled model follows the prompt; around 3.5 suits most.",
   seed: "The number that the noise is made from: the same seed and settings give the same picture.",
+  variation_seed: "A second seed whose noise is mixed in: the same one gives the same variation.",
+  variation_strength: "How much of the second seed's noise is mixed in: 0.2 changes details, 1 makes another picture.",
   sampler: "The method that turns noise into a picture; Euler is a safe choice.",
   schedule: "How the noise is spread over the steps; \"default\" is the model's own.",
   step_cache: "Leaves out steps that would change little: faster, with slightly different details.",

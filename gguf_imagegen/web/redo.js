@@ -7,8 +7,11 @@ import * as jobs from "./jobs.js";
 import { ofJob, requestOf } from "./settings.js";
 import * as sources from "./sources.js";
 
+/** Settings of another picture: of a variation the seed stays, and the noise of another one is mixed in. */
+const anew = (parameters) => ({ ...parameters, [parameters["Variation seed"] ? "Variation seed" : "Seed"]: undefined });
+
 export async function redo(job) {
-  const { image, mask: _, ...body } = requestOf({ ...ofJob(job), Seed: undefined });
+  const { image, mask: _, ...body } = requestOf(anew(ofJob(job)));
   const source = sources.ofJob(job.id);
   if (image && !source) return void toast("This browser does not have the picture that it started from. Load its settings, and choose the picture.", "error");
   const pictures = image ? { image: source.images, mask: source.mask ?? undefined } : {};

@@ -7,7 +7,9 @@ import { style } from "./late_style.js";
 const PAUSE = 500; // ms without a change before the server is asked
 const AXES = [ // in the order of the server: [field, label, placeholder]
   ["cfg_scale", "CFG scales", "1, 2.5, 4"], ["steps", "Steps", "4, 8, 12"], ["seed", "Seeds", "1, 2, 3 or 1-4; -1 is a random one"],
+  ["variation_strength", "Variation strengths", "0, 0.2, 0.4"],
 ];
+const PARTS = ["cfg_scale", "variation_strength"]; // may be no whole numbers
 const MOST = 1000; // values of a range
 let form = {}; // {models(), request(), fault()}
 let timer = null;
@@ -74,7 +76,7 @@ function wanted() {
   const prompts = $("set-prompts").value.split("\n").map((line) => line.trim()).filter(Boolean);
   if (!prompts.length) throw new ApiError(400, "Enter a prompt.");
   if (form.fault()) throw new ApiError(400, form.fault()[1] || "The size is too large for this model.");
-  const matrix = Object.fromEntries(AXES.map(([name, label]) => [name, numbers($(`set-${name}`).value, label, name !== "cfg_scale")]));
+  const matrix = Object.fromEntries(AXES.map(([name, label]) => [name, numbers($(`set-${name}`).value, label, !PARTS.includes(name))]));
   Object.assign(matrix, { sampler: chosen($("set-sampler")), model: chosen($("set-model")) });
   return {
     ...shared, prompts, expand: $("set-expand").checked, n: Number($("set-n").value) || undefined,

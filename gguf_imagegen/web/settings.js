@@ -33,6 +33,7 @@ export function named(parameters) {
     cfg: parameters["CFG scale"], guidance: parameters["Distilled CFG Scale"], seed: parameters.Seed, width, height,
     model: parameters.Model, strength: startOf(parameters) ? parameters["Denoising strength"] : undefined,
     step_cache: parameters["Step cache"], decoder: parameters.Decoder, loras: lorasOf(parameters),
+    variation_seed: parameters["Variation seed"], variation_strength: parameters["Variation seed strength"],
     clip_skip: parameters["Clip skip"], eta: parameters.Eta, flow_shift: parameters.Shift, ...secondPass(parameters),
     upscale: factor && upscaler ? `${factor} ${upscaler}` : undefined,
   };
@@ -70,7 +71,8 @@ export function requestOf(parameters) {
     steps: number(values.steps), sampler: values.sampler || undefined, schedule: values.schedule,
     cfg_scale: number(values.cfg), guidance: number(values.guidance), image_cfg_scale: number(parameters["Image CFG scale"]),
     clip_skip: number(parameters["Clip skip"]), eta: number(parameters.Eta), flow_shift: number(parameters.Shift),
-    seed: number(values.seed), strength: number(values.strength), step_cache: values.step_cache,
+    seed: number(values.seed), variation_seed: number(values.variation_seed), variation_strength: number(values.variation_strength),
+    strength: number(values.strength), step_cache: values.step_cache,
     step_cache_threshold: number(parameters["Step cache threshold"]), decoder: values.decoder,
     lora: values.loras.length ? values.loras : undefined, hires: hiresOf(parameters),
     upscale: number(parameters["Postprocess upscale by"]), upscaler: parameters["Postprocess upscaler"],

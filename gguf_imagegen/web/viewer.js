@@ -3,11 +3,11 @@
 import { addressOf, pictured } from "./address.js";
 import { call, hasKey, imagePath, imageUrl } from "./api.js";
 import { comparison, differences } from "./compare.js";
-import { apply, load } from "./create.js";
-import { $, ask, button, copy, h, press, pressed, toast, toCreate } from "./dom.js";
-import { replace, useMade } from "./inputs.js";
+import { load } from "./create.js";
+import { $, ask, button, copy, h, press, pressed, toast } from "./dom.js";
+import { useMade } from "./inputs.js";
 import { pictureGone, take } from "./jobs.js";
-import { curlOf, named as valuesOf, ofJob as parametersOf, requestOf, toReplace } from "./settings.js";
+import { curlOf, ofJob as parametersOf, requestOf, toReplace } from "./settings.js";
 import * as sources from "./sources.js";
 import * as zoom from "./zoom.js";
 
@@ -78,11 +78,14 @@ function present() {
   $("viewer").querySelector(".close").focus({ preventScroll: true }); // not what is first, the edge of a comparison: arrow keys would move it
 }
 
+/** The seed whose noise is mixed into a picture of a job counts up. */
+const variedOf = ({ settings: { "Variation seed": first } }, at) => (first === undefined ? {} : { "Variation seed": String(Number(first) + at) });
+
 /** The pictures of a job as the viewer's items. */
-const ofJob = (job) => job.pictures.filter((each) => each.name && !each.gone).map((each) => ({
+const ofJob = (job) => job.pictures.map((each, at) => [each, at]).filter(([each]) => each.name && !each.gone).map(([each, at]) => ({
   name: each.name,
   source: sources.ofJob(job.id),
-  parameters: parametersOf(job, each.seed),
+  parameters: { ...parametersOf(job, each.seed), ...variedOf(job, at) },
 }));
 
 async function go(step) {
@@ -171,20 +174,12 @@ function actions(item) {
   const { name } = item;
   const path = imageUrl(name);
   const close = (view = "create") => { location.hash = `#/${view}`; $("viewer").close(); };
-  const vary = async () => {
-    await complete(item);
-    close();
-    apply(valuesOf({ ...item.parameters, Seed: undefined }));
-    replace();
-    await useMade(path);
-    toCreate($("prompt"));
-  };
   return [
     h("a", { class: "button primary", href: path, download: name }, "Download"),
     $("upscale-field").hidden ? null : button("Upscale", () => { close(); upscale(name); }, { title: "2× as large" }),
     button("Use as input", async () => { close(); await useMade(path); }),
     button("Send to…", async () => { (await import("./send_to.js")).sendTo(path, close); }, { title: "Inpaint, extend or follow it" }),
-    button("Vary", vary, { title: "Start from this picture, with its settings and a new seed" }),
+    button("Vary", async () => (await import("./vary.js")).vary(item, path, complete, close), { title: $("variation-field").hidden ? "Start from this picture, with its settings and a new seed" : "Small changes, or a start from this picture" }),
     button("Load settings", async () => { await complete(item); close(); load(item.parameters, item.source); }),
     beside ? button("End comparison", () => { beside = null; refresh(); })
       : button("Compare with…", () => { close("gallery"); gallery.compareWith(name); }),

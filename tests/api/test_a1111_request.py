@@ -279,6 +279,7 @@ def test_a_full_request_of_a_real_client() -> None:
     ("data", "fields"),
     [
         ({"distilled_cfg_scale": 3.5}, {"distilled_cfg_scale": 3.5}),
+        ({"subseed": 9, "subseed_strength": 0.5}, {"subseed": 9, "subseed_strength": 0.5}),
         ({"sampler_index": "Heun"}, {"sampler": "heun"}),
         ({"sampler_name": "DDIM", "sampler_index": "Heun"}, {"sampler": "ddim_trailing"}),
         ({"sampler_index": 3}, {}),
@@ -349,7 +350,6 @@ def test_references_make_an_edit() -> None:
     ("data", "words"),
     [
         ({"restore_faces": True}, "'restore_faces'"),
-        ({"subseed_strength": 0.5}, "'subseed_strength'"),
         ({"enable_hr": True, "hr_prompt": "more"}, "'hr_prompt'"),
         ({"alwayson_scripts": {"ADetailer": {"args": []}}}, "'ADetailer'"),
         ({"scheduler": "Beta"}, "Smoothstep"),

@@ -200,7 +200,7 @@ def _sample(field: str) -> Any:
         "sampler": "heun", "schedule": "karras", "lora_alphas": {"x": 0.5},
         "custom_sigmas": [1.0, 0.0], "step_cache_options": {"max_warmup_steps": 2}, "vae_tile_size": 32,
         "upscale_tile_size": 64,
-        "slg_skip_layers": [3], "seed": 3, "keep_alive": 3, "on_disconnect": "continue",
+        "slg_skip_layers": [3], "seed": 3, "variation_seed": 3, "keep_alive": 3, "on_disconnect": "continue",
     }  # fmt: skip
     if field in special:
         return special[field]

@@ -140,6 +140,7 @@ async def test_answer_has_exactly_the_promised_fields(
         "revised_prompt": None,
         "index": 0,
         "seed": 43,
+        "variation_seed": None,
         "sampler": "euler",
         "schedule": "discrete",
         "steps": 2,

@@ -60,8 +60,9 @@ def test_pictures_are_not_copied_into_a_model() -> None:
     """The text of a picture in a model is the one that was given."""
     text = base64.b64encode(os.urandom(3_000_000)).decode()
     item = {
-        "b64_json": text, "revised_prompt": None, "index": 0, "seed": 1, "sampler": "euler",
-        "schedule": "default", "steps": 1, "cfg_scale": 1.0, "width": 1, "height": 1, "finish_reason": "stop",
+        "b64_json": text, "revised_prompt": None, "index": 0, "seed": 1, "variation_seed": None,
+        "sampler": "euler", "schedule": "default", "steps": 1, "cfg_scale": 1.0, "width": 1, "height": 1,
+        "finish_reason": "stop",
     }  # fmt: skip
     assert ImageItem.model_validate(item).b64_json is text
     assert json.loads(encoded(ImageItem, item)) == item

@@ -61,16 +61,18 @@ def fails_in_one_line(run: subprocess.CompletedProcess[str], words: str) -> None
 def test_generate(suffix: str, format: str, model_dir: Path, tmp_path: Path) -> None:
     """The file has the format of its name and the size asked for; its text has prompt, steps and seed."""
     out = tmp_path / "new folder" / f"fox.{suffix}"
-    run = generate(model_dir, "a fox", "--steps", "2", "--seed", "7", "--size", "96x64", "-o", out)
+    varied = ("--variation-strength", "0.2", "--variation-seed", "9")
+    run = generate(model_dir, "a fox", "--steps", "2", "--seed", "7", "--size", "96x64", *varied, "-o", out)
     assert run.returncode == 0, run.stderr
     assert run.stdout == f"{out}\n"
-    assert "seed 7" in run.stderr
+    assert "seed 7, variation seed 9" in run.stderr
     with Image.open(out) as image:
         assert (image.format, image.size) == (format, (96, 64))
     parameters = read_parameters(out.read_bytes()) or ""
     assert parameters.startswith("a fox")
     assert "Steps: 2" in parameters
     assert "Seed: 7" in parameters
+    assert "Variation seed: 9, Variation seed strength: 0.2" in parameters
 
 
 def test_a_seed_repeats_and_n_counts_on(model_dir: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ ALWAYS = {
 
 
 def told(*args: Any, **fields: Any) -> dict[str, str]:
-    return infotext.parse_parameters(describe(planned(*args, **fields), 7))
+    return infotext.parse_parameters(describe(planned(*args, **fields), 0))
 
 
 def test_nothing_is_told_that_is_the_models_own() -> None:
@@ -46,6 +46,17 @@ def test_everything_else_that_was_asked_for_is_told() -> None:
     assert found.keys() == ALWAYS | extra.keys()
 
 
+def test_a_variation_is_told_by_its_two_seeds() -> None:
+    """That of the noise mixed in counts up; AUTOMATIC1111 reads both."""
+    plan = planned(seed=5, variation_seed=9, variation_strength=0.25, n=2)
+    told = infotext.parse_parameters(describe(plan, 1))
+    assert [told[name] for name in ("Seed", "Variation seed", "Variation seed strength")] == [
+        "5",
+        "10",
+        "0.25",
+    ]
+
+
 def test_an_edit_tells_what_it_started_from() -> None:
     """Its strength where that counts, how many pictures, and whether there was a mask."""
     image, mask = picture(128, 128), picture(128, 128, "L", 255)
@@ -68,8 +79,8 @@ def test_a_second_pass_is_told_beside_the_size_of_the_first() -> None:
 
 def test_the_text_is_the_settings_printed() -> None:
     """A1111's text and our JSON are one dict, also where the prompt looks like a line of the text."""
-    plan = planned(prompt="a cat\nNegative prompt: is no such line, Steps: 3, Seed: 4, Size: 1x1")
-    told = settings_of(plan, 7)
+    plan = planned(seed=5, prompt="a cat\nNegative prompt: is no such line, Steps: 3, Seed: 4, Size: 1x1")
+    told = settings_of(plan, 2)
     assert told["Prompt"] == plan.spec.prompt
     assert told["Seed"] == "7"
-    assert describe(plan, 7) == infotext.text_of(told)
+    assert describe(plan, 2) == infotext.text_of(told)

@@ -48,6 +48,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "hires": {"hires": {"scale": 2.0, "denoising_strength": 0.5}, "step_cache": "ucache"},
     "previews": {"stream": True, "partial_images": 2, "stream_options": {"preview": "tae"}},
     "guided": {"slg_scale": 2.5, "slg_skip_layers": [1, 2], "eta": 0.5, "clip_skip": 2},
+    "varied": {"variation_strength": 0.2, "n": 2},
     "decoded": {"decoder": "tiny", "output_format": "jpeg", "output_compression": 80, "keep_alive": 5},
     "edit": {"image": png(), "strength": 0.3},
     "masked": {"image": [png()], "mask": png("white")},
@@ -72,7 +73,8 @@ def test_a_ticket_gives_its_plan_back(name: str, tmp_path: Path) -> None:
     ticket = msgspec.json.decode(data, type=Ticket)
     assert (ticket.id, ticket.names, ticket.repeat) == (job.id, job.names, repeat)
     assert (ticket.sender.caller.name, ticket.sender.dialect, ticket.lasting) == ("ann", "v1", True)
-    complete = {"seed": job.plan.spec.seed}
+    variation = job.plan.variation(0)
+    complete = {"seed": job.plan.spec.seed, "variation_seed": variation.seed if variation else None}
     assert request_of(ticket, spool, ABILITIES) == request.model_copy(update=complete)
     again = plan(request_of(ticket, spool, ABILITIES), ENTRY, Settings(), ticket.operation, [])
     assert pinned(plan_of(ticket, lambda name: ENTRY), again) == job.plan.without_pixels()

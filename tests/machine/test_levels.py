@@ -12,6 +12,7 @@ from gguf_imagegen.machine.levels import (
     InUse,
     Level,
     cpu_flags,
+    exports,
     in_use,
     installed_levels,
     runnable,
@@ -111,3 +112,15 @@ def test_levels_by_name() -> None:
         levels_for("x86_64", "x86-64-v5")
     with pytest.raises(ValueError, match="levels of riscv64 are: none"):
         levels_for("riscv64")
+
+
+def test_a_function_is_seen_in_the_librarys_file(tmp_path: Path) -> None:
+    """By its whole name, without loading it; an empty file has none, and one that is gone neither."""
+    library = tmp_path / "libstable-diffusion.so"
+    library.write_bytes(b"\x7fELF\0generate_image\0sd_set_variation_of\0")
+    there = {VARIABLE: str(library)}
+    assert [exports(name, there) for name in ("generate_image", "sd_set_variation")] == [True, False]
+    library.write_bytes(b"")
+    assert not exports("generate_image", there)
+    assert not exports("generate_image", {VARIABLE: str(tmp_path / "gone.so")})
+    assert exports("generate_image", {}), "the engine's own"

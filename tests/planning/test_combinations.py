@@ -158,3 +158,11 @@ def test_refusals(kind: type[InvalidRequest], param: str, data: dict[str, Any]) 
     with pytest.raises(kind) as caught:
         combined(max_set=3, **data)
     assert caught.value.param == param
+
+
+def test_strengths_of_one_variation() -> None:
+    """Its seed is drawn once for all; where nothing is varied there is none."""
+    found = combined(prompts=["a"], matrix={"variation_strength": [0, 0.5, 1]})
+    assert [request.variation_strength for request in found.requests] == [0, 0.5, 1]
+    assert len({request.variation_seed for request in found.requests} - {None}) == 1
+    assert combined(prompts=["a"], seed=3).shared.variation_seed is None

@@ -46,6 +46,8 @@ ALIASES: dict[str, tuple[Any, Any, tuple[str, ...]]] = {
     "seamless": (True, "xy", ("tiling",)),
     "strength": (0.4, 0.4, ("denoising_strength",)),
     "seed": (42, 42, ("rng_seed",)),
+    "variation_seed": (42, 42, ("subseed",)),
+    "variation_strength": (0.2, 0.2, ("subseed_strength",)),
     "image": (PIXEL_64, (PIXEL,), ("image[]", "images", "init_images", "url")),
     "t5xxl": ("none", "none", ("text_encoder_3",)),
     "lora_alphas": ({"x": 0.5}, {"x": 0.5}, ("lora_weights",)),
@@ -267,7 +269,7 @@ def test_wrong_values(kind: type[InvalidRequest], fields: dict[str, Any]) -> Non
 FLOATS = [
     "cfg_scale", "guidance", "guidance_scale", "image_cfg_scale", "strength", "eta", "flow_shift",
     "slg_scale", "slg_start", "slg_end", "control_strength", "keep_alive", "upscale",
-    "step_cache_threshold", "vae_tile_overlap",
+    "step_cache_threshold", "vae_tile_overlap", "variation_strength",
 ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ async def test_an_embedding_and_a_control_net(running: RunningApp, visit: OpenPa
     for name in ("control", "words"):
         (tmp_path / name).mkdir()
     write_control_net(tmp_path / "control" / "edges.safetensors", alive=False)
+    for number in range(6):
+        shutil.copy(
+            tmp_path / "control" / "edges.safetensors", tmp_path / "control" / f"{number}.safetensors"
+        )
     write_embedding(tmp_path / "words" / "easyneg.safetensors")
     write_embedding(tmp_path / "words" / "of-sd2.safetensors", width=1024)
     seen: list[Any] = []
@@ -34,7 +39,10 @@ async def test_an_embedding_and_a_control_net(running: RunningApp, visit: OpenPa
         await expect(page.locator("#embeddings button")).to_have_text(["easyneg"])
         await page.get_by_role("button", name="easyneg").click()
         await expect(page.locator("#negative")).to_have_value("embedding:easyneg")
-        await page.select_option("#control-model", "edges")
+        await page.get_by_role("button", name="Find a ControlNet").click()
+        await page.fill("#picker-find", "edg")
+        await page.keyboard.press("Enter")
+        await expect(page.locator("#control-model")).to_have_value("edges")
         file = {"name": "lines.png", "mimeType": "image/png", "buffer": png(noise(64, 64))}
         await page.set_input_files("#control-file", file)  # type: ignore[arg-type]
         await page.check("#control-canny")

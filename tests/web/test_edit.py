@@ -343,10 +343,20 @@ async def test_use_as_input_and_vary(studio: ServerProcess, visit: OpenPage) -> 
         await settled(page)
         await newest_job(page).locator(".tile").first.click()
         await page.get_by_role("button", name="Vary").click()
+        await page.locator("#picker-list button", has_text="Start from it").click()
         await expect(page.locator("#prompt")).to_have_value("a dog")
         await expect(page.locator("#lock")).to_have_attribute("aria-pressed", "false")
         await page.get_by_role("button", name="Remove picture 1").click()
         await expect(page.locator(".thumb")).to_have_count(0)
+        await newest_job(page).locator(".tile").first.click()
+        await page.get_by_role("button", name="Vary").click()
+        await page.locator("#picker-list button", has_text="Small changes").click()
+        await expect(page.locator(".thumb")).to_have_count(1)
+        async with page.expect_request(asks) as sent:
+            await send(page)
+        body = json.loads((await sent.value).post_data or "")
+        assert (body["seed"], body["variation_strength"], "variation_seed" in body) == (5, 0.2, False)
+        await settled(page)
 
 
 async def test_several_references(studio: ServerProcess, visit: OpenPage) -> None:

@@ -37,6 +37,7 @@ from tests.weights import write_upscaler
 TOLD = {
     "Distilled CFG Scale": 2.5, "Clip skip": 2, "Shift": 3, "Eta": 0.5, "Step cache": "spectrum",
     "Step cache threshold": 0.2, "Decoder": "tiny", "LoRA": "gone: 0.5, fog: -1",
+    "Variation seed": 4, "Variation seed strength": 0.3,
     "Postprocess upscale by": 3, "Postprocess upscaler": "double",
     "Hires resize": "128x96", "Hires steps": 3, "Hires upscaler": "latent_nearest",
     "Hires denoising strength": 0.6,
@@ -167,6 +168,7 @@ async def test_settings_of_words_alone_take_the_picture_out(studio: ServerProces
         await expect(page.get_by_alt_text("Picture 1", exact=True)).to_have_attribute("src", before)
         await newest_job(page).locator(".tile").first.click()
         await page.get_by_role("button", name="Vary").click()
+        await page.locator("#picker-list button", has_text="Start from it").click()
         await expect(page.get_by_alt_text("Picture 1", exact=True)).not_to_have_attribute("src", before)
         await expect(page.locator("#prompt")).to_be_focused()
 
@@ -201,6 +203,7 @@ async def test_everything_that_a_picture_tells(
         await page.get_by_role("button", name="Open: full").click()
         body = json.loads(await copied(page, "JSON"))
         assert body.items() >= {
+            "variation_seed": 4, "variation_strength": 0.3,
             "guidance": 2.5, "clip_skip": 2, "flow_shift": 3, "eta": 0.5, "step_cache": "spectrum",
             "step_cache_threshold": 0.2, "decoder": "tiny", "upscale": 3, "upscaler": "double",
         }.items()  # fmt: skip
@@ -212,6 +215,7 @@ async def test_everything_that_a_picture_tells(
         values = {
             "step_cache": "spectrum", "guidance": "2.5", "upscale": "3 double", "seed": "9",
             "clip_skip": "2", "eta": "0.5", "flow_shift": "3",
+            "variation_seed": "4", "variation_strength": "0.3",
             "hires_width": "128", "hires_height": "96", "hires_steps": "3", "hires_strength": "0.6",
             "hires_upscaler": "latent_nearest",
         }  # fmt: skip
@@ -222,7 +226,8 @@ async def test_everything_that_a_picture_tells(
         await expect(page.locator("#prompt")).to_have_value("bare")
         values = {
             "step_cache": "none", "guidance": "3.5", "upscale": "", "steps": "4",
-            "clip_skip": "", "eta": "", "flow_shift": "", "hires_width": "",
+            "clip_skip": "", "eta": "", "flow_shift": "", "hires_width": "", "variation_seed": "",
+            "variation_strength": "0",
         }  # fmt: skip
         assert {name: await page.input_value(f"#{name}") for name in values} == values
 

@@ -41,6 +41,8 @@ def in_words(job: Job) -> str:
     plan, size = job.plan, "x".join(map(str, job.plan.delivered))
     if plan.n == 1:
         return f"A picture of {size}, seed {plan.seed(0)}."
+    if (first := plan.variation(0)) and (last := plan.variation(plan.n - 1)):
+        return f"{plan.n} pictures of {size}, variation seeds {first.seed} to {last.seed}."
     return f"{plan.n} pictures of {size}, seeds {plan.seed(0)} to {plan.seed(plan.n - 1)}."
 
 

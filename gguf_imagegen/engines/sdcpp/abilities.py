@@ -23,10 +23,14 @@ HIRES_UPSCALERS: Final = (
 RNGS: Final = ("std_default", "cuda", "cpu")
 DEFAULT_SCHEDULE: Final = "default"
 """The schedule that sd.cpp thinks best for a sampler."""
+VARIATIONS: Final = "sd_set_variation"
+"""The function that one of our patches adds."""
 ABILITIES: Final = Abilities(
     samplers=SAMPLERS,
     schedules=(DEFAULT_SCHEDULE, *SCHEDULES),
     families=tuple(FAMILIES),
     upscalers=tuple(name for name in HIRES_UPSCALERS if name not in ("none", "model")),
     tasks=("generate", "upscale", "convert", "edges"),
+    variations=True,
 )
+"""Of a library with our patches (scripts/engine/hooks)."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from msgspec import structs
+
 from gguf_imagegen.engines.process import EngineProcess
-from gguf_imagegen.engines.sdcpp.abilities import ABILITIES
+from gguf_imagegen.engines.sdcpp.abilities import ABILITIES, VARIATIONS
 from gguf_imagegen.engines.sdcpp.probe import probe
 from gguf_imagegen.machine.cores import usable_cores
 from gguf_imagegen.machine.devices import Device, gpu_names, has_gpu_node, make_devices
 from gguf_imagegen.machine.gpus import located
+from gguf_imagegen.machine.levels import exports
 from gguf_imagegen.settings import Settings
 from gguf_imagegen.vocabulary.abilities import Abilities
 from gguf_imagegen.vocabulary.engine import Engine
@@ -23,7 +26,7 @@ class SdCpp:
         self._settings = settings
 
     def abilities(self) -> Abilities:
-        return ABILITIES
+        return structs.replace(ABILITIES, variations=exports(VARIATIONS))
 
     def devices(self) -> Sequence[Device]:
         """As the settings say; where that is `auto` and there are several GPUs, all of them."""

@@ -19,8 +19,10 @@ from gguf_imagegen.engines.sdcpp.abi import layout_faults, name_faults
 from gguf_imagegen.engines.sdcpp.abilities import DEFAULT_SCHEDULE, HIRES_UPSCALERS, RNGS, SAMPLERS, SCHEDULES
 from gguf_imagegen.engines.sdcpp.build import default_backend, devices, kernels
 from gguf_imagegen.engines.sdcpp.embeddings import EmbeddingSlots
+from gguf_imagegen.engines.sdcpp.images import copy_image, free, set_image
 from gguf_imagegen.engines.sdcpp.lora_copies import LoraCopies
 from gguf_imagegen.engines.sdcpp.paths import path_fields
+from gguf_imagegen.engines.sdcpp.variation import first_seed, mixing
 from gguf_imagegen.vocabulary.artifacts import RawImage
 from gguf_imagegen.vocabulary.engine import (
     Convert,
@@ -89,7 +91,7 @@ class SdCpp:
             self._context = None
 
     def generate(self, spec: Generate, index: int, count: int) -> list[tuple[int, int, bytes]] | None:
-        """Width, height and RGB of `count` images; image i has seed `spec.seed + i`. None if that fails."""
+        """Width, height and RGB of `count` images; by `spec.seed_of`. None if that fails."""
         if self._context is None:
             raise RuntimeError("no model is loaded")
         with self._slots.filled(spec) as filled, self._copies.renamed(filled) as known:
@@ -101,7 +103,8 @@ class SdCpp:
             method = params.sample_params.sample_method
             params.sample_params.scheduler = low.sd_get_default_scheduler(self._context, method)
         self.choose_preview(spec.preview)
-        images = low.generate_image(self._context, ctypes.byref(params))
+        with mixing(low._lib, spec, index):
+            images = low.generate_image(self._context, ctypes.byref(params))
         if not images:
             return None
         try:
@@ -238,7 +241,7 @@ def generation_params(spec: Generate, index: int, count: int) -> tuple[Any, list
     params.prompt = spec.prompt.encode()
     params.negative_prompt = spec.negative_prompt.encode()
     params.width, params.height = spec.width, spec.height
-    params.seed = spec.seed + index
+    params.seed = first_seed(spec, index)
     params.batch_count = count
     params.clip_skip = spec.clip_skip
     params.strength = spec.strength
@@ -297,20 +300,6 @@ def _set_skip_layers(target: Any, skip: SkipLayers | None, kept: list[object]) -
     target.layer_start, target.layer_end, target.scale = skip.start, skip.end, skip.scale
 
 
-def set_image(target: Any, image: RawImage | None, kept: list[object]) -> None:
-    if image is None:
-        return
-    size = image.width * image.height * image.channels
-    if len(image.data) != size:
-        raise ValueError(
-            f"an image of {image.width}x{image.height}x{image.channels} has {len(image.data)} bytes"
-        )
-    pixels = (ctypes.c_uint8 * size).from_buffer_copy(image.data)
-    kept.append(pixels)
-    target.width, target.height, target.channel = image.width, image.height, image.channels
-    target.data = ctypes.cast(pixels, ctypes.POINTER(ctypes.c_uint8))
-
-
 def _set_references(params: Any, images: tuple[RawImage, ...], kept: list[object]) -> None:
     if not images:
         return
@@ -350,20 +339,6 @@ def _number(names: tuple[str, ...], name: str, what: str) -> int:
     if name not in names:
         raise ValueError(f"there is no {what} {name!r}")
     return names.index(name)
-
-
-def copy_image(image: Any) -> tuple[int, int, bytes] | None:
-    """Width, height and a copy of the pixels of an `sd_image_t`."""
-    if not image.data or image.channel != 3:
-        return None
-    return image.width, image.height, ctypes.string_at(image.data, image.width * image.height * 3)
-
-
-def free(pointer: Any) -> None:
-    """Free what the library has allocated with malloc."""
-    release = ctypes.CDLL(None).free
-    release.argtypes, release.restype = [ctypes.c_void_p], None
-    release(pointer)
 
 
 def _install(handler: Handler) -> None:

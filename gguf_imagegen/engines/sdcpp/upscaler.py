@@ -8,7 +8,7 @@ from typing import Any
 import stable_diffusion_cpp.stable_diffusion_cpp as low
 
 from gguf_imagegen.engines.sdcpp.build import default_backend, devices, kernels
-from gguf_imagegen.engines.sdcpp.library import copy_image, free, set_image
+from gguf_imagegen.engines.sdcpp.images import copy_image, free, set_image
 from gguf_imagegen.vocabulary.engine import Upscale, has_fast_kernels
 
 

@@ -152,6 +152,7 @@ def _info(job: Job, wanted: A1111Request) -> dict[str, Any]:
     """What `Processed.js` of modules/processing.py tells. The prompt is the one sent, with its LoRA tags."""
     plan, spec = job.plan, job.plan.spec
     strength = spec.strength if spec.init_image else None
+    subseeds = [each.seed if (each := spec.variation_of(index)) else -1 for index in range(spec.n)]
     sha256 = checkpoints.sha256_of(plan.entry) or ""
     return {
         "prompt": wanted.prompt,
@@ -159,10 +160,10 @@ def _info(job: Job, wanted: A1111Request) -> dict[str, Any]:
         "negative_prompt": spec.negative_prompt,
         "all_negative_prompts": [spec.negative_prompt] * spec.n,
         "seed": spec.seed,
-        "all_seeds": [spec.seed + index for index in range(spec.n)],
-        "subseed": -1,
-        "all_subseeds": [-1] * spec.n,
-        "subseed_strength": 0,
+        "all_seeds": [spec.seed_of(index) for index in range(spec.n)],
+        "subseed": subseeds[0],
+        "all_subseeds": subseeds,
+        "subseed_strength": spec.variation.strength if spec.variation else 0,
         "width": plan.width,
         "height": plan.height,
         "sampler_name": sampler_label(spec.sampler),
@@ -180,7 +181,7 @@ def _info(job: Job, wanted: A1111Request) -> dict[str, Any]:
         "denoising_strength": spec.hires.denoising_strength if spec.hires else strength,
         "extra_generation_params": {"Schedule type": schedule_label(spec.schedule)},
         "index_of_first_image": 0,
-        "infotexts": [describe(plan, image.seed) for image in job.images],
+        "infotexts": [describe(plan, image.index) for image in job.images],
         "styles": [],
         "job_timestamp": timestamp(job),
         "clip_skip": max(1, spec.clip_skip),

@@ -33,7 +33,9 @@ SAME = (
     "dry_run",
 )  # fmt: skip
 """Keys that mean here what they mean there."""
-NO_EFFECT = ("restore_faces", "subseed_strength")
+VARIATION = ("subseed", "subseed_strength")
+"""The same, where there is a strength."""
+NO_EFFECT = ("restore_faces",)
 NO_EFFECT_ON_HIRES = (
     "hr_checkpoint_name", "hr_sampler_name", "hr_scheduler", "hr_prompt", "hr_negative_prompt",
 )  # fmt: skip
@@ -129,6 +131,8 @@ def translate(
     fields: dict[str, Any] = {key: data[key] for key in SAME if key in data}
     fields |= {"prompt": prompt, "n": wanted.batch_size * wanted.n_iter}
     fields |= _sampling(wanted, samplers)
+    if data.get("subseed_strength"):
+        fields |= {key: data[key] for key in VARIATION if key in data}
     if wanted.lora or tagged:
         fields["lora"] = [_lora(item) for item in wanted.lora] + tagged
     clip_skip = wanted.clip_skip or wanted.override_settings.get("CLIP_stop_at_last_layers") or 0
