@@ -107,6 +107,7 @@ async def test_presets(address: str, visit: OpenPage) -> None:
         await page.locator("#presets").get_by_role("button", name="Reset").click()
         await expect(page.locator("#steps")).to_have_value("2")
         await page.click("#presets-open")
+        await expect(page.locator("#presets")).to_be_visible()
         await page.evaluate("location.hash = '#/gallery'")
         await expect(page.locator("#view-gallery")).to_be_visible()
         await expect(page.locator("#presets")).to_be_hidden()
