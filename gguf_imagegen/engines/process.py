@@ -174,19 +174,21 @@ class EngineProcess:
 
     async def _next_event(self) -> EngineEvent:
         life = self._cpu_seconds()
-        while True:
-            try:
-                event = await asyncio.wait_for(self._events.get(), self._stall_timeout)
-            except asyncio.TimeoutError:
+        # not by `wait_for`: before Python 3.12 it goes on where it is cancelled just as the event comes
+        coming = asyncio.ensure_future(self._events.get())
+        try:
+            while not (await asyncio.wait((coming,), timeout=self._stall_timeout))[0]:
                 life, before = self._cpu_seconds(), life
                 if life == before:
-                    raise await self._crashed(f"no sign of life for {self._stall_timeout:g} s") from None
-                continue
-            if event is None and self._closing is not None:
-                raise WorkerCrashed("The engine was closed.")
-            if event is None:
-                raise await self._crashed(None)
-            return event
+                    raise await self._crashed(f"no sign of life for {self._stall_timeout:g} s")
+        finally:
+            coming.cancel()
+        event = coming.result()
+        if event is None and self._closing is not None:
+            raise WorkerCrashed("The engine was closed.")
+        if event is None:
+            raise await self._crashed(None)
+        return event
 
     def _cpu_seconds(self) -> float:
         with suppress(psutil.Error):

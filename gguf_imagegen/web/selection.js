@@ -16,6 +16,7 @@ let second = false; // whether the next picture is the one to compare with
 export function start(onDelete, onChange, onCompare) {
   [forget, changed, compare] = [onDelete, onChange, onCompare];
   $("select").onclick = () => begin(!pressed($("select")));
+  $("select").disabled = false;
   $("selected-star").onclick = () => { for (const name of chosen) star(name, true); begin(false); };
   $("selected-save").onclick = save;
   $("selected-compare").onclick = compareChosen;
