@@ -180,7 +180,11 @@ async def hold(own: ServerProcess, client: Client, phase: str) -> Stream:
     if phase == "loading":
         old = (await worker_of(own)).pid
         await client.unload()
-    wanted = {"conditioning": {"prompt": "a" * 8000, **LONG}, "sampling": LONG, "decoding": {"size": "256x256"}}
+    wanted = {
+        "conditioning": {"prompt": "a" * 8000, **LONG},
+        "sampling": LONG,
+        "decoding": {"size": "256x256"},
+    }
     stream = await client.stream(**wanted.get(phase, {}))
     if phase != "loading":
         await stream.until_phase(phase, step=1)
