@@ -256,6 +256,9 @@ async def test_a_deleted_picture_leaves(running: RunningApp, visit: OpenPage) ->
         await page.get_by_role("button", name="Delete").click()
         await page.locator("#ask").get_by_role("button", name="Delete").click()
         await expect(page.locator(".job .prompt")).to_have_text(["first"])
+        await page.wait_for_function(
+            "() => !document.querySelector('#viewer').open && !location.hash.includes('picture')"
+        )
         await page.reload()
         await expect(page.locator(".job .prompt")).to_have_text(["first"])
         await page.get_by_role("button", name="Dismiss: first").click()
